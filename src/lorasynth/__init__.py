@@ -1,0 +1,3 @@
+"""lorasynth: a photo goes in, a LoRA comes out."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,146 @@
+"""Files that are whole or not there: everything this package writes goes through here."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lorasynth.errors import ModelError, OutputExistsError, UsageError
+
+
+def require_new_output(path: str | Path, *, force: bool = False) -> Path:
+    """Check that a file can be written at ``path`` before any work is done for it.
+
+    Args:
+        path: where the file shall be.
+        force: whether a file that is there may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        OutputExistsError: a file is there and ``force`` is not given.
+        UsageError: it is a folder, or its folder is missing or cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path}: expected a file name to write, got a folder; add a file name")
+    if path.exists() and not force:
+        raise OutputExistsError(f"{path}: exists already; choose another name or give --force")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: its folder {folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{path}: its folder {folder} cannot be written; choose another or change its permissions")
+    return path
+
+
+def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it there: fsync, mode by the umask, rename, fsync.
+
+    On any error the temporary file is removed and what was at ``path`` stays.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+    part = Path(name)
+    try:
+        os.close(handle)
+        write(part)
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: could not be written ({error.strerror or error}); nothing was left there") from error
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole."""
+
+    def write(part: Path) -> None:
+        part.write_bytes(content)
+
+    atomic_write(path, write)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, indented, with a newline at the end."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file of a model, zoo or run folder.
+
+    Raises:
+        ModelError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise ModelError(f"{path}: not found; is this the right folder?") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: expected JSON, {error}") from None
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, whole, the header's metadata in sorted order so that equal content is equal bytes."""
+    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    write_bytes(path, sorted_header(save(ready, metadata=dict(metadata) if metadata else None)))
+
+
+def sorted_header(content: bytes) -> bytes:
+    """A safetensors file's bytes with the ``__metadata__`` of its header in sorted order.
+
+    NOTE: the library writes metadata in the order of a hash map, which differs from run to run; "same seed, same bytes" needs
+    an order. Keys and values are the same, so the header's length is too.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file of ours: tensors in fp32 where they are floating point, and the metadata.
+
+    Raises:
+        ModelError: the file is missing or not safetensors.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ModelError(f"{path}: not found; is this the right folder?") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: expected a safetensors file: {error}") from None
+    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}, metadata
+
+
+def sha256_file(path: str | Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

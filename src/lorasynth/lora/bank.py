@@ -1,0 +1,110 @@
+"""N adapters over one frozen base in one forward pass: the primitive behind everything that handles many LoRAs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.layout import Layout
+
+
+class AdapterBank(nn.Module):
+    """N LoRAs of one layout, attached to one base model whose batch they share.
+
+    The batch is adapter-major: with N adapters and N·b rows, rows ``n·b … (n+1)·b`` go through adapter n. Each adapted layer
+    costs one more pair of batched matrix products, whatever N is. Only the bank's own parameters ever get gradients from it;
+    the base is not copied and not changed (forward hooks, removed on leaving `attached`).
+
+    Training a bank on the sum of per-adapter losses is training N LoRAs apart: no term couples two adapters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        num_adapters: int,
+        init: Float[Tensor, "P"] | Float[Tensor, "N P"],
+        lora_A: Literal["each", "shared", "frozen"] = "each",
+    ):
+        """Put ``num_adapters`` LoRAs beside ``model``.
+
+        Args:
+            model: the base; must hold every module of the layout as a Linear layer.
+            layout: names and shapes of the adapters.
+            num_adapters: N.
+            init: one flat vector to start every adapter from, or one each.
+            lora_A: "each" trains one lora_A an adapter, "shared" trains a single one for all of them, "frozen" keeps it. The
+                last two hold one lora_A of shape (1, R, I), which must then be the same in every row of ``init``.
+
+        Raises:
+            UsageError: N < 1, or a lora_A to be shared that differs between rows of ``init``.
+            LayoutError: the model lacks a module, or has it in another shape.
+        """
+        super().__init__()
+        if num_adapters < 1:
+            raise UsageError(f"expected at least 1 adapter, got {num_adapters}")
+        self.layout, self.num_adapters = layout, num_adapters
+        found = dict(model.named_modules())
+        layers = []
+        for m in layout.modules:
+            layer = found.get(m.name)
+            if not isinstance(layer, nn.Linear) or layer.weight.shape != (m.out_features, m.in_features):
+                raise LayoutError(
+                    f"{m.name}: expected a Linear layer {m.in_features} -> {m.out_features}, got {layer}; "
+                    f"the layout {layout.base!r} is of another base model"
+                )
+            layers.append(layer)
+        object.__setattr__(self, "_layers", layers)  # not our submodules: they belong to the base
+        factors = layout.split(init.expand(num_adapters, -1) if init.dim() == 1 else init)
+        rows = slice(None) if lora_A == "each" else slice(1)
+        self.lora_A, self.lora_B = nn.ParameterList(), nn.ParameterList()
+        for m in layout.modules:
+            A_NRI, B_NOR = factors[m.name]
+            if lora_A != "each" and not torch.equal(A_NRI, A_NRI[:1].expand_as(A_NRI)):
+                raise UsageError(f"{m.name}: expected one lora_A for all adapters, got different ones; use lora_A='each'")
+            self.lora_A.append(nn.Parameter(A_NRI[rows].clone(), requires_grad=lora_A != "frozen"))
+            self.lora_B.append(nn.Parameter(B_NOR.clone(memory_format=torch.contiguous_format)))
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Within this context every forward pass of the base goes through the bank."""
+        handles = [
+            layer.register_forward_hook(self._hook(A_NRI, B_NOR))
+            for layer, A_NRI, B_NOR in zip(self._layers, self.lora_A, self.lora_B, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, A_NRI: Tensor, B_NOR: Tensor) -> Any:
+        n = self.num_adapters
+
+        def add_update(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+            x = args[0]
+            if x.shape[0] % n:
+                raise UsageError(f"expected a batch that {n} adapters can share equally, got {x.shape[0]} rows")
+            x_NTI = x.reshape(n, -1, x.shape[-1])
+            h_NTR = x_NTI @ A_NRI[0].T if len(A_NRI) == 1 else torch.bmm(x_NTI, A_NRI.transpose(1, 2))
+            return torch.baddbmm(out.reshape(n, -1, out.shape[-1]), h_NTR, B_NOR.transpose(1, 2)).view_as(out)
+
+        return add_update
+
+    def vectors(self) -> Float[Tensor, "N P"]:
+        """The adapters as flat vectors (a copy)."""
+        names = [m.name for m in self.layout.modules]
+        A = [A_NRI.expand(self.num_adapters, -1, -1) for A_NRI in self.lora_A]
+        return self.layout.join(dict(zip(names, zip(A, self.lora_B, strict=True), strict=True))).detach()
+
+    @torch.no_grad()
+    def load_vectors(self, vectors: Float[Tensor, "N P"]) -> None:
+        """Overwrite the adapters."""
+        factors = self.layout.split(vectors)
+        for m, A_NRI, B_NOR in zip(self.layout.modules, self.lora_A, self.lora_B, strict=True):
+            A_NRI.copy_(factors[m.name][0][: len(A_NRI)])
+            B_NOR.copy_(factors[m.name][1])

@@ -1,0 +1,175 @@
+"""The table of adapted modules of one base model: names and shapes <-> slices of one flat vector."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.errors import LayoutError, UsageError
+
+Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
+"""Module name -> (lora_A, lora_B) of N adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """One adapted linear layer: its update is ``lora_B (out, rank) @ lora_A (rank, in)``."""
+
+    name: str
+    in_features: int
+    out_features: int
+    rank: int
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in lora_A and lora_B together."""
+        return self.rank * (self.in_features + self.out_features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The ordered adapted modules of a base model.
+
+    A LoRA of the layout is one flat vector of P numbers: module by module, lora_A (rank, in) and then lora_B (out, rank),
+    both row-major, with the scaling folded in.
+    """
+
+    base: str
+    modules: tuple[Module, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty table, doubled names and impossible ranks."""
+        if not self.modules:
+            raise LayoutError("a layout needs at least one module, got none; check the target modules")
+        names = [m.name for m in self.modules]
+        if len(set(names)) != len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise LayoutError(f"module {twice!r} stands twice in the layout; name each module once")
+        for m in self.modules:
+            if not 1 <= m.rank <= min(m.in_features, m.out_features):
+                raise LayoutError(
+                    f"{m.name}: expected a rank from 1 to {min(m.in_features, m.out_features)}, got {m.rank}"
+                )
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """P, the length of a flat vector."""
+        return sum(m.num_parameters for m in self.modules)
+
+    @cached_property
+    def slices(self) -> dict[str, tuple[slice, slice]]:
+        """Module name -> the slices of lora_A and lora_B in a flat vector."""
+        table, start = {}, 0
+        for m in self.modules:
+            middle, end = start + m.rank * m.in_features, start + m.num_parameters
+            table[m.name] = (slice(start, middle), slice(middle, end))
+            start = end
+        return table
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits that name this layout: equal for equal base, names, shapes and order."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The layout as plain JSON values."""
+        rows = [[m.name, m.in_features, m.out_features, m.rank] for m in self.modules]
+        return {"base": self.base, "modules": rows}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Layout":
+        """The inverse of `to_dict`.
+
+        Raises:
+            LayoutError: the record has not that form.
+        """
+        try:
+            modules = tuple(
+                Module(name=str(name), in_features=int(i), out_features=int(o), rank=int(r))
+                for name, i, o, r in record["modules"]
+            )
+            return cls(base=str(record["base"]), modules=modules)
+        except (KeyError, TypeError, ValueError) as error:
+            raise LayoutError(f"expected a layout with 'base' and rows of (name, in, out, rank): {error}") from None
+
+    @classmethod
+    def from_model(cls, model: nn.Module, target_modules: Sequence[str], rank: int, base: str = "") -> "Layout":
+        """The layout that PEFT's ``LoraConfig(r=rank, target_modules=...)`` gives ``model``.
+
+        Args:
+            model: any module, on the meta device too.
+            target_modules: endings of module names, as PEFT matches them: the whole name, or after a dot.
+            rank: of every module, capped by none: a layer narrower than it is an error.
+            base: a name for the base model.
+
+        Raises:
+            LayoutError: nothing matches, or a match is not a linear layer.
+        """
+        modules = []
+        for name, layer in model.named_modules():
+            if not any(name == t or name.endswith("." + t) for t in target_modules):
+                continue
+            if not isinstance(layer, nn.Linear):
+                raise LayoutError(
+                    f"{name}: expected a Linear layer, got {type(layer).__name__}; choose targets that are linear"
+                )
+            modules.append(Module(name=name, in_features=layer.in_features, out_features=layer.out_features, rank=rank))
+        if not modules:
+            raise LayoutError(f"no module of the model ends in any of {list(target_modules)}; check the target names")
+        return cls(base=base, modules=tuple(modules))
+
+    @classmethod
+    def preset(cls, name: str, rank: int = 1) -> "Layout":
+        """A named layout; `presets.PRESETS` lists them."""
+        from lorasynth.lora.presets import PRESETS
+
+        if name not in PRESETS:
+            raise UsageError(f"expected a layout preset among {sorted(PRESETS)}, got {name!r}")
+        build: Callable[[int], Layout] = PRESETS[name]
+        return build(rank)
+
+    def diff(self, other: "Layout") -> list[str]:
+        """How ``other`` differs from this layout, a sentence a difference (an empty list for none)."""
+        said = [] if self.base == other.base else [f"base is {other.base!r}, expected {self.base!r}"]
+        mine, theirs = {m.name: m for m in self.modules}, {m.name: m for m in other.modules}
+        said += [f"{name} is missing" for name in mine if name not in theirs]
+        said += [f"{name} is not expected" for name in theirs if name not in mine]
+        for name in mine.keys() & theirs.keys():
+            a, b = mine[name], theirs[name]
+            if a != b:
+                said.append(
+                    f"{name} is {b.in_features} -> {b.out_features} rank {b.rank}, "
+                    f"expected {a.in_features} -> {a.out_features} rank {a.rank}"
+                )
+        if not said and [*mine] != [*theirs]:
+            said.append("the modules stand in another order")
+        return sorted(said)
+
+    def split(self, vectors: Float[Tensor, "N P"]) -> Factors:
+        """Flat vectors -> factors, as views.
+
+        Raises:
+            LayoutError: the vectors have another length.
+        """
+        if vectors.shape[-1] != self.num_parameters:
+            raise LayoutError(
+                f"expected vectors of {self.num_parameters} numbers for layout {self.base!r}, got {vectors.shape[-1]}"
+            )
+        n = len(vectors)
+        return {
+            m.name: (
+                vectors[:, a].reshape(n, m.rank, m.in_features),
+                vectors[:, b].reshape(n, m.out_features, m.rank),
+            )
+            for m, (a, b) in ((m, self.slices[m.name]) for m in self.modules)
+        }
+
+    def join(self, factors: Factors) -> Float[Tensor, "N P"]:
+        """Factors -> flat vectors: the inverse of `split`."""
+        return torch.cat([part.flatten(1) for m in self.modules for part in factors[m.name]], dim=1)

@@ -1,0 +1,107 @@
+"""The base model of a world: a real, tiny `StableDiffusionPipeline`, built and trained from nothing, offline."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.worlds.text import build_text_encoder, build_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """Shape and training of a world's base model.
+
+    The UNet's channels are multiples of 32 with groups of 32, as the group norms of other programs expect.
+    """
+
+    channels: tuple[int, ...] = (64, 96)
+    num_heads: int = 2
+    text_width: int = 96
+    steps: int = 8_000
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    ema_decay: float = 0.999
+    seed: int = 0
+
+
+def build_scheduler() -> "DDIMScheduler":
+    """Stable Diffusion's noise schedule with zero terminal SNR and v-prediction (Lin et al., WACV 2024)."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
+        clip_sample=False, set_alpha_to_one=True,
+    )  # fmt: skip
+
+
+def build_unet(config: BaseConfig, latent_channels: int) -> "UNet2DConditionModel":
+    """A `UNet2DConditionModel` with cross-attention at every level and random weights."""
+    from diffusers import UNet2DConditionModel
+
+    levels = len(config.channels)
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=latent_channels, out_channels=latent_channels,
+        block_out_channels=config.channels, layers_per_block=1, norm_num_groups=32,
+        down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
+        cross_attention_dim=config.text_width, attention_head_dim=config.num_heads,
+    )  # fmt: skip
+
+
+def build_pipeline(words: list[str], vae: "AutoencoderKL", config: BaseConfig) -> "StableDiffusionPipeline":
+    """An untrained pipeline around a picture VAE, for a world whose captions use ``words``."""
+    from diffusers import StableDiffusionPipeline
+
+    torch.manual_seed(config.seed)
+    tokenizer = build_tokenizer(words)
+    return StableDiffusionPipeline(
+        vae=vae, tokenizer=tokenizer, text_encoder=build_text_encoder(tokenizer, config.text_width),
+        unet=build_unet(config, vae.config.latent_channels), scheduler=build_scheduler(),
+        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def token_ids(pipe: "StableDiffusionPipeline", prompts: list[str]) -> Tensor:
+    """Prompts -> token ids (B, tokens), padded and cut to the model's length."""
+    encoded = pipe.tokenizer(
+        prompts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
+    )
+    return encoded.input_ids
+
+
+def stratified_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
+    """``count`` timesteps, one from each of as many equal parts of the schedule, in random order.
+
+    A batch so drawn has a far less noisy loss and gradient than one of independent timesteps (Kingma et al., NeurIPS 2021,
+    Appendix I.1 use the same low-discrepancy idea).
+    """
+    part = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (part * num_train_timesteps).long()[torch.randperm(count, generator=generator)]
+
+
+def v_loss(
+    unet: "UNet2DConditionModel",
+    scheduler: "DDIMScheduler",
+    latents: Float[Tensor, "B C h w"],
+    text: Float[Tensor, "B tokens width"],
+    noise: Float[Tensor, "B C h w"],
+    timesteps: Tensor,
+) -> Float[Tensor, " B"]:
+    """The v-prediction loss of each sample (Salimans & Ho, ICLR 2022)."""
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, timesteps)
+    v = unet(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
+    return F.mse_loss(v, target, reduction="none").mean((1, 2, 3))
+
+
+Batch = Callable[[int, torch.Generator], tuple[Float[Tensor, "B C h w"], list[str]]]
+"""(batch size, generator) -> latents and captions of as many pictures of the world."""

@@ -1,0 +1,116 @@
+"""Fine-tuning many LoRAs at once: DreamBooth's loss for N people in one AdapterBank.
+
+A zoo has two qualities: how like its person a LoRA makes the base model draw (likeness), and how alike two trainings of one
+person come out (repeatability). The second decides what can be learned from a zoo, and most settings below serve it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.lora.bank import AdapterBank
+from lorasynth.training import step_generator
+from lorasynth.worlds.base import stratified_timesteps, v_loss
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """How one LoRA is trained, in whatever company."""
+
+    steps: int = 60
+    batch_size: int = 8  # photos of each person in a step
+    learning_rate: float = 3e-2
+    # NOTE: Adam's epsilon is a setting here, not a guard. Far above the usual 1e-8 it makes the update proportional to the
+    # gradient where the gradient is small, so that noise is not blown up to full steps and two trainings agree.
+    adam_epsilon: float = 2e-3
+    beta1: float = 0.9
+    beta2: float = 0.99
+    average_from: float = 0.5  # the LoRA is the mean of the weights over the steps after this part of the training
+    lora_A: Literal["each", "shared", "frozen"] = "frozen"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subjects:
+    """Photos of N people as the base model sees them: J latents a person, and the text states of their captions."""
+
+    latents: Float[Tensor, "N J C h w"]
+    text: Float[Tensor, "N J tokens width"]
+
+
+def adapt(
+    unet: "UNet2DConditionModel",
+    scheduler: "DDIMScheduler",
+    bank: AdapterBank,
+    subjects: Subjects,
+    config: AdaptConfig,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Float[Tensor, "N P"]:
+    """Train every adapter of a bank on its own person.
+
+    All people of a step share noise, timesteps and photo numbers (common random numbers): what the noise does to the weights is
+    then the same for everybody and drops out with the zoo's mean. Timesteps are stratified.
+
+    Args:
+        unet: the frozen base.
+        scheduler: its noise schedule.
+        bank: N adapters, at their initialisation.
+        subjects: N people.
+        config: settings.
+        on_step: called with (step, mean loss) after each step.
+
+    Returns:
+        The trained LoRAs: for each the average of its weights over the last part of the training.
+    """
+    n, num_photos = subjects.latents.shape[:2]
+    parameters = [p for p in bank.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(
+        parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True
+    )
+    average, averaged = None, 0
+    with bank.attached():
+        for step in range(config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step / config.steps)
+            generator = step_generator(config.seed, step)
+            b = config.batch_size
+            photo = torch.randperm(num_photos, generator=generator).repeat(-(-b // num_photos))[:b]
+            noise = torch.randn(b, *subjects.latents.shape[2:], generator=generator)
+            timesteps = stratified_timesteps(b, scheduler.config.num_train_timesteps, generator)
+            losses = v_loss(
+                unet, scheduler,
+                subjects.latents[:, photo].flatten(0, 1), subjects.text[:, photo].flatten(0, 1),
+                noise.repeat(n, 1, 1, 1), timesteps.repeat(n),
+            )  # fmt: skip
+            # A sum over adapters of each one's mean: no adapter feels how many others there are.
+            loss = losses.view(n, b).mean(1).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step >= config.average_from * config.steps:
+                averaged += 1
+                now = [p.detach() for p in parameters]
+                if average is None:
+                    average = [p.clone() for p in now]
+                else:
+                    torch._foreach_lerp_(average, now, 1 / averaged)
+            if on_step is not None:
+                on_step(step, loss.item() / n)
+    if average is not None:
+        with torch.no_grad():
+            for p, mean in zip(parameters, average, strict=True):
+                p.copy_(mean)
+    return bank.vectors()
+
+
+def _schedule(progress: float) -> float:
+    """Learning rate factor: full for half of the training, then linearly down to a tenth."""
+    return 1.0 if progress < 0.5 else 1.0 - 0.9 * (progress - 0.5) / 0.5
