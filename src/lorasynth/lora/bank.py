@@ -41,12 +41,16 @@ class AdapterBank(nn.Module):
                 last two hold one lora_A of shape (1, R, I), which must then be the same in every row of ``init``.
 
         Raises:
-            UsageError: N < 1, or a lora_A to be shared that differs between rows of ``init``.
+            UsageError: N < 1, an ``init`` for another N, or a lora_A to be shared that differs between rows of ``init``.
             LayoutError: the model lacks a module, or has it in another shape.
         """
         super().__init__()
         if num_adapters < 1:
             raise UsageError(f"expected at least 1 adapter, got {num_adapters}")
+        if init.dim() == 2 and len(init) != num_adapters:
+            raise UsageError(f"expected one init vector, or {num_adapters} of them, got {len(init)}")
+        if lora_A not in ("each", "shared", "frozen"):
+            raise UsageError(f"expected lora_A 'each', 'shared' or 'frozen', got {lora_A!r}")
         self.layout, self.num_adapters = layout, num_adapters
         found = dict(model.named_modules())
         layers = []
@@ -64,9 +68,10 @@ class AdapterBank(nn.Module):
         self.lora_A, self.lora_B = nn.ParameterList(), nn.ParameterList()
         for m in layout.modules:
             A_NRI, B_NOR = factors[m.name]
-            if lora_A != "each" and not torch.equal(A_NRI, A_NRI[:1].expand_as(A_NRI)):
-                raise UsageError(f"{m.name}: expected one lora_A for all adapters, got different ones; use lora_A='each'")
-            self.lora_A.append(nn.Parameter(A_NRI[rows].clone(), requires_grad=lora_A != "frozen"))
+            if lora_A != "each":
+                _require_one(m.name, A_NRI)
+            A_NRI = A_NRI[rows].clone(memory_format=torch.contiguous_format)
+            self.lora_A.append(nn.Parameter(A_NRI, requires_grad=lora_A != "frozen"))
             self.lora_B.append(nn.Parameter(B_NOR.clone(memory_format=torch.contiguous_format)))
 
     @contextmanager
@@ -103,8 +108,21 @@ class AdapterBank(nn.Module):
 
     @torch.no_grad()
     def load_vectors(self, vectors: Float[Tensor, "N P"]) -> None:
-        """Overwrite the adapters."""
+        """Overwrite the adapters.
+
+        Raises:
+            UsageError: another number of vectors, or different lora_A for a bank that shares one.
+        """
+        if len(vectors) != self.num_adapters:
+            raise UsageError(f"expected {self.num_adapters} vectors, one an adapter, got {len(vectors)}")
         factors = self.layout.split(vectors)
         for m, A_NRI, B_NOR in zip(self.layout.modules, self.lora_A, self.lora_B, strict=True):
+            if len(A_NRI) < self.num_adapters:
+                _require_one(m.name, factors[m.name][0])
             A_NRI.copy_(factors[m.name][0][: len(A_NRI)])
             B_NOR.copy_(factors[m.name][1])
+
+
+def _require_one(name: str, A_NRI: Tensor) -> None:
+    if not torch.equal(A_NRI, A_NRI[:1].expand_as(A_NRI)):
+        raise UsageError(f"{name}: expected one lora_A for all adapters, got different ones; use lora_A='each'")

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,19 +33,28 @@ class Module:
         return self.rank * (self.in_features + self.out_features)
 
 
+def natural_order(name: str) -> list[str | int]:
+    """A sort key under which "blocks.2" stands before "blocks.10"."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """The ordered adapted modules of a base model.
 
     A LoRA of the layout is one flat vector of P numbers: module by module, lora_A (rank, in) and then lora_B (out, rank),
     both row-major, with the scaling folded in.
+
+    The order is always the natural order of the names, whatever order they are given in: the same modules found in a model, in a
+    file or in a preset make the same layout, with the same vectors. (It is also the order of weights2weights' vectors.)
     """
 
     base: str
     modules: tuple[Module, ...]
 
     def __post_init__(self) -> None:
-        """Refuse an empty table, doubled names and impossible ranks."""
+        """Sort; refuse an empty table, doubled names and impossible ranks."""
+        object.__setattr__(self, "modules", tuple(sorted(self.modules, key=lambda m: natural_order(m.name))))
         if not self.modules:
             raise LayoutError("a layout needs at least one module, got none; check the target modules")
         names = [m.name for m in self.modules]
@@ -87,16 +97,35 @@ class Layout:
         """The inverse of `to_dict`.
 
         Raises:
-            LayoutError: the record has not that form.
+            LayoutError: the record has not that form, or its rows stand in another order: vectors stored with it would be cut up
+                wrongly.
         """
         try:
             modules = tuple(
                 Module(name=str(name), in_features=int(i), out_features=int(o), rank=int(r))
                 for name, i, o, r in record["modules"]
             )
-            return cls(base=str(record["base"]), modules=modules)
+            layout = cls(base=str(record["base"]), modules=modules)
         except (KeyError, TypeError, ValueError) as error:
             raise LayoutError(f"expected a layout with 'base' and rows of (name, in, out, rank): {error}") from None
+        for ours, theirs in zip(layout.modules, modules, strict=True):
+            if ours != theirs:
+                raise LayoutError(
+                    f"expected the modules of a stored layout in natural order, with {ours.name!r} where "
+                    f"{theirs.name!r} stands; sort them, and the vectors with them"
+                )
+        return layout
+
+    @classmethod
+    def from_factors(
+        cls, factors: dict[str, tuple[Float[Tensor, "R I"], Float[Tensor, "O R"]]], base: str = ""
+    ) -> "Layout":
+        """The layout of one adapter's factors."""
+        modules = tuple(
+            Module(name=name, in_features=A.shape[1], out_features=B.shape[0], rank=A.shape[0])
+            for name, (A, B) in factors.items()
+        )
+        return cls(base=base, modules=modules)
 
     @classmethod
     def from_model(cls, model: nn.Module, target_modules: Sequence[str], rank: int, base: str = "") -> "Layout":
@@ -105,7 +134,7 @@ class Layout:
         Args:
             model: any module, on the meta device too.
             target_modules: endings of module names, as PEFT matches them: the whole name, or after a dot.
-            rank: of every module, capped by none: a layer narrower than it is an error.
+            rank: of every module; a layer narrower than it is an error.
             base: a name for the base model.
 
         Raises:
@@ -126,13 +155,16 @@ class Layout:
 
     @classmethod
     def preset(cls, name: str, rank: int = 1) -> "Layout":
-        """A named layout; `presets.PRESETS` lists them."""
+        """A named layout; `presets.PRESETS` lists them.
+
+        Raises:
+            UsageError: no preset has that name.
+        """
         from lorasynth.lora.presets import PRESETS
 
         if name not in PRESETS:
             raise UsageError(f"expected a layout preset among {sorted(PRESETS)}, got {name!r}")
-        build: Callable[[int], Layout] = PRESETS[name]
-        return build(rank)
+        return PRESETS[name](rank)
 
     def diff(self, other: "Layout") -> list[str]:
         """How ``other`` differs from this layout, a sentence a difference (an empty list for none)."""
@@ -147,8 +179,6 @@ class Layout:
                     f"{name} is {b.in_features} -> {b.out_features} rank {b.rank}, "
                     f"expected {a.in_features} -> {a.out_features} rank {a.rank}"
                 )
-        if not said and [*mine] != [*theirs]:
-            said.append("the modules stand in another order")
         return sorted(said)
 
     def split(self, vectors: Float[Tensor, "N P"]) -> Factors:

@@ -1,5 +1,17 @@
 """What all trainings share: noise that depends on (seed, step), checkpoints, averages, progress."""
 
-from lorasynth.training.seeding import step_generator
+from lorasynth.training.ema import ExponentialAverage
+from lorasynth.training.loop import LoopConfig, config_record, train
+from lorasynth.training.seeding import epoch_batch, fingerprint, local_seed, step_generator, stratified_uniform
 
-__all__ = ["step_generator"]
+__all__ = [
+    "ExponentialAverage",
+    "LoopConfig",
+    "config_record",
+    "epoch_batch",
+    "fingerprint",
+    "local_seed",
+    "step_generator",
+    "stratified_uniform",
+    "train",
+]

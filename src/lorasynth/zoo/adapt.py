@@ -15,6 +15,7 @@ from torch import Tensor
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.training import step_generator
 from lorasynth.worlds.base import stratified_timesteps, v_loss
+from lorasynth.worlds.world import Photos
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -37,19 +38,11 @@ class AdaptConfig:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subjects:
-    """Photos of N people as the base model sees them: J latents a person, and the text states of their captions."""
-
-    latents: Float[Tensor, "N J C h w"]
-    text: Float[Tensor, "N J tokens width"]
-
-
 def adapt(
     unet: "UNet2DConditionModel",
     scheduler: "DDIMScheduler",
     bank: AdapterBank,
-    subjects: Subjects,
+    photos: Photos,
     config: AdaptConfig,
     *,
     on_step: Callable[[int, float], None] | None = None,
@@ -63,14 +56,14 @@ def adapt(
         unet: the frozen base.
         scheduler: its noise schedule.
         bank: N adapters, at their initialisation.
-        subjects: N people.
+        photos: of N people.
         config: settings.
         on_step: called with (step, mean loss) after each step.
 
     Returns:
         The trained LoRAs: for each the average of its weights over the last part of the training.
     """
-    n, num_photos = subjects.latents.shape[:2]
+    n, num_photos = photos.latents.shape[:2]
     parameters = [p for p in bank.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True
@@ -83,11 +76,11 @@ def adapt(
             generator = step_generator(config.seed, step)
             b = config.batch_size
             photo = torch.randperm(num_photos, generator=generator).repeat(-(-b // num_photos))[:b]
-            noise = torch.randn(b, *subjects.latents.shape[2:], generator=generator)
+            noise = torch.randn(b, *photos.latents.shape[2:], generator=generator)
             timesteps = stratified_timesteps(b, scheduler.config.num_train_timesteps, generator)
             losses = v_loss(
                 unet, scheduler,
-                subjects.latents[:, photo].flatten(0, 1), subjects.text[:, photo].flatten(0, 1),
+                photos.latents[:, photo].flatten(0, 1), photos.text[:, photo].flatten(0, 1),
                 noise.repeat(n, 1, 1, 1), timesteps.repeat(n),
             )  # fmt: skip
             # A sum over adapters of each one's mean: no adapter feels how many others there are.

@@ -1,0 +1,155 @@
+"""The main job on the embedded default: a portrait nobody has seen -> a LoRA file -> new pictures, beside a fine-tuned LoRA."""
+
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth import __version__
+from lorasynth.encoders.images import to_image
+from lorasynth.errors import ModelError, OutputExistsError, UsageError
+from lorasynth.evaluate.grid import sheet
+from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM, TUNED_FROM
+from lorasynth.files import read_json, read_tensors, write_json
+from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+from lorasynth.worlds.portraits.factors import Split, split_of
+from lorasynth.worlds.world import World, get_world
+from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.build import train_people
+
+OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
+
+
+def check_person(person: int, *, allow_seen: bool) -> None:
+    """Refuse a person that some part of the system has learned from."""
+    if not 0 <= person < 2**40:
+        raise UsageError(f"expected a person number from 0 to 2^40, got {person}")
+    split = split_of(person)
+    if split not in (None, Split.HELD_OUT) and not allow_seen:
+        raise UsageError(
+            f"person {person} belongs to the {split} people that parts of the system have seen; "
+            "choose a number below 10000, or give --allow-seen"
+        )
+
+
+def fine_tuning_recipe(folder: Path = DEFAULT_MODEL) -> tuple[Float[Tensor, " P"], AdaptConfig]:
+    """The initialisation and settings that the zoo's LoRAs, and so the fine-tuned LoRA beside ours, are trained with.
+
+    Raises:
+        ModelError: the model does not hold them.
+    """
+    config = read_json(folder / "config.json")
+    init, _ = read_tensors(folder / "init.safetensors")
+    try:
+        return init["init"], AdaptConfig(**config["fine_tuning"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: expected the zoo's fine-tuning recipe in config.json: {error}") from None
+
+
+def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed: int, guidance_scale: float) -> Tensor:
+    """Pictures by plain diffusers: the pipeline itself, with the LoRA file loaded as any user would."""
+    pipe = world.pipe
+    if lora is not None:
+        pipe.load_lora_weights(lora.parent, weight_name=lora.name)
+    try:
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
+        pictures = pipe(
+            prompts, num_inference_steps=20, guidance_scale=guidance_scale, generator=generators, output_type="pt"
+        ).images
+    finally:
+        if lora is not None:
+            pipe.unload_lora_weights()
+    return pictures.float()
+
+
+def run_demo(
+    out: Path,
+    *,
+    person: int = 7,
+    seed: int = 0,
+    allow_seen: bool = False,
+    force: bool = False,
+    guidance_scale: float = 2.0,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Run the demo and write its four files.
+
+    Returns:
+        The record of ``report.json``: person, similarity, similarity2, seconds, versions.
+
+    Raises:
+        UsageError: the person is not one to choose, or the place cannot be written.
+        OutputExistsError: files are there already.
+    """
+    check_person(person, allow_seen=allow_seen)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: expected a folder for the demo's files, got a file; choose another place")
+    there = [name for name in OUTPUTS if (out / name).exists()]
+    if there and not force:
+        raise OutputExistsError(f"{out}: holds {', '.join(there)} already; choose another folder or give --force")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made ({error.strerror}); choose another place") from None
+    world = get_world("portraits")
+    report(f"drawing person {person}, whom no part of the system has seen")
+    photo = world.draw([person], [GIVEN_PHOTO], 256)[0]
+    to_image(photo).save(out / "photo.png")
+
+    model = Synthesizer.from_pretrained()
+    prompts = list(world.prompts)
+    world.pipe  # noqa: B018 (loads the base model, so that no stage is billed for it)
+    start = time.perf_counter()
+    lora = model(out / "photo.png", seed=seed)
+    lora.save(out / "lora.safetensors", dtype=torch.float16, metadata={"lorasynth.consent": "synthetic"}, force=True)
+    seconds = {"synthesize": time.perf_counter() - start}
+    report(f"synthesised {out / 'lora.safetensors'} in {seconds['synthesize']:.2f} s")
+
+    init, adapt = fine_tuning_recipe()
+    report("fine-tuning a LoRA on ten photos, the old way")
+    start = time.perf_counter()
+    tuned = train_people(world, lora.layout, init, [person], 10, adapt, first_photo=TUNED_FROM)
+    seconds["fine_tune"] = time.perf_counter() - start
+    tuned_file = out / ".fine-tuned.safetensors"
+    type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)
+
+    report("rendering with plain diffusers")
+    start = time.perf_counter()
+    drawn = {"zero_shot": pipeline_pictures(world, out / "lora.safetensors", prompts, seed, guidance_scale)}
+    seconds["render"] = (time.perf_counter() - start) / len(prompts)
+    drawn["base"] = pipeline_pictures(world, None, prompts, seed, guidance_scale)
+    drawn["fine_tuned"] = pipeline_pictures(world, tuned_file, prompts, seed, guidance_scale)
+    tuned_file.unlink()
+    drawn["real"] = world.draw([person] * 4, [600, 601, 602, 603], world.picture_size)
+    record: dict[str, Any] = {"person": person}
+    for name, net in (("similarity", world.encoder), ("similarity2", world.second_recogniser)):
+        centre = person_centroids(world, [person], net, SCORED_FROM)
+        record[name] = {
+            method: similarity(embed_pictures(net, drawn[method][None]), centre).item()
+            for method in ("base", "zero_shot", "fine_tuned", "real")
+        }
+    record["seconds"] = seconds
+    record["versions"] = versions()
+    small = torch.nn.functional.interpolate(photo[None], world.picture_size, mode="area")
+    image = sheet(
+        [small, drawn["base"], drawn["zero_shot"], drawn["fine_tuned"], drawn["real"]],
+        ["the photo", "base model", "zero-shot LoRA\n(ours)", "fine-tuned LoRA\n(10 photos)", "other photos\nof the person"],
+        [p.removeprefix("a photo of ").removeprefix("sks person, ")[:22] for p in prompts], zoom=3, margin=120,
+    )  # fmt: skip
+    image.save(out / "report.png")
+    write_json(out / "report.json", record)
+    return record
+
+
+def versions() -> dict[str, str]:
+    """What ran: this package, its stack, Python."""
+    from importlib.metadata import version
+
+    stack = ("torch", "diffusers", "transformers", "peft", "safetensors")
+    return {"lorasynth": __version__, "python": platform.python_version(), **{name: version(name) for name in stack}}

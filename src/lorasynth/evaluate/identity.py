@@ -1,0 +1,55 @@
+"""Identity scores: is the generated person the person in the photo?"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.worlds.world import World
+
+
+@torch.no_grad()
+def embed_pictures(net: nn.Module, pictures: Float[Tensor, "N K 3 H W"]) -> Float[Tensor, "N K D"]:
+    """Embeddings of K pictures of each of N people."""
+    flat = torch.cat([net(part) for part in pictures.flatten(0, 1).split(256)])
+    return flat.unflatten(0, pictures.shape[:2])
+
+
+def person_centroids(world: World, persons: list[int], net: nn.Module, first: int, count: int = 8) -> Float[Tensor, "N D"]:
+    """The mean direction of ``count`` real photos of each person: photos that nothing else was given."""
+    return F.normalize(world.embeddings(persons, count, first=first, net=net).mean(1), dim=1)
+
+
+def similarity(embedding: Float[Tensor, "N K D"], centroid: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """Mean cosine of a person's pictures with the person's *other* real photos ("R-FaceSim").
+
+    Against other photos, because a copy of the given photo would score 1 and be worthless. 0 is a stranger; real photos of the
+    person are the ceiling (about 0.95 by this world's encoder).
+    """
+    return (embedding * centroid[:, None]).sum(2).mean(1)
+
+
+def interval(values: Float[Tensor, " N"], resamples: int = 2_000, seed: int = 0) -> dict[str, float]:
+    """Mean over people with its 95 % bootstrap interval (resampling people)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    means = values[rows].mean(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return {"mean": values.mean().item(), "low": low, "high": high}
+
+
+def prompt_obedience(pictures: Float[Tensor, "N 3 H W"], wanted_rgb: Float[Tensor, "3"], table: Float[Tensor, "n 3"]) -> float:
+    """Part of pictures whose background is nearest, among the world's named colours, to the one asked for.
+
+    The background is read from the two upper corners, which a portrait leaves free. By chance: 1 in ``len(table)``.
+    """
+    corners = torch.cat([pictures[:, :, :8, :8], pictures[:, :, :8, -8:]], dim=3).mean((2, 3))
+    nearest = torch.cdist(corners, table).argmin(1)
+    return (nearest == torch.cdist(wanted_rgb[None], table).argmin()).float().mean().item()
+
+
+def summary(values: dict[str, Float[Tensor, " N"]]) -> dict[str, Any]:
+    """`interval` of each score."""
+    return {name: interval(v) for name, v in values.items()}

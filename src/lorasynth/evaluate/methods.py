@@ -1,0 +1,109 @@
+"""Every way to get a LoRA of a held-out person, scored the same: the table that `lorasynth evaluate` prints."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, prompt_obedience, similarity
+from lorasynth.evaluate.render import render
+from lorasynth.lora.factors import delta_W_norm2
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, COLOUR_NAMES
+from lorasynth.worlds.world import World
+from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.build import train_people
+
+GIVEN_PHOTO = 0  # the one photo a synthesizer is given
+SCORED_FROM = 1_000  # photos that only scores look at
+TUNED_FROM = 100  # photos that fine-tuning is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is evaluated."""
+
+    people: int = 100
+    fine_tune_photos: int = 10
+    guidance_scale: float = 2.0
+    num_inference_steps: int = 20
+    seed: int = 0
+
+
+def lora_vectors(
+    world: World,
+    model: Synthesizer,
+    persons: list[int],
+    init: Float[Tensor, " P"],
+    adapt: AdaptConfig,
+    config: EvaluationConfig,
+    report: Callable[[str], None],
+) -> dict[str, Float[Tensor, "N P"]]:
+    """LoRAs of held-out people by every method that the model holds, from one photo each; fine-tuning gets ten."""
+    embedding = world.embeddings(persons, 1, first=GIVEN_PHOTO, net=model.encoder)[:, 0]
+    vectors = {"base": torch.zeros(len(persons), model.canonicalizer.layout.num_parameters)}
+    for name in model.priors:
+        vectors[name] = model.decode(model.predict(embedding, seed=config.seed, prior=name))
+    report(f"fine-tuning {len(persons)} LoRAs on {config.fine_tune_photos} photos each, the old way")
+    vectors["fine_tuned"] = train_people(
+        world, model.canonicalizer.layout, init, persons, config.fine_tune_photos, adapt, first_photo=TUNED_FROM
+    )
+    return vectors
+
+
+def evaluate(
+    world: World,
+    model: Synthesizer,
+    init: Float[Tensor, " P"],
+    adapt: AdaptConfig,
+    config: EvaluationConfig,
+    *,
+    persons: list[int] | None = None,
+    report: Callable[[str], None] = print,
+) -> tuple[dict[str, Any], dict[str, Float[Tensor, "N K 3 H W"]]]:
+    """Score every method on held-out people.
+
+    Returns:
+        The record of `docs/design.md` ("methods", "people", "photos", "split", …), and some pictures of each method.
+    """
+    persons = persons or persons_of(Split.HELD_OUT, config.people)
+    nets = {"similarity": world.encoder, "similarity2": world.second_recogniser}
+    centroids = {name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()}
+    # What different real people look like to each other decides when a picture counts as verified.
+    thresholds = {}
+    for name in nets:
+        different = (centroids[name] @ centroids[name].T)[~torch.eye(len(persons), dtype=torch.bool)]
+        thresholds[name] = different.quantile(0.999).item()
+    methods: dict[str, Any] = {}
+    pictures: dict[str, Tensor] = {}
+    blue = BACKGROUND_RGB[COLOUR_NAMES.index("blue")]
+    blue_prompt = next(i for i, p in enumerate(world.prompts) if "blue background" in p)
+    for name, vectors in lora_vectors(world, model, persons, init, adapt, config, report).items():
+        drawn = render(
+            world.pipe, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
+            guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,
+        )  # fmt: skip
+        methods[name] = {}
+        for score, net in nets.items():
+            embedded = embed_pictures(net, drawn)
+            methods[name][score] = interval(similarity(embedded, centroids[score]))
+            verified = ((embedded * centroids[score][:, None]).sum(2) > thresholds[score]).float().mean().item()
+            methods[name][f"verified_{score}"] = verified
+        methods[name]["blue_background_obeyed"] = prompt_obedience(drawn[:, blue_prompt], blue, BACKGROUND_RGB)
+        methods[name]["delta_W_norm"] = delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
+        pictures[name] = drawn[:8]
+        report(f"{name:12s} similarity {methods[name]['similarity']['mean']:.3f}  second {methods[name]['similarity2']['mean']:.3f}")
+    real = world.draw([p for p in persons for _ in range(4)], list(range(600, 604)) * len(persons), world.picture_size)
+    real = real.unflatten(0, (-1, 4))
+    methods["real"] = {
+        score: interval(similarity(embed_pictures(net, real), centroids[score])) for score, net in nets.items()
+    }
+    pictures["real"] = real[:8]
+    return {
+        "methods": methods, "people": len(persons), "photos": 1, "split": "held_out", "prompts": list(world.prompts),
+        "guidance_scale": config.guidance_scale, "num_inference_steps": config.num_inference_steps,
+    }, pictures  # fmt: skip

@@ -1,0 +1,70 @@
+"""PEFT's adapter folders: adapter_config.json + adapter_model.safetensors."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lorasynth.errors import OutputExistsError, UsageError
+from lorasynth.files import require_new_output, write_json, write_tensors
+from lorasynth.lora.faults import refuse
+from lorasynth.lora.formats.diffusers import named_factors, peft_config
+from lorasynth.lora.formats.scaling import Pairs, fold, pair
+
+if TYPE_CHECKING:
+    from lorasynth.lora.factors import LoRA
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_KEY = "adapter_config"
+"""Where `from_state_dict` looks for the text of adapter_config.json: the scale is in no other place."""
+_PREFIX = "base_model.model."
+
+
+def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """``base_model.model.<module>.lora_A.weight`` tensors, and the configuration as JSON under `CONFIG_KEY`."""
+    config = peft_config(lora) | {
+        "peft_type": "LORA", "task_type": None, "base_model_name_or_path": lora.layout.base or None, "bias": "none",
+        "inference_mode": True,
+    }  # fmt: skip
+    return named_factors(lora, _PREFIX, dtype), {CONFIG_KEY: json.dumps(config, sort_keys=True)}
+
+
+def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mapping[str, str], *, force: bool) -> Path:
+    """Write a PEFT folder. It holds an adapter only once its configuration is there, which is written last.
+
+    Raises:
+        OutputExistsError: something is in the folder and ``force`` is not given.
+        UsageError: the path is a file's, or its parent folder is missing.
+    """
+    if folder.is_file() or folder.suffix == ".safetensors":
+        raise UsageError(f"{folder}: expected a folder for format 'peft', got a file's name; leave the ending out")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise OutputExistsError(f"{folder}: is not empty; choose another folder or give --force")
+    if not folder.is_dir():
+        require_new_output(folder).mkdir()
+    tensors, header = to_state_dict(lora, dtype)
+    (folder / CONFIG_NAME).unlink(missing_ok=True)
+    write_tensors(folder / WEIGHTS_NAME, tensors, {**metadata, "format": "pt"})
+    write_json(folder / CONFIG_NAME, json.loads(header[CONFIG_KEY]))
+    return folder
+
+
+def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Pairs:
+    """Module name -> (lora_A, lora_B), with the scaling of adapter_config.json folded in.
+
+    Raises:
+        FaultyFileError: there is no configuration, it is not JSON or does not fit, or a tensor is no part of a LoRA.
+    """
+    if CONFIG_KEY not in metadata:
+        fix = "keep the two files of a PEFT folder together"
+        raise refuse("no-config", CONFIG_NAME, "it beside the weights, as the scale is in it", "none", fix)
+    try:
+        config: Any = json.loads(metadata[CONFIG_KEY])
+    except (ValueError, RecursionError) as error:
+        raise refuse("bad-metadata", CONFIG_NAME, "JSON", f"{error}", "save the adapter again") from None
+    if not isinstance(config, dict) or not {"r", "lora_alpha"} <= config.keys():
+        raise refuse("bad-metadata", CONFIG_NAME, "an object with r and lora_alpha", "none", "save the adapter again")
+    return fold(pair({key.removeprefix(_PREFIX): t for key, t in tensors.items()}), config, CONFIG_NAME)

@@ -1,0 +1,69 @@
+"""Layouts by name: what people adapt in the base models that everybody knows.
+
+Each is read off the real architecture, built from its published configuration on PyTorch's meta device: no weights, no download,
+a few seconds the first time (most of them to import diffusers).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from lorasynth.lora.layout import Layout
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""diffusers' default targets: every projection of self- and cross-attention."""
+
+
+@cache
+def _sd15_unet() -> "UNet2DConditionModel":
+    """Stable Diffusion 1.5's UNet: 859,520,964 parameters; diffusers' defaults but for the text width."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+
+
+@cache
+def _sdxl_unet() -> "UNet2DConditionModel":
+    """Stable Diffusion XL's UNet: 2,567,463,684 parameters."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(
+            sample_size=128, cross_attention_dim=2048, block_out_channels=(320, 640, 1280), layers_per_block=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20), use_linear_projection=True,
+            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+        )  # fmt: skip
+
+
+@cache
+def sd15_w2w(rank: int) -> Layout:
+    """weights2weights' layout: to_q and to_v of both attentions; 64 modules, 99,648 parameters at rank 1 (arXiv 2406.09413)."""
+    return Layout.from_model(_sd15_unet(), ("to_q", "to_v"), rank, base="sd15")
+
+
+@cache
+def sd15_attn(rank: int) -> Layout:
+    """All attention projections of Stable Diffusion 1.5: 128 modules, 199,296 parameters at rank 1."""
+    return Layout.from_model(_sd15_unet(), ATTENTION, rank, base="sd15")
+
+
+@cache
+def sdxl_attn(rank: int) -> Layout:
+    """All attention projections of Stable Diffusion XL: 560 modules, 1,451,520 parameters at rank 1."""
+    return Layout.from_model(_sdxl_unet(), ATTENTION, rank, base="sdxl")
+
+
+PRESETS: dict[str, Callable[[int], Layout]] = {
+    "sd15-w2w": sd15_w2w,
+    "sd15-attn": sd15_attn,
+    "sdxl-attn": sdxl_attn,
+}
+"""Name -> function of the rank; a world adds its own."""

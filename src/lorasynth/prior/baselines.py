@@ -1,0 +1,181 @@
+"""What a diffusion prior has to beat: nearest neighbour, mean, ridge and an MLP, with its signature.
+
+Each predicts a target (a latent, or coefficients of the VAE's stem) for an embedding; ``seed`` is accepted and unused.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.errors import ModelError
+from lorasynth.files import read_tensors, write_tensors
+from lorasynth.training import LoopConfig, train
+
+
+class Baseline(nn.Module):
+    """A predictor with no noise in it."""
+
+    def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0, **_: Any) -> Float[Tensor, "B Z"]:
+        """The target of each row."""
+        with torch.no_grad():
+            return self(embedding)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights in fp16."""
+        write_tensors(path, {n: t.half() for n, t in self.state_dict().items()}, {"kind": type(self).__name__})
+
+    @staticmethod
+    def load(path: str | Path) -> "Baseline":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: the file is missing or of another kind.
+        """
+        tensors, header = read_tensors(path)
+        kinds = {kind.__name__: kind for kind in BASELINES.values()}
+        try:
+            baseline = kinds[header["kind"]].from_tensors(tensors)
+        except (KeyError, RuntimeError) as error:
+            raise ModelError(f"{path}: expected one of {sorted(kinds)}: {error}") from None
+        return baseline.eval()
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Baseline":
+        """The predictor with these weights."""
+        raise TypeError(f"{cls.__name__} cannot be loaded by itself")
+
+
+class MeanPrior(Baseline):
+    """The zoo's mean for everybody."""
+
+    def __init__(self, target: Float[Tensor, "N Z"]):
+        super().__init__()
+        self.register_buffer("mean", target.mean(0))
+
+    mean: Tensor
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """The mean, once a row."""
+        return self.mean.expand(len(embedding), -1)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "MeanPrior":
+        """The predictor with these weights."""
+        return cls(tensors["mean"][None])
+
+
+class NearestPrior(Baseline):
+    """The LoRA of the zoo's person whose embedding is nearest."""
+
+    def __init__(self, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"]):
+        super().__init__()
+        self.register_buffer("embedding", embedding)
+        self.register_buffer("target", target)
+
+    embedding: Tensor
+    target: Tensor
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """The neighbour's target."""
+        return self.target[(embedding @ self.embedding.T).argmax(1)]
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "NearestPrior":
+        """The predictor with these weights."""
+        return cls(tensors["embedding"], tensors["target"])
+
+
+class RidgePrior(Baseline):
+    """Ridge regression, its deviation from the mean multiplied by ``scale`` (regression shrinks; the scale restores size)."""
+
+    def __init__(self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"], mean: Float[Tensor, " Z"], scale: float):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def fit(
+        cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float, scale: float = 1.0
+    ) -> "RidgePrior":
+        """Closed form; ``lam`` is relative to the mean variance of an embedding's entries times N."""
+        x_mean, y_mean = embedding.mean(0), target.mean(0)
+        x, y = (embedding - x_mean).double(), (target - y_mean).double()
+        gram = x.T @ x
+        gram += lam * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        weight = torch.linalg.solve(gram, x.T @ y).T.float()
+        return cls(weight, y_mean - weight @ x_mean, y_mean, scale)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """The scaled prediction."""
+        return self.mean + self.scale * (embedding @ self.weight.T + self.bias - self.mean)
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "RidgePrior":
+        """The predictor with these weights."""
+        return cls(tensors["weight"], tensors["bias"], tensors["mean"], float(tensors["scale"]))
+
+
+class RegressionPrior(Baseline):
+    """An MLP from embedding to target: the authors' deterministic twin of the diffusion prior."""
+
+    def __init__(self, embedding_dim: int, target_dim: int, width: int = 384):
+        super().__init__()
+        self.linear = nn.Linear(embedding_dim, target_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(embedding_dim, width), nn.SiLU(), nn.Dropout(0.2), nn.Linear(width, width), nn.SiLU(),
+            nn.Dropout(0.2), nn.Linear(width, target_dim),
+        )  # fmt: skip
+        nn.init.zeros_(self.mlp[-1].weight)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """The prediction."""
+        return self.linear(embedding) + self.mlp(embedding * embedding.shape[1] ** 0.5)
+
+    @classmethod
+    def fit(
+        cls,
+        embeddings: Float[Tensor, "N J D"],
+        target: Float[Tensor, "N Z"],
+        held_embeddings: Float[Tensor, "M J D"],
+        held_target: Float[Tensor, "M Z"],
+        start: RidgePrior,
+        loop: LoopConfig,
+    ) -> "RegressionPrior":
+        """Train from the ridge solution on randomly chosen photos; held people choose the best weights."""
+        torch.manual_seed(loop.seed)
+        net = cls(embeddings.shape[2], target.shape[1])
+        with torch.no_grad():
+            net.linear.weight.copy_(start.weight)
+            net.linear.bias.copy_(start.bias)
+
+        def loss_of(generator: torch.Generator) -> Tensor:
+            rows = torch.randint(len(target), (128,), generator=generator)
+            photo = torch.randint(embeddings.shape[1], (128,), generator=generator)
+            return F.mse_loss(net(embeddings[rows, photo]), target[rows])
+
+        train(net, loss_of, loop, validate=lambda: F.mse_loss(net(held_embeddings[:, 0]), held_target).item(), label="regression")
+        return net
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "RegressionPrior":
+        """The predictor with these weights."""
+        net = cls(tensors["linear.weight"].shape[1], tensors["linear.weight"].shape[0], tensors["mlp.0.weight"].shape[0])
+        net.load_state_dict(tensors)
+        return net
+
+
+BASELINES: dict[str, type[Baseline]] = {
+    "nearest": NearestPrior, "mean": MeanPrior, "ridge": RidgePrior, "regression": RegressionPrior,
+}  # fmt: skip
+"""Name -> class."""

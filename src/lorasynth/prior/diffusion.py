@@ -1,0 +1,120 @@
+"""The conditional diffusion prior: v-prediction on latents, with diffusers' schedulers (Section 3.4)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lorasynth.errors import ModelError
+from lorasynth.files import read_tensors, write_tensors
+from lorasynth.prior.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
+
+
+def prior_scheduler() -> "DDIMScheduler":
+    """A cosine schedule (Nichol & Dhariwal, ICML 2021) with zero terminal SNR, v-prediction."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False,
+    )  # fmt: skip
+
+
+class DiffusionPrior(nn.Module):
+    """Samples latents for a photo's embedding.
+
+    The process is centred on a linear guess: with ``mu = centre(embedding)``, what is diffused is ``z - mu`` (differs from the paper,
+    which starts from zero). The guess is ridge regression's, found before training, so the denoiser spends its weights on
+    what is not linear and on the spread of what remains. An unconditional sample is centred on zero.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+        self.centre = nn.Linear(denoiser.embedding_dim, denoiser.latent_dim)
+        self.centre.requires_grad_(False)
+        self.register_buffer("spread", torch.ones(denoiser.latent_dim))  # standard deviation of z - mu
+        self.scheduler = prior_scheduler()
+
+    spread: Tensor
+
+    def residual(self, z: Float[Tensor, "B Z"], embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B Z"]:
+        """Latent -> what is diffused, of unit size."""
+        return (z - self.centre(embedding)) / self.spread
+
+    def loss(
+        self,
+        z: Float[Tensor, "B Z"],
+        embedding: Float[Tensor, "B D"],
+        dropped: Bool[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """The v-prediction loss of a batch at random timesteps (Salimans & Ho, ICLR 2022)."""
+        x = self.residual(z, embedding)
+        t = (torch.rand(len(x), generator=generator) * self.scheduler.config.num_train_timesteps).long()
+        noise = torch.randn(x.shape, generator=generator)
+        v = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
+        return F.mse_loss(v, self.scheduler.get_velocity(x, noise, t))
+
+    @torch.no_grad()
+    def predict(
+        self,
+        embedding: Float[Tensor, "B D"],
+        *,
+        seed: int = 0,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 20,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "B Z"]:
+        """Sample one latent a row.
+
+        Args:
+            embedding: unit vectors.
+            seed: of the starting noise, drawn on the CPU.
+            guidance_scale: classifier-free guidance; 1 is none.
+            num_inference_steps: DDIM steps.
+            temperature: standard deviation of the starting noise; 0 gives the one latent the sampler is centred on.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        x = temperature * torch.randn(len(embedding), self.denoiser.latent_dim, generator=generator)
+        self.scheduler.set_timesteps(num_inference_steps)
+        nobody = torch.ones(len(x), dtype=torch.bool)
+        for t in self.scheduler.timesteps:
+            rows = t.expand(len(x))
+            v = self.denoiser(x, rows, embedding)
+            if guidance_scale != 1:
+                without = self.denoiser(x, rows, embedding, nobody)
+                v = without + guidance_scale * (v - without)
+            x = self.scheduler.step(v, t, x, return_dict=False)[0]
+        return self.centre(embedding) + x * self.spread
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights in fp16, the shape in the header."""
+        d = self.denoiser
+        header = {"conditioning": d.conditioning, "width": str(d.enter.out_features), "depth": str(len(d.blocks))}
+        write_tensors(path, {n: t.half() for n, t in self.state_dict().items()}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DiffusionPrior":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: the file is missing or of another kind.
+        """
+        tensors, header = read_tensors(path)
+        try:
+            latent_dim, embedding_dim = tensors["centre.weight"].shape
+            denoiser = Denoiser(
+                latent_dim, embedding_dim, int(header["width"]), int(header["depth"]), header["conditioning"]
+            )
+            prior = cls(denoiser)
+            prior.load_state_dict(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None
+        return prior.eval()

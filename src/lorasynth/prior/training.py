@@ -1,0 +1,119 @@
+"""Fitting the diffusion prior: embeddings of a person's photos -> the latent of the person's LoRA."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorasynth.prior.baselines import RidgePrior
+from lorasynth.prior.denoiser import Denoiser
+from lorasynth.prior.diffusion import DiffusionPrior
+from lorasynth.training import LoopConfig, config_record, step_generator, train
+
+RIDGE_LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Shape and training of the diffusion prior."""
+
+    conditioning: str = "adalora"
+    width: int = 256
+    depth: int = 3
+    dropout: float = 0.2
+    condition_dropout: float = 0.1
+    embedding_noise: float = 0.0  # norm of noise added to a unit embedding
+    batch_size: int = 128
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=4_000, learning_rate=1e-3, weight_decay=0.05, validate_every=250)
+    )
+
+
+def best_ridge(
+    embeddings: Float[Tensor, "N J D"],
+    target: Float[Tensor, "N Z"],
+    held_embeddings: Float[Tensor, "M J D"],
+    held_target: Float[Tensor, "M Z"],
+) -> tuple[RidgePrior, float]:
+    """Ridge on all photos of the training people, its weight of regularisation chosen on held people.
+
+    Returns:
+        The predictor and its ``lam``.
+    """
+    n, j, d = embeddings.shape
+    x, y = embeddings.reshape(n * j, d), target.repeat_interleave(j, dim=0)
+    fits = [(lam, RidgePrior.fit(x, y, lam)) for lam in RIDGE_LAMBDAS]
+    lam, best = min(fits, key=lambda f: (f[1].predict(held_embeddings[:, 0]) - held_target).square().mean().item())
+    return best, lam
+
+
+def fit_prior(
+    z_mean: Float[Tensor, "N Z"],
+    z_logvar: Float[Tensor, "N Z"],
+    embeddings: Float[Tensor, "N J D"],
+    config: PriorConfig,
+    *,
+    train_rows: Int[Tensor, " n"],
+    validation_rows: Int[Tensor, " m"],
+    run_dir: Path | None = None,
+) -> tuple[DiffusionPrior, dict[str, float]]:
+    """Train a prior on some people; others choose the best weights.
+
+    Args:
+        z_mean: posterior means of the people's latents.
+        z_logvar: and log-variances: each step trains on a sample of the posterior.
+        embeddings: of J photos of each person; each step takes one of them, as `synthesize` will get one.
+        config: settings.
+        train_rows: people to learn from.
+        validation_rows: people to choose by.
+        run_dir: for checkpoints and metrics; the same folder again resumes.
+
+    Returns:
+        The prior, and "validation_loss", "explained" (part of the held latents' variance that the sampler's centre explains),
+        "ridge_explained", "ridge_lambda", "best_step", "seconds".
+    """
+    torch.manual_seed(config.loop.seed)
+    held, held_z = embeddings[validation_rows], z_mean[validation_rows]
+    ridge, lam = best_ridge(embeddings[train_rows], z_mean[train_rows], held, held_z)
+    denoiser = Denoiser(
+        z_mean.shape[1], embeddings.shape[2], config.width, config.depth, config.conditioning, config.dropout
+    )
+    prior = DiffusionPrior(denoiser)
+    with torch.no_grad():
+        prior.centre.weight.copy_(ridge.weight)
+        prior.centre.bias.copy_(ridge.bias)
+        prior.spread.copy_((held_z - ridge(held[:, 0])).std(0))
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
+        photo = torch.randint(embeddings.shape[1], (len(rows),), generator=generator)
+        e = embeddings[rows, photo]
+        if config.embedding_noise:
+            noise = torch.randn(e.shape, generator=generator) * config.embedding_noise / e.shape[1] ** 0.5
+            e = torch.nn.functional.normalize(e + noise, dim=1)
+        noise = torch.randn(len(rows), z_mean.shape[1], generator=generator)
+        z = z_mean[rows] + torch.exp(0.5 * z_logvar[rows]) * noise
+        dropped = torch.rand(len(rows), generator=generator) < config.condition_dropout
+        return prior.loss(z, e, dropped, generator)
+
+    def validate() -> float:
+        total = 0.0
+        for k in range(4):  # the same noise each time, so that values can be compared
+            nobody = torch.zeros(len(held), dtype=torch.bool)
+            total += prior.loss(held_z, held[:, k % held.shape[1]], nobody, step_generator(1, k)).item() / 4
+        return total
+
+    metrics = train(
+        prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=config_record(config),
+        label=config.conditioning,
+    )  # fmt: skip
+    variance = (held_z - held_z.mean(0)).square().mean()
+    centre = prior.predict(held[:, 0], temperature=0.0)
+    return prior, {
+        "validation_loss": metrics["best_validation"],
+        "explained": (1 - (centre - held_z).square().mean() / variance).item(),
+        "ridge_explained": (1 - (ridge(held[:, 0]) - held_z).square().mean() / variance).item(),
+        "ridge_lambda": lam, "best_step": metrics["best_step"], "seconds": metrics["seconds"],
+    }  # fmt: skip

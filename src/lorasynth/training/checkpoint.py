@@ -1,0 +1,172 @@
+"""Checkpoints: everything that is needed to go on with a run, as safetensors and JSON.
+
+    RUN/checkpoint-00000400/state.safetensors   weights, their average, the best so far, the optimizer's moments
+    RUN/checkpoint-00000400/checkpoint.json     schema, step, configuration, numbers, the state's sha256; written last
+    RUN/latest.json                             name and sha256 of the newest
+
+A checkpoint is one only if its ``checkpoint.json`` is there and the state's sha256 agrees with it. Two are kept; an old
+one is removed only after the new one has been read back.
+"""
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lorasynth.errors import CheckpointError, ModelError
+from lorasynth.files import read_json, read_tensors, sha256_file, write_json, write_tensors
+
+SCHEMA = 1
+KEEP = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A run after ``step`` steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    numbers: dict[str, Any] = field(default_factory=dict)  # whatever else JSON can hold
+
+
+def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, read it back, then remove all but the two newest.
+
+    Raises:
+        UsageError: the disk is full or not writable; earlier checkpoints are untouched.
+        CheckpointError: what was read back is not what was written.
+    """
+    folder = run_dir / f"checkpoint-{checkpoint.step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    record_path, state_path = folder / "checkpoint.json", folder / "state.safetensors"
+    record_path.unlink(missing_ok=True)
+    write_tensors(state_path, checkpoint.tensors)
+    sha256 = sha256_file(state_path)
+    write_json(
+        record_path,
+        {
+            "schema": SCHEMA,
+            "step": checkpoint.step,
+            "sha256": sha256,
+            "bytes": state_path.stat().st_size,
+            "numbers": checkpoint.numbers,
+            "config": checkpoint.config,
+        },
+    )
+    read_tensors(state_path)  # refuses a damaged header or length
+    write_json(run_dir / "latest.json", {"name": folder.name, "sha256": sha256})
+    for old in _folders(run_dir)[KEEP:]:
+        shutil.rmtree(old)
+    return folder
+
+
+def load_checkpoint(run_dir: Path, config: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, or None where the run has none yet.
+
+    A damaged newest one is passed over with a warning.
+
+    Args:
+        run_dir: the run's folder.
+        config: the configuration of the run that wants to go on.
+
+    Raises:
+        CheckpointError: no checkpoint is whole, the newest is of a later version, or the configuration differs.
+    """
+    faults: list[str] = []
+    for folder in _folders(run_dir):
+        if not (folder / "checkpoint.json").exists():
+            shutil.rmtree(folder)  # a save that was cut off
+            continue
+        try:
+            checkpoint = _read(folder)
+        except ModelError as error:
+            faults.append(str(error))
+            continue
+        if faults:
+            warnings.warn(f"passed over a damaged checkpoint, going on from {folder.name}: {faults[0]}", stacklevel=2)
+        _require_same_config(folder, checkpoint.config, config)
+        return checkpoint
+    if faults:
+        raise CheckpointError(
+            f"{run_dir}: expected a whole checkpoint, {'; '.join(faults)}; remove them to start again"
+        )
+    return None
+
+
+def config_difference(old: Any, new: Any, key: str = "") -> list[str]:
+    """Sentences "key: old -> new" for all that differs between two JSON values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for name in sorted(old.keys() | new.keys())
+            for line in config_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if old == new else [f"{key}: {old} -> {new}"]
+
+
+@contextmanager
+def run_lock(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder for one process. The system lets go of it when the process ends, however it ends.
+
+    Raises:
+        CheckpointError: another process has it.
+    """
+    import fcntl
+    import os
+    import socket
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip()
+            raise CheckpointError(f"{run_dir}: in use by {holder}; wait for it, or choose another run folder") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    found = [p for p in run_dir.glob("checkpoint-*") if p.is_dir() and re.fullmatch(r"checkpoint-\d{8,}", p.name)]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
+
+
+def _read(folder: Path) -> Checkpoint:
+    record = read_json(folder / "checkpoint.json")
+    try:
+        if record["schema"] > SCHEMA:
+            raise CheckpointError(
+                f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA}; update lorasynth"
+            )
+        state = folder / "state.safetensors"
+        size = state.stat().st_size if state.is_file() else 0
+        if size != record["bytes"]:
+            raise ModelError(f"{state}: expected {record['bytes']} bytes, got {size}")
+        if (sha256 := sha256_file(state)) != record["sha256"]:
+            raise ModelError(f"{state}: expected sha256 {record['sha256'][:16]}, got {sha256[:16]}")
+        tensors, _ = read_tensors(state)
+        return Checkpoint(step=record["step"], tensors=tensors, config=record["config"], numbers=record["numbers"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: checkpoint.json lacks {error}") from None
+
+
+def _require_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    # Through JSON, so that tuples and lists compare as equal.
+    difference = config_difference(json.loads(json.dumps(old)), json.loads(json.dumps(new)))
+    if difference:
+        raise CheckpointError(
+            f"{folder}: made with another configuration ({'; '.join(difference)}); "
+            "take the old one back, or choose another run folder"
+        )

@@ -1,0 +1,126 @@
+"""The weight VAE: canonical vectors of F numbers <-> latents of Z numbers (Section 3.3)."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.errors import ModelError, ZooError
+from lorasynth.files import read_tensors, write_tensors
+
+
+class _ResidualMLP(nn.Module):
+    """A linear map plus a correction by an MLP whose last layer starts at zero."""
+
+    def __init__(self, in_features: int, out_features: int, hidden_dim: int, dropout: float):
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        self.mlp = nn.Sequential(
+            nn.Linear(in_features, hidden_dim), nn.SiLU(), nn.Dropout(dropout),
+            nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout),
+            nn.Linear(hidden_dim, out_features),
+        )  # fmt: skip
+        nn.init.zeros_(self.mlp[-1].weight)
+        nn.init.zeros_(self.mlp[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.mlp(x)
+
+
+class LoRAVAE(nn.Module):
+    """A variational autoencoder that starts as the best linear one and learns what is not linear.
+
+    ``x (B, F) → c = x Vᵀ (B, K) → z (B, Z) → ĉ → x̂ = ĉ V``. The stem V holds the K leading principal directions of the training
+    split; being orthonormal, errors in c are errors in x. Encoder and decoder begin as PCA with whitened latents, which for a few
+    thousand LoRAs of ten thousands of numbers is a far better place to begin than random weights (differs from the paper).
+    """
+
+    basis: Tensor
+    size: Tensor
+
+    def __init__(
+        self, num_features: int, num_components: int, latent_dim: int, hidden_dim: int = 256, dropout: float = 0.1
+    ):
+        super().__init__()
+        if not 1 <= latent_dim <= num_components:
+            raise ZooError(f"expected a latent of 1 to {num_components} numbers (the components), got {latent_dim}")
+        self.latent_dim = latent_dim
+        self.register_buffer("basis", torch.zeros(num_components, num_features))
+        self.register_buffer("size", torch.ones(()))  # root mean square of a coefficient
+        self.encoder = _ResidualMLP(num_components, latent_dim, hidden_dim, dropout)
+        self.logvar = nn.Linear(num_components, latent_dim)
+        self.decoder = _ResidualMLP(latent_dim, num_components, hidden_dim, dropout)
+
+    @classmethod
+    def from_principal_components(
+        cls, x: Float[Tensor, "N F"], num_components: int, latent_dim: int, hidden_dim: int = 256, dropout: float = 0.1
+    ) -> "LoRAVAE":
+        """The VAE that is PCA of ``x`` (whose mean is taken to be zero), before any training.
+
+        Raises:
+            ZooError: fewer items or numbers than components.
+        """
+        if num_components > min(x.shape):
+            raise ZooError(
+                f"expected at least {num_components} LoRAs of as many numbers for {num_components} components, "
+                f"got {x.shape[0]} of {x.shape[1]}; make a larger zoo or lower num_components"
+            )
+        vae = cls(x.shape[1], num_components, latent_dim, hidden_dim, dropout)
+        variance, left = torch.linalg.eigh((x @ x.T).double() / len(x))  # N x N: N is much smaller than F
+        order = torch.arange(len(x) - 1, len(x) - 1 - num_components, -1)
+        std = variance[order].clamp(min=1e-12).sqrt().float()
+        directions = left[:, order].float().T @ x / (std[:, None] * len(x) ** 0.5)
+        with torch.no_grad():
+            vae.basis.copy_(directions)
+            vae.size.copy_(std.square().mean().sqrt())
+            relative = (std / vae.size)[:latent_dim]
+            for linear, weight in ((vae.encoder.linear, 1 / relative), (vae.decoder.linear, relative)):
+                linear.weight.zero_()
+                linear.bias.zero_()
+                linear.weight[range(latent_dim), range(latent_dim)] = weight
+            vae.logvar.weight.zero_()
+            vae.logvar.bias.fill_(-3.0)
+        return vae
+
+    def project(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        """Canonical vectors -> coefficients of about unit size."""
+        return x @ self.basis.T / self.size
+
+    def lift(self, c: Float[Tensor, "B K"]) -> Float[Tensor, "B F"]:
+        """Coefficients -> canonical vectors."""
+        return c * self.size @ self.basis
+
+    def encode_coefficients(self, c: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
+        """Coefficients -> mean and log-variance of the posterior."""
+        return self.encoder(c), self.logvar(c).clamp(-10, 4)
+
+    def encode(self, x: Float[Tensor, "B F"]) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
+        """Canonical vectors -> mean and log-variance of the posterior."""
+        return self.encode_coefficients(self.project(x))
+
+    def decode(self, z: Float[Tensor, "B Z"]) -> Float[Tensor, "B F"]:
+        """Latents -> canonical vectors."""
+        return self.lift(self.decoder(z))
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights in fp16."""
+        header = {"dropout": str(self.encoder.mlp[2].p), "hidden_dim": str(self.encoder.mlp[0].out_features)}
+        write_tensors(path, {n: t.half() for n, t in self.state_dict().items()}, header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LoRAVAE":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelError: the file is missing or of another kind.
+        """
+        tensors, header = read_tensors(path)
+        try:
+            components, features = tensors["basis"].shape
+            latent_dim = tensors["logvar.bias"].shape[0]
+            vae = cls(features, components, latent_dim, int(header["hidden_dim"]), float(header["dropout"]))
+            vae.load_state_dict(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{path}: expected the weights of a LoRAVAE: {error}") from None
+        return vae.eval()

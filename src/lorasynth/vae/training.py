@@ -1,0 +1,79 @@
+"""Fitting the weight VAE to a zoo's canonical vectors."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorasynth.errors import ZooError
+from lorasynth.training import LoopConfig, config_record, train
+from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
+from lorasynth.vae.model import LoRAVAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """Shape and training of the weight VAE."""
+
+    num_components: int = 192
+    latent_dim: int = 96
+    hidden_dim: int = 256
+    dropout: float = 0.1
+    kl_weight: float = 1e-3
+    batch_size: int = 128
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3_000, learning_rate=5e-4))
+
+
+def fit_vae(
+    x: Float[Tensor, "N F"],
+    config: VAEConfig,
+    *,
+    train_rows: Int[Tensor, " n"],
+    validation_rows: Int[Tensor, " m"],
+    run_dir: Path | None = None,
+) -> tuple[LoRAVAE, dict[str, float]]:
+    """Train a VAE on some rows; other rows (other people) choose the best weights.
+
+    Returns:
+        The VAE, and: "pca_error" (relative squared error of the untrained, linear VAE on the validation rows), "vae_error" (of
+        the trained one), "active_units", "kl_per_dimension", "best_step", "seconds".
+
+    Raises:
+        ZooError: fewer training rows than components.
+    """
+    if len(train_rows) < 2 or len(validation_rows) < 2:
+        raise ZooError(f"expected at least 2 training and 2 validation LoRAs, got {len(train_rows)}, {len(validation_rows)}")
+    torch.manual_seed(config.loop.seed)
+    vae = LoRAVAE.from_principal_components(
+        x[train_rows], config.num_components, config.latent_dim, config.hidden_dim, config.dropout
+    )
+    c = vae.project(x)
+    held = c[validation_rows]
+    missing = (x[validation_rows].square().sum(1).mean() / vae.size**2 - held.square().sum(1).mean()).item()
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
+        mean, logvar = vae.encode_coefficients(c[rows])
+        z = sample_posterior(mean, logvar, generator)
+        return vae_loss(c[rows], vae.decoder(z), mean, logvar, config.kl_weight)
+
+    @torch.no_grad()
+    def validate() -> float:
+        return reconstruction_error(held, vae.decoder(vae.encode_coefficients(held)[0]), missing).item()
+
+    vae.eval()
+    pca_error = validate()
+    metrics = train(
+        vae, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=config_record(config), label="vae"
+    )
+    with torch.no_grad():
+        mean, logvar = vae.encode_coefficients(held)
+        kl = kl_divergence(mean, logvar)
+    return vae, {
+        "pca_error": pca_error, "vae_error": metrics["best_validation"], "active_units": float(active_units(mean)),
+        "latent_dim": float(config.latent_dim), "kl_per_dimension": kl.mean().item(),
+        "dimensions_with_kl_below_0.01": float((kl < 0.01).sum()), "best_step": metrics["best_step"],
+        "seconds": metrics["seconds"],
+    }  # fmt: skip

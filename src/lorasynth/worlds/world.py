@@ -1,0 +1,136 @@
+"""A self-made domain in which the whole method runs for real: what can be drawn, said, recognised and generated in it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.errors import ModelError, UsageError
+from lorasynth.files import read_tensors
+from lorasynth.lora.layout import Layout
+from lorasynth.worlds.base import token_ids
+from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
+from lorasynth.worlds.vae import encode
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+ASSETS = Path(__file__).parent.parent / "assets"
+TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
+"""Every linear layer of the base model's blocks: attention, feed-forward and time projections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos:
+    """Photos of N people as the base model sees them: J latents a person, and the text states of their captions."""
+
+    latents: Float[Tensor, "N J C h w"]
+    text: Float[Tensor, "N J tokens width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """One domain: its pictures and captions, and the folder with its base model and recognisers."""
+
+    name: str
+    folder: Path
+    draw: Callable[[list[int], list[int], int], Float[Tensor, "B 3 H W"]]  # (persons, photos, pixels)
+    captions: Callable[[list[int], list[int]], list[str]]  # subject captions of (persons, photos)
+    prompts: tuple[str, ...]  # what evaluation asks for
+    target_modules: tuple[str, ...] = TARGET_MODULES
+    picture_size: int = field(default=64)
+
+    @cached_property
+    def pipe(self) -> "StableDiffusionPipeline":
+        """The base model, frozen, in fp32.
+
+        Raises:
+            ModelError: its folder cannot be read.
+        """
+        from diffusers import StableDiffusionPipeline
+        from diffusers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                self.folder / "base", torch_dtype=torch.float32, local_files_only=True, safety_checker=None
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.folder / 'base'}: expected a StableDiffusionPipeline: {error}") from None
+        pipe.set_progress_bar_config(disable=True)
+        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+            part.requires_grad_(False).eval()
+        return pipe
+
+    @cached_property
+    def encoder(self) -> ArcFaceNet:
+        """The recogniser that the synthesizer is conditioned on."""
+        return load_recogniser(ArcFaceNet(), self.folder / "encoder.safetensors")
+
+    @cached_property
+    def second_recogniser(self) -> PatchTransformer:
+        """The second opinion: never used for conditioning, training or choosing."""
+        return load_recogniser(PatchTransformer(), self.folder / "recogniser.safetensors")
+
+    def layout(self, rank: int) -> Layout:
+        """The layout of this world's LoRAs."""
+        return Layout.from_model(self.pipe.unet, self.target_modules, rank, base=self.name)
+
+    @torch.no_grad()
+    def photos(self, persons: list[int], count: int, first: int = 0) -> Photos:
+        """Photos ``first … first + count`` of each person, encoded for training."""
+        who = [p for p in persons for _ in range(count)]
+        which = list(range(first, first + count)) * len(persons)
+        latents = encode(self.pipe.vae, self.draw(who, which, self.picture_size))
+        ids = token_ids(self.pipe, self.captions(who, which))
+        text = torch.cat([self.pipe.text_encoder(part)[0] for part in ids.split(256)])
+        return Photos(latents=latents.unflatten(0, (-1, count)), text=text.unflatten(0, (-1, count)))
+
+    @torch.no_grad()
+    def embeddings(
+        self, persons: list[int], count: int, first: int = 0, net: nn.Module | None = None
+    ) -> Float[Tensor, "N J D"]:
+        """Unit embeddings of photos ``first … first + count`` of each person, by the encoder or another recogniser."""
+        who = [p for p in persons for _ in range(count)]
+        which = list(range(first, first + count)) * len(persons)
+        net = net or self.encoder
+        parts = [
+            net(self.draw(who[i : i + 256], which[i : i + 256], self.picture_size)) for i in range(0, len(who), 256)
+        ]
+        return torch.cat(parts).unflatten(0, (-1, count))
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def load_recogniser(net: Net, path: Path) -> Net:
+    """A recogniser with the weights of a file, frozen.
+
+    Raises:
+        ModelError: the file is missing or of another network.
+    """
+    tensors, _ = read_tensors(path)
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: expected the weights of {type(net).__name__}: {error}") from None
+    return net.eval().requires_grad_(False)
+
+
+def get_world(name: str) -> World:
+    """A world by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    from lorasynth.worlds.portraits.world import portraits
+
+    worlds = {"portraits": portraits}
+    if name not in worlds:
+        raise UsageError(f"expected a world among {sorted(worlds)}, got {name!r}")
+    return worlds[name]()

@@ -1,0 +1,180 @@
+"""Making a zoo: a shared initialisation learned from a few people, then banks of people from it, resumable."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from lorasynth.lora.bank import AdapterBank
+from lorasynth.lora.factors import delta_W_pairs
+from lorasynth.lora.layout import Layout
+from lorasynth.worlds.portraits.factors import Split, persons_of, split_of
+from lorasynth.worlds.world import World, get_world
+from lorasynth.zoo.adapt import AdaptConfig, adapt
+from lorasynth.zoo.store import Zoo
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooConfig:
+    """A zoo of a world."""
+
+    world: str = "portraits"
+    people: int = 2_048
+    validation_people: int = 128
+    photos: int = 16
+    rank: int = 4
+    embedding_photos: int = 4
+    bank: int = 16  # people trained at once
+    pilot_people: int = 64
+    pilot_rounds: int = 3
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    seed: int = 0
+
+
+def random_init(layout: Layout, seed: int) -> Float[Tensor, " P"]:
+    """lora_A normal with variance 1 / in_features, lora_B zero: an update of zero."""
+    generator = torch.Generator().manual_seed(seed)
+    init = torch.zeros(layout.num_parameters)
+    for m in layout.modules:
+        place, _ = layout.slices[m.name]
+        init[place] = torch.randn(m.rank * m.in_features, generator=generator) / m.in_features**0.5
+    return init
+
+
+def learn_init(
+    world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print
+) -> Float[Tensor, " P"]:
+    """The zoo's shared initialisation: one lora_A learned for everybody, and the mean lora_B.
+
+    A pilot bank trains many people with *one* lora_A between them, which so comes to span what people differ in. Every LoRA of
+    the zoo then starts from it and from the pilot's mean, and trains lora_B only: all LoRAs share one row space, the gauge is
+    fixed from the start, and canonical vectors are linear in the update.
+
+    Several rounds with fresh people, each from the last one's lora_A, with lora_B starting from zero.
+    """
+    init = random_init(layout, config.seed)
+    people = persons_of(Split.ZOO, config.pilot_people * config.pilot_rounds, offset=50_000)
+    for r in range(config.pilot_rounds):
+        persons = people[r * config.pilot_people : (r + 1) * config.pilot_people]
+        bank = AdapterBank(world.pipe.unet, layout, len(persons), init, lora_A="shared")
+        photos = world.photos(persons, config.photos)
+        settings = replace(config.adapt, lora_A="shared", seed=config.seed + 1 + r)
+        losses: list[float] = []
+        trained = adapt(
+            world.pipe.unet, world.pipe.scheduler, bank, photos, settings, on_step=lambda _, v: losses.append(v)  # noqa: B023
+        )
+        init = trained.mean(0)
+        report(f"pilot round {r + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
+    return init
+
+
+def train_people(
+    world: World,
+    layout: Layout,
+    init: Float[Tensor, " P"],
+    persons: list[int],
+    num_photos: int,
+    config: AdaptConfig,
+    *,
+    first_photo: int = 0,
+    bank_size: int = 16,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "N P"]:
+    """Fine-tuned LoRAs of some people, ``bank_size`` at once, from a shared initialisation."""
+    trained = []
+    for i in range(0, len(persons), bank_size):
+        part = persons[i : i + bank_size]
+        bank = AdapterBank(world.pipe.unet, layout, len(part), init, lora_A=config.lora_A)
+        photos = world.photos(part, num_photos, first_photo)
+        step = (lambda _, __: on_step()) if on_step else None
+        trained.append(adapt(world.pipe.unet, world.pipe.scheduler, bank, photos, config, on_step=step))
+    return torch.cat(trained)
+
+
+def build_zoo(
+    config: ZooConfig, folder: str, *, worker: int = 0, workers: int = 1, report: Callable[[str], None] = print
+) -> Zoo:
+    """Build a zoo, or go on with one: a bank of people is a shard, written whole, and is never trained twice.
+
+    Args:
+        config: what to build.
+        folder: where.
+        worker: this process's number; worker w takes every ``workers``-th bank. The first worker learns the initialisation.
+        workers: how many processes build this zoo.
+        report: gets a line now and then.
+
+    Returns:
+        The zoo as it stands when this worker is done.
+    """
+    world = get_world(config.world)
+    layout = world.layout(config.rank)
+    zoo = _begin(config, folder, world, layout, worker, report)
+    init = zoo.init()
+    persons = persons_of(Split.ZOO, config.people) + persons_of(Split.VALIDATION, config.validation_people)
+    banks = [persons[i : i + config.bank] for i in range(0, len(persons), config.bank)]
+    # Validation people first: they are few, and everything later is chosen by them.
+    order = sorted(range(len(banks)), key=lambda k: split_of(banks[k][0]) != Split.VALIDATION)
+    mine = [k for place, k in enumerate(order) if place % workers == worker]
+    there = {item.shard for item in zoo.items}
+    todo = [k for k in mine if f"shard-{k:05d}" not in there]
+    bar = tqdm(total=len(todo) * config.adapt.steps, desc=f"zoo {worker + 1}/{workers}", unit="step", mininterval=5.0)
+    for k in todo:
+        vectors = train_people(
+            world, layout, init, banks[k], config.photos, config.adapt, bank_size=config.bank, on_step=bar.update
+        )
+        # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
+        embeddings = world.embeddings(banks[k], config.embedding_photos, first=config.photos)
+        splits = ["validation" if split_of(p) == Split.VALIDATION else "train" for p in banks[k]]
+        zoo.append(f"shard-{k:05d}", banks[k], splits, vectors, embeddings, f"world {config.world}", "Apache-2.0")
+    bar.close()
+    return Zoo.open(folder)
+
+
+def _begin(
+    config: ZooConfig, folder: str, world: World, layout: Layout, worker: int, report: Callable[[str], None]
+) -> Zoo:
+    """Open the zoo; the first worker makes it, the others wait for that."""
+    from pathlib import Path
+
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
+    path = Path(folder)
+    if worker == 0 and not (path / "zoo.json").exists():
+        return Zoo.create(path, layout, recipe, learn_init(world, layout, config, report=report))
+    while not (path / "zoo.json").exists():
+        time.sleep(2)
+    return Zoo.create(path, layout, recipe, torch.zeros(0))
+
+
+def repeatability(
+    layout: Layout, first: Float[Tensor, "N P"], second: Float[Tensor, "N P"], init: Float[Tensor, " P"]
+) -> dict[str, float]:
+    """How alike two trainings of the same people come out.
+
+    Args:
+        layout: of the LoRAs.
+        first: LoRAs of N people.
+        second: LoRAs of the same people trained with another order, noise and timesteps.
+        init: the shared initialisation.
+
+    Returns:
+        "agreement": mean cosine of a person's two updates (1 is a repeatable training); "agreement_centred": the same after taking
+        off the mean update of all people, which the cosine alone would be flattered by.
+    """
+
+    def cosine(x: Tensor, y: Tensor) -> float:
+        scale = (delta_W_pairs(layout, x, x) * delta_W_pairs(layout, y, y)).clamp(min=1e-30).sqrt()
+        return (delta_W_pairs(layout, x, y) / scale).mean().item()
+
+    A_same = all(torch.equal(first[:, s], init[s].expand(len(first), -1)) for s, _ in layout.slices.values())
+    result = {"agreement": cosine(first, second)}
+    if A_same:  # with one shared lora_A, differences of lora_B are differences of updates
+        x, y = first.clone(), second.clone()
+        for _, s in layout.slices.values():
+            x[:, s] -= first[:, s].mean(0)
+            y[:, s] -= second[:, s].mean(0)
+        result["agreement_centred"] = cosine(x, y)
+    return result

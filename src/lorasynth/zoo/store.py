@@ -1,0 +1,163 @@
+"""A zoo on disk: immutable shards of LoRAs and embeddings, and a manifest that says which items exist."""
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.errors import ModelError, ZooError
+from lorasynth.files import read_json, read_tensors, write_json, write_tensors
+from lorasynth.lora.layout import Layout
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One record of the manifest. An item exists only if it has one, and ``sha256`` is that of its row as stored."""
+
+    id: str
+    person: int
+    split: str
+    shard: str
+    row: int
+    sha256: str
+    source: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Many LoRAs of one layout.
+
+    A folder with ``zoo.json`` (layout, recipe, the shared initialisation's file), ``shard-*.safetensors`` ("vectors" (n, P) fp16 and
+    "embeddings" (n, J, D) fp16) and ``manifest.jsonl``. Readable with safetensors and any JSON reader.
+    """
+
+    folder: Path
+    layout: Layout
+    recipe: dict[str, Any]
+    items: tuple[Item, ...]
+
+    @classmethod
+    def create(cls, folder: str | Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"]) -> "Zoo":
+        """Begin a zoo, or open the one that is there if its layout and recipe are the same.
+
+        Raises:
+            ZooError: another zoo is there.
+        """
+        folder = Path(folder)
+        record = {"schema": SCHEMA_VERSION, "layout": layout.to_dict(), "recipe": recipe}
+        if (folder / "zoo.json").exists():
+            found = read_json(folder / "zoo.json")
+            if found != json.loads(json.dumps(record)):
+                changed = [k for k in recipe if found.get("recipe", {}).get(k) != json.loads(json.dumps(recipe))[k]]
+                raise ZooError(f"{folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder")
+            return cls.open(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / "init.safetensors", {"init": init})
+        write_json(folder / "zoo.json", record)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Zoo":
+        """Open a zoo. A torn last line of the manifest (a writer was killed) is not an item.
+
+        Raises:
+            ZooError: there is none, or it is of a newer version.
+        """
+        folder = Path(folder)
+        try:
+            record = read_json(folder / "zoo.json")
+        except ModelError as error:
+            raise ZooError(f"{folder}: expected a zoo: {error}") from None
+        if record.get("schema") != SCHEMA_VERSION:
+            raise ZooError(f"{folder}: schema {record.get('schema')!r}, this version reads {SCHEMA_VERSION}; upgrade lorasynth")
+        items: dict[str, Item] = {}
+        manifest = folder / "manifest.jsonl"
+        for line in manifest.read_text().splitlines(keepends=True) if manifest.exists() else ():
+            if line.endswith("\n"):
+                item = Item(**json.loads(line))
+                if item.id in items:
+                    raise ZooError(f"{manifest}: item {item.id!r} stands twice; remove one line")
+                items[item.id] = item
+        return cls(folder, Layout.from_dict(record["layout"]), record["recipe"], tuple(items.values()))
+
+    def init(self) -> Float[Tensor, " P"]:
+        """The shared initialisation that every LoRA of the zoo was trained from."""
+        return read_tensors(self.folder / "init.safetensors")[0]["init"]
+
+    def append(
+        self,
+        shard: str,
+        persons: list[int],
+        splits: list[str],
+        vectors: Float[Tensor, "n P"],
+        embeddings: Float[Tensor, "n J D"],
+        source: str,
+        licence: str,
+    ) -> None:
+        """Write one shard and then its records. Several processes may append different shards at once.
+
+        Raises:
+            ZooError: a LoRA is not finite.
+        """
+        if not torch.isfinite(vectors).all():
+            raise ZooError(f"{shard}: a LoRA is not finite; its training diverged, lower the learning rate")
+        rows = vectors.half().contiguous()
+        write_tensors(self.folder / f"{shard}.safetensors", {"vectors": rows, "embeddings": embeddings.half()})
+        records = [
+            Item(
+                id=f"{self.layout.base}-{person}", person=person, split=split, shard=shard, row=i,
+                sha256=_row_hash(rows[i]), source=source, licence=licence,
+            )
+            for i, (person, split) in enumerate(zip(persons, splits, strict=True))
+        ]  # fmt: skip
+        with (self.folder / "manifest.jsonl").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write("".join(json.dumps(asdict(r)) + "\n" for r in records))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def load(self, split: str | None = None) -> tuple[list[int], Float[Tensor, "N P"], Float[Tensor, "N J D"]]:
+        """Persons, LoRAs and embeddings, in order of person number, in fp32.
+
+        Raises:
+            ZooError: there are none.
+        """
+        items = sorted((i for i in self.items if split in (None, i.split)), key=lambda i: i.person)
+        if not items:
+            raise ZooError(f"{self.folder}: expected LoRAs of split {split!r}, got none; build the zoo first")
+        shards = {s: read_tensors(self.folder / f"{s}.safetensors")[0] for s in {i.shard for i in items}}
+        vectors = torch.stack([shards[i.shard]["vectors"][i.row] for i in items])
+        embeddings = torch.stack([shards[i.shard]["embeddings"][i.row] for i in items])
+        return [i.person for i in items], vectors, embeddings
+
+    def verify(self) -> list[str]:
+        """What is wrong with the stored items: a sentence each, naming the item (an empty list is a sound zoo)."""
+        faults = []
+        for shard in sorted({i.shard for i in self.items}):
+            try:
+                rows = read_tensors(self.folder / f"{shard}.safetensors")[0]["vectors"].half()
+            except (ModelError, KeyError) as error:
+                faults.append(f"{shard}: {error}")
+                continue
+            for item in (i for i in self.items if i.shard == shard):
+                if item.row >= len(rows) or (actual := _row_hash(rows[item.row])) != item.sha256:
+                    got = "no such row" if item.row >= len(rows) else f"sha256 {actual[:12]}"
+                    faults.append(f"{item.id}: expected sha256 {item.sha256[:12]} in {shard} row {item.row}, got {got}")
+        return faults
+
+
+def _row_hash(row: Tensor) -> str:
+    return hashlib.sha256(row.numpy().tobytes()).hexdigest()
