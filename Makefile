@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both make .venv by themselves.
-# Another torch (CUDA, say): edit its line in constraints.txt, or give TORCH="torch==X --index-url URL".
+# A machine without a GPU, where PyPI's torch would bring gigabytes of CUDA with it:
+#   make setup TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,6 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(or $(TORCH),-c constraints.txt torch)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@

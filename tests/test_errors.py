@@ -22,9 +22,7 @@ def drawn_tree() -> dict[str, str | None]:
 
 
 def test_the_drawn_tree_is_the_tree_of_the_classes():
-    assert drawn_tree() == {
-        c.__name__: None if c is errors.LorasynthError else c.__base__.__name__ for c in CLASSES
-    }
+    assert drawn_tree() == {c.__name__: None if c is errors.LorasynthError else c.__base__.__name__ for c in CLASSES}
 
 
 def test_every_error_has_a_code_of_its_own_that_programs_can_rely_on():

@@ -1,3 +1,52 @@
-"""lorasynth: a photo goes in, a LoRA comes out."""
+"""lorasynth: a photo goes in, a LoRA comes out.
+
+    photos ──encoder──▶ face embedding (512, unit norm) ─────────────────────┐
+                                                                             ▼
+    images of many people ─▶ zoo ─▶ canonical vectors ─▶ VAE latents ─▶ prior ─▶ latent ─▶ LoRA file ─▶ pictures
+                          (bank)   (SVD, gauge, scale)     (β < 1)   (ADALoRA)      (decode, invert)
+
+Data flows one way; each arrow is one folder. `Synthesizer` is the whole of it in one call. Names are imported when first used.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lorasynth.canonical import Canonicalizer
+    from lorasynth.lora.bank import AdapterBank
+    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.layout import Layout
+    from lorasynth.synthesizer import Synthesizer
+    from lorasynth.vae import LoRAVAE
+    from lorasynth.zoo import Zoo
+
+_HOMES = {
+    "AdapterBank": "lorasynth.lora.bank",
+    "Canonicalizer": "lorasynth.canonical",
+    "Layout": "lorasynth.lora.layout",
+    "LoRA": "lorasynth.lora.factors",
+    "LoRAVAE": "lorasynth.vae",
+    "Synthesizer": "lorasynth.synthesizer",
+    "Zoo": "lorasynth.zoo",
+}
+
+__all__ = [
+    "AdapterBank", "Canonicalizer", "Layout", "LoRA", "LoRAVAE", "Synthesizer", "Zoo", "__version__", "base_model",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: torch alone takes seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lorasynth' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def base_model(world: str = "portraits") -> str:
+    """The folder of a world's base model, a `StableDiffusionPipeline` for plain diffusers."""
+    from lorasynth.worlds.world import get_world
+
+    return str(get_world(world).folder / "base")

@@ -28,9 +28,16 @@ def require_new_output(path: str | Path, *, force: bool = False) -> Path:
 
     Raises:
         OutputExistsError: a file is there and ``force`` is not given.
-        UsageError: it is a folder, or its folder is missing or cannot be written.
+        UsageError: it cannot be a file's name, is a folder, or its folder is missing or cannot be written.
     """
     path = Path(path)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a name that is free; its folder is looked at below
+    except (OSError, ValueError) as error:  # too long, a NUL in it, a folder that may not be entered
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UsageError(f"{path!s:.80}: cannot be written ({reason}); choose another name") from None
     if path.is_dir():
         raise UsageError(f"{path}: expected a file name to write, got a folder; add a file name")
     if path.exists() and not force:
@@ -67,11 +74,12 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         raise UsageError(f"{path}: could not be written ({error.strerror or error}); nothing was left there") from error
     finally:
         part.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is as durable as it gets
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """LoRA <-> canonical scaled vector, fitted on a zoo's training split (Sections 3.2 and 3.3)."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from lorasynth.canonical.gauge import align_to, anchor_to
 from lorasynth.canonical.svd import canonical_factors
-from lorasynth.errors import ZooError
+from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Factors, Layout
 
 Gauge = Literal["procrustes", "anchored"]
+_MAX_ROUNDS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,104 +54,168 @@ class Canonicalizer:
     ) -> "Canonicalizer":
         """Fit gauge reference, mean and scale.
 
+        Differs from the paper, which fixes no sign and removes no mean: signs that LAPACK happens to choose are noise to a VAE,
+        and most of a raw zoo's variance is what all of its items share.
+
         Args:
             vectors: LoRAs of the training split.
             layout: their layout.
             gauge: "procrustes" (the paper's SVD form, signs and order fixed to a reference) or "anchored" (for a zoo with one
                 shared lora_A).
             reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, by
-                three rounds of generalised Procrustes analysis (Gower, 1975) from the first item.
-            chunk: items handled at once.
+                generalised Procrustes analysis (Gower, 1975), begun from the largest item.
+            chunk: items handled at once, which bounds the memory.
 
         Raises:
-            ZooError: fewer than 2 items, or "anchored" without a reference.
+            ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge, or
+                "anchored" without a reference.
         """
+        if gauge not in ("procrustes", "anchored"):
+            raise ZooError(f"expected gauge 'procrustes' or 'anchored', got {gauge!r}")
         if len(vectors) < 2:
-            raise ZooError(f"expected at least 2 LoRAs to fit the canonical form, got {len(vectors)}; make a larger zoo")
+            raise ZooError(
+                f"expected at least 2 LoRAs to fit the canonical form, got {len(vectors)}; make a larger zoo"
+            )
         if gauge == "anchored" and reference is None:
-            raise ZooError("gauge 'anchored' needs the zoo's shared initialisation; give reference= or use 'procrustes'")
+            raise ZooError(
+                "gauge 'anchored' needs the zoo's shared initialisation; give reference= or use 'procrustes'"
+            )
         if reference is None:
-            reference = _balanced(layout, vectors[:1])[0]
-            for _ in range(3):
-                total = sum(
-                    _to_gauge(layout, part, gauge, reference).double().sum(0) for part in vectors.split(chunk)
-                )
-                reference = (torch.as_tensor(total) / len(vectors)).to(vectors.dtype)
-        canonical = torch.cat([_to_gauge(layout, part, gauge, reference) for part in vectors.split(chunk)])
-        mean = canonical.mean(0)
+            reference = _generalised_procrustes(layout, vectors, chunk)
+        parts = [p for pair in layout.slices.values() for p in pair]
+        # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
+        seen, mean = 0, torch.zeros(layout.num_parameters, dtype=torch.float64)
+        squares = torch.zeros_like(mean)
+        for start in range(0, len(vectors), chunk):
+            canonical = _to_gauge(layout, vectors[start : start + chunk], gauge, reference, start).double()
+            n, its_mean = len(canonical), canonical.mean(0)
+            difference = its_mean - mean
+            squares += (canonical - its_mean).square().sum(0) + difference.square() * (seen * n / (seen + n))
+            mean += difference * (n / (seen + n))
+            seen += n
         scale, active = torch.ones_like(mean), torch.zeros_like(mean, dtype=torch.bool)
-        largest = canonical.abs().max()
-        for part in (s for pair in layout.slices.values() for s in pair):
-            deviation = (canonical[:, part] - mean[part]).square().mean().sqrt()
-            if deviation > 1e-6 * largest:
+        for part in parts:
+            deviation = (squares[part].mean() / seen).sqrt()
+            # Below this it is float32's rounding of a tensor that does not vary.
+            if deviation > 1e-6 * mean[part].square().mean().sqrt():
                 scale[part], active[part] = deviation, True
-        return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active)
+        if not active.any():
+            raise ZooError(
+                "expected LoRAs that differ, got one and the same in all items; nothing can be learned from them"
+            )
+        dtype = vectors.dtype
+        return cls(
+            layout=layout, gauge=gauge, reference=reference.to(dtype),
+            mean=mean.to(dtype), scale=scale.to(dtype), active=active,
+        )  # fmt: skip
 
     def apply(self, vectors: Float[Tensor, "N P"], chunk: int = 256) -> Float[Tensor, "N F"]:
-        """LoRAs -> canonical scaled vectors."""
-        parts = []
-        for part in vectors.split(chunk):
-            canonical = _to_gauge(self.layout, part, self.gauge, self.reference)
-            parts.append(((canonical - self.mean) / self.scale)[:, self.active])
-        return torch.cat(parts)
+        """LoRAs -> canonical scaled vectors.
+
+        Raises:
+            ZooError: an item is not finite, or (anchored) its lora_A does not span the reference.
+            LayoutError: the vectors have another length.
+        """
+        mean, scale = self.mean[self.active], self.scale[self.active]
+        out = vectors.new_empty(len(vectors), self.num_features)
+        for start in range(0, len(vectors), chunk):
+            rows = slice(start, start + chunk)
+            canonical = _to_gauge(self.layout, vectors[rows], self.gauge, self.reference, start)
+            out[rows] = (canonical[:, self.active] - mean) / scale
+        return out
 
     def invert(self, scaled: Float[Tensor, "N F"]) -> Float[Tensor, "N P"]:
-        """Canonical scaled vectors -> LoRAs."""
-        vectors = self.mean.expand(len(scaled), -1).clone()
+        """Canonical scaled vectors -> LoRAs.
+
+        Raises:
+            LayoutError: the vectors have another length.
+        """
+        if scaled.shape[1] != self.num_features:
+            raise LayoutError(f"expected canonical vectors of {self.num_features} numbers, got {scaled.shape[1]}")
+        vectors = self.mean.to(scaled.dtype).expand(len(scaled), -1).clone()
         vectors[:, self.active] += scaled * self.scale[self.active]
         return vectors
 
     def save(self, path: str | Path) -> None:
-        """Write as one safetensors file."""
+        """Write as one safetensors file; `load` gives the same numbers back."""
         header = {"layout": json.dumps(self.layout.to_dict()), "gauge": self.gauge}
-        tensors = {"reference": self.reference.half(), "mean": self.mean.half(), "active": self.active.to(torch.uint8)}
-        # One number a tensor: the scale is stored as such.
+        # Scale and activity are one number a tensor, and stored as such.
         places = [p.start for pair in self.layout.slices.values() for p in pair]
-        write_tensors(path, {**tensors, "scale": self.scale[places]}, header)
+        tensors = {
+            "reference": self.reference.float(), "mean": self.mean.float(),
+            "scale": self.scale[places].float(), "active": self.active[places].to(torch.uint8),
+        }  # fmt: skip
+        write_tensors(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "Canonicalizer":
         """Read what `save` wrote.
 
         Raises:
-            ModelError: the file is missing or of another kind.
+            ModelError: the file is missing, of another kind, or holds what cannot be.
         """
-        from lorasynth.errors import ModelError
-
         tensors, header = read_tensors(path)
         try:
             layout = Layout.from_dict(json.loads(header["layout"]))
-            scale = torch.ones(layout.num_parameters)
-            parts = [p for pair in layout.slices.values() for p in pair]
-            for part, value in zip(parts, tensors["scale"].tolist(), strict=True):
-                scale[part] = value
-            return cls(
-                layout=layout, gauge="anchored" if header["gauge"] == "anchored" else "procrustes",
-                reference=tensors["reference"], mean=tensors["mean"], scale=scale, active=tensors["active"].bool(),
-            )  # fmt: skip
-        except (KeyError, ValueError) as error:
-            raise ModelError(f"{path}: expected a canonical form, {error} is missing or wrong") from None
+            sizes = torch.tensor([p.stop - p.start for pair in layout.slices.values() for p in pair])
+            scale = tensors["scale"].repeat_interleave(sizes)
+            active = tensors["active"].bool().repeat_interleave(sizes)
+            reference, mean = tensors["reference"], tensors["mean"]
+            gauge: Gauge = "anchored" if header["gauge"] == "anchored" else "procrustes"
+        except (KeyError, ValueError, RuntimeError, LayoutError) as error:
+            raise ModelError(f"{path}: expected a canonical form, {error} is missing or wrong; get it again") from None
+        wrong = [t for t in (reference, mean, scale) if t.shape != (layout.num_parameters,) or not t.isfinite().all()]
+        if wrong or gauge != header["gauge"] or not (scale > 0).all():
+            raise ModelError(f"{path}: expected finite numbers for {layout.num_parameters} weights; get the file again")
+        return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active)
 
 
-def _balanced(layout: Layout, vectors: Float[Tensor, "N P"]) -> Float[Tensor, "N P"]:
-    factors: Factors = {}
-    for name, (A, B) in layout.split(vectors).items():
-        A_c, B_c, _ = canonical_factors(A, B)
-        factors[name] = (A_c, B_c)
-    return layout.join(factors)
+def _generalised_procrustes(layout: Layout, vectors: Float[Tensor, "N P"], chunk: int) -> Float[Tensor, " P"]:
+    """The mean of the zoo, each item aligned with that mean."""
+    from lorasynth.lora.factors import delta_W_norm2
+
+    largest = int(torch.cat([delta_W_norm2(layout, part.double()) for part in vectors.split(chunk)]).argmax())
+    reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
+    for _ in range(_MAX_ROUNDS):
+        total = torch.zeros_like(reference)
+        for start in range(0, len(vectors), chunk):
+            part = vectors[start : start + chunk].double()
+            total += _to_gauge(layout, part, "procrustes", reference, start).sum(0)
+        before, reference = reference, total / len(vectors)
+        if (reference - before).norm() <= 1e-6 * before.norm():
+            break
+    return reference.to(vectors.dtype)
+
+
+def _balanced(layout: Layout, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N P"]:
+    """Each module's factors by their SVD."""
+    return _each_module(layout, vectors, lambda _, A, B: canonical_factors(A, B, first_item=first_item)[:2])
 
 
 def _to_gauge(
-    layout: Layout, vectors: Float[Tensor, "N P"], gauge: Gauge, reference: Float[Tensor, " P"]
+    layout: Layout, vectors: Float[Tensor, "N P"], gauge: Gauge, reference: Float[Tensor, " P"], first_item: int
 ) -> Float[Tensor, "N P"]:
     """Each module's factors in the gauge that ``reference`` fixes."""
-    goal = layout.split(reference[None])
+    goal = {name: (A[0], B[0]) for name, (A, B) in layout.split(reference[None]).items()}
+    if gauge == "anchored":
+        return _each_module(layout, vectors, lambda name, A, B: anchor_to(A, B, goal[name][0], first_item=first_item))
+    return _each_module(
+        layout,
+        vectors,
+        lambda name, A, B: align_to(*canonical_factors(A, B, first_item=first_item)[:2], *goal[name]),
+    )
+
+
+def _each_module(
+    layout: Layout,
+    vectors: Float[Tensor, "N P"],
+    change: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Float[Tensor, "N P"]:
+    """Vectors with each module's factors changed; errors say which module."""
     factors: Factors = {}
-    for name, (A, B) in layout.split(vectors).items():
-        goal_A, goal_B = goal[name][0][0], goal[name][1][0]
-        if gauge == "anchored":
-            factors[name] = anchor_to(A, B, goal_A)
-        else:
-            A_c, B_c, _ = canonical_factors(A, B)
-            factors[name] = align_to(A_c, B_c, goal_A, goal_B)
+    for name, (A_NRI, B_NOR) in layout.split(vectors).items():
+        try:
+            factors[name] = change(name, A_NRI, B_NOR)
+        except ZooError as error:
+            raise ZooError(f"{name}: {error}") from None
     return layout.join(factors)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lorasynth.errors import ZooError
 
+MAX_CONDITION = 1e6
+"""How obliquely an item's row space may stand to the anchor's: above this, float32 vectors lose the update."""
+
 
 def align_to(
     A_NRI: Float[Tensor, "N R I"],
@@ -22,33 +25,50 @@ def align_to(
     ``B Q, Qᵀ A`` with the orthogonal Q that minimises ``‖B Q - B_ref‖² + ‖Qᵀ A - A_ref‖²``: from the SVD of
     ``Bᵀ B_ref + A A_refᵀ`` (Schönemann, 1966). At rank 1, Q is a sign. Exact on B A for any Q.
     """
-    cross = B_NOR.transpose(1, 2) @ reference_B + A_NRI @ reference_A.T
-    U, _, Vh = torch.linalg.svd(cross.double())
-    Q = (U @ Vh).to(A_NRI.dtype)
-    return Q.transpose(1, 2) @ A_NRI, B_NOR @ Q
+    cross = B_NOR.double().transpose(1, 2) @ reference_B.double() + A_NRI.double() @ reference_A.double().T
+    if cross.shape[1] == 1:
+        sign = torch.where(cross < 0, -1.0, 1.0).to(A_NRI.dtype)
+        return sign * A_NRI, B_NOR * sign
+    U, _, Vh = torch.linalg.svd(cross)
+    Q = U @ Vh
+    return (Q.transpose(1, 2) @ A_NRI.double()).to(A_NRI.dtype), (B_NOR.double() @ Q).to(B_NOR.dtype)
 
 
 def anchor_to(
-    A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], reference_A: Float[Tensor, "R I"]
+    A_NRI: Float[Tensor, "N R I"],
+    B_NOR: Float[Tensor, "N O R"],
+    reference_A: Float[Tensor, "R I"],
+    *,
+    first_item: int = 0,
 ) -> tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]:
     """The anchored gauge: the lora_A nearest to a reference among all that mean the same update.
 
-    ``A' = G A`` with the G that minimises ``‖G A - A_ref‖``, and ``B' = B G⁻¹``. It depends on the update alone, needs no SVD, and
-    where all items share the reference's row space (a zoo trained with one frozen lora_A) it is A' = A_ref, so that B' is
-    *linear* in the update: means, differences and mixtures of vectors are those of the updates.
+    ``A' = A_ref P`` with P the projection on the row space of A, and the B' that goes with it: with ``Aᵀ = Q R``,
+    ``A' = A_ref Q Qᵀ`` and ``B' = B Rᵀ (A_ref Q)⁻¹``. It depends on the update alone, needs no SVD, and where all items share the
+    reference's row space (a zoo trained with one frozen lora_A) it is A' = A_ref, so that B' is *linear* in the update: means,
+    differences and mixtures of vectors are those of the updates. A zero update is (A_ref, 0). ``first_item`` is the number of the
+    first item in its zoo, for messages.
 
     Raises:
-        ZooError: an item's lora_A is (nearly) orthogonal to the reference, so that G cannot be inverted.
+        ZooError: an item's lora_A has dependent rows, or (nearly) a direction that the reference does not know.
     """
-    A, B = A_NRI.double(), B_NOR.double()
-    gram = A @ A.transpose(1, 2)
-    cross = A @ reference_A.double().T  # (N, R, R) = A A_refᵀ
-    G = torch.linalg.lstsq(gram, cross).solution.transpose(1, 2)
-    condition = torch.linalg.cond(G)
-    if not (condition < 1e6).all():
-        worst = int(condition.nan_to_num(torch.inf).argmax())
+    A, B, anchor = A_NRI.double(), B_NOR.double(), reference_A.double()
+    Q, R = torch.linalg.qr(A.transpose(1, 2))
+    goal = anchor @ Q  # (N, R, R)
+    factor_B = B @ R.transpose(1, 2)
+    zero = (factor_B == 0).all(dim=(1, 2))
+    diagonal = R.diagonal(dim1=1, dim2=2).abs()
+    dependent = diagonal.amin(1) <= 1e-12 * diagonal.amax(1)
+    condition = torch.where(dependent, torch.inf, torch.linalg.cond(goal))
+    bad = ~(condition <= MAX_CONDITION) & ~zero
+    if bad.any():
+        worst = int(bad.nonzero()[0])
         raise ZooError(
-            f"item {worst}: its lora_A does not span the zoo's shared initialisation (condition {condition[worst]:.1e}); "
-            "use gauge='procrustes' for a zoo without one shared initialisation"
+            f"item {first_item + worst}: its lora_A does not span the zoo's shared initialisation: expected a condition of at "
+            f"most {MAX_CONDITION:.0e}, got {condition[worst]:.1e}; use gauge='procrustes' for a zoo without one shared lora_A"
         )
-    return (G @ A).to(A_NRI.dtype), torch.linalg.solve(G, B, left=False).to(B_NOR.dtype)
+    identity = torch.eye(len(anchor), dtype=anchor.dtype, device=anchor.device)
+    goal = torch.where(zero[:, None, None], identity, goal)
+    new_B = torch.linalg.solve(goal, factor_B, left=False)
+    new_A = torch.where(zero[:, None, None], anchor, goal @ Q.transpose(1, 2))
+    return new_A.to(A_NRI.dtype), new_B.to(B_NOR.dtype)

@@ -50,7 +50,7 @@ def file_format(content: bytes) -> str:
         return "SVG"
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "HTML"
-    return "text" if _is_text(content[:512]) else "unknown"
+    return "text" if _is_text(content[:512]) else "an unknown format"
 
 
 def picture_size(content: bytes, format: str) -> tuple[int, int]:

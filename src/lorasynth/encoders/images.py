@@ -1,109 +1,169 @@
-"""Opening any photo file a person has, safely: sizes from the header first, upright, in RGB, or a reason why not."""
+"""Photo files of unknown origin -> upright RGB pictures, or one line that says what is wrong with the file.
 
+Checked in this order, so that nothing is decoded before it is known to be small: kind of file, bytes, format by content, pixels
+by header, frames. Colour profiles are not applied: values are taken as sRGB.
+"""
+
+import io
+import stat
 import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from lorasynth.errors import PhotoError
+from lorasynth.encoders.headers import PHOTO_FORMATS, file_format, picture_size
+from lorasynth.errors import PhotoError, UsageError
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-MIN_SIDE, MAX_SIDE, MAX_MEGAPIXELS, MAX_ASPECT = 48, 16_384, 64, 4
 MAX_FILE_MB = 64
-_OTHER = (
-    (b"%PDF", "a PDF"),
-    (b"<svg", "an SVG drawing"),
-    (b"<", "an HTML or XML page"),
-    (b"GIF8", "a GIF"),
-    (b"%!PS", "an EPS drawing"),
-    (b"\x00\x00\x00", "a HEIC or video file"),
-    (b"PK\x03\x04", "a zip"),
-)
+MAX_MEGAPIXELS = 64
+"""A 50-megapixel phone's photo passes."""
+MIN_SIDE, MAX_SIDE = 48, 16_384
+"""Pixels; in a smaller picture a face is a blur."""
+MAX_ASPECT = 4
+
+_EXIF_ORIENTATION = 0x0112
+# What brings a picture upright, by EXIF orientation (CIPA DC-008, 4.6.4 A); 1 is upright, other values mean nothing.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_photo(path: str | Path) -> Image.Image:
-    """A photo as an upright RGB image.
+    """Open a JPEG, PNG or WebP as it is meant to be seen: upright, RGB, transparent parts on white, 8 bits.
 
-    JPEG, PNG and WebP; EXIF orientation is applied, transparency put on white, 16-bit, gray, palette and CMYK converted.
+    Args:
+        path: of the file; its name's ending is not looked at.
+
+    Returns:
+        A picture in mode RGB, with no metadata of the file.
 
     Raises:
-        PhotoError: the file is missing, of another kind, animated, damaged, too small or too large; says which.
+        PhotoError: the file is missing, empty, of another format, too large, too small, animated or damaged.
     """
-    path = Path(path)
+    name = str(path) if str(path).isprintable() else ascii(str(path))
+    content = _read(Path(path), name)
+    format = file_format(content)
+    if format not in PHOTO_FORMATS:
+        raise PhotoError(f"{name}: expected JPEG, PNG or WebP, got {format}; give the picture in one of these formats")
     try:
-        if not path.is_file():
-            what = "a folder or device" if path.exists() else "no such file"
-            raise PhotoError(f"{path}: expected a photo, got {what}; check the name")
-        if path.stat().st_size > MAX_FILE_MB * 2**20:
-            raise PhotoError(f"{path}: expected at most {MAX_FILE_MB} MB, got {path.stat().st_size / 2**20:.0f} MB; shrink it")
-        with path.open("rb") as file:
-            head = file.read(32)
-    except OSError as error:
-        raise PhotoError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    if not head:
-        raise PhotoError(f"{path}: expected a photo, got an empty file; get it again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-    except UnidentifiedImageError:
-        kind = next((name for magic, name in _OTHER if head.lstrip().startswith(magic)), "something else")
-        raise PhotoError(f"{path}: expected a JPEG, PNG or WebP photo, got {kind}; convert it") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise PhotoError(f"{path}: expected at most {MAX_MEGAPIXELS} megapixels, got far more; shrink it") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise PhotoError(f"{path}: expected a photo, it is damaged ({error}); get it again") from None
-    with image:
-        _check_size(path, *image.size)
-        if getattr(image, "n_frames", 1) > 1:
-            raise PhotoError(f"{path}: expected a still photo, got an animation of {image.n_frames} frames; save one frame")
+        width, height = picture_size(content, format)
+    except ValueError as error:
+        raise PhotoError(f"{name}: damaged or cut off {format} ({error}); get the file again") from None
+    _check_size(name, width, height)
+    # NOTE: on damaged input Pillow's readers raise errors of any class, and warn of broken EXIF that is not used here.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            image.load()
-            return _to_rgb(_upright(image))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
-            raise PhotoError(f"{path}: expected a whole photo, it is damaged or cut short ({error}); get it again") from None
+            picture = Image.open(io.BytesIO(content), formats=[format])
+            # A JPEG of several frames is a phone's (MPO): its first frame is the photo.
+            num_frames = 1 if format == "JPEG" else getattr(picture, "n_frames", 1)
+            same_size = picture.size == (width, height)
+            if same_size and num_frames == 1:
+                picture.load()
+        except Exception as error:
+            raise PhotoError(f"{name}: damaged or cut off {format} ({error}); get the file again") from None
+        if num_frames > 1:
+            raise PhotoError(f"{name}: expected a still photo, got {num_frames} frames; give one of them as a picture")
+        if not same_size:
+            raise PhotoError(f"{name}: its header says {width} x {height}, its data {picture.size}; get the file again")
+        orientation = _orientation(picture)
+    upright = _to_rgb(picture)
+    return upright.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else upright
 
 
-def _check_size(path: Path, width: int, height: int) -> None:
-    if min(width, height) < MIN_SIDE:
-        raise PhotoError(f"{path}: expected at least {MIN_SIDE} pixels a side, got {width}x{height}; use a larger photo")
-    if max(width, height) > MAX_SIDE or width * height > MAX_MEGAPIXELS * 1e6:
-        raise PhotoError(
-            f"{path}: expected at most {MAX_SIDE} pixels a side and {MAX_MEGAPIXELS} megapixels, got {width}x{height}; shrink it"
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise PhotoError(f"{path}: expected sides of at most {MAX_ASPECT}:1, got {width}x{height}; crop it to the face")
+def to_square(image: Image.Image, size: int) -> Image.Image:
+    """The largest square about the centre, resampled to ``size`` pixels a side.
 
+    Means of areas where it shrinks to half or less, bicubic otherwise. A square of the right size keeps its values.
 
-def _upright(image: Image.Image) -> Image.Image:
-    """EXIF orientation applied; a senseless one is ignored."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except (ValueError, TypeError, KeyError, SyntaxError, ZeroDivisionError):
-        return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray: scaled, as PIL's own conversion clips
-        gray = np.asarray(image, dtype=np.float64) / 257
-        return Image.fromarray(gray.round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    Raises:
+        UsageError: ``size`` is below 1.
+    """
+    if size < 1:
+        raise UsageError(f"expected a size of at least 1 pixel, got {size}; give the encoder's image_size")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    if side == size:
+        return square
+    return square.resize((size, size), Image.Resampling.BOX if side >= 2 * size else Image.Resampling.BICUBIC)
 
 
 def photo_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 S S"]:
-    """The central square of an image at ``size`` pixels, in [0, 1]."""
-    square = ImageOps.fit(image, (size, size), Image.Resampling.BOX if min(image.size) >= 2 * size else Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1).contiguous()
+    """The central square of an RGB image at ``size`` pixels, in [0, 1]."""
+    values = np.asarray(to_square(image, size), dtype=np.float32) / 255
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 
 def to_image(picture: Float[Tensor, "3 H W"]) -> Image.Image:
     """A picture in [0, 1] as an 8-bit image."""
-    return Image.fromarray((picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+    return Image.fromarray((picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _read(path: Path, name: str) -> bytes:
+    """The bytes of a regular file that is not too large; nothing else is opened, for a pipe would wait for ever."""
+    limit = MAX_FILE_MB * 1_000_000
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something that is not a regular file"
+            raise PhotoError(f"{name}: expected a photo, got {kind}; give the picture file itself")
+        if status.st_size > limit:
+            megabytes = status.st_size / 1e6
+            raise PhotoError(f"{name}: expected at most {MAX_FILE_MB} MB, got {megabytes:.0f} MB; shrink the picture")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise PhotoError(f"{name}: expected a photo, got no such file; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise PhotoError(f"{name}: cannot be read ({reason}); check the path and its permissions") from None
+    if not content:
+        raise PhotoError(f"{name}: expected a photo, got an empty file; get the file again")
+    if len(content) > limit:
+        raise PhotoError(f"{name}: grew beyond {MAX_FILE_MB} MB while it was read; give a file that is finished")
+    return content
+
+
+def _check_size(name: str, width: int, height: int) -> None:
+    got = f"got {width} x {height}"
+    if max(width, height) > MAX_SIDE or width * height > MAX_MEGAPIXELS * 1_000_000:
+        raise PhotoError(
+            f"{name}: expected at most {MAX_MEGAPIXELS} megapixels and {MAX_SIDE} pixels a side, {got}; shrink the picture"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise PhotoError(f"{name}: expected at least {MIN_SIDE} pixels a side, {got}; give a larger picture")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PhotoError(f"{name}: expected sides of at most {MAX_ASPECT} to 1, {got}; crop it to the face")
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation; 1 where there is none or it cannot be read, as every viewer does."""
+    try:
+        return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # garbage in EXIF, of which Pillow raises many classes; the picture itself is whole
+        return 1
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Any mode that the three formats decode to -> RGB of 8 bits, what is transparent on white."""
+    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip: 300 -> 255
+        grey = np.asarray(picture).astype(np.float64) / 257
+        picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        colours = picture.convert("RGBA")
+        white = Image.new("RGBA", colours.size, "white")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    rgb = picture.convert("RGB")
+    rgb.info.clear()  # `convert` gives a copy, with the file's EXIF and text in it
+    return rgb

@@ -22,6 +22,8 @@ class AdapterBank(nn.Module):
     Training a bank on the sum of per-adapter losses is training N LoRAs apart: no term couples two adapters.
     """
 
+    _layers: list[nn.Linear]
+
     def __init__(
         self,
         model: nn.Module,
@@ -103,8 +105,8 @@ class AdapterBank(nn.Module):
     def vectors(self) -> Float[Tensor, "N P"]:
         """The adapters as flat vectors (a copy)."""
         names = [m.name for m in self.layout.modules]
-        A = [A_NRI.expand(self.num_adapters, -1, -1) for A_NRI in self.lora_A]
-        return self.layout.join(dict(zip(names, zip(A, self.lora_B, strict=True), strict=True))).detach()
+        A = [A_NRI.expand(self.num_adapters, -1, -1) for A_NRI in self.lora_A.parameters()]
+        return self.layout.join(dict(zip(names, zip(A, self.lora_B.parameters(), strict=True), strict=True))).detach()
 
     @torch.no_grad()
     def load_vectors(self, vectors: Float[Tensor, "N P"]) -> None:

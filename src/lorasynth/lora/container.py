@@ -1,8 +1,8 @@
 """The safetensors container, read strictly: what the format promises and the library does not check as well.
 
-The library accepts doubled keys, names with control characters, a header of 100 MB and 100,000 empty tensors, and names no file in
-its errors. Here the header is checked first, entry by entry, and the file is read into memory, never mapped: a file that changes
-under a mapping kills the process.
+The library accepts doubled keys, names with control characters, a header of 100 MB and 100,000 empty tensors, and names no file
+in its errors. Here the header is checked first, entry by entry, and the file is read into memory, never mapped: a file that
+changes under a mapping kills the process.
 """
 
 import json
@@ -25,13 +25,13 @@ DTYPE_BYTES = {
 _KEY = re.compile(r"[A-Za-z0-9_.\-]{1,300}")
 _AGAIN = "the file is damaged; get it again"
 _OTHER_KINDS = (
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
-    (b"PK\x03\x04", "a zip, perhaps a PyTorch checkpoint", "pickles are never opened; get a .safetensors file"),
-    (b"GGUF", "a GGUF file", "get the LoRA as .safetensors"),
-    (b"<", "HTML, a failed download perhaps", "get the file again"),
-    (b"{", "JSON, perhaps the index of a sharded model", "name a single .safetensors file"),
-    (b"\x08", "an ONNX model or another protocol buffer", "get the LoRA as .safetensors"),
-    (b"\x80", "a Python pickle", "pickles are never opened; get a .safetensors file"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
+    (rb"PK\x03\x04", "a zip, perhaps a PyTorch checkpoint", "pickles are never opened; get a .safetensors file"),
+    (rb"\x80[\x02-\x05]|\(dp|\(lp", "a Python pickle", "pickles are never opened; get a .safetensors file"),
+    (rb"\s*<[ -~\s]{6}", "HTML, a failed download perhaps", "get the file again"),
+    (rb"\s*[{\[][ -~\s]{6}", "JSON, perhaps the index of a sharded model", "name a single .safetensors file"),
+    (rb"GGUF", "a GGUF file", "get the LoRA as .safetensors"),
+    (rb"\x08[\x01-\x0f][\x12\x3a]", "an ONNX model", "get the LoRA as .safetensors"),
 )
 
 
@@ -81,7 +81,7 @@ def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, s
     if length > limit:
         # NOTE: only now can the first bytes be told from a header's length: 0x80, say, begins pickles and good files alike.
         for magic, kind, fix in _OTHER_KINDS:
-            if content.startswith(magic):
+            if re.match(magic, content):
                 raise refuse("other-kind", "file", "safetensors", kind, fix)
         raise refuse("header-size", "header", f"at most {limit} bytes", f"{length} in a file of {len(content)}", _AGAIN)
     header = _parse_json(content[8 : 8 + length])

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorasynth import __version__
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.files import require_new_output, write_tensors
 from lorasynth.lora.layout import Layout
@@ -49,7 +50,8 @@ def delta_W_pairs(layout: Layout, x: Float[Tensor, "N P"], y: Float[Tensor, "N P
 def delta_W_relative_error(layout: Layout, x: Float[Tensor, "N P"], y: Float[Tensor, "N P"]) -> Float[Tensor, " N"]:
     """``‖ΔX - ΔY‖² / ‖ΔX‖²`` for each pair of rows: 0 is exact, 1 as bad as no LoRA at all.
 
-    Computed in float64, as a difference of nearly equal numbers.
+    Computed in float64, as a difference of nearly equal numbers: errors below about 1e-15 read as 0. Of two updates that are both
+    zero the error is 0.
     """
     x, y = x.double(), y.double()
     norm2, cross = delta_W_pairs(layout, x, x), delta_W_pairs(layout, x, y)
@@ -118,13 +120,15 @@ class LoRA:
         *,
         force: bool = False,
     ) -> Path:
-        """Write the adapter as one file (kohya, diffusers) or a folder (peft).
+        """Write the adapter as one file (kohya, diffusers) or a folder (peft). alpha is the rank: the scaling is in lora_B.
+
+        The header gets the LoRA's own ``lorasynth.*`` and ``modelspec.*`` metadata, base and layout hash, and ``metadata``.
 
         Args:
             path: where to; ``.safetensors`` for a file.
             format: "kohya" is read by diffusers, ComfyUI, A1111/Forge and kohya alike.
-            dtype: of the numbers in the file.
-            metadata: for the header, added to the LoRA's own.
+            dtype: of the numbers in the file: float32, float16 or bfloat16.
+            metadata: more for the header; stands above the LoRA's own.
             force: replace what is there.
 
         Returns:
@@ -136,18 +140,44 @@ class LoRA:
         """
         from lorasynth.lora import formats
 
+        path = Path(path)
         if format not in formats.WRITERS:
             raise UsageError(f"expected a format among {sorted(formats.WRITERS)}, got {format!r}")
-        largest = self.vector.abs().max().item()
-        if dtype.is_floating_point and largest > torch.finfo(dtype).max:
-            raise UsageError(f"the largest weight {largest:.3g} does not fit {dtype}; save as float32")
-        together = {**self.metadata, **(metadata or {})}
+        self._require_fits(dtype)
+        header = self._header(metadata or {})
         if format == "peft":
-            return formats.peft.save_folder(self, Path(path), dtype, together, force=force)
-        path = require_new_output(path, force=force)
-        tensors, header = formats.WRITERS[format](self, dtype)
-        write_tensors(path, tensors, {**together, **header})
+            return formats.peft.save_folder(self, path, dtype, header, force=force)
+        require_new_output(path, force=force)
+        tensors, fields = formats.WRITERS[format](self, dtype)
+        write_tensors(path, tensors, {**header, **fields, "format": "pt"})
         return path
+
+    def _header(self, metadata: Mapping[str, str]) -> dict[str, str]:
+        own = {k: v for k, v in self.metadata.items() if k.startswith(("lorasynth.", "modelspec."))}
+        header = {
+            "lorasynth.version": __version__, **own, **metadata,
+            "lorasynth.base": self.layout.base, "lorasynth.layout": self.layout.hash,
+        }  # fmt: skip
+        for key, value in header.items():
+            if not isinstance(value, str):
+                raise UsageError(f"metadata {key}: expected text, as a header holds nothing else, got {value!r}")
+            if key == "lora_adapter_metadata":
+                raise UsageError(
+                    f"metadata {key}: is diffusers' own field; with kohya's alphas it makes a file unreadable"
+                )
+        return header
+
+    def _require_fits(self, dtype: torch.dtype) -> None:
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise UsageError(f"expected dtype float32, float16 or bfloat16, got {dtype}")
+        too_large = ~torch.isfinite(self.vector.to(dtype))
+        if too_large.any():
+            at = int(too_large.nonzero()[0])
+            name = next(n for n, (_, last) in self.layout.slices.items() if at < last.stop)
+            raise UsageError(
+                f"{name}: expected weights of at most {torch.finfo(dtype).max:.6g} for {dtype}, got "
+                f"{self.vector[at].item():.6g}; save as float32"
+            )
 
     @classmethod
     def load(cls, path: str | Path, layout: Layout | None = None) -> "LoRA":
@@ -163,41 +193,42 @@ class LoRA:
         """
         from lorasynth.lora.gate import read_lora
 
-        factors, metadata, _ = read_lora(path)
-        found = Layout.from_factors(factors, base=metadata.get("lorasynth.base", layout.base if layout else ""))
-        if layout is not None:
-            ordered = {m.name: factors[m.name] for m in layout.modules if m.name in factors}
-            same_base = Layout.from_factors({**ordered, **factors}, base=layout.base)
-            if differences := layout.diff(same_base):
-                more = f" (and {len(differences) - 3} more differences)" if len(differences) > 3 else ""
-                raise LayoutError(f"{path}: not of layout {layout.base!r}: {'; '.join(differences[:3])}{more}")
-            found = layout
-        vector = found.join({name: (A[None].float(), B[None].float()) for name, (A, B) in factors.items()})[0]
+        pairs, metadata, inspection = read_lora(path)
+        # A file that does not say what it is for is taken to be for what the caller expects; its shapes must agree all the same.
+        unsaid = layout.base if layout is not None else inspection.base
+        found = Layout.from_factors(pairs, base=metadata.get("lorasynth.base", unsaid))
+        if layout is not None and (differences := layout.diff(found)):
+            more = f" (and {len(differences) - 3} more differences)" if len(differences) > 3 else ""
+            made_for = f", perhaps {inspection.base}" if inspection.base not in ("", layout.base) else ""
+            raise LayoutError(
+                f"{path}: expected the {len(layout.modules)} modules of layout {layout.base!r}, got {len(found.modules)} of "
+                f"another{made_for}: {'; '.join(differences[:3])}{more}. Use a LoRA made for this base model"
+            )
+        vector = found.join({name: (A[None], B[None]) for name, (A, B) in pairs.items()})[0]
         return cls(found, vector, metadata)
 
     def attach(self, model: nn.Module, adapter_name: str = "lorasynth") -> None:
-        """Put the adapter on a diffusers model through PEFT, as `load_lora_weights` would.
+        """Put the adapter on a diffusers model, by the call that `load_lora_weights` makes, and check that all of it is there.
+
+        Args:
+            model: the base model: a diffusers model with ``load_lora_adapter``.
+            adapter_name: to call it by, in ``set_adapters`` or `detach`.
 
         Raises:
-            LayoutError: the model lacks a module of the layout, or has it in another shape.
+            UsageError: not such a model, or the name is taken.
+            LayoutError: the model lacks a module of the layout, has it in another shape, or did not take it.
         """
-        from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+        from lorasynth.lora.attach import attach
 
-        found = dict(model.named_modules())
-        for m in self.layout.modules:
-            layer: Any = found.get(m.name)
-            if not isinstance(layer, nn.Linear) or layer.weight.shape != (m.out_features, m.in_features):
-                raise LayoutError(f"{m.name}: expected Linear {m.in_features} -> {m.out_features}, got {layer}")
-        ranks = {m.name: m.rank for m in self.layout.modules}
-        config = LoraConfig(
-            r=self.layout.modules[0].rank, lora_alpha=self.layout.modules[0].rank, target_modules=list(ranks),
-            rank_pattern=ranks, alpha_pattern=ranks, init_lora_weights=False,
-        )  # fmt: skip
-        inject_adapter_in_model(config, model, adapter_name)
-        state = {}
-        for m in self.layout.modules:
-            state[f"{m.name}.lora_A.weight"] = self.lora_A(m.name)
-            state[f"{m.name}.lora_B.weight"] = self.lora_B(m.name)
-        result = set_peft_model_state_dict(model, state, adapter_name)
-        if result is not None and result.unexpected_keys:
-            raise LayoutError(f"the model did not take {result.unexpected_keys[:3]}; is it the layout's base model?")
+        attach(self, model, adapter_name)
+
+    @staticmethod
+    def detach(model: nn.Module, adapter_name: str = "lorasynth") -> None:
+        """Take the adapter off again; after the last one the model is as it was.
+
+        Raises:
+            UsageError: the model has no adapter of that name.
+        """
+        from lorasynth.lora.attach import detach
+
+        detach(model, adapter_name)

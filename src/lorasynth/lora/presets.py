@@ -6,21 +6,18 @@ a few seconds the first time (most of them to import diffusers).
 
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from lorasynth.lora.layout import Layout
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """diffusers' default targets: every projection of self- and cross-attention."""
 
 
 @cache
-def _sd15_unet() -> "UNet2DConditionModel":
+def _sd15_unet() -> Any:
     """Stable Diffusion 1.5's UNet: 859,520,964 parameters; diffusers' defaults but for the text width."""
     from diffusers import UNet2DConditionModel
 
@@ -29,7 +26,7 @@ def _sd15_unet() -> "UNet2DConditionModel":
 
 
 @cache
-def _sdxl_unet() -> "UNet2DConditionModel":
+def _sdxl_unet() -> Any:
     """Stable Diffusion XL's UNet: 2,567,463,684 parameters."""
     from diffusers import UNet2DConditionModel
 

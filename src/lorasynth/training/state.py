@@ -17,7 +17,7 @@ class LoopResult:
     """What a training leaves besides the weights."""
 
     step: int = 0  # steps done
-    best_step: int = 0  # 0: no validation yet
+    best_step: int = 0  # with the smallest validation loss
     best_loss: float = math.inf
     bad_steps: int = 0  # steps in a row, up to now, that were left out because something was not finite
     history: list[dict[str, float]] = field(default_factory=list)  # the lines of metrics.jsonl
@@ -67,7 +67,7 @@ class TrainingState:
 
     def finish(self) -> None:
         """Put the weights to hand out into the model: the best average, or the last one if nothing was validated."""
-        copy_into(self.parameters, self.best if self.result.best_step else self.average.tensors)
+        copy_into(self.parameters, self.average.tensors if math.isinf(self.result.best_loss) else self.best)
 
     def save(self, run_dir: Path, run_config: dict[str, Any]) -> None:
         """Write a checkpoint."""

@@ -25,9 +25,9 @@ class BaseConfig:
     channels: tuple[int, ...] = (64, 96)
     num_heads: int = 2
     text_width: int = 96
-    steps: int = 8_000
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
+    steps: int = 6_200
+    batch_size: int = 32  # of a micro-batch; a step is two of them
+    learning_rate: float = 2e-3
     weight_decay: float = 0.01
     ema_decay: float = 0.999
     seed: int = 0

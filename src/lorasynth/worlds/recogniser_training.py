@@ -1,7 +1,6 @@
 """Teaching the two recognisers who is who: the ArcFace loss, and a contrastive one on other people."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +21,7 @@ class RecogniserConfig:
     """How a recogniser is trained."""
 
     loss: Literal["arcface", "contrastive"] = "arcface"
-    minutes: float = 9.0
+    steps: int = 2_400
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -70,7 +69,7 @@ def train_recogniser(
     *,
     report: Callable[[str], None] = print,
 ) -> nn.Module:
-    """Train one recogniser for a number of minutes on pictures drawn as it goes.
+    """Train one recogniser on pictures drawn as it goes.
 
     Args:
         draw_photos: (persons, photos, size) -> pictures in [0, 1].
@@ -87,8 +86,8 @@ def train_recogniser(
     parameters = list(net.parameters()) + ([centres] if config.loss == "arcface" else [])
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, fused=True)
     people = torch.tensor(persons)
-    start, step = time.monotonic(), 0
-    while (progress := (time.monotonic() - start) / (60 * config.minutes)) < 1:
+    for step in range(config.steps):
+        progress = step / config.steps
         warm = min(1.0, progress / 0.03)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
@@ -109,8 +108,7 @@ def train_recogniser(
         loss.backward()
         optimizer.step()
         if step % 200 == 0:
-            report(f"{config.loss} step {step} progress {progress:.2f} loss {loss.item():.3f}")
-        step += 1
+            report(f"{config.loss} step {step} of {config.steps} loss {loss.item():.3f}")
     return net.eval()
 
 

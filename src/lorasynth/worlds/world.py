@@ -1,5 +1,6 @@
 """A self-made domain in which the whole method runs for real: what can be drawn, said, recognised and generated in it."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,8 @@ from lorasynth.worlds.vae import encode
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(os.environ.get("LORASYNTH_ASSETS") or Path(__file__).parent.parent / "assets")
+"""Where worlds and synthesizers lie: what is shipped, or the folder that the environment names."""
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj")
 """Every linear layer of the base model's blocks: attention, feed-forward and time projections."""
 

@@ -1,6 +1,7 @@
 """kohya's LoRA files, which diffusers, ComfyUI, A1111/Forge and kohya itself all read.
 
-``lora_unet_<module, dots as underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``; the effect is alpha / rank · up · down.
+``lora_unet_<module, dots as underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``: the effect of a module is
+alpha / rank · up · down.
 """
 
 from collections.abc import Mapping
@@ -70,5 +71,6 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         raise refuse("unknown-key", next(iter(ready)), expected, f"{error}", "is it for another model?") from None
     flat = convert_unet_state_dict_to_peft({key.removeprefix("unet."): t for key, t in named.items()})
     if len(flat) != len(ready):
-        raise refuse("duplicate-module", "*", f"{len(ready)} different names", f"{len(flat)}", "remove doubled modules")
+        expected = f"{len(ready)} tensors with as many names in diffusers"
+        raise refuse("duplicate-module", "*", expected, f"{len(flat)}", "remove modules that are there under two names")
     return {name: scaled(A, B, 1) for name, (A, B) in pair(flat).items()}

@@ -1,0 +1,5 @@
+"""``python -m lorasynth``: the command line."""
+
+from lorasynth.cli import main
+
+main()

@@ -1,0 +1,40 @@
+"""Model cards: what a shipped model is, what it was made from, what it is not."""
+
+from typing import Any
+
+from lorasynth.recipes.recipe import Recipe
+from lorasynth.zoo.store import Zoo
+
+
+def synthesizer_card(recipe: Recipe, zoo: Zoo, record: dict[str, Any]) -> str:
+    """The card of a synthesizer, with the hub's front matter."""
+    people = sum(item.split == "train" for item in zoo.items)
+    vae, priors = record["vae"], record["priors"]
+    rows = "\n".join(
+        f"| {name} | {values['explained']:.3f} | {values['validation_loss']:.3f} |"
+        for name, values in priors.items()
+        if "explained" in values
+    )
+    return f"""---
+library_name: lorasynth
+license: apache-2.0
+tags: [lora, hypernetwork, zero-shot, text-to-image]
+---
+
+# lorasynth synthesizer: {recipe.name}
+
+One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.
+
+* **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one person. No real person, no downloaded data.
+* **Made by**: `make reproduce` (recipe `{recipe.name}`).
+* **VAE**: {recipe.vae.num_components} components, latent {recipe.vae.latent_dim}; relative squared error of ΔW on people held back
+  {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}); {vae["active_units"]:.0f} of
+  {recipe.vae.latent_dim} units active.
+
+| prior | part of held latents' variance explained | validation loss |
+|---|---|---|
+{rows}
+
+**Limits**: it knows cartoon portraits of this world, seen from the front, one person in the middle. Photographs of people are
+refused. It shows the method; for real faces train on a zoo of them.
+"""

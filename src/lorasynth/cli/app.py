@@ -1,0 +1,27 @@
+"""The verbs, put together."""
+
+import typer
+
+from lorasynth.cli import create, learn
+
+app = typer.Typer(
+    name="lorasynth",
+    help="Zero-shot LoRA synthesis: a photo goes in, a LoRA comes out, in under a second.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+for verb in (create.demo, create.synthesize, create.render, create.inspect, create.convert, create.doctor, learn.evaluate):
+    app.command()(verb)
+
+zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True)
+zoo_app.command("build")(learn.zoo_build)
+zoo_app.command("info")(learn.zoo_info)
+app.add_typer(zoo_app, name="zoo")
+
+train_app = typer.Typer(help="Fit the models on a zoo; the same command again resumes.", no_args_is_help=True)
+train_app.command("vae")(learn.train_vae)
+train_app.command("prior")(learn.train_prior)
+train_app.command("all")(learn.train_all)
+app.add_typer(train_app, name="train")

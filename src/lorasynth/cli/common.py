@@ -1,0 +1,57 @@
+"""What all verbs share: options, the device, results as JSON."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lorasynth.errors import UsageError
+
+Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
+Device = Annotated[str, typer.Option(help="cpu; the small world needs no other.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
+
+
+def setup(device: str = "cpu") -> None:
+    """Quiet third parties, one thread a process unless OMP_NUM_THREADS says otherwise.
+
+    Raises:
+        UsageError: an unknown device, or one this machine has not.
+    """
+    import warnings
+
+    import torch
+
+    if device != "cpu":
+        raise UsageError(f"expected device cpu, got {device!r}; the portraits world runs on the CPU")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+
+def say(message: str) -> None:
+    """A line of progress, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def check_json(path: Path | None) -> None:
+    """Fail before the work if its results could not be written."""
+    if path is not None:
+        from lorasynth.files import require_new_output
+
+        require_new_output(path, force=True)
+
+
+def emit(record: dict[str, Any], path: Path | None) -> None:
+    """Print a record as JSON on standard output, or write it to the file asked for."""
+    if path is None:
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        from lorasynth.files import write_json
+
+        write_json(path, record)

@@ -1,0 +1,216 @@
+"""Verbs for who wants the file: demo, synthesize, render, inspect, convert, doctor."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lorasynth.cli.common import Device, Force, Json, Seed, check_json, emit, say, setup
+from lorasynth.errors import ConsentError, ModelError
+
+
+class Format(StrEnum):
+    """LoRA file formats."""
+
+    kohya = "kohya"
+    diffusers = "diffusers"
+    peft = "peft"
+
+
+class Consent(StrEnum):
+    """Whose consent there is to make a LoRA of the person in the photo."""
+
+    self = "self"
+    subject = "subject"
+    synthetic = "synthetic"
+
+
+Out = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
+
+
+def demo(
+    person: Annotated[int, typer.Option(help="Any number below 10000 is another person that nobody has seen.")] = 7,
+    out: Annotated[Path, typer.Option(help="Folder for photo.png, lora.safetensors, report.png, report.json.")] = Path("out/demo"),
+    allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Allow people that training has seen.")] = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = None,
+    force: Force = False,
+) -> None:
+    """The main job on the embedded default: a drawn portrait, a LoRA from it, new pictures.
+
+    Example: lorasynth demo --person 12 --out out/demo
+    """
+    check_json(json)
+    from lorasynth.demo import check_person, run_demo
+
+    check_person(person, allow_seen=allow_seen)
+    setup(device)
+    record = run_demo(out, person=person, seed=seed, allow_seen=allow_seen, force=force, report=say)
+    say(f"look at {out / 'report.png'}")
+    emit(record, json)
+
+
+def synthesize(
+    photos: Annotated[list[Path], typer.Argument(help="One or several photos of one person.")],
+    output: Out,
+    consent: Annotated[
+        Consent | None, typer.Option(help="Whose consent there is: it is your face, theirs is given, or nobody's face.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Synthesizer folder or hub id; the shipped one by default.")] = None,
+    format: Annotated[Format, typer.Option(help="kohya is read by every tool.")] = Format.kohya,
+    prior: Annotated[str | None, typer.Option(help="Which prior of the model, e.g. adalora or ridge.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance of the prior.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps of the prior.")] = None,
+    allow_outside: Annotated[
+        bool, typer.Option("--allow-outside", help="Use photos that do not look like the model's world.")
+    ] = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = None,
+    force: Force = False,
+) -> None:
+    """Photos of one person -> a LoRA file.
+
+    Example: lorasynth synthesize me.png -o me.safetensors --consent self
+    """
+    if consent is None:
+        raise ConsentError(
+            "expected --consent self, subject or synthetic: say whether it is your own face, the person agreed, or nobody's face"
+        )
+    from lorasynth.encoders.images import open_photo
+    from lorasynth.files import require_new_output
+
+    check_json(json)
+    if format != Format.peft:
+        require_new_output(output, force=force)
+    images = {str(p): open_photo(p) for p in photos}  # before anything heavy: a bad photo fails at once
+    setup(device)
+    import torch
+
+    from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+
+    synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL)
+    chosen: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
+    settings = {k: v for k, v in chosen.items() if v is not None}
+    lora = synthesizer(list(images), seed=seed, prior=prior, allow_outside=allow_outside, **settings)
+    lora.save(output, format.value, torch.float16, {"lorasynth.consent": consent.value}, force=force)
+    say(f"{output}: {lora.layout.num_parameters} parameters from {len(images)} photo(s)")
+    seconds = synthesizer.last_seconds
+    emit({"output": str(output), "format": format.value, "seconds": seconds, "norm": lora.norm(), "seed": seed}, json)
+
+
+def render(
+    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; say 'sks person' for the subject.")],
+    output: Out,
+    lora: Annotated[Path | None, typer.Option(help="A LoRA file; without one the base model draws.")] = None,
+    base: Annotated[str | None, typer.Option(help="A StableDiffusionPipeline's folder or hub id; the small world's by default.")] = None,
+    num_images: Annotated[int, typer.Option(min=1, max=64)] = 4,
+    scale: Annotated[float, typer.Option(help="Strength of the LoRA.", min=-10, max=10)] = 1.0,
+    guidance_scale: Annotated[float, typer.Option(min=0, max=50)] = 2.0,
+    steps: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: Json = None,
+    force: Force = False,
+) -> None:
+    """Pictures with a LoRA, drawn by plain diffusers.
+
+    Example: lorasynth render --lora me.safetensors -p "a photo of sks person, smiling" -o me.png
+    """
+    from lorasynth.files import require_new_output
+
+    require_new_output(output, force=force)
+    check_json(json)
+    setup(device)
+    import torch
+
+    from lorasynth.evaluate.grid import sheet
+    from lorasynth.lora.factors import LoRA
+    from lorasynth.worlds.world import get_world
+
+    pipe = get_world("portraits").pipe if base is None else _pipeline(base)
+    if lora is not None:
+        LoRA.load(lora).scaled(scale).attach(pipe.unet)
+    rows = []
+    for text in prompt:
+        generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
+        call = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "generator": generators}
+        rows.append(pipe([text] * num_images, output_type="pt", **call).images.float())
+    sheet(rows, [""] * len(rows), zoom=max(1, 256 // rows[0].shape[-1]), margin=4).save(output)
+    emit({"output": str(output), "prompts": prompt, "num_images": num_images, "seed": seed}, json)
+
+
+def _pipeline(base: str) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{base}: expected a StableDiffusionPipeline's folder or hub id: {error}") from None
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
+    json: Json = None,
+) -> None:
+    """Read any LoRA through the strict gate: format, rank, modules, norm, metadata, faults.
+
+    Example: lorasynth inspect me.safetensors
+    """
+    check_json(json)
+    setup()
+    from lorasynth.lora.gate import read_lora
+
+    _, _, seen = read_lora(file)
+    emit(seen.to_dict(), json)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
+    target: Annotated[Path, typer.Argument(help="What to write.")],
+    format: Annotated[Format, typer.Option(help="The format to write.")] = Format.kohya,
+    half: Annotated[bool, typer.Option("--fp16/--fp32", help="Numbers in the new file.")] = True,
+    force: Force = False,
+    json: Json = None,
+) -> None:
+    """Convert a LoRA between formats, the scaling folded in.
+
+    Example: lorasynth convert adapter/ me.safetensors --format kohya
+    """
+    check_json(json)
+    setup()
+    import torch
+
+    from lorasynth.lora.factors import LoRA
+
+    lora = LoRA.load(source)
+    header = {k: v for k, v in lora.metadata.items() if k.startswith(("lorasynth.", "modelspec."))}
+    LoRA(lora.layout, lora.vector, header).save(
+        target, format.value, torch.float16 if half else torch.float32, force=force
+    )
+    emit({"output": str(target), "format": format.value, "modules": len(lora.layout.modules), "norm": lora.norm()}, json)
+
+
+def doctor(json: Json = None) -> None:
+    """Versions, shipped weights and their checksums, and a self-test of a few seconds.
+
+    Example: lorasynth doctor
+    """
+    check_json(json)
+    setup()
+    from lorasynth.demo import versions
+    from lorasynth.doctor import check_assets, self_test
+
+    faults = check_assets()
+    record: dict[str, Any] = {"versions": versions(), "assets": faults or "all checksums agree"}
+    if not faults:
+        record["self_test"] = self_test()
+    emit(record, json)
+    if faults:
+        raise ModelError(f"{len(faults)} shipped files are not as released ({faults[0]}); install lorasynth again")
+
+

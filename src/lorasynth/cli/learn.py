@@ -1,0 +1,198 @@
+"""Verbs for who makes models: zoo, train, evaluate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorasynth.cli.common import Device, Force, Json, check_json, emit, say, setup
+from lorasynth.errors import UsageError
+
+RecipeName = Annotated[str, typer.Argument(help="portraits or portraits_tiny.")]
+ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
+
+
+def zoo_build(
+    recipe: RecipeName,
+    out: Annotated[Path, typer.Option("--out", help="The zoo's folder; the same again resumes.")],
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; one a core.")] = 1,
+    people: Annotated[int | None, typer.Option(min=2, help="How many people, instead of the recipe's.")] = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a zoo of LoRAs, many at once, resumable.
+
+    Example: lorasynth zoo build portraits --out runs/zoo --workers 2
+    """
+    check_json(json)
+    setup(device)
+    from dataclasses import replace
+
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.build import build_zoo
+
+    config = get_recipe(recipe).zoo
+    if people is not None:
+        config = replace(config, people=people)
+    children = _start_workers(recipe, out, workers, people)
+    zoo = build_zoo(config, str(out), worker=0, workers=workers, report=say)
+    for child in children:
+        if child.wait() != 0:
+            raise UsageError(f"a worker ended with code {child.returncode}; run the same command again to go on")
+    zoo = type(zoo).open(out)
+    emit({"zoo": str(out), "items": len(zoo), "layout": zoo.layout.hash}, json)
+
+
+def _start_workers(recipe: str, out: Path, workers: int, people: int | None) -> list:
+    """The other processes of a build."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from dataclasses import replace; from lorasynth.cli.common import setup, say; setup();"
+        "from lorasynth.recipes import get_recipe; from lorasynth.zoo.build import build_zoo;"
+        "name, out, worker, workers, people = sys.argv[1:]; c = get_recipe(name).zoo;"
+        "c = replace(c, people=int(people)) if people else c;"
+        "build_zoo(c, out, worker=int(worker), workers=int(workers), report=say)"
+    )
+    common = [sys.executable, "-c", code, recipe, str(out)]
+    return [subprocess.Popen([*common, str(w), str(workers), str(people or "")]) for w in range(1, workers)]
+
+
+def zoo_info(
+    zoo: Annotated[Path, typer.Argument(help="The zoo's folder.")],
+    measure: Annotated[
+        int, typer.Option(min=0, max=256, help="Measure likeness and repeatability on this many held-out people.")
+    ] = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """What a zoo holds; with --measure, its two qualities: likeness and repeatability.
+
+    Example: lorasynth zoo info runs/zoo --measure 32
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.zoo.store import Zoo
+
+    opened = Zoo.open(zoo)
+    record: dict = {
+        "zoo": str(zoo),
+        "items": len(opened),
+        "splits": {s: sum(i.split == s for i in opened.items) for s in sorted({i.split for i in opened.items})},
+        "modules": len(opened.layout.modules),
+        "parameters": opened.layout.num_parameters,
+        "layout": opened.layout.hash,
+        "faults": opened.verify(),
+        "recipe": opened.recipe,
+    }
+    if measure:
+        from lorasynth.evaluate.zoo_quality import zoo_quality
+
+        record["quality"] = zoo_quality(opened, measure, report=say)
+    emit(record, json)
+
+
+def train_vae(
+    recipe: RecipeName,
+    zoo: ZooFolder,
+    out: Annotated[Path, typer.Option("--out", help="Where the fitted parts go; the same again resumes.")],
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Fit canonical form and VAE on a zoo.
+
+    Example: lorasynth train vae portraits --zoo runs/zoo --out runs/fit
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.fitting import fit_vae_stage
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.store import Zoo
+
+    emit(fit_vae_stage(get_recipe(recipe), Zoo.open(zoo), out), json)
+
+
+def train_prior(
+    recipe: RecipeName,
+    zoo: ZooFolder,
+    out: Annotated[Path, typer.Option("--out", help="The folder that `train vae` wrote to.")],
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Fit the priors and the baselines on the VAE's latents.
+
+    Example: lorasynth train prior portraits --zoo runs/zoo --out runs/fit
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.fitting import fit_prior_stage
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.store import Zoo
+
+    emit(fit_prior_stage(get_recipe(recipe), Zoo.open(zoo), out), json)
+
+
+def train_all(
+    recipe: RecipeName,
+    zoo: ZooFolder,
+    out: Annotated[Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")],
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Fit VAE and priors, choose sampler settings on validation people, write a synthesizer.
+
+    Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.cards import synthesizer_card
+    from lorasynth.errors import OutputExistsError
+    from lorasynth.fitting import assemble, fit_prior_stage, fit_vae_stage
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.store import Zoo
+
+    target = out / "synthesizer"
+    if (target / "config.json").exists():
+        raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")
+    config, opened = get_recipe(recipe), Zoo.open(zoo)
+    record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
+    assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
+    emit({**record, "synthesizer": str(target)}, json)
+
+
+def evaluate(
+    model: Annotated[Path | None, typer.Argument(help="A synthesizer's folder; the shipped one by default.")] = None,
+    people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people.")] = 100,
+    grid: Annotated[Path | None, typer.Option(help="Write a picture sheet of all methods to this PNG.")] = None,
+    json: Json = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Identity similarity on held-out people, of every method the model holds, with bootstrap intervals.
+
+    Example: lorasynth evaluate --people 100 --json scores.json --grid scores.png
+    """
+    from lorasynth.files import require_new_output
+
+    check_json(json)
+    if grid is not None:
+        require_new_output(grid, force=force)
+    setup(device)
+    from lorasynth.demo import fine_tuning_recipe, versions
+    from lorasynth.evaluate.grid import sheet
+    from lorasynth.evaluate.methods import EvaluationConfig
+    from lorasynth.evaluate.methods import evaluate as score
+    from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+    from lorasynth.worlds.world import get_world
+
+    folder = model or DEFAULT_MODEL
+    synthesizer = Synthesizer.from_pretrained(folder)
+    init, adapt = fine_tuning_recipe(folder)
+    config = EvaluationConfig(people=people, seed=seed)
+    record, pictures = score(get_world(synthesizer.base), synthesizer, init, adapt, config, report=say)
+    if grid is not None:
+        names = [n for n in ("real", "fine_tuned", "adalora", "adanorm", "ridge", "nearest", "base") if n in pictures]
+        sheet([pictures[n][:8, 1] for n in names], names).save(grid)
+    emit({**record, "seed": seed, "versions": versions()}, json)

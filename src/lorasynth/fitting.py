@@ -1,0 +1,189 @@
+"""From a zoo to a synthesizer: canonical form, VAE, priors and their settings, a folder to ship."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorasynth.canonical import Canonicalizer
+from lorasynth.encoders.guard import WorldGuard
+from lorasynth.errors import ZooError
+from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.methods import SCORED_FROM
+from lorasynth.evaluate.render import render
+from lorasynth.files import read_json, write_json, write_tensors
+from lorasynth.lora.factors import delta_W_relative_error
+from lorasynth.prior import DiffusionPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
+from lorasynth.prior.training import best_ridge
+from lorasynth.recipes.recipe import Recipe
+from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.training import LoopConfig
+from lorasynth.vae import LoRAVAE, fit_vae
+from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.world import World, get_world
+from lorasynth.zoo.store import Zoo
+
+RIDGE_SCALES = (1.0, 1.25, 1.5, 2.0)
+SAMPLERS = tuple(
+    {"temperature": t, "guidance_scale": g, "num_inference_steps": 20.0} for t in (0.0, 0.5, 1.0) for g in (1.0, 1.5)
+)
+
+
+@dataclass(frozen=True)
+class _Data:
+    persons: list[int]
+    vectors: Float[Tensor, "N P"]
+    embeddings: Float[Tensor, "N J D"]
+    train: Int[Tensor, " n"]
+    validation: Int[Tensor, " m"]
+
+
+def _load(zoo: Zoo) -> _Data:
+    persons, vectors, embeddings = zoo.load()
+    split = {item.person: item.split for item in zoo.items}
+    train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
+    validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
+    if len(validation) < 2:
+        raise ZooError(f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; build more of the zoo")
+    return _Data(persons, vectors, embeddings, train, validation)
+
+
+def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
+    """Fit canonical form and VAE; write them to ``out``.
+
+    Returns:
+        `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through canonical form
+        and VAE and back.
+    """
+    data = _load(zoo)
+    reference = zoo.init() if recipe.gauge == "anchored" else None
+    canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
+    x = canonicalizer.apply(data.vectors)
+    vae, metrics = fit_vae(x, recipe.vae, train_rows=data.train, validation_rows=data.validation, run_dir=out / "run-vae")
+    out.mkdir(parents=True, exist_ok=True)
+    canonicalizer.save(out / "canonical.safetensors")
+    vae.save(out / "vae.safetensors")
+    with torch.no_grad():
+        held = data.vectors[data.validation]
+        back = canonicalizer.invert(vae.decode(vae.encode(x[data.validation])[0]))
+    mean = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features)).expand(len(held), -1)
+    metrics["delta_W_error"] = delta_W_relative_error(zoo.layout, held, back).mean().item()
+    metrics["delta_W_error_of_the_mean"] = delta_W_relative_error(zoo.layout, held, mean).mean().item()
+    write_json(out / "vae.json", metrics)
+    return metrics
+
+
+def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
+    """Fit every prior of the recipe and the baselines on the VAE's latents; write them to ``out / "priors"``."""
+    data = _load(zoo)
+    canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
+    with torch.no_grad():
+        mean, logvar = vae.encode(canonicalizer.apply(data.vectors))
+    train, held = data.train, data.validation
+    (out / "priors").mkdir(parents=True, exist_ok=True)
+    metrics: dict[str, Any] = {}
+    for config in recipe.priors:
+        prior, metrics[config.conditioning] = fit_prior(
+            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held,
+            run_dir=out / f"run-{config.conditioning}",
+        )  # fmt: skip
+        prior.save(out / "priors" / f"{config.conditioning}.safetensors")
+    ridge, lam = best_ridge(data.embeddings[train], mean[train], data.embeddings[held], mean[held])
+    regression = RegressionPrior.fit(
+        data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge,
+        LoopConfig(steps=recipe.regression_steps, learning_rate=5e-4, weight_decay=0.1),
+    )  # fmt: skip
+    ridge.save(out / "priors" / "ridge.safetensors")
+    regression.save(out / "priors" / "regression.safetensors")
+    MeanPrior(mean[train]).save(out / "priors" / "mean.safetensors")
+    one = torch.nn.functional.normalize(data.embeddings[train].mean(1), dim=1)
+    NearestPrior(one, mean[train]).save(out / "priors" / "nearest.safetensors")
+    metrics["ridge"] = {"lambda": lam}
+    write_json(out / "priors.json", metrics)
+    return metrics
+
+
+@torch.no_grad()
+def likeness(
+    world: World, model: Synthesizer, vectors: Float[Tensor, "N P"], centroids: Float[Tensor, "N D"], num_prompts: int = 2
+) -> float:
+    """Mean similarity, by the conditioning encoder, of what LoRAs draw."""
+    drawn = render(world.pipe, list(world.prompts[:num_prompts]), model.canonicalizer.layout, vectors)
+    return similarity(embed_pictures(world.encoder, drawn), centroids).mean().item()
+
+
+def tune(
+    world: World, model: Synthesizer, people: int = 48, *, report: Callable[[str], None] = print
+) -> dict[str, dict[str, float]]:
+    """Choose each prior's sampler settings, and ridge's scale, by likeness on validation people; sets them on ``model``.
+
+    Returns:
+        Likeness of every setting tried.
+    """
+    from lorasynth.prior import RidgePrior
+
+    persons = persons_of(Split.VALIDATION, people)
+    embedding = world.embeddings(persons, 1, first=0)[:, 0]
+    centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
+    tried: dict[str, dict[str, float]] = {}
+    for name, prior in model.priors.items():
+        if isinstance(prior, DiffusionPrior):
+            options: list[dict[str, float]] = [dict(s) for s in SAMPLERS]
+        elif isinstance(prior, RidgePrior):
+            options = [{"scale": s} for s in RIDGE_SCALES]
+        else:
+            continue
+        tried[name] = {}
+        for option in options:
+            if isinstance(prior, RidgePrior):
+                prior.scale.fill_(option["scale"])
+                vectors = model.decode(prior.predict(embedding))
+            else:
+                vectors = model.decode(model.predict(embedding, prior=name, **option))
+            key = " ".join(f"{k}={v:g}" for k, v in option.items())
+            tried[name][key] = likeness(world, model, vectors, centroids)
+            report(f"{name} {key}: likeness {tried[name][key]:.3f}")
+        best = options[max(range(len(options)), key=lambda i: list(tried[name].values())[i])]  # noqa: B023
+        if isinstance(prior, RidgePrior):
+            prior.scale.fill_(best["scale"])
+        else:
+            best["num_inference_steps"] = int(best["num_inference_steps"])
+            model.settings[name] = best
+    return tried
+
+
+def assemble(
+    recipe: Recipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
+) -> Synthesizer:
+    """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
+    from lorasynth.prior.baselines import Baseline
+
+    world = get_world(recipe.zoo.world)
+    pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
+    with torch.no_grad():
+        features = torch.cat([world.encoder.features(part) for part in pictures.split(256)])
+    priors: dict[str, Predictor] = {}
+    for config in recipe.priors:
+        priors[config.conditioning] = DiffusionPrior.load(fitted / "priors" / f"{config.conditioning}.safetensors")
+    for name in ("ridge", "regression", "nearest", "mean"):
+        priors[name] = Baseline.load(fitted / "priors" / f"{name}.safetensors")
+    model = Synthesizer(
+        base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures, features),
+        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
+        priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
+    )  # fmt: skip
+    tried = tune(world, model, report=report)
+    record = {
+        "fine_tuning": asdict(recipe.zoo.adapt),
+        "made_from": {
+            "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
+            "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"), "settings_tried": tried,
+        },
+    }  # fmt: skip
+    model.save_pretrained(out, card, record=record)
+    write_tensors(out / "init.safetensors", {"init": zoo.init().half()})
+    return model

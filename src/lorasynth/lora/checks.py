@@ -1,0 +1,176 @@
+"""The gate's look at names and numbers: what is in a LoRA file, under its own names, before any converter."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorasynth.lora.faults import Fault, FaultyFileError, refuse
+from lorasynth.lora.formats.scaling import check_alpha
+
+_ALLOWED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DOWN_UP = {"down": "lora_A", "up": "lora_B"}
+_STYLES: dict[str, re.Pattern[str]] = {
+    "kohya": re.compile(r"(?P<name>lora_[^.]+)\.(?:lora_(?P<half>down|up)\.weight|(?P<alpha>alpha))"),
+    "diffusers": re.compile(r"(?P<name>.+)\.lora_(?P<half>[AB])\.weight"),
+    "diffusers-2022": re.compile(r"(?P<name>.+)[._]lora\.(?P<half>down|up)\.weight"),
+}
+_PEFT_PREFIX = "base_model.model."
+# Names of other kinds of adapter, and of changes of the base model itself.
+_OTHER_KINDS = tuple(
+    (re.compile(pattern), kind)
+    for pattern, kind in (
+        (r"dora_scale|lora_magnitude_vector", "DoRA"),
+        (r"\.hada_", "LoHa"),
+        (r"\.lokr_", "LoKr"),
+        (r"\.oft_|\.boft_", "OFT"),
+        (r"\.lora_mid\.", "a Tucker-decomposed LoCon"),
+        (r"\.lora_embedding_", "a LoRA of an embedding"),
+        (r"\.bias$", "a bias"),
+        (r"\.(set_weight|reshape_weight|diff|diff_b)$", "a change of the base weight itself"),
+    )
+)
+_TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoder(_\d)?\.|base_model\.model\.(text_model|encoder)\.")
+_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
+
+
+@dataclass
+class Halves:
+    """What a file holds of one module: shapes are those of the file."""
+
+    lora_A: tuple[str, Tensor] | None = None
+    lora_B: tuple[str, Tensor] | None = None
+    alpha: tuple[str, Tensor] | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """Rows of lora_A, or what lora_B says in its place."""
+        if self.lora_A is not None and self.lora_A[1].dim() == 2:
+            return len(self.lora_A[1])
+        if self.lora_B is not None and self.lora_B[1].dim() == 2:
+            return self.lora_B[1].shape[1]
+        return None
+
+
+def detect_format(keys: list[str]) -> str:
+    """The format that tensor names speak of.
+
+    Raises:
+        FaultyFileError: none that is known.
+    """
+    if any(key.startswith(_PEFT_PREFIX) for key in keys):
+        return "peft"
+    if any(_STYLES["kohya"].fullmatch(key) for key in keys):
+        return "kohya"
+    if any(_STYLES[style].fullmatch(key) for style in ("diffusers", "diffusers-2022") for key in keys):
+        return "diffusers"
+    fix = "is this a LoRA? For a whole model, give the LoRA that was trained on it"
+    raise refuse("no-lora", keys[0], "names of LoRA tensors (lora_A, lora_down …)", "none in the file", fix)
+
+
+def detect_base(halves: dict[str, Halves]) -> str:
+    """The base model by module names and by the width of text that cross-attention takes; "" if they do not say."""
+    if any(re.search(r"single_(transformer_)?blocks|double_blocks", name) for name in halves):
+        return "flux"
+    if any(re.search(r"joint_blocks|^transformer\.transformer_blocks", name) for name in halves):
+        return "sd3"
+    for name, half in halves.items():
+        if re.search(r"attn2[._](processor\.)?to_[kv]$", name) and half.lora_A is not None:
+            return _WIDTHS.get(half.lora_A[1].shape[-1], "")
+    return ""
+
+
+def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[Fault]]:
+    """Sort tensors by module and list everything that is wrong with them.
+
+    Returns:
+        module name as the file spells it -> its parts; and the faults.
+    """
+    halves: dict[str, Halves] = {}
+    faults: list[Fault] = []
+    styles: dict[str, str] = {}
+    for key, tensor in tensors.items():
+        try:
+            style, name, part = _parse(key)
+            styles.setdefault(style, key)
+            setattr(halves.setdefault(name, Halves()), part, (key, tensor))
+            _check_values(key, tensor, part)
+        except FaultyFileError as error:
+            faults.append(error.fault)
+    if len(styles) > 1:
+        (first, _), (other, key), *_ = styles.items()
+        expected, fix = f"names in one style, {first}'s", "keep the names of one program"
+        faults.append(Fault(code="mixed-styles", key=key, expected=expected, actual=f"{other}'s too", fix=fix))
+    for name, half in halves.items():
+        try:
+            _check_module(name, half)
+        except FaultyFileError as error:
+            faults.append(error.fault)
+    base = detect_base(halves)
+    if base in ("flux", "sd3"):
+        what = {"flux": "FLUX", "sd3": "Stable Diffusion 3"}[base]
+        fix = "only LoRAs of Stable Diffusion UNets are read"
+        faults.append(Fault(code="base", key=next(iter(halves)), expected="a UNet's modules", actual=what, fix=fix))
+    return halves, faults
+
+
+def _parse(key: str) -> tuple[str, str, str]:
+    """Key -> (style, module name, part)."""
+    for pattern, kind in _OTHER_KINDS:
+        if pattern.search(key):
+            raise refuse("kind", key, "a plain LoRA's tensor", kind, "not supported; train a plain LoRA")
+    if _TEXT_ENCODER.match(key):
+        raise refuse("text-encoder", key, "modules of the UNet only", "one of a text encoder", "train the UNet only")
+    for style, pattern in _STYLES.items():
+        if found := pattern.fullmatch(key):
+            half = found["half"]
+            part = "alpha" if half is None else _DOWN_UP.get(half, f"lora_{half}")
+            return ("peft" if key.startswith(_PEFT_PREFIX) else style), found["name"], part
+    raise refuse("unknown-key", key, "a LoRA's lora_A, lora_B or alpha", "another tensor", "remove it from the file")
+
+
+def _check_values(key: str, tensor: Tensor, part: str) -> None:
+    if part == "alpha":
+        if tensor.numel() != 1 or tensor.dtype == torch.bool:
+            raise refuse("alpha", key, "one number", f"{tuple(tensor.shape)} {tensor.dtype}", "write the file again")
+        return
+    if 0 in tensor.shape:
+        raise refuse(
+            "zero-size", key, "no dimension of size 0", f"{tuple(tensor.shape)}", "the file is empty of weights"
+        )
+    if tensor.dtype not in _ALLOWED:
+        raise refuse("dtype", key, "F16, BF16 or F32", f"{tensor.dtype}", "save it as F16")
+    if tensor.dim() == 4:
+        raise refuse("convolution", key, "2 dimensions, a linear layer's", f"{tuple(tensor.shape)}", "not supported")
+    if tensor.dim() != 2:
+        raise refuse("dimensions", key, "2 dimensions", f"{tuple(tensor.shape)}", "write the file again")
+    bad = ~torch.isfinite(tensor)
+    if bad.any():
+        where = tuple(bad.nonzero()[0].tolist())
+        got = f"{int(bad.sum())} NaN or infinite, the first at {where}"
+        raise refuse("not-finite", key, "finite numbers", got, "the training diverged; do not use this file")
+    if tensor.dtype in (torch.float32, torch.float64) and not torch.isfinite(tensor.float()).all():
+        raise refuse("too-large", key, "numbers that fit F32", f"{tensor.abs().max():.3g}", "write the file again")
+
+
+def _check_module(name: str, half: Halves) -> None:
+    """Both halves, of one rank that the layer can have, and an alpha that can be meant."""
+    if half.lora_A is None or half.lora_B is None:
+        there = half.lora_A or half.lora_B or half.alpha
+        missing = "lora_A (lora_down)" if half.lora_A is None else "lora_B (lora_up)"
+        got = f"no {missing} beside {there[0] if there else name}"
+        raise refuse("missing-half", name, "both lora_A and lora_B", got, "the file is incomplete; get it again")
+    (key_A, A), (key_B, B) = half.lora_A, half.lora_B
+    if A.dim() != 2 or B.dim() != 2:
+        return  # said already
+    shapes = f"{tuple(A.shape)} and {tuple(B.shape)}"
+    if A.shape[0] != B.shape[1]:
+        what = f"lora_A (rank, in) and lora_B (out, rank) of one rank, as {key_B} has it"
+        raise refuse("rank", key_A, what, f"ranks {A.shape[0]} and {B.shape[1]} in {shapes}", "write the file again")
+    most = min(A.shape[1], B.shape[0])
+    if A.shape[0] > most:
+        fix = "are lora_A and lora_B transposed?"
+        raise refuse("rank", key_A, f"a rank of at most {most}", f"{A.shape[0]} in {shapes}", fix)
+    if half.alpha is not None and half.alpha[1].numel() == 1:
+        check_alpha(half.alpha[0], float(half.alpha[1].item()), max(len(A), 1))

@@ -1,0 +1,143 @@
+"""Layouts against PEFT's own choice of modules, and against the public layout of weights2weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.layout import Layout, Module, natural_order
+
+
+@st.composite
+def layouts(draw):
+    names = draw(st.lists(st.from_regex(r"[a-z]{1,3}(\.[0-9]{1,3}){0,2}", fullmatch=True), min_size=1, max_size=5, unique=True))
+    sides = [(draw(st.integers(1, 9)), draw(st.integers(1, 9))) for _ in names]
+    modules = [
+        Module(name=n, in_features=i, out_features=o, rank=draw(st.integers(1, min(i, o))))
+        for n, (i, o) in zip(names, sides, strict=True)
+    ]
+    return Layout(base="any", modules=tuple(modules))
+
+
+def test_the_modules_are_those_that_peft_adapts(unet, layout):
+    config = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"])
+    adapted = inject_adapter_in_model(config, unet)
+    names = {n.removesuffix(".lora_A.default") for n, _ in adapted.named_modules() if n.endswith("lora_A.default")}
+    assert {m.name for m in layout.modules} == names
+    trainable = sum(p.numel() for n, p in adapted.named_parameters() if ".lora_" in n)
+    assert layout.num_parameters == trainable
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "parameters"),
+    [("sd15-w2w", 64, 99_648), ("sd15-attn", 128, 199_296), ("sdxl-attn", 560, 1_451_520)],
+)
+def test_presets_have_the_size_of_the_real_models(name, modules, parameters):
+    layout = Layout.preset(name)
+    assert (len(layout.modules), layout.num_parameters) == (modules, parameters)
+    assert Layout.preset(name, rank=4).num_parameters == 4 * parameters
+
+
+def test_the_w2w_preset_cuts_vectors_where_the_published_zoo_does():
+    slices = Layout.preset("sd15-w2w").slices
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
+    # Rows of weights2weights' weight_dimensions: start and end of each tensor.
+    assert slices[f"{block}.attn1.to_q"] == (slice(0, 320), slice(320, 640))
+    assert slices[f"{block}.attn2.to_v"] == (slice(1920, 2688), slice(2688, 3008))
+    last = "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_v"
+    assert slices[last][1] == slice(99_328, 99_648)
+
+
+@given(layouts(), st.integers(1, 3))
+def test_join_undoes_split(layout, n):
+    vectors = torch.arange(n * layout.num_parameters, dtype=torch.float32).reshape(n, -1)
+    factors = layout.split(vectors)
+    for m in layout.modules:
+        A, B = factors[m.name]
+        assert (A.shape, B.shape) == ((n, m.rank, m.in_features), (n, m.out_features, m.rank))
+    assert torch.equal(layout.join(factors), vectors)
+
+
+@given(layouts(), st.randoms())
+def test_the_order_in_which_modules_are_given_does_not_matter(layout, random):
+    shuffled = list(layout.modules)
+    random.shuffle(shuffled)
+    again = Layout(base=layout.base, modules=tuple(shuffled))
+    assert again == layout
+    assert again.hash == layout.hash
+
+
+def test_numbers_in_names_are_ordered_as_numbers():
+    assert sorted(["b.10", "b.2", "a.3"], key=natural_order) == ["a.3", "b.2", "b.10"]
+
+
+@given(layouts())
+def test_from_dict_undoes_to_dict(layout):
+    assert Layout.from_dict(layout.to_dict()) == layout
+
+
+def test_a_stored_layout_in_another_order_is_refused(layout):
+    record = layout.to_dict()
+    record["modules"].reverse()
+    with pytest.raises(LayoutError, match="natural order"):
+        Layout.from_dict(record)
+
+
+@pytest.mark.parametrize("record", [{}, {"base": "x", "modules": [["a", 1]]}, {"base": "x", "modules": 3}])
+def test_a_record_of_another_form_is_refused(record):
+    with pytest.raises(LayoutError, match="expected a layout with 'base'"):
+        Layout.from_dict(record)
+
+
+def test_hash_changes_with_everything_that_matters(layout):
+    first = layout.modules[0]
+    others = [
+        replace(layout, base="other"),
+        replace(layout, modules=layout.modules[1:]),
+        replace(layout, modules=(replace(first, rank=1), *layout.modules[1:])),
+    ]
+    assert len({layout.hash, *(other.hash for other in others)}) == 4
+
+
+def test_diff_says_each_difference_in_a_sentence(layout):
+    first, second, *rest = layout.modules
+    extra = Module(name="extra", in_features=4, out_features=4, rank=1)
+    other = Layout(base="other", modules=(replace(first, rank=1), extra, *rest))
+    assert layout.diff(layout) == []
+    said = " | ".join(layout.diff(other))
+    assert f"{second.name} is missing" in said
+    assert "extra is not expected" in said
+    assert f"{first.name} is {first.in_features} -> {first.out_features} rank 1, expected" in said
+    assert "base is 'other', expected 'tiny'" in said
+
+
+def test_a_convolution_is_refused_by_name():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1))
+    with pytest.raises(LayoutError, match="0: expected a Linear layer, got Conv2d"):
+        Layout.from_model(model, ["0"], rank=1)
+
+
+def test_targets_that_match_nothing_are_refused(unet):
+    # "q" ends no name after a dot: PEFT would not match to_q by it either.
+    with pytest.raises(LayoutError, match="no module of the model ends in"):
+        Layout.from_model(unet, ["q"], rank=1)
+
+
+def test_an_impossible_rank_is_refused(unet):
+    with pytest.raises(LayoutError, match="expected a rank from 1 to 32, got 33"):
+        Layout.from_model(unet, ["attn2.to_k"], rank=33)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(UsageError, match="sd15-w2w"):
+        Layout.preset("sd99")
+
+
+def test_vectors_of_another_length_are_refused(layout):
+    with pytest.raises(LayoutError, match=f"expected vectors of {layout.num_parameters} numbers"):
+        layout.split(torch.zeros(1, 7))

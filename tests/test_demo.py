@@ -1,0 +1,35 @@
+"""`lorasynth demo`: the main job, and its report."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from lorasynth.demo import OUTPUTS, check_person, run_demo
+from lorasynth.errors import OutputExistsError, UsageError
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_the_demo_brings_an_unseen_person_back(tmp_path):
+    record = run_demo(tmp_path / "demo", person=7, report=lambda _: None)
+    assert {p.name for p in (tmp_path / "demo").iterdir()} == set(OUTPUTS)
+    assert json.loads((tmp_path / "demo" / "report.json").read_text()) == record
+    for score in ("similarity", "similarity2"):
+        s = record[score]
+        assert s["base"] < 0.3
+        assert s["zero_shot"] > s["base"] + 0.25
+        assert s["real"] > s["zero_shot"]
+    assert set(record["seconds"]) == {"synthesize", "fine_tune", "render"}
+    assert Image.open(tmp_path / "demo" / "report.png").size[0] > 400
+    with pytest.raises(OutputExistsError, match="give --force"):
+        run_demo(tmp_path / "demo", person=7)
+
+
+def test_people_whom_training_has_seen_are_refused():
+    check_person(9999, allow_seen=False)
+    with pytest.raises(UsageError, match="belongs to the zoo people"):
+        check_person(100_000, allow_seen=False)
+    check_person(100_000, allow_seen=True)
+    with pytest.raises(UsageError, match="expected a person number from 0"):
+        check_person(-1, allow_seen=False)

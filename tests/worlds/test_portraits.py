@@ -1,0 +1,85 @@
+"""The drawn world: deterministic, disjoint in its people, and saying what it shows."""
+
+import pytest
+import torch
+
+from lorasynth.errors import UsageError
+from lorasynth.worlds.portraits.captions import SUBJECT, base_caption, subject_caption, vocabulary
+from lorasynth.worlds.portraits.draw import draw, photos_of
+from lorasynth.worlds.portraits.factors import (
+    IDENTITY,
+    NUISANCE,
+    Split,
+    identity_factors,
+    nuisance_factors,
+    persons_of,
+    split_of,
+)
+from lorasynth.worlds.portraits.palette import COLOUR_NAMES
+
+
+def test_the_world_has_the_factors_that_are_promised():
+    assert len(IDENTITY) >= 20
+    assert len(set(IDENTITY) | set(NUISANCE)) == len(IDENTITY) + len(NUISANCE)
+
+
+def test_a_picture_depends_on_its_two_numbers_alone():
+    alone = photos_of([12], [3], 48)
+    in_company = photos_of([5, 12, 7], [0, 3, 9], 48)[1:2]
+    assert torch.equal(alone, in_company)
+
+
+def test_every_identity_factor_changes_the_picture():
+    # Things that a person may lack (a beard, a mole) are there in the upper part of their factor's range.
+    identity, nuisance = torch.full((1, len(IDENTITY)), 0.9), torch.full((1, len(NUISANCE)), 0.5)
+    reference = draw(identity, nuisance, 64)
+    for i, name in enumerate(IDENTITY):
+        changed = identity.clone()
+        changed[0, i] = 0.2
+        assert (draw(changed, nuisance, 64) - reference).abs().max() > 0.02, name
+
+
+def test_identity_factors_are_uniform_and_independent():
+    x = identity_factors(list(range(4000)))
+    assert x.min() >= 0
+    assert x.max() < 1
+    assert (x.mean(0) - 0.5).abs().max() < 0.03
+    correlation = torch.corrcoef(x.T) - torch.eye(len(IDENTITY))
+    assert correlation.abs().max() < 0.08
+
+
+def test_splits_share_no_person():
+    first = {split: set(persons_of(split, 2000)) for split in Split}
+    splits = list(Split)
+    for i, a in enumerate(splits):
+        assert all(split_of(p) == a for p in list(first[a])[:10])
+        for b in splits[i + 1 :]:
+            assert not first[a] & first[b]
+
+
+def test_too_many_people_are_refused():
+    with pytest.raises(UsageError, match="holds 10000 people; expected 1 to that many, got 10001"):
+        persons_of(Split.HELD_OUT, 10_001)
+
+
+def test_resolution_does_not_change_the_portrait():
+    small, large = photos_of([3], [0], 48), photos_of([3], [0], 96)
+    shrunk = torch.nn.functional.interpolate(large, 48, mode="area")
+    assert (small - shrunk).abs().mean() < 0.03
+
+
+def test_captions_say_the_background_that_is_drawn():
+    nuisance = nuisance_factors([1] * 16, list(range(16)))
+    for row in nuisance:
+        name = COLOUR_NAMES[int(row[NUISANCE.index("background")] * len(COLOUR_NAMES))]
+        assert f"on a {name} background" in subject_caption(row)
+
+
+def test_every_caption_uses_known_words_only():
+    generator = torch.Generator().manual_seed(0)
+    known = set(vocabulary())
+    people = list(range(200))
+    for i, n in zip(identity_factors(people), nuisance_factors(people, people), strict=True):
+        text = base_caption(i, n, generator).replace(",", " , ")
+        assert set(text.split()) <= known, text
+    assert set(SUBJECT.split()) <= known

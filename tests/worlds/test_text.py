@@ -1,0 +1,28 @@
+"""The tokenizer: a real CLIPTokenizer that knows a world's words."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorasynth.worlds.portraits.captions import vocabulary
+from lorasynth.worlds.text import MAX_TOKENS, build_tokenizer, merges_for
+
+
+def test_each_known_word_is_one_token():
+    tokenizer = build_tokenizer(vocabulary())
+    for word in vocabulary():
+        assert len(tokenizer(word).input_ids) == 3, word
+
+
+def test_an_unknown_word_is_spelled_and_prompts_are_padded_to_the_model():
+    tokenizer = build_tokenizer(vocabulary())
+    assert len(tokenizer("zebra").input_ids) > 3
+    assert len(tokenizer("a photo", padding="max_length").input_ids) == MAX_TOKENS
+
+
+@given(st.lists(st.text("abcde", min_size=1, max_size=6), min_size=1, max_size=12, unique=True))
+def test_merges_make_any_list_of_words_whole(words):
+    from lorasynth.worlds.text import _apply
+
+    merges = {pair: i for i, pair in enumerate(merges_for(words))}
+    for word in words:
+        assert _apply([*word[:-1], word[-1] + "</w>"], merges) == [word + "</w>"]

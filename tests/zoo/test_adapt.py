@@ -1,0 +1,69 @@
+"""Fine-tuning many people at once."""
+
+import pytest
+import torch
+
+from lorasynth.lora.bank import AdapterBank
+from lorasynth.worlds.base import stratified_timesteps
+from lorasynth.worlds.world import Photos
+from lorasynth.zoo.adapt import AdaptConfig, adapt
+from lorasynth.zoo.build import random_init, repeatability
+
+
+def _train(tiny, rows, **settings):
+    unet, scheduler, layout, photos = tiny
+    some = Photos(latents=photos.latents[rows], text=photos.text[rows])
+    config = AdaptConfig(steps=4, batch_size=4, **settings)
+    bank = AdapterBank(unet, layout, len(rows), random_init(layout, 0), lora_A=config.lora_A)
+    return adapt(unet, scheduler, bank, some, config)
+
+
+@pytest.mark.parametrize("lora_A", ["each", "frozen"])
+def test_a_person_trained_in_company_is_the_person_trained_alone(tiny, lora_A):
+    together = _train(tiny, [0, 1, 2], lora_A=lora_A)
+    alone = _train(tiny, [1], lora_A=lora_A)
+    assert (together[1] - alone[0]).abs().max() < 2e-4 * alone.abs().max() + 1e-6
+
+
+def test_different_people_get_different_loras(tiny):
+    x = _train(tiny, [0, 1])
+    assert (x[0] - x[1]).abs().max() > 1e-4
+
+
+def test_a_frozen_lora_A_stays_the_shared_initialisation(tiny):
+    layout = tiny[2]
+    x, init = _train(tiny, [0, 1], lora_A="frozen"), random_init(tiny[2], 0)
+    for a, b in layout.slices.values():
+        assert torch.equal(x[:, a], init[a].expand(2, -1))
+        assert x[:, b].abs().max() > 0
+
+
+def test_a_shared_lora_A_is_trained_and_one_for_all(tiny):
+    layout = tiny[2]
+    x, init = _train(tiny, [0, 1, 2], lora_A="shared"), random_init(tiny[2], 0)
+    a, _ = next(iter(layout.slices.values()))
+    assert torch.equal(x[0, a], x[2, a])
+    # lora_B starts at zero, so lora_A first learns in the second step.
+    assert not torch.equal(x[0, a], init[a])
+
+
+def test_training_lowers_the_loss(tiny):
+    unet, scheduler, layout, photos = tiny
+    losses = []
+    config = AdaptConfig(steps=40, batch_size=4, learning_rate=2e-2)
+    bank = AdapterBank(unet, layout, 3, random_init(layout, 0), lora_A="frozen")
+    adapt(unet, scheduler, bank, photos, config, on_step=lambda _, v: losses.append(v))
+    assert sum(losses[-8:]) < 0.97 * sum(losses[:8])
+
+
+def test_timesteps_are_one_from_each_part():
+    t = stratified_timesteps(10, 1000, torch.Generator().manual_seed(0))
+    assert sorted((t // 100).tolist()) == list(range(10))
+
+
+def test_the_same_training_agrees_with_itself_and_not_with_other_people(tiny):
+    layout, x = tiny[2], _train(tiny, [0, 1, 2])
+    same = repeatability(layout, x, x, random_init(layout, 0))
+    other = repeatability(layout, x, x.roll(1, 0), random_init(layout, 0))
+    assert same["agreement"] == pytest.approx(1, abs=1e-4)
+    assert other["agreement_centred"] < 0 < same["agreement_centred"]

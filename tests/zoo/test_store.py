@@ -1,0 +1,88 @@
+"""A zoo on disk: what the manifest says exists, and nothing else does."""
+
+import json
+
+import pytest
+import torch
+
+from lorasynth.errors import ZooError
+from lorasynth.lora.layout import Layout, Module
+from lorasynth.zoo import Zoo
+
+LAYOUT = Layout(base="toy", modules=(Module(name="m", in_features=4, out_features=3, rank=1),))
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    made = Zoo.create(tmp_path / "zoo", LAYOUT, {"rank": 1}, torch.arange(7.0))
+    _append(made, "shard-00000", [5, 3])
+    _append(made, "shard-00001", [9])
+    return Zoo.open(tmp_path / "zoo")
+
+
+def _append(zoo, shard, persons):
+    vectors = torch.tensor(persons)[:, None] * torch.ones(1, 7)
+    embeddings = torch.ones(len(persons), 2, 8)
+    zoo.append(shard, persons, ["train"] * len(persons), vectors, embeddings, "made", "CC0")
+
+
+def test_what_was_put_in_comes_out_in_order_of_person(zoo):
+    persons, vectors, embeddings = zoo.load("train")
+    assert persons == [3, 5, 9]
+    assert vectors[:, 0].tolist() == [3.0, 5.0, 9.0]
+    assert embeddings.shape == (3, 2, 8)
+    assert zoo.init().tolist() == list(range(7))
+    assert zoo.verify() == []
+
+
+def test_a_shard_without_records_does_not_exist(zoo):
+    (zoo.folder / "shard-00002.safetensors").write_bytes((zoo.folder / "shard-00001.safetensors").read_bytes())
+    assert len(Zoo.open(zoo.folder)) == 3
+
+
+def test_a_torn_last_line_is_no_item(zoo):
+    manifest = zoo.folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text()[:-5])
+    assert len(Zoo.open(zoo.folder)) == 2
+
+
+def test_a_flipped_bit_is_found_and_named(zoo):
+    shard = zoo.folder / "shard-00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 16
+    shard.write_bytes(content)
+    faults = zoo.verify()
+    assert len(faults) == 1
+    assert "toy-3" in faults[0]
+    assert "expected sha256" in faults[0]
+
+
+def test_swapped_rows_are_found(zoo):
+    manifest = zoo.folder / "manifest.jsonl"
+    records = [json.loads(line) for line in manifest.read_text().splitlines()]
+    records[0]["row"], records[1]["row"] = records[1]["row"], records[0]["row"]
+    manifest.write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert len(Zoo.open(zoo.folder).verify()) == 2
+
+
+def test_a_doubled_item_is_refused(zoo):
+    manifest = zoo.folder / "manifest.jsonl"
+    manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ZooError, match="item 'toy-5' stands twice"):
+        Zoo.open(zoo.folder)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(zoo):
+    with pytest.raises(ZooError, match="zoo of another recipe"):
+        Zoo.create(zoo.folder, LAYOUT, {"rank": 2}, torch.zeros(7))
+
+
+def test_a_lora_that_is_not_finite_is_not_stored(zoo):
+    with pytest.raises(ZooError, match="not finite"):
+        zoo.append("shard-00009", [1], ["train"], torch.full((1, 7), torch.nan), torch.ones(1, 1, 8), "made", "CC0")
+    assert not (zoo.folder / "shard-00009.safetensors").exists()
+
+
+def test_no_zoo_is_said_so(tmp_path):
+    with pytest.raises(ZooError, match="expected a zoo"):
+        Zoo.open(tmp_path / "nothing")
