@@ -33,12 +33,17 @@ def assert_refused(result, *said):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from lorasynth.cli.app import app; print(sorted(m for m in ('torch', 'diffusers', 'numpy') if m in sys.modules))"
+    code = (
+        "import sys; from lorasynth.cli.app import app;"
+        "print(sorted(m for m in ('torch', 'diffusers', 'numpy') if m in sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("verb", [[], ["demo"], ["synthesize"], ["render"], ["inspect"], ["zoo", "build"], ["train", "all"], ["evaluate"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["demo"], ["synthesize"], ["render"], ["inspect"], ["zoo", "build"], ["train", "all"], ["evaluate"]]
+)
 def test_every_verb_explains_itself(verb):
     result = run(*verb, "--help")
     assert result.returncode == 0
@@ -68,7 +73,9 @@ def test_output_that_exists_or_cannot_be_is_refused(photo, tmp_path):
     there.write_text("mine")
     assert_refused(run("synthesize", photo, "-o", there, "--consent", "synthetic"), "exists already", "--force")
     assert there.read_text() == "mine"
-    assert_refused(run("synthesize", photo, "-o", tmp_path / "no" / "x.safetensors", "--consent", "self"), "does not exist")
+    assert_refused(
+        run("synthesize", photo, "-o", tmp_path / "no" / "x.safetensors", "--consent", "self"), "does not exist"
+    )
 
 
 def test_a_seen_person_is_refused():
@@ -77,7 +84,9 @@ def test_a_seen_person_is_refused():
 
 def test_a_bad_model_and_a_bad_lora_are_refused(photo, tmp_path):
     out = tmp_path / "me.safetensors"
-    assert_refused(run("synthesize", photo, "-o", out, "--consent", "self", "--model", tmp_path), "config.json: not found")
+    assert_refused(
+        run("synthesize", photo, "-o", out, "--consent", "self", "--model", tmp_path), "config.json: not found"
+    )
     assert_refused(run("inspect", photo), str(photo), "expected")
     assert_refused(run("inspect", tmp_path / "none.safetensors"), "none.safetensors")
 
@@ -122,5 +131,15 @@ def test_the_tiny_recipe_goes_all_the_way(tmp_path):
     scored = run("evaluate", fit / "synthesizer", "--people", 2, "--json", tmp_path / "scores.json")
     assert scored.returncode == 0, scored.stderr
     methods = json.loads((tmp_path / "scores.json").read_text())["methods"]
-    assert {"base", "mean", "nearest", "ridge", "regression", "adanorm", "adalora", "fine_tuned", "real"} <= methods.keys()
+    assert {
+        "base",
+        "mean",
+        "nearest",
+        "ridge",
+        "regression",
+        "adanorm",
+        "adalora",
+        "fine_tuned",
+        "real",
+    } <= methods.keys()
     assert methods["real"]["similarity"]["mean"] > 0.8

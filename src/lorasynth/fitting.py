@@ -48,7 +48,9 @@ def _load(zoo: Zoo) -> _Data:
     train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
     validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
     if len(validation) < 2:
-        raise ZooError(f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; build more of the zoo")
+        raise ZooError(
+            f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; build more of the zoo"
+        )
     return _Data(persons, vectors, embeddings, train, validation)
 
 
@@ -56,14 +58,16 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
     """Fit canonical form and VAE; write them to ``out``.
 
     Returns:
-        `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through canonical form
-        and VAE and back.
+        `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
+        canonical form and VAE and back.
     """
     data = _load(zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
     canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
     x = canonicalizer.apply(data.vectors)
-    vae, metrics = fit_vae(x, recipe.vae, train_rows=data.train, validation_rows=data.validation, run_dir=out / "run-vae")
+    vae, metrics = fit_vae(
+        x, recipe.vae, train_rows=data.train, validation_rows=data.validation, run_dir=out / "run-vae"
+    )
     out.mkdir(parents=True, exist_ok=True)
     canonicalizer.save(out / "canonical.safetensors")
     vae.save(out / "vae.safetensors")
@@ -109,7 +113,11 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def likeness(
-    world: World, model: Synthesizer, vectors: Float[Tensor, "N P"], centroids: Float[Tensor, "N D"], num_prompts: int = 2
+    world: World,
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    centroids: Float[Tensor, "N D"],
+    num_prompts: int = 2,
 ) -> float:
     """Mean similarity, by the conditioning encoder, of what LoRAs draw."""
     drawn = render(world.pipe, list(world.prompts[:num_prompts]), model.canonicalizer.layout, vectors)
@@ -143,17 +151,21 @@ def tune(
                 prior.scale.fill_(option["scale"])
                 vectors = model.decode(prior.predict(embedding))
             else:
-                vectors = model.decode(model.predict(embedding, prior=name, **option))
+                vectors = model.decode(model.predict(embedding, prior=name, **_typed(option)))
             key = " ".join(f"{k}={v:g}" for k, v in option.items())
             tried[name][key] = likeness(world, model, vectors, centroids)
             report(f"{name} {key}: likeness {tried[name][key]:.3f}")
-        best = options[max(range(len(options)), key=lambda i: list(tried[name].values())[i])]  # noqa: B023
+        best = options[max(range(len(options)), key=lambda i: list(tried[name].values())[i])]
         if isinstance(prior, RidgePrior):
             prior.scale.fill_(best["scale"])
         else:
-            best["num_inference_steps"] = int(best["num_inference_steps"])
-            model.settings[name] = best
+            model.settings[name] = _typed(best)
     return tried
+
+
+def _typed(option: dict[str, float]) -> dict[str, Any]:
+    """Sampler settings with the number of steps as a whole number."""
+    return {k: int(v) if k == "num_inference_steps" else v for k, v in option.items()}
 
 
 def assemble(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,8 @@ DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
 MAX_SEED = 2**63 - 1
 
 
-class Predictor(Protocol):
-    """Embeddings -> latents: a diffusion prior, or a baseline."""
-
-    def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0, **settings: Any) -> Float[Tensor, "B Z"]:
-        """One latent a row."""
+Predictor = DiffusionPrior | Baseline
+"""Embeddings -> latents."""
 
 
 @dataclass(kw_only=True)
@@ -156,9 +153,12 @@ class Synthesizer:
         self.canonicalizer.save(folder / "canonical.safetensors")
         self.vae.save(folder / "vae.safetensors")
         for name, prior in self.priors.items():
-            prior.save(folder / "priors" / f"{name}.safetensors")  # type: ignore[attr-defined]
-        write_tensors(folder / "encoder.safetensors", {n: t.half() if t.is_floating_point() else t for n, t in self.encoder.state_dict().items()})
-        write_tensors(folder / "guard.safetensors", {n: t for n, t in self.guard.__dict__.items()})
+            prior.save(folder / "priors" / f"{name}.safetensors")
+        write_tensors(
+            folder / "encoder.safetensors",
+            {n: t.half() if t.is_floating_point() else t for n, t in self.encoder.state_dict().items()},
+        )
+        write_tensors(folder / "guard.safetensors", dict(self.guard.__dict__))
         write_bytes(folder / "README.md", card.encode())
         config = {
             "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": self.default_prior,
@@ -179,7 +179,9 @@ class Synthesizer:
             path = _from_hub(str(folder))
         config = read_json(path / "config.json")
         if config.get("format") != FORMAT_VERSION:
-            raise ModelError(f"{path}: format {config.get('format')!r}, this version reads {FORMAT_VERSION}; upgrade lorasynth")
+            raise ModelError(
+                f"{path}: format {config.get('format')!r}, this version reads {FORMAT_VERSION}; upgrade lorasynth"
+            )
         guard, _ = read_tensors(path / "guard.safetensors")
         try:
             priors: dict[str, Predictor] = {}

@@ -19,9 +19,7 @@ def test_a_picture_from_the_bank_is_the_pipelines_own_picture(tmp_path):
     file = LoRA(layout, vectors[1]).save(tmp_path / "one.safetensors")
     world.pipe.load_lora_weights(tmp_path, weight_name=file.name)
     try:
-        alone = world.pipe(
-            prompts, latents=noise, num_inference_steps=4, guidance_scale=2.0, output_type="pt"
-        ).images
+        alone = world.pipe(prompts, latents=noise, num_inference_steps=4, guidance_scale=2.0, output_type="pt").images
     finally:
         world.pipe.unload_lora_weights()
     assert (from_bank[1] - alone).abs().max() < 2e-3

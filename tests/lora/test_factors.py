@@ -107,8 +107,10 @@ def test_detaching_restores_the_model(unet, layout, predict):
     base = predict(unet)
     LoRA.random(layout, seed=1, std=0.3).attach(unet)
     with_one = predict(unet)
-    LoRA.random(layout, seed=2, std=0.3).attach(unet, "second")
-    with pytest.warns(UserWarning, match="second was active"):  # PEFT's
+    with pytest.warns(UserWarning, match="Already found a `peft_config`"):  # PEFT's, of every second adapter
+        LoRA.random(layout, seed=2, std=0.3).attach(unet, "second")
+    assert not torch.equal(predict(unet), with_one)
+    with pytest.warns(UserWarning, match="second was active"):
         LoRA.detach(unet, "second")
     assert torch.equal(predict(unet), with_one)
     LoRA.detach(unet)

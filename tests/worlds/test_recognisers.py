@@ -18,7 +18,9 @@ from lorasynth.worlds.world import get_world
 @pytest.mark.integration
 @pytest.mark.parametrize("which", ["encoder", "second_recogniser"])
 def test_verification_on_unseen_people(which):
-    figures = verification(getattr(get_world("portraits"), which), photos_of, persons_of(Split.HELD_OUT, 60, offset=3000))
+    figures = verification(
+        getattr(get_world("portraits"), which), photos_of, persons_of(Split.HELD_OUT, 60, offset=3000)
+    )
     assert figures["tar_at_far_1e-3"] >= 0.97
     assert figures["cosine_same"] > 0.6 > 0.2 > figures["cosine_different"]
 

@@ -12,7 +12,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-for verb in (create.demo, create.synthesize, create.render, create.inspect, create.convert, create.doctor, learn.evaluate):
+for verb in (
+    create.demo,
+    create.synthesize,
+    create.render,
+    create.inspect,
+    create.convert,
+    create.doctor,
+    learn.evaluate,
+):
     app.command()(verb)
 
 zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True)

@@ -31,7 +31,9 @@ Out = Annotated[Path, typer.Option("-o", "--output", help="The file to write.")]
 
 def demo(
     person: Annotated[int, typer.Option(help="Any number below 10000 is another person that nobody has seen.")] = 7,
-    out: Annotated[Path, typer.Option(help="Folder for photo.png, lora.safetensors, report.png, report.json.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for photo.png, lora.safetensors, report.png, report.json.")] = Path(
+        "out/demo"
+    ),
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Allow people that training has seen.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -102,10 +104,14 @@ def synthesize(
 
 
 def render(
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="What to draw; say 'sks person' for the subject.")],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="What to draw; say 'sks person' for the subject.")
+    ],
     output: Out,
     lora: Annotated[Path | None, typer.Option(help="A LoRA file; without one the base model draws.")] = None,
-    base: Annotated[str | None, typer.Option(help="A StableDiffusionPipeline's folder or hub id; the small world's by default.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A StableDiffusionPipeline's folder or hub id; the small world's by default.")
+    ] = None,
     num_images: Annotated[int, typer.Option(min=1, max=64)] = 4,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA.", min=-10, max=10)] = 1.0,
     guidance_scale: Annotated[float, typer.Option(min=0, max=50)] = 2.0,
@@ -192,7 +198,9 @@ def convert(
     LoRA(lora.layout, lora.vector, header).save(
         target, format.value, torch.float16 if half else torch.float32, force=force
     )
-    emit({"output": str(target), "format": format.value, "modules": len(lora.layout.modules), "norm": lora.norm()}, json)
+    emit(
+        {"output": str(target), "format": format.value, "modules": len(lora.layout.modules), "norm": lora.norm()}, json
+    )
 
 
 def doctor(json: Json = None) -> None:
@@ -212,5 +220,3 @@ def doctor(json: Json = None) -> None:
     emit(record, json)
     if faults:
         raise ModelError(f"{len(faults)} shipped files are not as released ({faults[0]}); install lorasynth again")
-
-

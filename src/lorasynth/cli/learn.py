@@ -136,7 +136,9 @@ def train_prior(
 def train_all(
     recipe: RecipeName,
     zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")
+    ],
     json: Json = None,
     device: Device = "cpu",
 ) -> None:

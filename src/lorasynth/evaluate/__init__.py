@@ -1,0 +1,1 @@
+"""Is the generated person the person in the photo? Rendering many LoRAs at once, scores, picture sheets."""

@@ -17,7 +17,9 @@ def embed_pictures(net: nn.Module, pictures: Float[Tensor, "N K 3 H W"]) -> Floa
     return flat.unflatten(0, pictures.shape[:2])
 
 
-def person_centroids(world: World, persons: list[int], net: nn.Module, first: int, count: int = 8) -> Float[Tensor, "N D"]:
+def person_centroids(
+    world: World, persons: list[int], net: nn.Module, first: int, count: int = 8
+) -> Float[Tensor, "N D"]:
     """The mean direction of ``count`` real photos of each person: photos that nothing else was given."""
     return F.normalize(world.embeddings(persons, count, first=first, net=net).mean(1), dim=1)
 
@@ -40,7 +42,9 @@ def interval(values: Float[Tensor, " N"], resamples: int = 2_000, seed: int = 0)
     return {"mean": values.mean().item(), "low": low, "high": high}
 
 
-def prompt_obedience(pictures: Float[Tensor, "N 3 H W"], wanted_rgb: Float[Tensor, "3"], table: Float[Tensor, "n 3"]) -> float:
+def prompt_obedience(
+    pictures: Float[Tensor, "N 3 H W"], wanted_rgb: Float[Tensor, "3"], table: Float[Tensor, "n 3"]
+) -> float:
     """Part of pictures whose background is nearest, among the world's named colours, to the one asked for.
 
     The background is read from the two upper corners, which a portrait leaves free. By chance: 1 in ``len(table)``.

@@ -94,9 +94,13 @@ def evaluate(
             verified = ((embedded * centroids[score][:, None]).sum(2) > thresholds[score]).float().mean().item()
             methods[name][f"verified_{score}"] = verified
         methods[name]["blue_background_obeyed"] = prompt_obedience(drawn[:, blue_prompt], blue, BACKGROUND_RGB)
-        methods[name]["delta_W_norm"] = delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
+        methods[name]["delta_W_norm"] = (
+            delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
+        )
         pictures[name] = drawn[:8]
-        report(f"{name:12s} similarity {methods[name]['similarity']['mean']:.3f}  second {methods[name]['similarity2']['mean']:.3f}")
+        report(
+            f"{name:12s} similarity {methods[name]['similarity']['mean']:.3f}  second {methods[name]['similarity2']['mean']:.3f}"
+        )
     real = world.draw([p for p in persons for _ in range(4)], list(range(600, 604)) * len(persons), world.picture_size)
     real = real.unflatten(0, (-1, 4))
     methods["real"] = {

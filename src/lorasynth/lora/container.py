@@ -97,7 +97,7 @@ def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, s
         raise refuse("too-many-keys", "header", f"at most {MAX_KEYS} tensors", str(len(header)), "is this a LoRA?")
     for key, entry in header.items():
         _check_entry(key, entry)
-    ordered = dict(sorted(header.items(), key=lambda item: item[1]["data_offsets"]))
+    ordered = dict(sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0])))
     _check_offsets(ordered, len(content) - 8 - length)
     return ordered, metadata
 

@@ -114,7 +114,7 @@ class LoRA:
     def save(
         self,
         path: str | Path,
-        format: Format = "kohya",
+        format: str = "kohya",
         dtype: torch.dtype = torch.float32,
         metadata: Mapping[str, str] | None = None,
         *,
@@ -126,7 +126,7 @@ class LoRA:
 
         Args:
             path: where to; ``.safetensors`` for a file.
-            format: "kohya" is read by diffusers, ComfyUI, A1111/Forge and kohya alike.
+            format: "kohya", "diffusers" or "peft"; "kohya" is read by diffusers, ComfyUI, A1111/Forge and kohya alike.
             dtype: of the numbers in the file: float32, float16 or bfloat16.
             metadata: more for the header; stands above the LoRA's own.
             force: replace what is there.

@@ -136,11 +136,22 @@ def main() -> None:
     make_world(run / "portraits")
     environment = {**os.environ, "LORASYNTH_ASSETS": str(run.resolve())}
     lorasynth = [sys.executable, "-m", "lorasynth"]
-    subprocess.run([*lorasynth, "zoo", "build", "portraits", "--out", str(run / "zoo"), "--workers", "2"], check=True, env=environment)
+    subprocess.run(
+        [*lorasynth, "zoo", "build", "portraits", "--out", str(run / "zoo"), "--workers", "2"],
+        check=True,
+        env=environment,
+    )
     if not (run / "fit" / "synthesizer" / "config.json").exists():
         train = ["train", "all", "portraits", "--zoo", str(run / "zoo"), "--out", str(run / "fit")]
         subprocess.run([*lorasynth, *train], check=True, env=environment)
-    evaluate = ["evaluate", str(run / "fit" / "synthesizer"), "--json", str(run / "scores.json"), "--grid", str(run / "scores.png")]
+    evaluate = [
+        "evaluate",
+        str(run / "fit" / "synthesizer"),
+        "--json",
+        str(run / "scores.json"),
+        "--grid",
+        str(run / "scores.png"),
+    ]
     subprocess.run([*lorasynth, *evaluate, "--force"], check=True, env=environment)
 
 

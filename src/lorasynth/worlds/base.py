@@ -40,7 +40,7 @@ def build_scheduler() -> "DDIMScheduler":
     return DDIMScheduler(
         num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",
-        clip_sample=False, set_alpha_to_one=True,
+        clip_sample=False, set_alpha_to_one=True, steps_offset=1,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorasynth.training import step_generator
-from lorasynth.worlds.base import Batch, BaseConfig, stratified_timesteps, token_ids, v_loss
+from lorasynth.worlds.base import BaseConfig, Batch, stratified_timesteps, token_ids, v_loss
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -46,9 +46,7 @@ def train_base(
     named = {f"unet.{n}": p for n, p in unet.named_parameters()}
     named |= {f"text_encoder.{n}": p for n, p in text_encoder.named_parameters()}
     parameters = [p.requires_grad_(True) for p in named.values()]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=0.0, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
     average = {n: p.detach().clone() for n, p in named.items()}
     total = 0.0
     for step in range(config.steps):

@@ -1,5 +1,6 @@
 """A CLIP tokenizer and text encoder for a world's few words, built from nothing and offline."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def _byte_letters() -> list[str]:
 def _apply(symbols: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding of one word: the earliest-learned pair first, until none is left."""
     while len(symbols) > 1:
-        ranked = [(merges[pair], i) for i, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in merges]
+        ranked = [(merges[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in merges]
         if not ranked:
             break
         _, i = min(ranked)

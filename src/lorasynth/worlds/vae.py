@@ -20,8 +20,14 @@ LATENT_CHANNELS = 16
 _FINE = 32  # principal components kept of a 4x4 patch, on the way
 _WIDTHS = (16, 32, 64, 64)
 _GROUPS = 4
-_ANCHOR, _ANCHOR_PAIRS = 400.0, 3  # magnitude and number of the +- constant channels that fix the last group norm's scale
-_OFFSET, _GAIN = 14.0, 0.5  # where the last SiLU works: silu(z) = z - z·sigmoid(-z), with z = 14 + x / 2, is z to 1e-4 or so
+_ANCHOR, _ANCHOR_PAIRS = (
+    400.0,
+    3,
+)  # magnitude and number of the +- constant channels that fix the last group norm's scale
+_OFFSET, _GAIN = (
+    14.0,
+    0.5,
+)  # where the last SiLU works: silu(z) = z - z·sigmoid(-z), with z = 14 + x / 2, is z to 1e-4 or so
 
 
 def build_vae(pictures: Float[Tensor, "B 3 H W"]) -> "AutoencoderKL":

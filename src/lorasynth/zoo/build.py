@@ -65,7 +65,12 @@ def learn_init(
         settings = replace(config.adapt, lora_A="shared", seed=config.seed + 1 + r)
         losses: list[float] = []
         trained = adapt(
-            world.pipe.unet, world.pipe.scheduler, bank, photos, settings, on_step=lambda _, v: losses.append(v)  # noqa: B023
+            world.pipe.unet,
+            world.pipe.scheduler,
+            bank,
+            photos,
+            settings,
+            on_step=lambda _, v: losses.append(v),  # noqa: B023
         )
         init = trained.mean(0)
         report(f"pilot round {r + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
@@ -161,8 +166,8 @@ def repeatability(
         init: the shared initialisation.
 
     Returns:
-        "agreement": mean cosine of a person's two updates (1 is a repeatable training); "agreement_centred": the same after taking
-        off the mean update of all people, which the cosine alone would be flattered by.
+        "agreement": mean cosine of a person's two updates (1 is a repeatable training); "agreement_centred": the same after
+        taking off the mean update of all people, which the cosine alone would be flattered by.
     """
 
     def cosine(x: Tensor, y: Tensor) -> float:

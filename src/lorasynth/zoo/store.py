@@ -37,8 +37,8 @@ class Item:
 class Zoo:
     """Many LoRAs of one layout.
 
-    A folder with ``zoo.json`` (layout, recipe, the shared initialisation's file), ``shard-*.safetensors`` ("vectors" (n, P) fp16 and
-    "embeddings" (n, J, D) fp16) and ``manifest.jsonl``. Readable with safetensors and any JSON reader.
+    A folder with ``zoo.json`` (layout, recipe, the shared initialisation's file), ``shard-*.safetensors`` ("vectors" (n, P) fp16
+    and "embeddings" (n, J, D) fp16) and ``manifest.jsonl``. Readable with safetensors and any JSON reader.
     """
 
     folder: Path
@@ -59,7 +59,9 @@ class Zoo:
             found = read_json(folder / "zoo.json")
             if found != json.loads(json.dumps(record)):
                 changed = [k for k in recipe if found.get("recipe", {}).get(k) != json.loads(json.dumps(recipe))[k]]
-                raise ZooError(f"{folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder")
+                raise ZooError(
+                    f"{folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder"
+                )
             return cls.open(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / "init.safetensors", {"init": init})
@@ -79,7 +81,9 @@ class Zoo:
         except ModelError as error:
             raise ZooError(f"{folder}: expected a zoo: {error}") from None
         if record.get("schema") != SCHEMA_VERSION:
-            raise ZooError(f"{folder}: schema {record.get('schema')!r}, this version reads {SCHEMA_VERSION}; upgrade lorasynth")
+            raise ZooError(
+                f"{folder}: schema {record.get('schema')!r}, this version reads {SCHEMA_VERSION}; upgrade lorasynth"
+            )
         items: dict[str, Item] = {}
         manifest = folder / "manifest.jsonl"
         for line in manifest.read_text().splitlines(keepends=True) if manifest.exists() else ():

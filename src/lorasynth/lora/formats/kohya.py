@@ -24,15 +24,19 @@ _BASE_VERSIONS = {"sd15": "sd_v1", "sdxl": "sdxl_base_v1-0"}
 def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by diffusers' converter, with alpha equal to rank, and the header's fields.
 
-    NOTE: the header must not carry ``lora_adapter_metadata``: diffusers refuses a file that has it beside alphas.
+    NOTE: the header must not carry ``lora_adapter_metadata``: diffusers refuses a file that has it beside alphas. And where ranks
+    differ there are no alphas, which every program takes for alpha = rank: diffusers (0.42) mixes up the names of alphas that
+    differ, and would apply attention layers at a wrong scale with no more than a warning.
     """
     from diffusers.utils import convert_state_dict_to_kohya
 
     tensors = convert_state_dict_to_kohya(named_factors(lora, "unet.", dtype))
-    for key, alpha in tensors.items():
-        if key.endswith(".alpha"):
-            tensors[key] = torch.tensor(float(alpha), dtype=dtype)
     ranks = {m.rank for m in lora.layout.modules}
+    for key in [key for key in tensors if key.endswith(".alpha")]:
+        if len(ranks) == 1:
+            tensors[key] = torch.tensor(float(tensors[key]), dtype=dtype)
+        else:
+            del tensors[key]
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     header = {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
     if lora.layout.base in _BASE_VERSIONS:
@@ -73,4 +77,4 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     if len(flat) != len(ready):
         expected = f"{len(ready)} tensors with as many names in diffusers"
         raise refuse("duplicate-module", "*", expected, f"{len(flat)}", "remove modules that are there under two names")
-    return {name: scaled(A, B, 1) for name, (A, B) in pair(flat).items()}
+    return {name: scaled(A, B, 1.0) for name, (A, B) in pair(flat).items()}

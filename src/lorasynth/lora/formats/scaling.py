@@ -52,10 +52,10 @@ def fold(pairs: Pairs, config: Mapping[str, Any], where: str) -> Pairs:
     folded: Pairs = {}
     for name, (A, B) in pairs.items():
         rank = A.shape[0]
-        said = _by_pattern(config, "rank_pattern", name, config.get("r", rank), where)
+        said = _number(config, "r", "rank_pattern", name, rank, where)
         if said != rank:
             raise refuse("rank", f"{where} r of {name}", f"{rank}, as its tensors are", f"{said:g}", "get both anew")
-        alpha = _by_pattern(config, "alpha_pattern", name, config.get("lora_alpha", rank), where)
+        alpha = _number(config, "lora_alpha", "alpha_pattern", name, rank, where)
         check_alpha(f"{where} lora_alpha of {name}", alpha, rank)
         folded[name] = scaled(A, B, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
     return folded
@@ -88,8 +88,8 @@ def _require_plain(config: Mapping[str, Any], where: str) -> None:
         raise refuse("kind", f"{where} peft_type", "LORA", f"{config['peft_type']}", "only LoRA is supported")
 
 
-def _by_pattern(config: Mapping[str, Any], field: str, name: str, default: Any, where: str) -> float:
-    """A module's number: of the first pattern that its name ends in, as PEFT matches them, or the default.
+def _number(config: Mapping[str, Any], default: str, field: str, name: str, rank: int, where: str) -> float:
+    """A module's number: of the first pattern that its name ends in, as PEFT matches them, or the default, or the rank.
 
     NOTE: PEFT takes patterns as regular expressions; from an untrusted file only literal names are taken, which is what everybody
     writes, as an expression can be made to run for hours.
@@ -97,13 +97,13 @@ def _by_pattern(config: Mapping[str, Any], field: str, name: str, default: Any, 
     patterns = config.get(field) or {}
     if not isinstance(patterns, Mapping):
         raise refuse("bad-metadata", f"{where} {field}", "an object", type(patterns).__name__, "write it again")
-    value = default
+    value, said_by = config.get(default, rank), default
     for pattern, number in patterns.items():
         if not _LITERAL.fullmatch(pattern):
             raise refuse("bad-metadata", f"{where} {field}", "module names", f"{pattern}", "write out the names")
         if name == pattern.removeprefix("^") or (pattern[0] != "^" and name.endswith("." + pattern)):
-            value = number
+            value, said_by = number, field
             break
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refuse("bad-metadata", f"{where} {field} of {name}", "a number", f"{value}", "write it again")
+        raise refuse("bad-metadata", f"{where} {said_by} of {name}", "a number", f"{value!r}", "write it again")
     return float(value)

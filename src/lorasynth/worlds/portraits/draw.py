@@ -20,9 +20,7 @@ Plane = Float[Tensor, "B H W"]
 def photos_of(persons: list[int], photos: list[int], size: int, batch: int = 32) -> Float[Tensor, "B 3 H W"]:
     """Photo ``photos[i]`` of person ``persons[i]``, float RGB in [0, 1], ``size`` pixels square."""
     identity, nuisance = identity_factors(persons), nuisance_factors(persons, photos)
-    parts = [
-        draw(identity[i : i + batch], nuisance[i : i + batch], size) for i in range(0, len(persons), batch)
-    ]
+    parts = [draw(identity[i : i + batch], nuisance[i : i + batch], size) for i in range(0, len(persons), batch)]
     return torch.cat(parts)
 
 
@@ -85,8 +83,12 @@ def draw(
     skin = _hsl(0.035 + 0.05 * hue, 0.62 - 0.2 * tone, 0.82 - 0.52 * tone)
     shade = skin * torch.tensor([0.80, 0.72, 0.70])
     hair_light = person["hair_lightness"]
-    hair = _hsl(0.02 + 0.11 * person["hair_hue"], 0.62 - 0.35 * (hair_light - 0.5).abs() * 2, 0.07 + 0.60 * hair_light**1.3)
-    lips = torch.lerp(shade, torch.tensor([0.80, 0.16, 0.26]).expand_as(shade), (0.15 + 0.75 * person["lip_colour"])[:, None])
+    hair = _hsl(
+        0.02 + 0.11 * person["hair_hue"], 0.62 - 0.35 * (hair_light - 0.5).abs() * 2, 0.07 + 0.60 * hair_light**1.3
+    )
+    lips = torch.lerp(
+        shade, torch.tensor([0.80, 0.16, 0.26]).expand_as(shade), (0.15 + 0.75 * person["lip_colour"])[:, None]
+    )
     dark = torch.tensor([0.10, 0.07, 0.07]).expand_as(skin)
     white = torch.tensor([0.97, 0.97, 0.95]).expand_as(skin)
     background = choose(BACKGROUND_RGB, photo["background"]) * (0.85 + 0.3 * photo["background_shade"])[:, None]
@@ -113,13 +115,17 @@ def draw(
     canvas.paint(canvas.opacity(torch.minimum(cap, curtain) + waves), hair * 0.82)
 
     # Shirt, neck.
-    canvas.paint(canvas.opacity(_ellipse(x, y - 1.18, torch.full_like(width, 0.86), torch.full_like(width, 0.42))), shirt)
+    canvas.paint(
+        canvas.opacity(_ellipse(x, y - 1.18, torch.full_like(width, 0.86), torch.full_like(width, 0.42))), shirt
+    )
     neck = torch.maximum(x.abs() - width * 0.48, torch.maximum(-y, y - height * 1.28))
     canvas.paint(canvas.opacity(neck), shade)
 
     # Head: an ellipse whose lower half tapers (pointed chin) or widens (square jaw); ears.
     ear = p("ear_size", 0.05, 0.125)
-    canvas.paint(canvas.opacity(_ellipse((x + yaw * 0.03).abs() - width * 0.98, y - 0.02, ear * 0.8, ear * 1.25)), shade)
+    canvas.paint(
+        canvas.opacity(_ellipse((x + yaw * 0.03).abs() - width * 0.98, y - 0.02, ear * 0.8, ear * 1.25)), shade
+    )
     taper = 1 - p("jaw", -0.22, 0.34) * (y / height).clamp(min=0) ** 2
     head = _ellipse(x / taper, y, width, height)
     face = canvas.opacity(head)
@@ -154,7 +160,9 @@ def draw(
     iris = _ellipse(ex - side * n("gaze", -0.022, 0.022), ey, eye_r * 0.56, eye_r * 0.56)
     canvas.paint(canvas.opacity(iris) * whites, choose(EYE_RGB, person["eye_colour"], smooth=True))
     canvas.paint(canvas.opacity(iris + eye_r * 0.30) * whites, dark)
-    canvas.paint(canvas.opacity(_ellipse(fx - side * eye_x + 0.02, ey + 0.025, eye_r * 0.18, eye_r * 0.18)) * whites, white)
+    canvas.paint(
+        canvas.opacity(_ellipse(fx - side * eye_x + 0.02, ey + 0.025, eye_r * 0.18, eye_r * 0.18)) * whites, white
+    )
     canvas.paint(canvas.opacity(torch.maximum(lids.abs() - 0.010, ey + opening * 0.25)), dark)
 
     # Brows: a bar along a slanted line over each eye.
@@ -186,7 +194,9 @@ def draw(
 
     # Mole.
     turn = p("mole_place", 0.0, 2 * math.pi)
-    mole = _ellipse(fx - 0.24 * torch.cos(turn), y - 0.20 - 0.15 * torch.sin(turn), *(torch.full_like(width, 0.026),) * 2)
+    mole = _ellipse(
+        fx - 0.24 * torch.cos(turn), y - 0.20 - 0.15 * torch.sin(turn), *(torch.full_like(width, 0.026),) * 2
+    )
     canvas.paint(canvas.opacity(mole) * (p("mole", -2.0, 2.0).clamp(0, 0.9)), dark)
 
     # Hair in front: from the crown down to a hairline that drops away from the parting.
@@ -195,14 +205,18 @@ def draw(
     crown = torch.maximum(_ellipse(x, y + 0.05, width + volume * 0.8, height * 0.96 + volume * 0.9), y - hairline)
     sides = torch.maximum(torch.maximum(width * 0.90 - x.abs(), x.abs() - width - volume * 0.7),
                           torch.maximum(-0.45 - y, y - length.clamp(max=0.75)))  # fmt: skip
-    canvas.paint(canvas.opacity(torch.minimum(crown, sides) + waves), (hair[:, :, None, None] * light[:, None]).clamp(0, 1))
+    canvas.paint(
+        canvas.opacity(torch.minimum(crown, sides) + waves), (hair[:, :, None, None] * light[:, None]).clamp(0, 1)
+    )
 
     # Glasses last: rims, bridge, temples.
     worn = (p("glasses", -1.3, 0.7) * 20).clamp(0, 1)
     rim_r = p("glasses_size", 0.125, 0.165)
     rims = (_ellipse(ax - eye_x, y - eye_y, rim_r, rim_r * 0.86)).abs() - 0.014
     bridge = torch.maximum((y - eye_y + 0.02).abs() - 0.012, ax - (eye_x - rim_r))
-    frame = _hsl(person["glasses_size"] * 3 % 1, torch.full_like(tone, 0.6), 0.10 + 0.30 * (person["glasses_size"] * 7 % 1))
+    frame = _hsl(
+        person["glasses_size"] * 3 % 1, torch.full_like(tone, 0.6), 0.10 + 0.30 * (person["glasses_size"] * 7 % 1)
+    )
     canvas.paint(canvas.opacity(torch.minimum(rims, bridge)) * worn, frame)
 
     exposure = n("brightness", 0.86, 1.10)[:, None]

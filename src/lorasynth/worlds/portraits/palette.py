@@ -19,7 +19,9 @@ COLOUR_NAMES: tuple[str, ...] = tuple(_NAMED)
 
 BACKGROUND_RGB = torch.tensor(list(_NAMED.values()))
 SHIRT_RGB = BACKGROUND_RGB * 0.80
-EYE_RGB = torch.tensor([[0.30, 0.17, 0.07], [0.50, 0.34, 0.12], [0.25, 0.50, 0.25], [0.22, 0.47, 0.72], [0.50, 0.56, 0.60]])
+EYE_RGB = torch.tensor(
+    [[0.30, 0.17, 0.07], [0.50, 0.34, 0.12], [0.25, 0.50, 0.25], [0.22, 0.47, 0.72], [0.50, 0.56, 0.60]]
+)
 
 
 def choose(table: Float[Tensor, "n 3"], factor: Float[Tensor, " B"], smooth: bool = False) -> Float[Tensor, "B 3"]:

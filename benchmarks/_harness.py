@@ -1,0 +1,46 @@
+"""Interleaved timing on one thread: A B A B …, medians of process CPU time, one line and one JSON record a benchmark."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+
+
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    other: Callable[[], object],
+    *,
+    per_ours: float = 1,
+    per_other: float = 1,
+    runs: int = 5,
+) -> float:
+    """Print how many times less CPU time ours takes than the other, per unit of work, and append it to out/bench.jsonl.
+
+    Args:
+        name: of the benchmark.
+        ours: does ``per_ours`` units of work.
+        other: does ``per_other`` units of work.
+        per_ours: units.
+        per_other: units.
+        runs: counted pairs, after one that is not.
+    """
+    times: dict[str, list[float]] = {"ours": [], "other": []}
+    for run in range(runs + 1):
+        for side, work, units in (("ours", ours, per_ours), ("other", other, per_other)):
+            start = time.process_time()
+            work()
+            if run:
+                times[side].append((time.process_time() - start) / units)
+    a, b = statistics.median(times["ours"]), statistics.median(times["other"])
+    print(f"{name} ratio={b / a:.2f} (ours {a * 1e3:.3f} ms, other {b * 1e3:.3f} ms, runs {runs})", flush=True)
+    out = Path("out")
+    out.mkdir(exist_ok=True)
+    with (out / "bench.jsonl").open("a") as file:
+        file.write(json.dumps({"name": name, "ratio": b / a, "ours_s": a, "other_s": b, "runs": runs}) + "\n")
+    return b / a

@@ -1,0 +1,32 @@
+"""Photo file -> LoRA file by the shipped synthesizer, against fine-tuning the LoRA on ten photos."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from _harness import compare
+
+from lorasynth.demo import fine_tuning_recipe
+from lorasynth.encoders.images import to_image
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.worlds.world import get_world
+from lorasynth.zoo.build import train_people
+
+
+def main() -> None:
+    world, model = get_world("portraits"), Synthesizer.from_pretrained()
+    init, adapt = fine_tuning_recipe()
+    with tempfile.TemporaryDirectory() as folder:
+        photo = Path(folder) / "photo.png"
+        to_image(world.draw([7], [0], 256)[0]).save(photo)
+        file = Path(folder) / "lora.safetensors"
+        compare(
+            "synthesis_against_fine_tuning",
+            lambda: model(photo).save(file, dtype=torch.float16, force=True),
+            lambda: train_people(world, model.canonicalizer.layout, init, [7], 10, adapt),
+            runs=3,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""The whole map: exact on every ΔW, the same for every gauge, and fitted without what does not vary."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorasynth.canonical import Canonicalizer
+from lorasynth.errors import LayoutError, ModelError, ZooError
+from lorasynth.files import write_tensors
+from lorasynth.lora.factors import delta_W_relative_error
+from lorasynth.lora.layout import Layout
+
+N = 12
+LAYOUTS = {
+    rank: Layout.from_dict({"base": "small", "modules": [["a", 9, 7, rank], ["b", 6, 8, rank], ["c", 5, 5, 1]]})
+    for rank in (1, 3)
+}
+every_gauge = pytest.mark.parametrize("gauge", ["procrustes", "anchored"])
+every_rank = pytest.mark.parametrize("rank", LAYOUTS)
+
+
+def zoo(layout, seed=0, n=N, spread=0.3):
+    """LoRAs trained, as it were, from one initialisation; and that."""
+    g = torch.Generator().manual_seed(seed)
+    init = torch.randn(layout.num_parameters, generator=g)
+    return init + spread * torch.randn(n, layout.num_parameters, generator=g), init
+
+
+def frozen_zoo(layout, seed=0):
+    """The same with one lora_A for all."""
+    vectors, init = zoo(layout, seed)
+    for part, _ in layout.slices.values():
+        vectors[:, part] = init[part]
+    return vectors, init
+
+
+def fit(vectors, layout, gauge, init):
+    return Canonicalizer.fit(vectors, layout, gauge, init if gauge == "anchored" else None)
+
+
+def regauged(layout, vectors, seed=5):
+    g = torch.Generator().manual_seed(seed)
+    factors = {}
+    for m in layout.modules:
+        A, B = layout.split(vectors.double())[m.name]
+        eye = torch.eye(m.rank, dtype=torch.float64)
+        G = eye + 0.3 * torch.randn(len(vectors), m.rank, m.rank, generator=g, dtype=torch.float64)
+        factors[m.name] = (torch.linalg.solve(G, A), B @ G)
+    return layout.join(factors).to(vectors.dtype)
+
+
+@every_gauge
+@every_rank
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000))
+def test_invert_gives_back_every_update(gauge, rank, seed):
+    layout = LAYOUTS[rank]
+    vectors, init = zoo(layout, seed)
+    canonicalizer = fit(vectors, layout, gauge, init)
+    unseen, _ = zoo(layout, seed)
+    unseen = unseen + 0.1 * torch.randn(unseen.shape, generator=torch.Generator().manual_seed(seed + 1))
+    for x in (vectors, unseen):
+        again = canonicalizer.invert(canonicalizer.apply(x))
+        assert delta_W_relative_error(layout, x, again).max().sqrt() < 2e-6
+
+
+@every_gauge
+@every_rank
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000))
+def test_apply_is_idempotent_and_the_same_for_every_gauge(gauge, rank, seed):
+    layout = LAYOUTS[rank]
+    vectors, init = (v.double() for v in zoo(layout, seed))
+    canonicalizer = fit(vectors, layout, gauge, init)
+    x = canonicalizer.apply(vectors)
+    torch.testing.assert_close(canonicalizer.apply(canonicalizer.invert(x)), x, rtol=0, atol=1e-6)
+    torch.testing.assert_close(canonicalizer.apply(regauged(layout, vectors)), x, rtol=0, atol=1e-6)
+
+
+@every_gauge
+@every_rank
+def test_scaled_vectors_have_mean_0_and_each_tensor_size_1(gauge, rank):
+    layout = LAYOUTS[rank]
+    vectors, init = zoo(layout, n=40)
+    canonicalizer = fit(vectors, layout, gauge, init)
+    full = torch.zeros(len(vectors), layout.num_parameters)
+    full[:, canonicalizer.active] = canonicalizer.apply(vectors)
+    torch.testing.assert_close(full.mean(0), torch.zeros(layout.num_parameters), rtol=0, atol=1e-5)
+    for part in (p for pair in layout.slices.values() for p in pair):
+        assert full[:, part].square().mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_frozen_lora_A_is_left_out_and_the_rest_is_linear_in_the_update():
+    layout = LAYOUTS[3]
+    vectors, init = frozen_zoo(layout)
+    canonicalizer = fit(regauged(layout, vectors), layout, "anchored", init)
+    only_B = torch.zeros(layout.num_parameters, dtype=torch.bool)
+    for _, part in layout.slices.values():
+        only_B[part] = True
+    assert torch.equal(canonicalizer.active, only_B)
+    assert canonicalizer.num_features == int(only_B.sum())
+    # The vector of a mean of updates is the mean of the vectors. (With one lora_A, a mean of vectors is one of updates.)
+    x = canonicalizer.apply(torch.cat([vectors, vectors[:2].mean(0, keepdim=True)]))
+    torch.testing.assert_close(x[-1], x[:2].mean(0), rtol=0, atol=1e-4)
+    again = canonicalizer.invert(canonicalizer.apply(vectors))
+    assert delta_W_relative_error(layout, vectors, again).max().sqrt() < 2e-6
+
+
+@every_rank
+def test_procrustes_leaves_less_variance_than_signs_by_chance(rank):
+    """What the gauge is for: aligned, a zoo lies closer to its mean than with LAPACK's signs."""
+    layout = LAYOUTS[rank]
+    vectors, _ = zoo(layout, n=40)
+    flips = torch.randint(0, 2, (40, 1), generator=torch.Generator().manual_seed(1)) * 2.0 - 1
+    canonicalizer = Canonicalizer.fit(vectors * flips, layout)  # a sign on both factors: the same updates
+    aligned = canonicalizer.invert(canonicalizer.apply(vectors * flips))
+
+    def explained(x):
+        return x.mean(0).square().sum() / x.square().sum(1).mean()
+
+    assert explained(aligned) > 0.8
+    assert explained(vectors * flips) < 0.2
+
+
+@every_gauge
+def test_the_order_and_the_chunks_of_the_zoo_do_not_matter(gauge):
+    layout = LAYOUTS[3]
+    vectors, init = (v.double() for v in zoo(layout, n=20))
+    reference = init if gauge == "anchored" else None
+    whole = Canonicalizer.fit(vectors, layout, gauge, reference)
+    parts = Canonicalizer.fit(vectors.flip(0), layout, gauge, reference, chunk=7)
+    torch.testing.assert_close(parts.mean, whole.mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(parts.scale, whole.scale, rtol=0, atol=1e-4)
+    torch.testing.assert_close(whole.apply(vectors, chunk=3), whole.apply(vectors))
+
+
+@every_gauge
+def test_loading_undoes_saving_to_the_last_bit(tmp_path, gauge):
+    layout = LAYOUTS[3]
+    vectors, init = frozen_zoo(layout)
+    canonicalizer = fit(vectors, layout, gauge, init)
+    canonicalizer.save(tmp_path / "canonical.safetensors")
+    again = Canonicalizer.load(tmp_path / "canonical.safetensors")
+    assert (again.layout, again.gauge) == (layout, gauge)
+    assert torch.equal(again.active, canonicalizer.active)
+    x = canonicalizer.apply(vectors)
+    assert torch.equal(again.apply(vectors), x)
+    assert torch.equal(again.invert(x), canonicalizer.invert(x))
+
+
+def test_errors_name_item_and_module():
+    layout = LAYOUTS[3]
+    vectors, init = zoo(layout, n=9)
+    bad = vectors.clone()
+    bad[7, layout.slices["b"][1].start] = torch.nan
+    with pytest.raises(ZooError, match=r"b: expected finite LoRAs, got NaN or infinity in items \[7\]"):
+        Canonicalizer.fit(bad, layout, chunk=4)
+    part = layout.slices["b"][0]
+    lost = vectors.clone()
+    lost[7, part] = torch.cat([lost[7, part][:6]] * 3)
+    with pytest.raises(ZooError, match="b: item 7: its lora_A does not span"):
+        Canonicalizer.fit(lost, layout, "anchored", init, chunk=4)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    layout = LAYOUTS[1]
+    vectors, _ = zoo(layout)
+    with pytest.raises(ZooError, match="at least 2 LoRAs .* got 1"):
+        Canonicalizer.fit(vectors[:1], layout)
+    with pytest.raises(ZooError, match="needs the zoo's shared initialisation"):
+        Canonicalizer.fit(vectors, layout, "anchored")
+    with pytest.raises(ZooError, match="expected LoRAs that differ"):
+        Canonicalizer.fit(vectors[:1].repeat(3, 1), layout)
+    with pytest.raises(LayoutError, match="expected vectors of"):
+        Canonicalizer.fit(vectors[:, 1:], layout)
+
+
+def test_vectors_of_another_length_are_refused():
+    layout = LAYOUTS[1]
+    canonicalizer = Canonicalizer.fit(zoo(layout)[0], layout)
+    with pytest.raises(LayoutError, match=f"expected canonical vectors of {canonicalizer.num_features} numbers, got 3"):
+        canonicalizer.invert(torch.zeros(1, 3))
+    with pytest.raises(LayoutError, match="expected vectors of"):
+        canonicalizer.apply(torch.zeros(1, 3))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "canonical.safetensors"
+    write_tensors(path, {"x": torch.zeros(1)}, {"gauge": "procrustes"})
+    with pytest.raises(ModelError, match="expected a canonical form"):
+        Canonicalizer.load(path)
+    layout = LAYOUTS[1]
+    Canonicalizer.fit(zoo(layout)[0], layout).save(path)
+    content = bytearray(path.read_bytes())
+    content[-4:] = b"\xff\xff\xff\xff"  # a NaN in the last tensor
+    path.write_bytes(bytes(content))
+    with pytest.raises(ModelError):
+        Canonicalizer.load(path)
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 1000))
+def test_the_same_zoo_gives_the_same_map(seed):
+    layout = LAYOUTS[3]
+    maps = [Canonicalizer.fit(zoo(layout, seed)[0], layout) for _ in range(2)]
+    assert all(torch.equal(a.mean, b.mean) and torch.equal(a.reference, b.reference) for a, b in pairwise(maps))

@@ -1,0 +1,260 @@
+"""Files of every format against the programs' own loaders and savers."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_kohya
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from lorasynth.errors import LayoutError, OutputExistsError, UsageError
+from lorasynth.lora.factors import LoRA, delta_W_relative_error
+from lorasynth.lora.layout import Layout
+
+FORMATS = ("kohya", "diffusers", "peft")
+
+
+def file_name(format):
+    return "adapter" if format == "peft" else f"{format}.safetensors"
+
+
+@pytest.fixture
+def lora(mixed_layout):
+    return LoRA.random(mixed_layout, seed=7, std=0.3)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=10)
+@given(seed=st.integers(0, 10_000), ranks=st.lists(st.integers(1, 4), min_size=3, max_size=3))
+def test_loading_undoes_saving(tmp_path_factory, layout, format, seed, ranks):
+    chosen = layout.to_dict()
+    chosen["modules"] = [[n, i, o, r] for (n, i, o, _), r in zip(chosen["modules"][::11], ranks * 3, strict=False)]
+    lora = LoRA.random(Layout.from_dict(chosen), seed=seed)
+    path = lora.save(tmp_path_factory.mktemp("lora") / file_name(format), format)
+    for again in (LoRA.load(path), LoRA.load(path, lora.layout)):
+        assert again.layout == lora.layout
+        assert torch.equal(again.vector, lora.vector)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 1e-3), (torch.bfloat16, 1e-2)])
+def test_half_precision_costs_its_rounding_only(tmp_path, lora, format, dtype, error):
+    path = lora.save(tmp_path / file_name(format), format, dtype)
+    again = LoRA.load(path)
+    assert delta_W_relative_error(lora.layout, lora.vector[None], again.vector[None]).sqrt().item() < error
+    assert not torch.equal(again.vector, lora.vector)
+
+
+@pytest.mark.parametrize("format", ["kohya", "diffusers"])
+def test_diffusers_loads_our_file_as_what_attach_does(tmp_path, pipe, unet, lora, predict, format):
+    path = lora.save(tmp_path / file_name(format), format, metadata={"lorasynth.seed": "7"})
+    base = predict(pipe.unet)
+    pipe.load_lora_weights(path)
+    lora.attach(unet)
+    assert torch.equal(predict(pipe.unet), predict(unet))
+    assert (predict(unet) - base).abs().max() > 0.05
+
+
+def test_our_file_and_attach_draw_the_same_picture(tmp_path, pipe, lora):
+    def draw():
+        seed = torch.Generator().manual_seed(0)
+        return pipe("a b c", num_inference_steps=2, height=16, width=16, generator=seed, output_type="pt").images
+
+    base = draw()
+    lora.attach(pipe.unet)
+    attached = draw()
+    LoRA.detach(pipe.unet)
+    assert torch.equal(draw(), base)
+    pipe.load_lora_weights(lora.save(tmp_path / "x.safetensors"))
+    torch.testing.assert_close(draw(), attached, rtol=0, atol=1e-5)  # the same, but for the order of sums
+    assert (attached - base).abs().max() > 1e-3
+
+
+def test_peft_loads_our_folder_as_what_attach_does(tmp_path, make_unet, lora, predict):
+    folder = lora.save(tmp_path / "adapter", "peft")
+    loaded = PeftModel.from_pretrained(make_unet(), folder)
+    attached = make_unet()
+    lora.attach(attached)
+    assert torch.equal(predict(loaded.base_model.model), predict(attached))
+
+
+@pytest.mark.parametrize("config", [{"lora_alpha": 8}, {"lora_alpha": 3, "use_rslora": True}])
+@pytest.mark.parametrize("saver", ["kohya", "diffusers", "peft"])
+def test_a_foreign_file_keeps_its_scale(tmp_path, make_unet, layout, predict, saver, config):
+    """An adapter that PEFT trained with alpha != rank, saved by the ecosystem's own code, does here what it did there."""
+    names = [m.name for m in layout.modules]
+    torch.manual_seed(3)
+    model = get_peft_model(make_unet(), LoraConfig(r=2, target_modules=names, init_lora_weights=False, **config))
+    path = foreign_file(tmp_path, model, saver)
+    attached = make_unet()
+    LoRA.load(path, layout).attach(attached)
+    torch.testing.assert_close(predict(attached), predict(model.base_model.model), rtol=1e-4, atol=1e-5)
+
+
+def foreign_file(folder, model, saver):
+    state, config = get_peft_model_state_dict(model), model.peft_config["default"]
+    state = {k.removeprefix("base_model.model."): v for k, v in state.items()}
+    if saver == "peft":
+        model.save_pretrained(folder)
+        return folder
+    if saver == "diffusers":
+        StableDiffusionPipeline.save_lora_weights(
+            folder, unet_lora_layers=state, unet_lora_adapter_metadata=config.to_dict()
+        )
+        return folder / "pytorch_lora_weights.safetensors"
+    # kohya: diffusers' converter writes alpha = rank; the true one goes in as kohya's trainer would write it.
+    alpha = config.lora_alpha * (config.r**0.5 if config.use_rslora else 1)
+    tensors = convert_state_dict_to_kohya({f"unet.{k}": v for k, v in state.items()})
+    tensors = {k: torch.tensor(float(alpha)) if k.endswith(".alpha") else v.contiguous() for k, v in tensors.items()}
+    save_file(tensors, folder / "kohya.safetensors")
+    return folder / "kohya.safetensors"
+
+
+def test_patterns_give_modules_their_own_rank_and_alpha(tmp_path, make_unet, predict):
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules=["to_q", "to_v"], rank_pattern={"to_v": 3}, init_lora_weights=False,
+        alpha_pattern={"attn2.to_q": 1, "to_v": 9},
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = get_peft_model(make_unet(), config)
+    model.save_pretrained(tmp_path)
+    lora, attached = LoRA.load(tmp_path), make_unet()
+    assert {m.rank for m in lora.layout.modules} == {2, 3}
+    lora.attach(attached)
+    torch.testing.assert_close(predict(attached), predict(model.base_model.model), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("style", "down", "up"),
+    [("2023", ".lora.down.weight", ".lora.up.weight"), ("2022", "_lora.down.weight", "_lora.up.weight")],
+)
+def test_diffusers_two_older_styles_are_read(tmp_path, unet, predict, make_unet, style, down, up):
+    layout = Layout.from_model(unet, ["to_q", "to_out.0"], rank=2, base="tiny")
+    lora = LoRA.random(layout, std=0.3)
+    tensors = {}
+    for m in layout.modules:
+        name = m.name
+        if style == "2022":
+            head, _, last = m.name.removesuffix(".0").rpartition(".")
+            name = f"{head}.processor.{last}"
+        tensors[f"unet.{name}{down}"], tensors[f"unet.{name}{up}"] = lora.lora_A(m.name), lora.lora_B(m.name)
+    save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "old.safetensors")
+    again = LoRA.load(tmp_path / "old.safetensors", layout)
+    assert torch.equal(again.vector, lora.vector)
+
+
+def test_kohyas_sdxl_block_names_are_read(tmp_path):
+    """kohya's trainer names SDXL's blocks as the original repository does; the layout is that of diffusers' model."""
+    to_k = Layout.preset("sdxl-attn", rank=1)
+    names = {
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
+        "lora_unet_middle_block_1_transformer_blocks_9_attn2_to_v": "mid_block.attentions.0.transformer_blocks.9.attn2.to_v",
+        "lora_unet_output_blocks_0_1_transformer_blocks_2_attn1_to_q": "up_blocks.0.attentions.0.transformer_blocks.2.attn1.to_q",
+    }
+    modules = {m.name: m for m in to_k.modules}
+    tensors = {}
+    for theirs, ours in names.items():
+        m = modules[ours]
+        tensors[f"{theirs}.lora_down.weight"] = torch.randn(1, m.in_features)
+        tensors[f"{theirs}.lora_up.weight"] = torch.randn(m.out_features, 1)
+        tensors[f"{theirs}.alpha"] = torch.tensor(0.5)
+    save_file(tensors, tmp_path / "sdxl.safetensors")
+    lora = LoRA.load(tmp_path / "sdxl.safetensors")
+    assert lora.layout.base == "sdxl"
+    assert {m.name for m in lora.layout.modules} == set(names.values())
+    theirs, ours = next(iter(names.items()))
+    formed = 0.5 * tensors[f"{theirs}.lora_up.weight"] @ tensors[f"{theirs}.lora_down.weight"]
+    torch.testing.assert_close(lora.delta_W(ours), formed)
+
+
+def test_a_kohya_file_has_what_the_other_programs_look_for(tmp_path, layout):
+    tensors = load_file(LoRA.random(layout).save(tmp_path / "x.safetensors"))
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
+    assert {k.removeprefix(name) for k in tensors if k.startswith(name)} == {
+        ".lora_down.weight", ".lora_up.weight", ".alpha",
+    }  # fmt: skip
+    assert len(tensors) == 3 * len(layout.modules)
+    assert {t.item() for k, t in tensors.items() if k.endswith(".alpha")} == {2.0}
+
+
+def test_where_ranks_differ_a_kohya_file_has_no_alphas(tmp_path, lora):
+    # diffusers 0.42 gives attention layers the wrong one; no alpha means alpha = rank to every program.
+    tensors = load_file(lora.save(tmp_path / "x.safetensors"))
+    assert not [k for k in tensors if k.endswith(".alpha")]
+
+
+def test_the_header_carries_our_metadata_and_no_foreign_one(tmp_path, layout):
+    own = {"lorasynth.seed": "3", "lora_adapter_metadata": "{}", "ss_sd_model_name": "x", "modelspec.title": "t"}
+    lora = LoRA(layout, LoRA.random(layout).vector, own)
+    again = LoRA.load(lora.save(tmp_path / "x.safetensors", metadata={"lorasynth.consent": "self"}))
+    said = again.metadata
+    assert (said["lorasynth.seed"], said["lorasynth.consent"]) == ("3", "self")
+    assert (said["lorasynth.base"], said["lorasynth.layout"]) == ("tiny", layout.hash)
+    assert said["modelspec.title"] == "t"
+    assert not {"lora_adapter_metadata", "ss_sd_model_name"} & said.keys()
+
+
+# Bytes of a file are a promise: equal LoRAs give equal files, on every machine and in every later version.
+GOLDEN = {
+    "kohya": "9d8d5c587ab50566944e091c116a2ea59307c3f429d57d590591f6746fd0c7f2",
+    "diffusers": "f65f250d4d0c1b45ec4f29222390ef65552f1eeac5758d09c691c7e9b1875d1c",
+    "peft": "1b807c5cc1ea6a67660237839914c81bcae88f1bcbe8f8b9c995cb9442c00258",
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_files_are_these_bytes(tmp_path, format):
+    block = "down_blocks.0.attentions.0.transformer_blocks.0"
+    record = {"base": "tiny", "modules": [[f"{block}.attn1.to_out.0", 3, 2, 1], [f"{block}.ff.net.2", 4, 4, 1]]}
+    layout = Layout.from_dict(record)
+    vector = torch.arange(layout.num_parameters) / 8 - 1
+    path = LoRA(layout, vector, {"lorasynth.version": "golden"}).save(tmp_path / file_name(format), format)
+    if format == "peft":
+        assert json.loads((path / "adapter_config.json").read_text())["lora_alpha"] == 1
+        path = path / "adapter_model.safetensors"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == GOLDEN[format]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_there_is_not_replaced_unless_forced(tmp_path, layout, format):
+    path = tmp_path / file_name(format)
+    LoRA.random(layout, seed=1).save(path, format)
+    with pytest.raises(OutputExistsError, match="--force"):
+        LoRA.random(layout, seed=2).save(path, format)
+    assert torch.equal(LoRA.load(path).vector, LoRA.random(layout, seed=1).vector)
+    LoRA.random(layout, seed=2).save(path, format, force=True)
+    assert torch.equal(LoRA.load(path).vector, LoRA.random(layout, seed=2).vector)
+
+
+def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, layout):
+    lora = LoRA.random(layout)
+    large = LoRA(layout, lora.vector * 1e7)
+    with pytest.raises(UsageError, match=r"down_blocks.*at most 65504 for torch.float16, got .*; save as float32"):
+        large.save(tmp_path / "x.safetensors", dtype=torch.float16)
+    with pytest.raises(UsageError, match="expected a format among"):
+        lora.save(tmp_path / "x.safetensors", "pickle")
+    with pytest.raises(UsageError, match="expected dtype float32, float16 or bfloat16"):
+        lora.save(tmp_path / "x.safetensors", dtype=torch.int8)
+    with pytest.raises(UsageError, match="diffusers' own field"):
+        lora.save(tmp_path / "x.safetensors", metadata={"lora_adapter_metadata": "{}"})
+    with pytest.raises(UsageError, match="expected a folder for format 'peft'"):
+        lora.save(tmp_path / "x.safetensors", "peft")
+    with pytest.raises(UsageError, match="does not exist"):
+        lora.save(tmp_path / "no" / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_another_layout_is_refused_with_the_differences(tmp_path, layout):
+    first, *rest = layout.modules
+    path = LoRA.random(Layout(base="tiny", modules=tuple(rest))).save(tmp_path / "x.safetensors")
+    missing = rf"x\.safetensors: expected the {len(rest) + 1} modules.*got {len(rest)}.*{first.name} is missing"
+    with pytest.raises(LayoutError, match=missing):
+        LoRA.load(path, layout)
+    path = LoRA.random(Layout(base="other", modules=layout.modules)).save(tmp_path / "y.safetensors")
+    with pytest.raises(LayoutError, match="base is 'other', expected 'tiny'"):
+        LoRA.load(path, layout)
