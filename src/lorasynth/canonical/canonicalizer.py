@@ -116,6 +116,8 @@ class Canonicalizer:
             ZooError: an item is not finite, or (anchored) its lora_A does not span the reference.
             LayoutError: the vectors have another length.
         """
+        if vectors.shape[1] != len(self.mean):
+            raise LayoutError(f"expected vectors of {len(self.mean)} numbers, got {vectors.shape[1]}")
         mean, scale = self.mean[self.active], self.scale[self.active]
         out = vectors.new_empty(len(vectors), self.num_features)
         for start in range(0, len(vectors), chunk):

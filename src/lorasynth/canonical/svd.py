@@ -30,9 +30,9 @@ def canonical_factors(
     Raises:
         ZooError: an item is not finite.
     """
+    if A_NRI.shape[1] == 1 and (fast := _rank_one(A_NRI, B_NOR)):
+        return fast
     _require_finite(A_NRI, B_NOR, first_item)
-    if A_NRI.shape[1] == 1:
-        return _rank_one(A_NRI, B_NOR)
     # Each factor on its own scale, so that 1e-30 times 1e30 is neither lost nor infinite.
     size_A = A_NRI.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
     size_B = B_NOR.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
@@ -48,16 +48,20 @@ def canonical_factors(
 
 def _rank_one(
     A_NRI: Float[Tensor, "N 1 I"], B_NOR: Float[Tensor, "N O 1"]
-) -> tuple[Float[Tensor, "N 1 I"], Float[Tensor, "N O 1"], Float[Tensor, "N 1"]]:
-    """Rank 1 in closed form: ``S = |a| |b|``; both factors get the length ``sqrt(S)`` and keep their directions."""
-    size_A = A_NRI.abs().amax((1, 2), keepdim=True).double()
-    size_B = B_NOR.abs().amax((1, 2), keepdim=True).double()
-    norm_A = size_A * torch.linalg.vector_norm(A_NRI / size_A.clamp(min=_TINY), dim=(1, 2), keepdim=True)
-    norm_B = size_B * torch.linalg.vector_norm(B_NOR / size_B.clamp(min=_TINY), dim=(1, 2), keepdim=True)
+) -> tuple[Float[Tensor, "N 1 I"], Float[Tensor, "N O 1"], Float[Tensor, "N 1"]] | None:
+    """Rank 1 in closed form: ``S = |a| |b|``; both factors get the length ``sqrt(S)`` and keep their directions.
+
+    At the speed of a copy, as it never leaves the dtype given; None where some size is so extreme that it had to (or not finite).
+    """
+    norm_A = torch.linalg.vector_norm(A_NRI, dim=(1, 2), keepdim=True, dtype=torch.float64)
+    norm_B = torch.linalg.vector_norm(B_NOR, dim=(1, 2), keepdim=True, dtype=torch.float64)
+    for norm in (norm_A, norm_B):
+        if not ((norm == 0) | ((norm > 1e-15) & (norm < 1e15))).all():
+            return None
     root = (norm_A * norm_B).sqrt()
-    A_c = A_NRI * (root / norm_A.clamp(min=_TINY))
-    B_c = B_NOR * (root / norm_B.clamp(min=_TINY))
-    return A_c.to(A_NRI.dtype), B_c.to(B_NOR.dtype), (norm_A * norm_B).flatten(1)
+    A_c = A_NRI * (root / norm_A.clamp(min=_TINY)).to(A_NRI.dtype)
+    B_c = B_NOR * (root / norm_B.clamp(min=_TINY)).to(B_NOR.dtype)
+    return A_c, B_c, (norm_A * norm_B).flatten(1)
 
 
 def _require_finite(A_NRI: Tensor, B_NOR: Tensor, first_item: int) -> None:
