@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth import __version__
@@ -16,12 +15,12 @@ from lorasynth.errors import ModelError, OutputExistsError, UsageError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM, TUNED_FROM
-from lorasynth.files import read_json, read_tensors, write_json
+from lorasynth.files import read_json, write_json
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.portraits.factors import Split, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import train_people
+from lorasynth.zoo.build import random_init, train_people
 
 OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
 
@@ -38,18 +37,16 @@ def check_person(person: int, *, allow_seen: bool) -> None:
         )
 
 
-def fine_tuning_recipe(folder: Path = DEFAULT_MODEL) -> tuple[Float[Tensor, " P"], AdaptConfig]:
-    """The initialisation and settings that the zoo's LoRAs, and so the fine-tuned LoRA beside ours, are trained with.
+def fine_tuning_recipe(folder: Path = DEFAULT_MODEL) -> AdaptConfig:
+    """How the fine-tuned LoRA beside ours is trained.
 
     Raises:
-        ModelError: the model does not hold them.
+        ModelError: the model does not say.
     """
-    config = read_json(folder / "config.json")
-    init, _ = read_tensors(folder / "init.safetensors")
     try:
-        return init["init"], AdaptConfig(**config["fine_tuning"])
+        return AdaptConfig(**read_json(folder / "config.json")["fine_tuning"])
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: expected the zoo's fine-tuning recipe in config.json: {error}") from None
+        raise ModelError(f"{folder}: expected a fine-tuning recipe in config.json: {error}") from None
 
 
 def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed: int, guidance_scale: float) -> Tensor:
@@ -111,10 +108,10 @@ def run_demo(
     seconds = {"synthesize": time.perf_counter() - start}
     report(f"synthesised {out / 'lora.safetensors'} in {seconds['synthesize']:.2f} s")
 
-    init, adapt = fine_tuning_recipe()
     report("fine-tuning a LoRA on ten photos, the old way")
     start = time.perf_counter()
-    tuned = train_people(world, lora.layout, init, [person], 10, adapt, first_photo=TUNED_FROM)
+    init = random_init(lora.layout, seed)
+    tuned = train_people(world, lora.layout, init, [person], 10, fine_tuning_recipe(), first_photo=TUNED_FROM)
     seconds["fine_tune"] = time.perf_counter() - start
     tuned_file = out / ".fine-tuned.safetensors"
     type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)

@@ -15,7 +15,7 @@ from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.methods import SCORED_FROM
 from lorasynth.evaluate.render import render
-from lorasynth.files import read_json, write_json, write_tensors
+from lorasynth.files import read_json, write_json
 from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.prior import DiffusionPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.training import best_ridge
@@ -190,12 +190,11 @@ def assemble(
     )  # fmt: skip
     tried = tune(world, model, report=report)
     record = {
-        "fine_tuning": asdict(recipe.zoo.adapt),
+        "fine_tuning": asdict(recipe.fine_tuning),
         "made_from": {
             "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
             "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"), "settings_tried": tried,
         },
     }  # fmt: skip
     model.save_pretrained(out, card, record=record)
-    write_tensors(out / "init.safetensors", {"init": zoo.init().half()})
     return model

@@ -17,13 +17,13 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.images import open_photo, photo_tensor
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
-from lorasynth.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, write_json, write_tensors
 from lorasynth.lora.factors import LoRA
 from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.recogniser import ArcFaceNet
-from lorasynth.worlds.world import ASSETS, load_recogniser
+from lorasynth.worlds.world import ASSETS, get_world
 
 FORMAT_VERSION = 1
 DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
@@ -47,6 +47,7 @@ class Synthesizer:
     settings: dict[str, dict[str, float]] = field(default_factory=dict)  # sampler settings of each prior
     default_prior: str = "adalora"
     picture_size: int = 64
+    last_seconds: float = field(default=0.0, init=False)  # what the last call took
 
     def __call__(
         self,
@@ -94,8 +95,6 @@ class Synthesizer:
         self.last_seconds = time.perf_counter() - start
         return LoRA(self.canonicalizer.layout, vector, metadata)
 
-    last_seconds: float = 0.0
-
     @torch.no_grad()
     def embed(
         self, photos: str | Path | Image.Image | Sequence[str | Path | Image.Image], *, allow_outside: bool = False
@@ -141,6 +140,8 @@ class Synthesizer:
     def save_pretrained(self, folder: str | Path, card: str, *, record: dict[str, Any] | None = None) -> None:
         """Write the folder that `from_pretrained` reads.
 
+        The encoder is the world's own: the folder names it and its checksum, and does not hold it a second time.
+
         Args:
             folder: where; must not hold a synthesizer yet.
             card: the model card, Markdown.
@@ -153,15 +154,12 @@ class Synthesizer:
         self.canonicalizer.save(folder / "canonical.safetensors")
         self.vae.save(folder / "vae.safetensors")
         for name, prior in self.priors.items():
-            prior.save(folder / "priors" / f"{name}.safetensors")
-        write_tensors(
-            folder / "encoder.safetensors",
-            {n: t.half() if t.is_floating_point() else t for n, t in self.encoder.state_dict().items()},
-        )
+            prior.save(_prior_file(folder, name, self.default_prior))
         write_tensors(folder / "guard.safetensors", dict(self.guard.__dict__))
         write_bytes(folder / "README.md", card.encode())
         config = {
             "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": self.default_prior,
+            "encoder": {"world": self.base, "sha256": sha256_file(_encoder_file(self.base))},
             "priors": {name: "diffusion" if isinstance(p, DiffusionPrior) else "baseline" for name, p in self.priors.items()},
             "settings": self.settings, "picture_size": self.picture_size, **(record or {}),
         }  # fmt: skip
@@ -186,16 +184,36 @@ class Synthesizer:
         try:
             priors: dict[str, Predictor] = {}
             for name, kind in config["priors"].items():
-                file = path / "priors" / f"{name}.safetensors"
+                file = _prior_file(path, name, config["default_prior"])
                 priors[name] = DiffusionPrior.load(file) if kind == "diffusion" else Baseline.load(file)
             return cls(
-                base=config["base"], encoder=load_recogniser(ArcFaceNet(), path / "encoder.safetensors"),
+                base=config["base"], encoder=_encoder(path, **config["encoder"]),
                 guard=WorldGuard(**guard), canonicalizer=Canonicalizer.load(path / "canonical.safetensors"),
                 vae=LoRAVAE.load(path / "vae.safetensors"), priors=priors, settings=config["settings"],
                 default_prior=config["default_prior"], picture_size=config["picture_size"],
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ModelError(f"{path / 'config.json'}: expected a synthesizer's configuration: {error}") from None
+
+
+def _prior_file(folder: Path, name: str, default: str) -> Path:
+    """The default prior lies in the open, its rivals in a folder beside it."""
+    return folder / "prior.safetensors" if name == default else folder / "priors" / f"{name}.safetensors"
+
+
+def _encoder_file(world: str) -> Path:
+    return get_world(world).folder / "encoder.safetensors"
+
+
+def _encoder(folder: Path, world: str, sha256: str) -> ArcFaceNet:
+    """The world's encoder, if it is the one that the synthesizer was made with: another's embeddings mean nothing to it."""
+    encoder = get_world(world).encoder
+    if (actual := sha256_file(_encoder_file(world))) != sha256:
+        raise ModelError(
+            f"{folder}: expected the encoder of world {world!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
+            "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
+        )
+    return encoder
 
 
 def _from_hub(repo: str) -> Path:

@@ -195,7 +195,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     layout = LAYOUTS[1]
     Canonicalizer.fit(zoo(layout)[0], layout).save(path)
     tensors, header = read_tensors(path)
-    for change, also in (({"mean": tensors["mean"] * torch.nan}, {}), ({"scale": -tensors["scale"]}, {}), ({}, {"gauge": "x"})):
+    for change, also in (
+        ({"mean": tensors["mean"] * torch.nan}, {}),
+        ({"scale": -tensors["scale"]}, {}),
+        ({}, {"gauge": "x"}),
+    ):
         write_tensors(path, tensors | change, header | also)
         with pytest.raises(ModelError, match="expected finite numbers for 40 weights"):
             Canonicalizer.load(path)

@@ -79,7 +79,9 @@ def test_zero_updates_have_zero_factors(rank):
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize(("size_A", "size_B"), [(1e-30, 1e30), (1e30, 1e-30), (1e-30, 1e-8), (1e18, 1e18), (1e-42, 1e20)])
+@pytest.mark.parametrize(
+    ("size_A", "size_B"), [(1e-30, 1e30), (1e30, 1e-30), (1e-30, 1e-8), (1e18, 1e18), (1e-42, 1e20)]
+)
 def test_factors_of_very_different_sizes_keep_their_product(rank, size_A, size_B):
     A, B = pair(0, rank)
     A, B = A * size_A, B * size_B

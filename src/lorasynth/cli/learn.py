@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Force, Json, check_json, emit, say, setup
-from lorasynth.errors import UsageError
+from lorasynth.cli.common import Device, Force, Json, Seed, check_json, emit, say, setup
 
 RecipeName = Annotated[str, typer.Argument(help="portraits or portraits_tiny.")]
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
@@ -17,6 +16,7 @@ def zoo_build(
     out: Annotated[Path, typer.Option("--out", help="The zoo's folder; the same again resumes.")],
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; one a core.")] = 1,
     people: Annotated[int | None, typer.Option(min=2, help="How many people, instead of the recipe's.")] = None,
+    seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
@@ -29,34 +29,12 @@ def zoo_build(
     from dataclasses import replace
 
     from lorasynth.recipes import get_recipe
-    from lorasynth.zoo.build import build_zoo
+    from lorasynth.zoo.build import build_zoo_with_workers
 
     config = get_recipe(recipe).zoo
-    if people is not None:
-        config = replace(config, people=people)
-    children = _start_workers(recipe, out, workers, people)
-    zoo = build_zoo(config, str(out), worker=0, workers=workers, report=say)
-    for child in children:
-        if child.wait() != 0:
-            raise UsageError(f"a worker ended with code {child.returncode}; run the same command again to go on")
-    zoo = type(zoo).open(out)
+    config = replace(config, seed=seed, people=config.people if people is None else people)
+    zoo = build_zoo_with_workers(config, str(out), workers, report=say)
     emit({"zoo": str(out), "items": len(zoo), "layout": zoo.layout.hash}, json)
-
-
-def _start_workers(recipe: str, out: Path, workers: int, people: int | None) -> list:
-    """The other processes of a build."""
-    import subprocess
-    import sys
-
-    code = (
-        "import sys; from dataclasses import replace; from lorasynth.cli.common import setup, say; setup();"
-        "from lorasynth.recipes import get_recipe; from lorasynth.zoo.build import build_zoo;"
-        "name, out, worker, workers, people = sys.argv[1:]; c = get_recipe(name).zoo;"
-        "c = replace(c, people=int(people)) if people else c;"
-        "build_zoo(c, out, worker=int(worker), workers=int(workers), report=say)"
-    )
-    common = [sys.executable, "-c", code, recipe, str(out)]
-    return [subprocess.Popen([*common, str(w), str(workers), str(people or "")]) for w in range(1, workers)]
 
 
 def zoo_info(
@@ -97,6 +75,7 @@ def train_vae(
     recipe: RecipeName,
     zoo: ZooFolder,
     out: Annotated[Path, typer.Option("--out", help="Where the fitted parts go; the same again resumes.")],
+    seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
@@ -110,13 +89,14 @@ def train_vae(
     from lorasynth.recipes import get_recipe
     from lorasynth.zoo.store import Zoo
 
-    emit(fit_vae_stage(get_recipe(recipe), Zoo.open(zoo), out), json)
+    emit(fit_vae_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
 
 
 def train_prior(
     recipe: RecipeName,
     zoo: ZooFolder,
     out: Annotated[Path, typer.Option("--out", help="The folder that `train vae` wrote to.")],
+    seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
@@ -130,7 +110,7 @@ def train_prior(
     from lorasynth.recipes import get_recipe
     from lorasynth.zoo.store import Zoo
 
-    emit(fit_prior_stage(get_recipe(recipe), Zoo.open(zoo), out), json)
+    emit(fit_prior_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
 
 
 def train_all(
@@ -139,6 +119,7 @@ def train_all(
     out: Annotated[
         Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")
     ],
+    seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
@@ -157,7 +138,7 @@ def train_all(
     target = out / "synthesizer"
     if (target / "config.json").exists():
         raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")
-    config, opened = get_recipe(recipe), Zoo.open(zoo)
+    config, opened = get_recipe(recipe).seeded(seed), Zoo.open(zoo)
     record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
     assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
     emit({**record, "synthesizer": str(target)}, json)
@@ -168,7 +149,7 @@ def evaluate(
     people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people.")] = 100,
     grid: Annotated[Path | None, typer.Option(help="Write a picture sheet of all methods to this PNG.")] = None,
     json: Json = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
@@ -191,9 +172,8 @@ def evaluate(
 
     folder = model or DEFAULT_MODEL
     synthesizer = Synthesizer.from_pretrained(folder)
-    init, adapt = fine_tuning_recipe(folder)
     config = EvaluationConfig(people=people, seed=seed)
-    record, pictures = score(get_world(synthesizer.base), synthesizer, init, adapt, config, report=say)
+    record, pictures = score(get_world(synthesizer.base), synthesizer, fine_tuning_recipe(folder), config, report=say)
     if grid is not None:
         names = [n for n in ("real", "fine_tuned", "adalora", "adanorm", "ridge", "nearest", "base") if n in pictures]
         sheet([pictures[n][:8, 1] for n in names], names).save(grid)

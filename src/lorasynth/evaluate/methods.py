@@ -16,7 +16,7 @@ from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, COLOUR_NAMES
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import train_people
+from lorasynth.zoo.build import random_init, train_people
 
 GIVEN_PHOTO = 0  # the one photo a synthesizer is given
 SCORED_FROM = 1_000  # photos that only scores look at
@@ -38,8 +38,7 @@ def lora_vectors(
     world: World,
     model: Synthesizer,
     persons: list[int],
-    init: Float[Tensor, " P"],
-    adapt: AdaptConfig,
+    fine_tuning: AdaptConfig,
     config: EvaluationConfig,
     report: Callable[[str], None],
 ) -> dict[str, Float[Tensor, "N P"]]:
@@ -49,8 +48,10 @@ def lora_vectors(
     for name in model.priors:
         vectors[name] = model.decode(model.predict(embedding, seed=config.seed, prior=name))
     report(f"fine-tuning {len(persons)} LoRAs on {config.fine_tune_photos} photos each, the old way")
+    layout = model.canonicalizer.layout
+    init = random_init(layout, config.seed)
     vectors["fine_tuned"] = train_people(
-        world, model.canonicalizer.layout, init, persons, config.fine_tune_photos, adapt, first_photo=TUNED_FROM
+        world, layout, init, persons, config.fine_tune_photos, fine_tuning, first_photo=TUNED_FROM
     )
     return vectors
 
@@ -58,8 +59,7 @@ def lora_vectors(
 def evaluate(
     world: World,
     model: Synthesizer,
-    init: Float[Tensor, " P"],
-    adapt: AdaptConfig,
+    fine_tuning: AdaptConfig,
     config: EvaluationConfig,
     *,
     persons: list[int] | None = None,
@@ -82,7 +82,7 @@ def evaluate(
     pictures: dict[str, Tensor] = {}
     blue = BACKGROUND_RGB[COLOUR_NAMES.index("blue")]
     blue_prompt = next(i for i, p in enumerate(world.prompts) if "blue background" in p)
-    for name, vectors in lora_vectors(world, model, persons, init, adapt, config, report).items():
+    for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, report).items():
         drawn = render(
             world.pipe, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
             guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,

@@ -92,7 +92,9 @@ class NearestPrior(Baseline):
 class RidgePrior(Baseline):
     """Ridge regression, its deviation from the mean multiplied by ``scale`` (regression shrinks; the scale restores size)."""
 
-    def __init__(self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"], mean: Float[Tensor, " Z"], scale: float):
+    def __init__(
+        self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"], mean: Float[Tensor, " Z"], scale: float
+    ):
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
@@ -132,11 +134,13 @@ class RegressionPrior(Baseline):
     def __init__(self, embedding_dim: int, target_dim: int, width: int = 384):
         super().__init__()
         self.linear = nn.Linear(embedding_dim, target_dim)
+        last = nn.Linear(width, target_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(
             nn.Linear(embedding_dim, width), nn.SiLU(), nn.Dropout(0.2), nn.Linear(width, width), nn.SiLU(),
-            nn.Dropout(0.2), nn.Linear(width, target_dim),
+            nn.Dropout(0.2), last,
         )  # fmt: skip
-        nn.init.zeros_(self.mlp[-1].weight)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """The prediction."""
@@ -164,13 +168,21 @@ class RegressionPrior(Baseline):
             photo = torch.randint(embeddings.shape[1], (128,), generator=generator)
             return F.mse_loss(net(embeddings[rows, photo]), target[rows])
 
-        train(net, loss_of, loop, validate=lambda: F.mse_loss(net(held_embeddings[:, 0]), held_target).item(), label="regression")
+        train(
+            net,
+            loss_of,
+            loop,
+            validate=lambda: F.mse_loss(net(held_embeddings[:, 0]), held_target).item(),
+            label="regression",
+        )
         return net
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "RegressionPrior":
         """The predictor with these weights."""
-        net = cls(tensors["linear.weight"].shape[1], tensors["linear.weight"].shape[0], tensors["mlp.0.weight"].shape[0])
+        net = cls(
+            tensors["linear.weight"].shape[1], tensors["linear.weight"].shape[0], tensors["mlp.0.weight"].shape[0]
+        )
         net.load_state_dict(tensors)
         return net
 

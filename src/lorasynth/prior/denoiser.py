@@ -41,7 +41,9 @@ class Denoiser(nn.Module):
         self.nobody = nn.Parameter(torch.zeros(embedding_dim))
         condition_dim = embedding_dim + 64
         self.enter = nn.Linear(latent_dim, width)
-        self.blocks = nn.ModuleList(CONDITIONING[conditioning](width, condition_dim, dropout=dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            CONDITIONING[conditioning](width, condition_dim, dropout=dropout) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, latent_dim)
         nn.init.zeros_(self.leave.weight)

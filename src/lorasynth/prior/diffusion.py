@@ -29,9 +29,9 @@ def prior_scheduler() -> "DDIMScheduler":
 class DiffusionPrior(nn.Module):
     """Samples latents for a photo's embedding.
 
-    The process is centred on a linear guess: with ``mu = centre(embedding)``, what is diffused is ``z - mu`` (differs from the paper,
-    which starts from zero). The guess is ridge regression's, found before training, so the denoiser spends its weights on
-    what is not linear and on the spread of what remains. An unconditional sample is centred on zero.
+    The process is centred on a linear guess: with ``mu = centre(embedding)``, what is diffused is ``z - mu`` (differs from the
+    paper, which starts from zero). The guess is ridge regression's, found before training, so the denoiser spends its weights
+    on what is not linear and on the spread of what remains.
     """
 
     def __init__(self, denoiser: Denoiser):

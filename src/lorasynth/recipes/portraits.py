@@ -26,7 +26,8 @@ from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.build import ZooConfig
 
 ENCODER = RecogniserConfig(loss="arcface", steps=2_400)
-RECOGNISER = RecogniserConfig(loss="contrastive", steps=2_400)
+# NOTE: at 2e-3, the encoder's rate, the transformer collapses (all cosines 0.84).
+RECOGNISER = RecogniserConfig(loss="contrastive", steps=1_200, learning_rate=5e-4)
 ENCODER_PEOPLE, RECOGNISER_PEOPLE, PCA_PEOPLE = 4_000, 20_000, 2_000
 DECODER = DecoderConfig()
 BASE = BaseConfig()
@@ -92,7 +93,7 @@ def make_vae(folder: Path) -> None:
 
     torch.manual_seed(0)
     vae = build_vae(photos_of(persons_of(Split.BASE, PCA_PEOPLE), [0] * PCA_PEOPLE, 64))
-    train_decoder(vae, lambda n, g: photos_of(*_people(n, g), 64), DECODER)
+    train_decoder(vae, lambda n, g: photos_of(*_people(n, g), 64), DECODER, run_dir=folder.parent / "run-decoder")
     vae.save_pretrained(folder)
 
 
@@ -117,7 +118,7 @@ def make_base(folder: Path) -> None:
         captions = [base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
         return encode_affine(weight, bias, draw(identity, nuisance, 64)), captions
 
-    train_base(pipe, batch, BASE)
+    train_base(pipe, batch, BASE, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
         pipe.to(torch.float16).save_pretrained(folder / "base")
 

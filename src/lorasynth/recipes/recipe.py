@@ -1,10 +1,11 @@
 """What a recipe is: the settings of every stage from zoo to synthesizer."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lorasynth.canonical.canonicalizer import Gauge
 from lorasynth.prior.training import PriorConfig
 from lorasynth.vae.training import VAEConfig
+from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.build import ZooConfig
 
 
@@ -18,3 +19,10 @@ class Recipe:
     vae: VAEConfig = field(default_factory=VAEConfig)
     priors: tuple[PriorConfig, ...] = (PriorConfig(conditioning="adalora"), PriorConfig(conditioning="adanorm"))
     regression_steps: int = 2_000
+    fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
+
+    def seeded(self, seed: int) -> "Recipe":
+        """The same with another seed for VAE and priors."""
+        vae = replace(self.vae, loop=replace(self.vae.loop, seed=seed))
+        priors = tuple(replace(p, loop=replace(p.loop, seed=seed)) for p in self.priors)
+        return replace(self, vae=vae, priors=priors)

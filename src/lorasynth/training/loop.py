@@ -36,6 +36,7 @@ class LoopConfig:
     steps: int = 2_000
     learning_rate: float = 1e-3
     warmup_steps: int = 50
+    hold: float = 0.0  # part of the training at the full learning rate, before the cosine begins
     weight_decay: float = 0.01
     beta2: float = 0.99
     gradient_clip: float = 1.0
@@ -54,9 +55,10 @@ def config_record(config: Any) -> dict[str, Any]:
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:
-    """Linear warm-up, then half a cosine to zero."""
+    """Linear warm-up, the full rate for a while, then half a cosine to zero."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    progress = max(0.0, step / config.steps - config.hold) / (1 - config.hold)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def train(
@@ -69,6 +71,8 @@ def train(
     config_record: dict[str, Any] | None = None,
     label: str = "training",
     progress: bool = True,
+    average_gradients: Callable[[list[Tensor]], None] | None = None,
+    leader: bool = True,
 ) -> dict[str, float]:
     """Train a model in place.
 
@@ -86,6 +90,8 @@ def train(
             ``config`` says.
         label: shown in the progress bar and in messages.
         progress: whether to draw the bar (on stderr).
+        average_gradients: where several processes train one model: replaces gradients by their mean over the processes.
+        leader: of several processes, the one that draws the bar and writes ``run_dir``; the others only resume from it.
 
     Returns:
         "best_validation", "best_step", "steps" and "seconds" (of this call). The model is left in evaluation mode.
@@ -99,9 +105,13 @@ def train(
     begun = time.monotonic()
     state = TrainingState(model, weight_decay=config.weight_decay, beta2=config.beta2, ema_decay=config.ema_decay)
     record = config_record or _record_of(config)
-    with run_lock(run_dir) if run_dir else nullcontext(), _stop_signal() as stopped:
-        if run_dir:
+    with run_lock(run_dir) if run_dir and leader else nullcontext(), _stop_signal() as stopped:
+        if run_dir and leader:
             _open_run(run_dir, record, state)
+        elif run_dir and (checkpoint := load_checkpoint(run_dir, record)):
+            state.restore(checkpoint)
+        if not leader:
+            run_dir, progress = None, False
         saved_at = time.monotonic()
         bar = tqdm(total=config.steps, initial=state.result.step, desc=label, disable=not progress, dynamic_ncols=True)
         with bar:
@@ -113,7 +123,7 @@ def train(
                 with local_seed(step_generator(config.seed + DROPOUT_STREAM, step).initial_seed()):
                     loss = loss_of(step_generator(config.seed, step))
                 learning_rate = learning_rate_at(step, config)
-                state.update(loss, learning_rate, config.gradient_clip)
+                state.update(loss, learning_rate, config.gradient_clip, average_gradients)
                 if state.result.bad_steps >= MAX_BAD_STEPS:
                     raise UsageError(
                         f"{label}: no finite loss in {MAX_BAD_STEPS} steps up to step {step}; lower the learning rate"

@@ -1,6 +1,7 @@
 """All that changes while a model trains, to and from a checkpoint."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,18 @@ class TrainingState:
         self.best = {n: t.clone() for n, t in self.average.tensors.items()}
         self.result = LoopResult()
 
-    def update(self, loss: Tensor, learning_rate: float, gradient_clip: float) -> bool:
+    def update(
+        self,
+        loss: Tensor,
+        learning_rate: float,
+        gradient_clip: float,
+        average_gradients: Callable[[list[Tensor]], None] | None = None,
+    ) -> bool:
         """One AdamW step; False, and nothing changed, where the loss or its gradient is not finite."""
         self.optimizer.zero_grad()
         loss.backward()
+        if average_gradients is not None:
+            average_gradients([p.grad for p in self.parameters.values() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), gradient_clip)
         finite = bool(torch.isfinite(loss) and torch.isfinite(norm))
         if finite:

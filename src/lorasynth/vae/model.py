@@ -16,13 +16,13 @@ class _ResidualMLP(nn.Module):
     def __init__(self, in_features: int, out_features: int, hidden_dim: int, dropout: float):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
+        last = nn.Linear(hidden_dim, out_features)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(
             nn.Linear(in_features, hidden_dim), nn.SiLU(), nn.Dropout(dropout),
-            nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout),
-            nn.Linear(hidden_dim, out_features),
+            nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Dropout(dropout), last,
         )  # fmt: skip
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) + self.mlp(x)

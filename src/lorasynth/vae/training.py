@@ -44,7 +44,9 @@ def fit_vae(
         ZooError: fewer training rows than components.
     """
     if len(train_rows) < 2 or len(validation_rows) < 2:
-        raise ZooError(f"expected at least 2 training and 2 validation LoRAs, got {len(train_rows)}, {len(validation_rows)}")
+        raise ZooError(
+            f"expected at least 2 training and 2 validation LoRAs, got {len(train_rows)}, {len(validation_rows)}"
+        )
     torch.manual_seed(config.loop.seed)
     vae = LoRAVAE.from_principal_components(
         x[train_rows], config.num_components, config.latent_dim, config.hidden_dim, config.dropout

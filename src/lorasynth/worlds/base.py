@@ -1,7 +1,7 @@
 """The base model of a world: a real, tiny `StableDiffusionPipeline`, built and trained from nothing, offline."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.training import LoopConfig, stratified_uniform
 from lorasynth.worlds.text import build_text_encoder, build_tokenizer
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ class BaseConfig:
     channels: tuple[int, ...] = (64, 96)
     num_heads: int = 2
     text_width: int = 96
-    steps: int = 6_200
     batch_size: int = 32  # of a micro-batch; a step is two of them
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    ema_decay: float = 0.999
-    seed: int = 0
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=10_800, learning_rate=2e-3, warmup_steps=200, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
+        )
+    )
 
 
 def build_scheduler() -> "DDIMScheduler":
@@ -61,7 +62,7 @@ def build_pipeline(words: list[str], vae: "AutoencoderKL", config: BaseConfig) -
     """An untrained pipeline around a picture VAE, for a world whose captions use ``words``."""
     from diffusers import StableDiffusionPipeline
 
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.loop.seed)
     tokenizer = build_tokenizer(words)
     return StableDiffusionPipeline(
         vae=vae, tokenizer=tokenizer, text_encoder=build_text_encoder(tokenizer, config.text_width),
@@ -84,8 +85,7 @@ def stratified_timesteps(count: int, num_train_timesteps: int, generator: torch.
     A batch so drawn has a far less noisy loss and gradient than one of independent timesteps (Kingma et al., NeurIPS 2021,
     Appendix I.1 use the same low-discrepancy idea).
     """
-    part = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return (part * num_train_timesteps).long()[torch.randperm(count, generator=generator)]
+    return (stratified_uniform(count, generator) * num_train_timesteps).long()
 
 
 def v_loss(

@@ -35,7 +35,7 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
         symbols = _apply([*word[:-1], word[-1] + "</w>"], merges)
         while len(symbols) > 1:
             merges[symbols[0], symbols[1]] = len(merges)
-            symbols = [symbols[0] + symbols[1], *symbols[2:]]
+            symbols = _apply(symbols, merges)
     return list(merges)
 
 

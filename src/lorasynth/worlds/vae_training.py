@@ -1,15 +1,15 @@
 """Training the picture decoder: latents of the fixed encoder in, pictures out."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.training import step_generator
+from lorasynth.training import LoopConfig, config_record, train
 from lorasynth.worlds.vae import affine_encoder, encode_affine
 
 if TYPE_CHECKING:
@@ -22,13 +22,12 @@ DrawBatch = Callable[[int, torch.Generator], Float[Tensor, "B 3 H W"]]
 class DecoderConfig:
     """How the decoder is trained."""
 
-    steps: int = 3_000
     batch_size: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
-    latent_noise: float = 0.05  # standard deviation, in scaled latents: generated latents are never exact
+    latent_noise: float = 0.12  # standard deviation, in scaled latents: generated latents are never exact
     edge_weight: float = 0.5
-    seed: int = 0
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=3_000, learning_rate=2e-3, warmup_steps=100, weight_decay=0.0)
+    )
 
 
 def reconstruction_loss(
@@ -41,7 +40,7 @@ def reconstruction_loss(
 
 
 def train_decoder(
-    vae: "AutoencoderKL", draw_batch: DrawBatch, config: DecoderConfig, *, report: Callable[[str], None] = print
+    vae: "AutoencoderKL", draw_batch: DrawBatch, config: DecoderConfig, *, run_dir: Path | None = None
 ) -> None:
     """Train ``vae.decoder`` in place; the encoder stays as `build_vae` wrote it.
 
@@ -49,29 +48,15 @@ def train_decoder(
         vae: the picture VAE.
         draw_batch: (batch size, generator) -> pictures in [0, 1].
         config: settings.
-        report: gets a line of progress now and then.
+        run_dir: for checkpoints and metrics; the same folder again resumes.
     """
     weight, bias = affine_encoder(vae)
-    parameters = list(vae.decoder.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True)
-    average = [p.detach().clone() for p in parameters]
-    for step in range(config.steps):
-        for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / 100)
-            group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        generator = step_generator(config.seed, step)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
         pictures = draw_batch(config.batch_size, generator)
         latents = encode_affine(weight, bias, pictures)
         latents = latents + config.latent_noise * torch.randn(latents.shape, generator=generator)
         decoded = vae.decode(latents / vae.config.scaling_factor).sample
-        loss = reconstruction_loss(decoded, pictures * 2 - 1, config.edge_weight)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - min(0.998, (1 + step) / (10 + step)))
-        if step % 100 == 0:
-            report(f"decoder step {step} of {config.steps} loss {loss.item():.4f}")
-    with torch.no_grad():
-        for p, mean in zip(parameters, average, strict=True):
-            p.copy_(mean)
+        return reconstruction_loss(decoded, pictures * 2 - 1, config.edge_weight)
+
+    train(vae.decoder, loss_of, config.loop, run_dir=run_dir, config_record=config_record(config), label="decoder")

@@ -60,7 +60,7 @@ class World:
         logging.disable_progress_bar()
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
-                self.folder / "base", torch_dtype=torch.float32, local_files_only=True, safety_checker=None
+                self.folder / "base", dtype=torch.float32, local_files_only=True, safety_checker=None
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.folder / 'base'}: expected a StableDiffusionPipeline: {error}") from None

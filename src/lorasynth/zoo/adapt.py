@@ -38,6 +38,12 @@ class AdaptConfig:
     seed: int = 0
 
 
+FINE_TUNING = AdaptConfig(
+    steps=300, learning_rate=1e-2, adam_epsilon=1e-8, beta2=0.999, average_from=0.8, lora_A="each"
+)
+"""A LoRA made the usual way, to convergence: plain Adam on lora_A and lora_B from a random start. Ours is compared with it."""
+
+
 def adapt(
     unet: "UNet2DConditionModel",
     scheduler: "DDIMScheduler",

@@ -1,14 +1,17 @@
 """Making a zoo: a shared initialisation learned from a few people, then banks of people from it, resumable."""
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from lorasynth.errors import ZooError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
@@ -126,7 +129,13 @@ def build_zoo(
     mine = [k for place, k in enumerate(order) if place % workers == worker]
     there = {item.shard for item in zoo.items}
     todo = [k for k in mine if f"shard-{k:05d}" not in there]
-    bar = tqdm(total=len(todo) * config.adapt.steps, desc=f"zoo {worker + 1}/{workers}", unit="step", mininterval=5.0)
+    bar = tqdm(
+        total=len(todo) * config.adapt.steps,
+        desc=f"zoo {worker + 1}/{workers}",
+        unit="step",
+        mininterval=5.0,
+        position=worker,
+    )
     for k in todo:
         vectors = train_people(
             world, layout, init, banks[k], config.photos, config.adapt, bank_size=config.bank, on_step=bar.update
@@ -139,12 +148,37 @@ def build_zoo(
     return Zoo.open(folder)
 
 
+def build_zoo_with_workers(
+    config: ZooConfig, folder: str, workers: int, *, report: Callable[[str], None] = print
+) -> Zoo:
+    """`build_zoo` by ``workers`` processes of one thread each, this one among them.
+
+    Raises:
+        ZooError: a process failed; what the others stored stays, and the same call goes on from there.
+    """
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_work, args=(config, folder, w, workers), daemon=True) for w in range(1, workers)]
+    for process in others:
+        process.start()
+    build_zoo(config, folder, worker=0, workers=workers, report=report)
+    for process in others:
+        process.join()
+        if process.exitcode != 0:
+            raise ZooError(
+                f"{folder}: a worker ended with code {process.exitcode}; run the same command again to go on"
+            )
+    return Zoo.open(folder)
+
+
+def _work(config: ZooConfig, folder: str, worker: int, workers: int) -> None:
+    torch.set_num_threads(1)
+    build_zoo(config, folder, worker=worker, workers=workers)
+
+
 def _begin(
     config: ZooConfig, folder: str, world: World, layout: Layout, worker: int, report: Callable[[str], None]
 ) -> Zoo:
     """Open the zoo; the first worker makes it, the others wait for that."""
-    from pathlib import Path
-
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
     path = Path(folder)
     if worker == 0 and not (path / "zoo.json").exists():
