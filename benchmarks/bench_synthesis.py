@@ -10,12 +10,12 @@ from lorasynth.demo import fine_tuning_recipe
 from lorasynth.encoders.images import to_image
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_world
-from lorasynth.zoo.build import train_people
+from lorasynth.zoo.build import random_init, train_people
 
 
 def main() -> None:
     world, model = get_world("portraits"), Synthesizer.from_pretrained()
-    init, adapt = fine_tuning_recipe()
+    layout, adapt = model.canonicalizer.layout, fine_tuning_recipe()
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"
         to_image(world.draw([7], [0], 256)[0]).save(photo)
@@ -23,7 +23,7 @@ def main() -> None:
         compare(
             "synthesis_against_fine_tuning",
             lambda: model(photo).save(file, dtype=torch.float16, force=True),
-            lambda: train_people(world, model.canonicalizer.layout, init, [7], 10, adapt),
+            lambda: train_people(world, layout, random_init(layout, 0), [7], 10, adapt),
             runs=3,
         )
 

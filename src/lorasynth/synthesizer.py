@@ -65,7 +65,7 @@ class Synthesizer:
             seed: equal seeds give equal LoRAs, bit for bit.
             prior: which of `priors`.
             allow_outside: use photos that do not look like this model's world.
-            **settings: of the sampler: guidance_scale, num_inference_steps, temperature.
+            **settings: of the sampler: guidance_scale, num_inference_steps, temperature, scale (see `synthesize`).
 
         Raises:
             PhotoError: a photo cannot be used (OutsideWorldError: it is of another kind than this model knows).
@@ -74,10 +74,8 @@ class Synthesizer:
         start = time.perf_counter()
         # 1. Photos -> one unit embedding.
         embedding = self.embed(photos, allow_outside=allow_outside)
-        # 2. Embedding -> latent: sample the prior.
-        z = self.predict(embedding[None], seed=seed, prior=prior, **settings)
-        # 3. Latent -> canonical vector -> LoRA.
-        vector = self.decode(z)[0]
+        # 2. Embedding -> latent -> canonical vector -> LoRA vector.
+        vector = self.synthesize(embedding[None], seed=seed, prior=prior, **settings)[0]
         metadata = {
             "lorasynth.version": __version__,
             "lorasynth.base": self.base,
@@ -114,10 +112,18 @@ class Synthesizer:
                 self.guard.check(name, picture, feature, self.base)
         return F.normalize(F.normalize(features, dim=1).mean(0), dim=0)
 
-    def predict(
+    @torch.no_grad()
+    def synthesize(
         self, embedding: Float[Tensor, "B D"], *, seed: int = 0, prior: str | None = None, **settings: float
-    ) -> Float[Tensor, "B Z"]:
-        """Embeddings -> latents, by one of the priors with its own settings unless others are given."""
+    ) -> Float[Tensor, "B P"]:
+        """Embeddings -> LoRA vectors, by one of the priors with its own settings unless others are given.
+
+        The setting ``scale`` multiplies the canonical vector, which is a LoRA's deviation from the zoo's mean: what a prior finds
+        plausible on average is smaller than any LoRA, and this restores the size. Other settings are the sampler's.
+
+        Raises:
+            UsageError: no such prior, or a value out of range.
+        """
         name = prior or self.default_prior
         if name not in self.priors:
             raise UsageError(f"expected a prior among {sorted(self.priors)}, got {name!r}")
@@ -127,15 +133,13 @@ class Synthesizer:
         steps = chosen.get("num_inference_steps", 20)
         if not 1 <= steps <= 1000:
             raise UsageError(f"expected 1 to 1000 steps, got {steps}")
-        for key in ("guidance_scale", "temperature"):
+        for key in ("guidance_scale", "temperature", "scale"):
             if not 0 <= chosen.get(key, 1.0) <= 20:
                 raise UsageError(f"expected {key} from 0 to 20, got {chosen[key]}")
-        return self.priors[name].predict(embedding, seed=seed, **chosen)
-
-    @torch.no_grad()
-    def decode(self, z: Float[Tensor, "B Z"]) -> Float[Tensor, "B P"]:
-        """Latents -> LoRA vectors."""
-        return self.canonicalizer.invert(self.vae.decode(z))
+        scale = chosen.pop("scale", 1.0)
+        # Sample a latent (Section 3.4); decode it (3.3); undo scale and gauge (3.2).
+        z = self.priors[name].predict(embedding, seed=seed, **chosen)
+        return self.canonicalizer.invert(scale * self.vae.decode(z))
 
     def save_pretrained(self, folder: str | Path, card: str, *, record: dict[str, Any] | None = None) -> None:
         """Write the folder that `from_pretrained` reads.

@@ -168,7 +168,7 @@ def test_errors_name_item_and_module():
 def test_what_cannot_be_fitted_is_refused():
     layout = LAYOUTS[1]
     vectors, _ = zoo(layout)
-    with pytest.raises(ZooError, match="at least 2 LoRAs .* got 1"):
+    with pytest.raises(ZooError, match=r"at least 2 LoRAs .* got 1"):
         Canonicalizer.fit(vectors[:1], layout)
     with pytest.raises(ZooError, match="needs the zoo's shared initialisation"):
         Canonicalizer.fit(vectors, layout, "anchored")

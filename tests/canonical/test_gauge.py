@@ -123,5 +123,5 @@ def test_an_item_that_the_anchor_does_not_span_is_named():
     with pytest.raises(ZooError, match=r"item 5: its lora_A does not span .* use gauge='procrustes'"):
         anchor_to(A, B, anchor, first_item=5)
     A[1, 1] = A[1, 0]  # rows that depend on each other
-    with pytest.raises(ZooError, match="item 1: .*got inf"):
+    with pytest.raises(ZooError, match=r"item 1: .*got inf"):
         anchor_to(A, B, A[0])

@@ -1,10 +1,8 @@
 """Scores mean what they say."""
 
-import pytest
 import torch
 
-from lorasynth.evaluate.identity import interval, prompt_obedience, similarity
-from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, COLOUR_NAMES
+from lorasynth.evaluate.identity import interval, similarity
 
 
 def test_the_persons_own_direction_scores_one_and_a_stranger_zero():
@@ -20,9 +18,3 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
         found = interval(torch.randn(60, generator=generator) + 0.3, resamples=300)
         inside += found["low"] <= 0.3 <= found["high"]
     assert 0.89 <= inside / 200 <= 0.99
-
-
-def test_the_background_asked_for_is_recognised():
-    blue = BACKGROUND_RGB[COLOUR_NAMES.index("blue")]
-    drawn = torch.stack([blue, BACKGROUND_RGB[COLOUR_NAMES.index("red")]])[:, :, None, None].expand(2, 3, 32, 32)
-    assert prompt_obedience(drawn, blue, BACKGROUND_RGB) == pytest.approx(0.5)

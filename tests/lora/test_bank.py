@@ -111,9 +111,14 @@ def test_a_zero_bank_is_the_base_and_leaving_restores_it(unet, layout, vectors, 
     base = predict(unet)
     with AdapterBank(unet, layout, N, torch.zeros(layout.num_parameters)).attached():
         torch.testing.assert_close(predict(unet), base)
-    with pytest.raises(RuntimeError, match="boom"), AdapterBank(unet, layout, N, vectors.float()).attached():
-        assert (predict(unet) - base).abs().max() > 1e-3
-        raise RuntimeError("boom")
+
+    def fail_inside():
+        with AdapterBank(unet, layout, N, vectors.float()).attached():
+            assert (predict(unet) - base).abs().max() > 1e-3
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail_inside()
     assert torch.equal(predict(unet), base)
 
 

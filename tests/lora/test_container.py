@@ -58,7 +58,11 @@ BAD = {
     "header-beyond-file": ("header-size", ["header", "at most 2 bytes", "500"], pack(b"{}", length=500)),
     "length-2^64-1": ("header-size", ["header", str(2**64 - 1)], b"\xff" * 16),
     "length-0": ("bad-header", ["header", "JSON"], pack(b"")),
-    "lfs-pointer": ("other-kind", ["LFS", "git lfs pull"], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    "lfs-pointer": (
+        "other-kind",
+        ["LFS", "git lfs pull"],
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    ),
     "html": ("other-kind", ["HTML"], b"<!DOCTYPE html><html><body>404</body></html>"),
     "html-after-a-newline": ("other-kind", ["HTML"], b"\n<html><body>404</body></html>"),
     "zip": ("other-kind", ["zip", "never opened"], a_zip()),
@@ -94,7 +98,11 @@ BAD = {
     "nan-in-json": ("bad-header", ["header", "NaN"], pack(b'{"a": NaN}')),
     "endless-number": ("bad-header", ["header", "JSON"], pack(b'{"a": ' + b"9" * 5_000 + b"}")),
     "a-list": ("bad-header", ["header", "object", "list"], pack(b"[1, 2]")),
-    "too-many-keys": ("too-many-keys", [str(MAX_KEYS), "5000"], pack({f"k{i}": entry(0, 0, (0,)) for i in range(5_000)})),
+    "too-many-keys": (
+        "too-many-keys",
+        [str(MAX_KEYS), "5000"],
+        pack({f"k{i}": entry(0, 0, (0,)) for i in range(5_000)}),
+    ),
     "no-tensors": ("no-tensors", ["tensors", "none"], pack(b"{}")),
     "metadata-only": ("no-tensors", ["tensors", "none"], pack({"__metadata__": {"a": "b"}})),
     "path-in-key": ("illegal-key", ["../../x"], pack({"../../x": entry(0, 16)}, b"\0" * 16)),
@@ -193,7 +201,7 @@ def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path):
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path = write(tmp_path, GOOD)
     real = os.fstat
-    monkeypatch.setattr(os, "fstat", lambda fd: (status := real(fd), path.write_bytes(GOOD + b"\0"))[0])
+    monkeypatch.setattr(os, "fstat", lambda fd: (real(fd), path.write_bytes(GOOD + b"\0"))[0])
     with pytest.raises(LoRAFileError, match="a file at rest, got one that changed"):
         read_header(path)
 

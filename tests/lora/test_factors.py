@@ -119,7 +119,7 @@ def test_detaching_restores_the_model(unet, layout, predict):
 
 
 def test_attach_refuses_what_it_cannot_do(unet, layout):
-    with pytest.raises(UsageError, match="give pipe.unet"):
+    with pytest.raises(UsageError, match=r"give pipe\.unet"):
         LoRA.random(layout).attach(torch.nn.Linear(2, 2))
     with pytest.raises(LayoutError, match="a: expected a Linear layer 5 -> 3, got None"):
         LoRA.random(SMALL).attach(unet)

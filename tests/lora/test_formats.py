@@ -152,9 +152,13 @@ def test_kohyas_sdxl_block_names_are_read(tmp_path):
     """kohya's trainer names SDXL's blocks as the original repository does; the layout is that of diffusers' model."""
     to_k = Layout.preset("sdxl-attn", rank=1)
     names = {
-        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k": (
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+        ),
         "lora_unet_middle_block_1_transformer_blocks_9_attn2_to_v": "mid_block.attentions.0.transformer_blocks.9.attn2.to_v",
-        "lora_unet_output_blocks_0_1_transformer_blocks_2_attn1_to_q": "up_blocks.0.attentions.0.transformer_blocks.2.attn1.to_q",
+        "lora_unet_output_blocks_0_1_transformer_blocks_2_attn1_to_q": (
+            "up_blocks.0.attentions.0.transformer_blocks.2.attn1.to_q"
+        ),
     }
     modules = {m.name: m for m in to_k.modules}
     tensors = {}

@@ -105,11 +105,23 @@ BAD = {
         "text-encoder", ["lora_te_text_model", "UNet only"],
         with_key("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"), {},
     ),
-    "text-encoder-2": ("text-encoder", ["text_encoder_2."], new_style() | {"text_encoder_2.x.lora_A.weight": numbers(2, 4)}, {}),
+    "text-encoder-2": (
+        "text-encoder", ["text_encoder_2."],
+        new_style() | {"text_encoder_2.x.lora_A.weight": numbers(2, 4)}, {},
+    ),
     "two-styles": ("mixed-styles", [NEW_A, "kohya"], kohya() | new_style(), {}),
-    "one-module-two-names": ("duplicate-module", [Q], {**new_style(), f"{Q}.lora_A.weight": numbers(2, 8), f"{Q}.lora_B.weight": numbers(6, 2)}, {}),
-    "flux": ("base", ["transformer", "FLUX"], {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{h}.weight": numbers(4, 4) for h in "AB"}, {}),
-    "sd3": ("base", ["Stable Diffusion 3"], {f"transformer.transformer_blocks.0.attn.to_q.lora_{h}.weight": numbers(4, 4) for h in "AB"}, {}),
+    "one-module-two-names": (
+        "duplicate-module", [Q],
+        {**new_style(), f"{Q}.lora_A.weight": numbers(2, 8), f"{Q}.lora_B.weight": numbers(6, 2)}, {},
+    ),
+    "flux": (
+        "base", ["transformer", "FLUX"],
+        {f"transformer.single_transformer_blocks.0.attn.to_q.lora_{h}.weight": numbers(4, 4) for h in "AB"}, {},
+    ),
+    "sd3": (
+        "base", ["Stable Diffusion 3"],
+        {f"transformer.transformer_blocks.0.attn.to_q.lora_{h}.weight": numbers(4, 4) for h in "AB"}, {},
+    ),
     "not-a-unet": ("unknown-key", ["lora_transformer_x"], renamed("lora_unet_", "lora_transformer_x_"), {}),
     "metadata-not-json": ("bad-metadata", ["lora_adapter_metadata", "JSON"], new_style(), {"lora_adapter_metadata": "{"}),
     "metadata-a-list": ("bad-metadata", ["lora_adapter_metadata", "list"], new_style(), {"lora_adapter_metadata": "[]"}),
@@ -234,7 +246,7 @@ def test_a_peft_folder_without_a_sound_configuration_is_refused(tmp_path, config
     if config is not None:
         (tmp_path / "adapter_config.json").write_text(config)
     for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
-        with pytest.raises(LoRAFileError, match="adapter_config.json") as error:
+        with pytest.raises(LoRAFileError, match=r"adapter_config\.json") as error:
             LoRA.load(path)
         assert error.value.code == code
 
@@ -264,10 +276,13 @@ def test_a_mutated_file_is_refused_or_read_as_finite_numbers_of_the_layout(tmp_p
                 broken[at:at] = GOOD[data.draw(st.integers(0, len(GOOD))) :][:16]
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
     path.write_bytes(bytes(broken))
+    refusal = None
     try:
         pairs, _, seen = read_lora(path)
     except LoRAFileError as error:
-        assert str(error).startswith(str(path))
+        refusal = str(error)
+    if refusal is not None:
+        assert refusal.startswith(str(path))
         return
     assert seen.ok
     for A, B in pairs.values():

@@ -32,7 +32,9 @@ def build(table):
 
 
 def test_the_modules_are_those_that_peft_adapts(unet, layout):
-    config = LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"])
+    config = LoraConfig(
+        r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"]
+    )
     adapted = inject_adapter_in_model(config, unet)
     names = {n.removesuffix(".lora_A.default") for n, _ in adapted.named_modules() if n.endswith("lora_A.default")}
     assert {m.name for m in layout.modules} == names

@@ -1,7 +1,5 @@
 """Identity scores: is the generated person the person in the photo?"""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -40,20 +38,3 @@ def interval(values: Float[Tensor, " N"], resamples: int = 2_000, seed: int = 0)
     means = values[rows].mean(1)
     low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
     return {"mean": values.mean().item(), "low": low, "high": high}
-
-
-def prompt_obedience(
-    pictures: Float[Tensor, "N 3 H W"], wanted_rgb: Float[Tensor, "3"], table: Float[Tensor, "n 3"]
-) -> float:
-    """Part of pictures whose background is nearest, among the world's named colours, to the one asked for.
-
-    The background is read from the two upper corners, which a portrait leaves free. By chance: 1 in ``len(table)``.
-    """
-    corners = torch.cat([pictures[:, :, :8, :8], pictures[:, :, :8, -8:]], dim=3).mean((2, 3))
-    nearest = torch.cdist(corners, table).argmin(1)
-    return (nearest == torch.cdist(wanted_rgb[None], table).argmin()).float().mean().item()
-
-
-def summary(values: dict[str, Float[Tensor, " N"]]) -> dict[str, Any]:
-    """`interval` of each score."""
-    return {name: interval(v) for name, v in values.items()}

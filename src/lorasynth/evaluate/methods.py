@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, prompt_obedience, similarity
+from lorasynth.evaluate.fidelity import PromptFidelity
+from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.portraits.factors import Split, persons_of
-from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, COLOUR_NAMES
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.build import random_init, train_people
@@ -46,7 +46,7 @@ def lora_vectors(
     embedding = world.embeddings(persons, 1, first=GIVEN_PHOTO, net=model.encoder)[:, 0]
     vectors = {"base": torch.zeros(len(persons), model.canonicalizer.layout.num_parameters)}
     for name in model.priors:
-        vectors[name] = model.decode(model.predict(embedding, seed=config.seed, prior=name))
+        vectors[name] = model.synthesize(embedding, seed=config.seed, prior=name)
     report(f"fine-tuning {len(persons)} LoRAs on {config.fine_tune_photos} photos each, the old way")
     layout = model.canonicalizer.layout
     init = random_init(layout, config.seed)
@@ -80,8 +80,7 @@ def evaluate(
         thresholds[name] = different.quantile(0.999).item()
     methods: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
-    blue = BACKGROUND_RGB[COLOUR_NAMES.index("blue")]
-    blue_prompt = next(i for i, p in enumerate(world.prompts) if "blue background" in p)
+    fidelity = PromptFidelity.fit()
     for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, report).items():
         drawn = render(
             world.pipe, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
@@ -93,7 +92,7 @@ def evaluate(
             methods[name][score] = interval(similarity(embedded, centroids[score]))
             verified = ((embedded * centroids[score][:, None]).sum(2) > thresholds[score]).float().mean().item()
             methods[name][f"verified_{score}"] = verified
-        methods[name]["blue_background_obeyed"] = prompt_obedience(drawn[:, blue_prompt], blue, BACKGROUND_RGB)
+        methods[name]["obeyed"] = fidelity.obeyed(drawn, list(world.prompts))
         methods[name]["delta_W_norm"] = (
             delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
         )

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from lorasynth.errors import ModelError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.training import LoopConfig, train
+from lorasynth.weights import pack, unpack
 
 
 class Baseline(nn.Module):
     """A predictor with no noise in it."""
+
+    tables: tuple[str, ...] = ()  # of its state, what is stored in int8
 
     def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0, **_: Any) -> Float[Tensor, "B Z"]:
         """The target of each row."""
@@ -25,8 +28,8 @@ class Baseline(nn.Module):
             return self(embedding)
 
     def save(self, path: str | Path) -> None:
-        """Write the weights in fp16."""
-        write_tensors(path, {n: t.half() for n, t in self.state_dict().items()}, {"kind": type(self).__name__})
+        """Write the weights in fp16, large tables in int8."""
+        write_tensors(path, pack(self.state_dict(), self.tables), {"kind": type(self).__name__})
 
     @staticmethod
     def load(path: str | Path) -> "Baseline":
@@ -38,7 +41,7 @@ class Baseline(nn.Module):
         tensors, header = read_tensors(path)
         kinds = {kind.__name__: kind for kind in BASELINES.values()}
         try:
-            baseline = kinds[header["kind"]].from_tensors(tensors)
+            baseline = kinds[header["kind"]].from_tensors(unpack(tensors))
         except (KeyError, RuntimeError) as error:
             raise ModelError(f"{path}: expected one of {sorted(kinds)}: {error}") from None
         return baseline.eval()
@@ -71,6 +74,8 @@ class MeanPrior(Baseline):
 class NearestPrior(Baseline):
     """The LoRA of the zoo's person whose embedding is nearest."""
 
+    tables = ("embedding",)
+
     def __init__(self, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"]):
         super().__init__()
         self.register_buffer("embedding", embedding)
@@ -90,42 +95,34 @@ class NearestPrior(Baseline):
 
 
 class RidgePrior(Baseline):
-    """Ridge regression, its deviation from the mean multiplied by ``scale`` (regression shrinks; the scale restores size)."""
+    """Ridge regression. It regresses to the mean, so give it a ``scale`` above 1 in the synthesizer."""
 
-    def __init__(
-        self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"], mean: Float[Tensor, " Z"], scale: float
-    ):
+    def __init__(self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"]):
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", torch.tensor(float(scale)))
 
     weight: Tensor
     bias: Tensor
-    mean: Tensor
-    scale: Tensor
 
     @classmethod
-    def fit(
-        cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float, scale: float = 1.0
-    ) -> "RidgePrior":
+    def fit(cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float) -> "RidgePrior":
         """Closed form; ``lam`` is relative to the mean variance of an embedding's entries times N."""
         x_mean, y_mean = embedding.mean(0), target.mean(0)
         x, y = (embedding - x_mean).double(), (target - y_mean).double()
         gram = x.T @ x
         gram += lam * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
         weight = torch.linalg.solve(gram, x.T @ y).T.float()
-        return cls(weight, y_mean - weight @ x_mean, y_mean, scale)
+        return cls(weight, y_mean - weight @ x_mean)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """The scaled prediction."""
-        return self.mean + self.scale * (embedding @ self.weight.T + self.bias - self.mean)
+        """The prediction."""
+        return embedding @ self.weight.T + self.bias
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "RidgePrior":
         """The predictor with these weights."""
-        return cls(tensors["weight"], tensors["bias"], tensors["mean"], float(tensors["scale"]))
+        return cls(tensors["weight"], tensors["bias"])
 
 
 class RegressionPrior(Baseline):

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lorasynth.errors import ModelError
+from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.prior.denoiser import Denoiser
+from lorasynth.weights import pack
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -98,7 +99,7 @@ class DiffusionPrior(nn.Module):
         """Write the weights in fp16, the shape in the header."""
         d = self.denoiser
         header = {"conditioning": d.conditioning, "width": str(d.enter.out_features), "depth": str(len(d.blocks))}
-        write_tensors(path, {n: t.half() for n, t in self.state_dict().items()}, header)
+        write_tensors(path, pack(self.state_dict()), header)
 
     @classmethod
     def load(cls, path: str | Path) -> "DiffusionPrior":
@@ -115,6 +116,6 @@ class DiffusionPrior(nn.Module):
             )
             prior = cls(denoiser)
             prior.load_state_dict(tensors)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, UsageError) as error:
             raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None
         return prior.eval()

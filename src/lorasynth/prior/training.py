@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lorasynth.errors import ZooError
 from lorasynth.prior.baselines import RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior
-from lorasynth.training import LoopConfig, config_record, step_generator, train
+from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
 
 RIDGE_LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -73,8 +74,16 @@ def fit_prior(
     Returns:
         The prior, and "validation_loss", "explained" (part of the held latents' variance that the sampler's centre explains),
         "ridge_explained", "ridge_lambda", "best_step", "seconds".
+
+    Raises:
+        ZooError: fewer than 2 people on either side.
     """
+    if len(train_rows) < 2 or len(validation_rows) < 2:
+        raise ZooError(
+            f"expected at least 2 training and 2 validation people, got {len(train_rows)}, {len(validation_rows)}"
+        )
     torch.manual_seed(config.loop.seed)
+    data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows)
     held, held_z = embeddings[validation_rows], z_mean[validation_rows]
     ridge, lam = best_ridge(embeddings[train_rows], z_mean[train_rows], held, held_z)
     denoiser = Denoiser(
@@ -84,7 +93,7 @@ def fit_prior(
     with torch.no_grad():
         prior.centre.weight.copy_(ridge.weight)
         prior.centre.bias.copy_(ridge.bias)
-        prior.spread.copy_((held_z - ridge(held[:, 0])).std(0))
+        prior.spread.copy_((held_z - ridge(held[:, 0])).std(0).clamp(min=1e-6))
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
@@ -106,7 +115,7 @@ def fit_prior(
         return total
 
     metrics = train(
-        prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=config_record(config),
+        prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=config_record(config) | {"data": data},
         label=config.conditioning,
     )  # fmt: skip
     variance = (held_z - held_z.mean(0)).square().mean()

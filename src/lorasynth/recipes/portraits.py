@@ -43,7 +43,7 @@ def portraits_tiny() -> Recipe:
     adapt = AdaptConfig(steps=6, batch_size=4)
     zoo = ZooConfig(
         people=24, validation_people=8, photos=4, rank=1, embedding_photos=2, bank=8, pilot_people=8, pilot_rounds=1,
-        adapt=adapt,
+        pilot=replace(adapt, lora_A="shared"), adapt=adapt,
     )  # fmt: skip
     vae = VAEConfig(num_components=12, latent_dim=8, hidden_dim=32, loop=replace(VAEConfig().loop, steps=40))
     loop = replace(PriorConfig().loop, steps=40)
@@ -54,6 +54,7 @@ def portraits_tiny() -> Recipe:
 def make_world(folder: Path) -> None:
     """Make the portraits world's own models: recognisers, picture VAE, base pipeline. Skips what is there."""
     from lorasynth.files import write_tensors
+    from lorasynth.weights import pack
     from lorasynth.worlds.portraits.draw import photos_of
     from lorasynth.worlds.portraits.factors import Split, persons_of
     from lorasynth.worlds.recogniser_training import train_recogniser
@@ -65,8 +66,7 @@ def make_world(folder: Path) -> None:
     ):
         if not (folder / f"{name}.safetensors").exists():
             net = train_recogniser(photos_of, persons_of(split, people), config)
-            state = {n: t.half() if t.is_floating_point() else t for n, t in net.state_dict().items()}
-            write_tensors(folder / f"{name}.safetensors", state)
+            write_tensors(folder / f"{name}.safetensors", pack(net.state_dict()))
     if not (folder / "vae" / "config.json").exists():
         make_vae(folder / "vae")
     if not (folder / "base" / "model_index.json").exists():

@@ -68,7 +68,7 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
     return folder
 
 
-def load_checkpoint(run_dir: Path, config: Mapping[str, Any]) -> Checkpoint | None:
+def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = True) -> Checkpoint | None:
     """The newest whole checkpoint of a run, or None where the run has none yet.
 
     A damaged newest one is passed over with a warning.
@@ -76,6 +76,7 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any]) -> Checkpoint | No
     Args:
         run_dir: the run's folder.
         config: the configuration of the run that wants to go on.
+        clean: remove saves that were cut off; only the process that writes the run may.
 
     Raises:
         CheckpointError: no checkpoint is whole, the newest is of a later version, or the configuration differs.
@@ -83,7 +84,8 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any]) -> Checkpoint | No
     faults: list[str] = []
     for folder in _folders(run_dir):
         if not (folder / "checkpoint.json").exists():
-            shutil.rmtree(folder)  # a save that was cut off
+            if clean:
+                shutil.rmtree(folder)  # a save that was cut off
             continue
         try:
             checkpoint = _read(folder)

@@ -108,7 +108,7 @@ def train(
     with run_lock(run_dir) if run_dir and leader else nullcontext(), _stop_signal() as stopped:
         if run_dir and leader:
             _open_run(run_dir, record, state)
-        elif run_dir and (checkpoint := load_checkpoint(run_dir, record)):
+        elif run_dir and (checkpoint := load_checkpoint(run_dir, record, clean=False)):
             state.restore(checkpoint)
         if not leader:
             run_dir, progress = None, False
@@ -141,7 +141,7 @@ def train(
                 if run_dir and (done or stopped or time.monotonic() - saved_at > config.checkpoint_every_s):
                     state.save(run_dir, record)
                     saved_at = time.monotonic()
-                if stopped and not done:
+                if stopped:
                     raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
     state.finish()
     model.eval()

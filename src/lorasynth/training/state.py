@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorasynth.errors import CheckpointError
 from lorasynth.training.checkpoint import Checkpoint, save_checkpoint
 from lorasynth.training.ema import ExponentialAverage, copy_into
 
@@ -57,7 +58,8 @@ class TrainingState:
         if average_gradients is not None:
             average_gradients([p.grad for p in self.parameters.values() if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), gradient_clip)
-        finite = bool(torch.isfinite(loss) and torch.isfinite(norm))
+        # NOTE: of several processes each has a loss of its own, but all must come to one decision: by the shared gradient.
+        finite = bool(torch.isfinite(norm) and (average_gradients is not None or torch.isfinite(loss)))
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -92,8 +94,20 @@ class TrainingState:
         save_checkpoint(run_dir, checkpoint)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to a checkpoint."""
+        """Go back to a checkpoint.
+
+        Raises:
+            CheckpointError: it is of a model with other parameters.
+        """
         tensors = checkpoint.tensors
+        saved = {n.removeprefix("model."): tuple(t.shape) for n, t in tensors.items() if n.startswith("model.")}
+        ours = {n: tuple(p.shape) for n, p in self.parameters.items()}
+        if saved != ours:
+            name = sorted(n for n in saved.keys() | ours.keys() if saved.get(n) != ours.get(n))[0]
+            raise CheckpointError(
+                f"step {checkpoint.step}: expected a checkpoint of this model with {name} {ours.get(name)}, got "
+                f"{saved.get(name)}; choose another run folder"
+            )
         copy_into(self.parameters, {n: tensors[f"model.{n}"] for n in self.parameters})
         states = {}
         for i, (n, p) in enumerate(self.parameters.items()):

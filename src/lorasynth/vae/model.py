@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
+from lorasynth.weights import pack, unpack
 
 
 class _ResidualMLP(nn.Module):
@@ -61,9 +62,9 @@ class LoRAVAE(nn.Module):
         Raises:
             ZooError: fewer items or numbers than components.
         """
-        if num_components > min(x.shape):
+        if num_components > min(len(x) - 1, x.shape[1]):  # the mean is taken off: N LoRAs span N - 1 directions
             raise ZooError(
-                f"expected at least {num_components} LoRAs of as many numbers for {num_components} components, "
+                f"expected at least {num_components + 1} LoRAs of as many numbers for {num_components} components, "
                 f"got {x.shape[0]} of {x.shape[1]}; make a larger zoo or lower num_components"
             )
         vae = cls(x.shape[1], num_components, latent_dim, hidden_dim, dropout)
@@ -104,9 +105,9 @@ class LoRAVAE(nn.Module):
         return self.lift(self.decoder(z))
 
     def save(self, path: str | Path) -> None:
-        """Write the weights in fp16."""
+        """Write the weights in fp16, the stem in int8: it is by far the largest part."""
         header = {"dropout": str(self.encoder.mlp[2].p), "hidden_dim": str(self.encoder.mlp[0].out_features)}
-        write_tensors(path, {n: t.half() for n, t in self.state_dict().items()}, header)
+        write_tensors(path, pack(self.state_dict(), tables=("basis",)), header)
 
     @classmethod
     def load(cls, path: str | Path) -> "LoRAVAE":
@@ -115,12 +116,13 @@ class LoRAVAE(nn.Module):
         Raises:
             ModelError: the file is missing or of another kind.
         """
-        tensors, header = read_tensors(path)
+        stored, header = read_tensors(path)
+        tensors = unpack(stored)
         try:
             components, features = tensors["basis"].shape
             latent_dim = tensors["logvar.bias"].shape[0]
             vae = cls(features, components, latent_dim, int(header["hidden_dim"]), float(header["dropout"]))
             vae.load_state_dict(tensors)
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, ZooError) as error:
             raise ModelError(f"{path}: expected the weights of a LoRAVAE: {error}") from None
         return vae.eval()

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
-from lorasynth.training import LoopConfig, config_record, train
+from lorasynth.training import LoopConfig, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
 
@@ -67,9 +67,8 @@ def fit_vae(
 
     vae.eval()
     pca_error = validate()
-    metrics = train(
-        vae, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=config_record(config), label="vae"
-    )
+    record = config_record(config) | {"data": fingerprint(x, train_rows, validation_rows)}
+    metrics = train(vae, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label="vae")
     with torch.no_grad():
         mean, logvar = vae.encode_coefficients(held)
         kl = kl_divergence(mean, logvar)

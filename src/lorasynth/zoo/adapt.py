@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class AdaptConfig:
     """How one LoRA is trained, in whatever company."""
 
-    steps: int = 60
+    steps: int = 45
     batch_size: int = 8  # photos of each person in a step
-    learning_rate: float = 3e-2
+    learning_rate: float = 5e-2
     # NOTE: Adam's epsilon is a setting here, not a guard. Far above the usual 1e-8 it makes the update proportional to the
     # gradient where the gradient is small, so that noise is not blown up to full steps and two trainings agree.
     adam_epsilon: float = 2e-3

@@ -30,10 +30,11 @@ class ZooConfig:
     validation_people: int = 128
     photos: int = 16
     rank: int = 4
-    embedding_photos: int = 4
+    embedding_photos: int = 12
     bank: int = 16  # people trained at once
-    pilot_people: int = 64
-    pilot_rounds: int = 3
+    pilot_people: int = 48
+    pilot_rounds: int = 2
+    pilot: AdaptConfig = field(default_factory=lambda: AdaptConfig(steps=60, learning_rate=4e-2, lora_A="shared"))
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     seed: int = 0
 
@@ -63,9 +64,9 @@ def learn_init(
     people = persons_of(Split.ZOO, config.pilot_people * config.pilot_rounds, offset=50_000)
     for r in range(config.pilot_rounds):
         persons = people[r * config.pilot_people : (r + 1) * config.pilot_people]
-        bank = AdapterBank(world.pipe.unet, layout, len(persons), init, lora_A="shared")
+        bank = AdapterBank(world.pipe.unet, layout, len(persons), init, lora_A=config.pilot.lora_A)
         photos = world.photos(persons, config.photos)
-        settings = replace(config.adapt, lora_A="shared", seed=config.seed + 1 + r)
+        settings = replace(config.pilot, seed=config.seed + 1 + r)
         losses: list[float] = []
         trained = adapt(
             world.pipe.unet,

@@ -14,18 +14,19 @@ EXPRESSIONS = ("frowning", "serious", "smiling")
 VIEWS = ("facing left", "facing the camera", "facing right")
 
 
-def _third(factor: float) -> int:
-    return min(int(factor * 3), 2)
+def third(factor: float) -> int:
+    """Which third of [0, 1] a factor lies in: 0, 1 or 2; values outside count as the nearest."""
+    return min(max(int(factor * 3), 0), 2)
 
 
 def identity_words(identity: Float[Tensor, " identity"]) -> list[str]:
     """What can be said of a person in words, each a phrase to follow "with"."""
     f = dict(zip(IDENTITY, identity.tolist(), strict=True))
-    colour = ("black", "brown", "blond")[_third(f["hair_lightness"])]
+    colour = ("black", "brown", "blond")[third(f["hair_lightness"])]
     length = "long" if f["hair_length"] > 0.6 else "short" if f["hair_length"] < 0.3 else ""
     curly = "curly" if f["hair_curl"] > 0.65 else ""
     words = [" ".join(word for word in (length, curly, colour, "hair") if word)]
-    words.append(("light", "tan", "dark")[_third(f["skin_tone"])] + " skin")
+    words.append(("light", "tan", "dark")[third(f["skin_tone"])] + " skin")
     words.append(("brown", "hazel", "green", "blue", "gray")[min(round(f["eye_colour"] * 4), 4)] + " eyes")
     words += [noun for noun, present in (
         ("glasses", f["glasses"] > 0.66),
@@ -41,8 +42,8 @@ def photo_words(nuisance: Float[Tensor, " nuisance"]) -> list[str]:
     """What can be said of a photo whoever is in it: expression, view, background, clothes."""
     f = dict(zip(NUISANCE, nuisance.tolist(), strict=True))
     return [
-        EXPRESSIONS[_third(f["expression"])],
-        VIEWS[_third(f["yaw"])],
+        EXPRESSIONS[third(f["expression"])],
+        VIEWS[third(f["yaw"])],
         f"on a {colour_name(f['background'])} background",
         f"wearing a {colour_name(f['shirt'])} shirt",
     ]

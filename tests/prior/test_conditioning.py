@@ -1,0 +1,118 @@
+"""ADALoRA by contraction against its definition, and what every conditioning block has to do."""
+
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorasynth.prior import CONDITIONING
+from lorasynth.prior.conditioning import AdaLoRALinear
+
+every_block = pytest.mark.parametrize("name", CONDITIONING)
+
+
+def normal(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def layer(seed=0, in_features=7, out_features=5, condition_dim=6, rank=3, bottleneck=4):
+    """A layer in float64 whose update is not zero."""
+    torch.manual_seed(seed)
+    made = AdaLoRALinear(in_features, out_features, condition_dim, rank, bottleneck).double()
+    torch.nn.init.normal_(made.W_B)
+    return made
+
+
+def block(name, width=12, condition_dim=6):
+    torch.manual_seed(0)
+    return CONDITIONING[name](width, condition_dim, dropout=0.0).double()
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 10_000), rank=st.integers(1, 4), bottleneck=st.integers(1, 5), batch=st.integers(1, 4))
+def test_contracted_forward_and_gradients_are_those_of_the_definition(seed, rank, bottleneck, batch):
+    made = layer(seed, rank=rank, bottleneck=bottleneck)
+    h, c = normal(seed, batch, 7).requires_grad_(), normal(seed + 1, batch, 6).requires_grad_()
+    weight = normal(seed + 2, batch, 5)
+    fast, slow = made(h, c), made.reference_forward(h, c)
+    torch.testing.assert_close(fast, slow)
+    inputs = [h, c, *made.parameters()]
+    for one, two in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (fast, slow)), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_each_sample_is_multiplied_by_its_own_weight():
+    """W + B(c) A(c), a row at a time and in numpy, with A and B linear in the bottleneck."""
+    made = layer()
+    h, c = normal(1, 3, 7), normal(2, 3, 6)
+    e = F.silu(c @ made.squeeze[0].weight.T + made.squeeze[0].bias).detach().numpy()
+    W, W_A, W_B = (w.detach().numpy() for w in (made.linear.weight, made.W_A, made.W_B))
+    for i, row in enumerate(made(h, c).detach().numpy()):
+        A = sum(e[i, k] * W_A[k::4] for k in range(4))
+        B = sum(e[i, k] * W_B[:, k::4] for k in range(4))
+        expected = (W + B @ A) @ h[i].numpy() + made.linear.bias.detach().numpy()
+        assert row == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_update_that_a_condition_makes_has_the_rank():
+    made = layer(rank=2)
+    c = normal(2, 1, 6)
+    jacobian = torch.autograd.functional.jacobian(lambda h: made(h, c)[0], normal(1, 1, 7))[:, 0]
+    assert torch.linalg.matrix_rank(jacobian - made.linear.weight, rtol=1e-9).item() == 2
+
+
+def test_it_begins_as_its_plain_linear_layer_and_can_learn():
+    torch.manual_seed(0)
+    made = AdaLoRALinear(7, 5, 6)
+    h, c = torch.randn(4, 7), torch.randn(4, 6)
+    out = made(h, c)
+    assert torch.equal(out, F.linear(h, made.linear.weight, made.linear.bias))
+    out.square().sum().backward()
+    assert made.W_B.grad.abs().max() > 0
+
+
+def test_all_blocks_have_one_signature():
+    forwards = {tuple(inspect.signature(kind.forward).parameters) for kind in CONDITIONING.values()}
+    assert forwards == {("self", "h", "c")}
+    for kind in CONDITIONING.values():
+        assert list(inspect.signature(kind).parameters)[:3] == ["width", "condition_dim", "dropout"]
+        assert kind(12, 6, dropout=0.5)(torch.zeros(3, 12), torch.zeros(3, 6)).shape == (3, 12)
+
+
+@every_block
+def test_a_block_does_not_know_the_condition_before_training_and_does_after_a_step(name):
+    made = block(name)
+    h, one, two = normal(1, 4, 12), normal(2, 4, 6), normal(3, 4, 6)
+    torch.testing.assert_close(made(h, one), made(h, two))
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    (made(h, one) - normal(4, 4, 12)).square().mean().backward()
+    optimizer.step()
+    assert (made(h, one) - made(h, two)).abs().max() > 1e-6
+
+
+@every_block
+def test_a_block_learns_what_only_the_condition_tells(name):
+    """The same input all the time: without the condition, no answer is better than the mean."""
+    made = block(name)
+    c = normal(2, 32, 6)
+    h, target = normal(1, 1, 12).expand(32, -1), torch.tanh(c @ normal(3, 6, 12))
+    of_the_mean = (target - target.mean(0)).square().mean().item()
+    optimizer = torch.optim.Adam(made.parameters(), lr=2e-2)
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = (made(h, c) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3 * of_the_mean
+
+
+@every_block
+def test_a_row_does_not_see_the_others(name):
+    made = block(name)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    h, c = normal(1, 4, 12), normal(2, 4, 6)
+    torch.testing.assert_close(made(h, c)[2:3], made(h[2:3], c[2:3]))

@@ -1,0 +1,33 @@
+"""Weights come back from storage as near as the format allows, and stay there."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorasynth.weights import pack, unpack
+
+
+@given(st.integers(0, 1000), st.floats(1e-6, 1e4))
+def test_a_table_comes_back_within_half_a_step_of_its_row(seed, size):
+    table = size * torch.randn(5, 40, generator=torch.Generator().manual_seed(seed))
+    table[2] = 0
+    packed = pack({"t": table, "bias": table[0]}, tables=("t",))
+    assert packed["t"].dtype == torch.int8
+    back = unpack(packed)
+    assert back.keys() == {"t", "bias"}
+    half_step = table.abs().amax(1, keepdim=True) / 127 * 0.5
+    assert ((back["t"] - table).abs() <= half_step * 1.02 + 1e-30).all()
+
+
+@given(st.integers(0, 1000))
+def test_packing_again_gives_the_same_bytes(seed):
+    packed = pack({"t": torch.randn(4, 30, generator=torch.Generator().manual_seed(seed))}, tables=("t",))
+    again = pack(unpack(packed), tables=("t",))
+    for name, tensor in packed.items():
+        assert torch.equal(tensor, again[name]), name
+
+
+def test_what_is_not_a_table_is_half_precision_and_counts_stay_whole():
+    packed = pack({"w": torch.tensor([1 / 3]), "n": torch.tensor(3)})
+    assert packed["w"].dtype == torch.float16
+    assert packed["n"].dtype == torch.int64

@@ -1,0 +1,199 @@
+"""Checkpoints that are cut off, bent, old, foreign or in use."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lorasynth.errors import CheckpointError
+from lorasynth.training.checkpoint import (
+    SCHEMA,
+    Checkpoint,
+    config_difference,
+    load_checkpoint,
+    run_lock,
+    save_checkpoint,
+)
+
+CONFIG = {"width": 8, "loop": {"steps": 100, "seed": 0}}
+
+
+def checkpoint(step):
+    tensors = {"model.w": torch.full((3, 2), float(step)) / 3, "optimizer.w.step": torch.tensor(float(step))}
+    return Checkpoint(
+        step=step, tensors=tensors, config=CONFIG, numbers={"best_loss": None, "history": [{"step": 1.0}]}
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with the checkpoints of steps 10 and 20."""
+    for step in (10, 20):
+        save_checkpoint(tmp_path, checkpoint(step))
+    return tmp_path
+
+
+def names(run):
+    return sorted(p.name for p in run.iterdir() if p.is_dir())
+
+
+def change_record(run, **changes):
+    path = run / "checkpoint-00000020/checkpoint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_newest_comes_back_to_the_last_bit(run):
+    again = load_checkpoint(run, CONFIG)
+    written = checkpoint(20)
+    assert (again.step, again.config, again.numbers) == (20, written.config, written.numbers)
+    assert again.tensors.keys() == written.tensors.keys()
+    assert all(torch.equal(again.tensors[n], t) for n, t in written.tensors.items())
+
+
+def test_an_empty_run_has_no_checkpoint(tmp_path):
+    assert load_checkpoint(tmp_path, CONFIG) is None
+
+
+def test_the_newest_two_are_kept_by_number_not_by_name(run):
+    for step in (99_999_999, 100_000_000):  # as text, the second sorts before the first
+        save_checkpoint(run, checkpoint(step))
+    assert names(run) == ["checkpoint-100000000", "checkpoint-99999999"]
+    assert load_checkpoint(run, CONFIG).step == 100_000_000
+
+
+def test_latest_json_and_the_record_state_what_hashlib_finds(run):
+    folder = run / "checkpoint-00000020"
+    content = (folder / "state.safetensors").read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert json.loads((run / "latest.json").read_text()) == {"name": folder.name, "sha256": sha256}
+    record = json.loads((folder / "checkpoint.json").read_text())
+    assert (record["sha256"], record["bytes"], record["step"]) == (sha256, len(content), 20)
+
+
+def test_saving_a_step_again_replaces_it(run):
+    save_checkpoint(run, Checkpoint(step=20, tensors={"model.w": torch.ones(1)}, config=CONFIG))
+    assert load_checkpoint(run, CONFIG).tensors["model.w"].tolist() == [1.0]
+
+
+def test_a_save_that_was_cut_off_is_removed_and_no_checkpoint(run):
+    torn = run / "checkpoint-00000030"
+    torn.mkdir()
+    (torn / "state.safetensors").write_bytes(b"half of it")
+    assert load_checkpoint(run, CONFIG).step == 20
+    assert not torn.exists()
+
+
+def test_folders_of_other_names_are_not_touched(run):
+    (run / "checkpoint-mine").mkdir()
+    (run / "checkpoint-00000030").write_text("a file")
+    save_checkpoint(run, checkpoint(40))
+    assert load_checkpoint(run, CONFIG).step == 40
+    assert (run / "checkpoint-mine").exists()
+    assert (run / "checkpoint-00000030").exists()
+
+
+def truncate(folder):
+    state = folder / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-4])
+
+
+def flip_a_bit(folder):
+    state = folder / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-2] ^= 1
+    state.write_bytes(content)
+
+
+def remove_the_state(folder):
+    (folder / "state.safetensors").unlink()
+
+
+def tear_the_record(folder):
+    record = folder / "checkpoint.json"
+    record.write_text(record.read_text()[:-30])
+
+
+def forget_the_step(folder):
+    record = json.loads((folder / "checkpoint.json").read_text())
+    del record["step"]
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+
+
+def replace_the_record(folder):
+    (folder / "checkpoint.json").write_text("[]")
+
+
+DAMAGES = [
+    (truncate, "expected [0-9]+ bytes, got [0-9]+"),
+    (flip_a_bit, "expected sha256"),
+    (remove_the_state, "expected [0-9]+ bytes, got 0"),
+    (tear_the_record, "expected JSON"),
+    (forget_the_step, "lacks 'step'"),
+    (replace_the_record, "checkpoint.json lacks"),
+]
+
+
+@pytest.mark.parametrize(("damage", "fault"), DAMAGES)
+def test_a_damaged_newest_one_is_passed_over_with_a_warning(run, damage, fault):
+    damage(run / "checkpoint-00000020")
+    with pytest.warns(UserWarning, match=f"going on from checkpoint-00000010: .*{fault}"):
+        again = load_checkpoint(run, CONFIG)
+    assert again.step == 10
+    assert torch.equal(again.tensors["model.w"], checkpoint(10).tensors["model.w"])
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
+    for folder in run.glob("checkpoint-*"):
+        flip_a_bit(folder)
+    with pytest.raises(CheckpointError, match=r"expected a whole checkpoint, .*00000020.*00000010.*remove them"):
+        load_checkpoint(run, CONFIG)
+    assert len(names(run)) == 2
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_and_not_passed_over(run):
+    change_record(run, schema=SCHEMA + 1)
+    with pytest.raises(CheckpointError, match=f"schema {SCHEMA + 1}, .* up to {SCHEMA}; update lorasynth"):
+        load_checkpoint(run, CONFIG)
+
+
+def test_another_configuration_is_refused_by_naming_what_differs(run):
+    other = {"width": 8, "loop": {"steps": 200, "seed": 0}, "dropout": 0.1}
+    with pytest.raises(CheckpointError, match=r"\(dropout: None -> 0.1; loop.steps: 100 -> 200\)"):
+        load_checkpoint(run, other)
+    assert load_checkpoint(run, CONFIG).step == 20
+
+
+def test_a_tuple_is_the_list_that_json_makes_of_it(tmp_path):
+    save_checkpoint(tmp_path, Checkpoint(step=1, tensors={"w": torch.ones(1)}, config={"channels": (1, 2)}))
+    assert load_checkpoint(tmp_path, {"channels": (1, 2)}).step == 1
+    assert load_checkpoint(tmp_path, {"channels": [1, 2]}).step == 1
+
+
+def test_differences_are_found_at_any_depth():
+    assert config_difference(CONFIG, CONFIG) == []
+    assert config_difference({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}) == ["a.b.c: 1 -> 2"]
+    assert config_difference({"a": {"b": 1}}, {"a": 3}) == ["a: {'b': 1} -> 3"]
+
+
+def test_a_run_in_use_is_refused_until_its_process_ends(tmp_path):
+    # Another process locks the file by the system's own call, and is killed as by a crash: it cannot clean up.
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print('process 7 on pluto', file=file, flush=True); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            with pytest.raises(CheckpointError, match="in use by process 7 on pluto; wait for it, or choose another"):
+                run_lock(tmp_path).__enter__()
+        finally:
+            other.kill()
+    with run_lock(tmp_path), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on "):
+        run_lock(tmp_path).__enter__()
+    with run_lock(tmp_path / "a/new/folder"):
+        assert (tmp_path / "a/new/folder").is_dir()

@@ -1,0 +1,155 @@
+"""Training pays where the zoo is curved, does no harm where it is flat, and goes on where it stopped."""
+
+import json
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from lorasynth.errors import CheckpointError, ZooError
+from lorasynth.training import LoopConfig, config_record
+from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
+
+TRAIN, HELD = torch.arange(240), torch.arange(240, 300)
+
+
+def curved_zoo(seed=0):
+    """A surface of two dimensions that bends through eight: two numbers say all, but not linearly."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(-1, 1, size=(2, 300))
+    x = np.stack([a, b, a * a, a * b, b * b, a**3, np.sin(3 * a), np.cos(3 * b)], axis=1)
+    x = (x - x.mean(0)) @ np.linalg.qr(rng.normal(size=(12, 12)))[0][:8]
+    return torch.tensor(x, dtype=torch.float32)
+
+
+def config(steps, **changes):
+    loop = LoopConfig(
+        steps=steps, learning_rate=4e-3, warmup_steps=10, ema_decay=0.95, validate_every=20, checkpoint_every_s=1e9
+    )
+    settings = {
+        "num_components": 8,
+        "latent_dim": 2,
+        "hidden_dim": 48,
+        "dropout": 0.0,
+        "batch_size": 64,
+        "kl_weight": 1e-3,
+    }
+    return VAEConfig(**settings | changes, loop=loop)
+
+
+def fit(x, config, run_dir=None):
+    return fit_vae(x, config, train_rows=TRAIN, validation_rows=HELD, run_dir=run_dir)
+
+
+@contextmanager
+def stopped_in_step(number):
+    """Control-C in a training's step ``number`` (counted from 1), as seen from the optimizer."""
+    steps = []
+
+    def stop(*_):
+        steps.append(1)
+        if len(steps) == number:
+            signal.raise_signal(signal.SIGINT)
+
+    handle = register_optimizer_step_post_hook(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
+            yield
+    finally:
+        handle.remove()
+
+
+def relative_error(x, vae):
+    with torch.no_grad():
+        return ((x - vae.decode(vae.encode(x)[0])).square().sum() / x.square().sum()).item()
+
+
+def test_on_a_curved_zoo_training_beats_pca_on_people_held_out():
+    x = curved_zoo()
+    vae, metrics = fit(x, config(200))
+    assert metrics["vae_error"] < 0.5 * metrics["pca_error"]
+    assert metrics["active_units"] == 2
+    assert metrics["dimensions_with_kl_below_0.01"] == 0
+    assert metrics["kl_per_dimension"] > 0.5
+    # The figures are those of whole vectors, and of numpy.
+    _, _, vh = np.linalg.svd(x[TRAIN].numpy(), full_matrices=False)
+    held = x[HELD].numpy()
+    pca_error = np.square(held - held @ vh[:2].T @ vh[:2]).sum() / np.square(held).sum()
+    assert metrics["pca_error"] == pytest.approx(pca_error, rel=1e-3)
+    assert relative_error(x[HELD], vae) == pytest.approx(metrics["vae_error"], rel=1e-3)
+    assert not vae.training
+
+
+def test_directions_left_out_of_the_stem_count_as_errors():
+    x = curved_zoo()
+    vae, metrics = fit(x, config(0, num_components=3))
+    assert relative_error(x[HELD], vae) == pytest.approx(metrics["vae_error"], rel=1e-3)
+    assert metrics["vae_error"] == metrics["pca_error"]
+
+
+@pytest.mark.parametrize(("zoo", "changes"), [("noise", {"dropout": 0.5}), ("curved", {"kl_weight": 100.0})])
+def test_training_never_ends_worse_than_pca(zoo, changes):
+    """Noise has no shape to be learned, and a large KL weight leaves nothing to learn with."""
+    noise = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+    x = noise if zoo == "noise" else curved_zoo()
+    vae, metrics = fit(x, config(40, **changes))
+    assert metrics["vae_error"] <= metrics["pca_error"]
+    assert relative_error(x[HELD], vae) == pytest.approx(metrics["vae_error"], rel=1e-3)
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
+    x, settings = curved_zoo(), config(30, dropout=0.2)
+    whole, metrics = fit(x, settings)
+    with stopped_in_step(17):
+        fit(x, settings, tmp_path)
+    assert (tmp_path / "checkpoint-00000017").is_dir()
+    again, metrics_again = fit(x, settings, tmp_path)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert {**metrics, "seconds": 0} == {**metrics_again, "seconds": 0}
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record.pop("data")
+    assert record == config_record(settings)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    x = curved_zoo()
+    fit(x, config(2), tmp_path)
+    with pytest.raises(CheckpointError, match=r"another configuration \(kl_weight: 0.001 -> 0.01\)"):
+        fit(x, config(2, kl_weight=1e-2), tmp_path)
+
+
+def test_only_the_training_rows_are_learned_from():
+    x = curved_zoo()
+    other = x.clone()
+    other[HELD] += 1.0
+    one, _ = fit(x, config(0))
+    two, _ = fit(other, config(0))
+    assert torch.equal(one.basis, two.basis)
+    three, _ = fit_vae(x, config(0), train_rows=TRAIN[:100], validation_rows=HELD)
+    assert not torch.equal(one.basis, three.basis)
+
+
+def test_too_few_rows_are_refused():
+    x = curved_zoo()
+    with pytest.raises(ZooError, match=r"at least 2 training and 2 validation LoRAs, got 240, 1"):
+        fit_vae(x, config(0), train_rows=TRAIN, validation_rows=HELD[:1])
+    with pytest.raises(ZooError, match=r"at least 2 training and 2 validation LoRAs, got 1, 60"):
+        fit_vae(x, config(0), train_rows=TRAIN[:1], validation_rows=HELD)
+    with pytest.raises(ZooError, match=r"at least 9 LoRAs .* got 5 of 12"):
+        fit_vae(x, config(0), train_rows=TRAIN[:5], validation_rows=HELD)
+
+
+def test_a_run_on_another_zoo_is_refused(tmp_path):
+    fit(curved_zoo(), config(20), tmp_path)
+    with pytest.raises(CheckpointError, match="data"):
+        fit(curved_zoo(seed=1), config(20), tmp_path)
+
+
+def test_as_many_components_as_loras_are_refused():
+    # With the mean taken off, N items span N - 1 directions.
+    x = torch.randn(8, 20, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ZooError, match="expected at least 9 LoRAs"):
+        LoRAVAE.from_principal_components(x - x.mean(0), num_components=8, latent_dim=2)
