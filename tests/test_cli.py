@@ -78,6 +78,11 @@ def test_output_that_exists_or_cannot_be_is_refused(photo, tmp_path):
     )
 
 
+def test_a_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
+    assert_refused(run("render", "-p", "a person", "-o", tmp_path / "me.jpg"), "me.jpg", "ends in .png")
+    assert_refused(run("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got 'no ending'")
+
+
 def test_a_seen_person_is_refused():
     assert_refused(run("demo", "--person", "100000"), "belongs to the zoo people", "--allow-seen")
 

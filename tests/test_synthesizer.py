@@ -1,6 +1,7 @@
 """A photo goes in, a LoRA comes out: on the shipped model."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -85,7 +86,12 @@ def test_a_picture_of_another_kind_is_refused(model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     rough = Image.fromarray(noise)
     flat = Image.new("RGB", (128, 128), (90, 120, 60))
-    for name, image in (("rough", rough), ("flat", flat)):
+    # Colours that change as slowly and as irregularly as in photographs: a power spectrum that falls with the frequency squared.
+    frequency = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128)[None]) + 1 / 128
+    field = np.fft.ifft2(np.fft.fft2(np.random.default_rng(1).normal(size=(3, 128, 128))) / frequency).real
+    field = (field - field.mean((1, 2), keepdims=True)) / field.std((1, 2), keepdims=True)
+    natural = Image.fromarray((128 + 50 * field.transpose(1, 2, 0)).clip(0, 255).astype(np.uint8))
+    for name, image in (("rough", rough), ("flat", flat), ("natural", natural)):
         path = tmp_path / f"{name}.png"
         image.save(path)
         with pytest.raises(OutsideWorldError, match="expected a picture of the world 'portraits'"):
@@ -97,6 +103,13 @@ def test_people_of_the_world_are_not_refused(model):
         model.embed(to_image(photos_of([person], [0], 128)[0]))
 
 
+def test_scale_multiplies_the_deviation_from_the_zoos_mean(model, photo):
+    mean = model.canonicalizer.mean
+    one, two = (model(photo, scale=s).vector - mean for s in (1.0, 2.0))
+    assert torch.allclose(two, 2 * one, atol=1e-5)
+    assert torch.equal(model(photo, scale=0.0).vector, mean)
+
+
 def test_settings_out_of_range_are_refused(model, photo):
     with pytest.raises(UsageError, match="expected a prior among"):
         model(photo, prior="magic")
@@ -104,12 +117,23 @@ def test_settings_out_of_range_are_refused(model, photo):
         model(photo, num_inference_steps=0)
     with pytest.raises(UsageError, match="expected a seed from 0"):
         model(photo, seed=-1)
+    with pytest.raises(UsageError, match="expected scale from 0 to 20, got 21"):
+        model(photo, scale=21)
 
 
 def test_a_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
     model.save_pretrained(tmp_path / "copy", "# card")
     again = Synthesizer.from_pretrained(tmp_path / "copy")
     assert torch.equal(again(photo, seed=3).vector, model(photo, seed=3).vector)
+
+
+def test_a_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path / "copy", "# card")
+    config = json.loads((tmp_path / "copy" / "config.json").read_text())
+    config["encoder"]["sha256"] = "0" * 64
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="expected the encoder of world 'portraits' with sha256 000000000000"):
+        Synthesizer.from_pretrained(tmp_path / "copy")
 
 
 def test_a_folder_that_is_no_synthesizer_is_said_so(tmp_path):

@@ -15,7 +15,7 @@ from lorasynth.errors import ModelError, OutputExistsError, UsageError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM, TUNED_FROM
-from lorasynth.files import read_json, write_json
+from lorasynth.files import read_json, write_json, write_png
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.portraits.factors import Split, split_of
 from lorasynth.worlds.world import World, get_world
@@ -97,7 +97,7 @@ def run_demo(
     world = get_world("portraits")
     report(f"drawing person {person}, whom no part of the system has seen")
     photo = world.draw([person], [GIVEN_PHOTO], 256)[0]
-    to_image(photo).save(out / "photo.png")
+    write_png(out / "photo.png", to_image(photo))
 
     model = Synthesizer.from_pretrained()
     prompts = list(world.prompts)
@@ -139,7 +139,7 @@ def run_demo(
         ["the photo", "base model", "zero-shot LoRA\n(ours)", "fine-tuned LoRA\n(10 photos)", "other photos\nof the person"],
         [p.removeprefix("a photo of ").removeprefix("sks person, ")[:22] for p in prompts], zoom=3, margin=120,
     )  # fmt: skip
-    image.save(out / "report.png")
+    write_png(out / "report.png", image)
     write_json(out / "report.json", record)
     return record
 

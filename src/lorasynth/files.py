@@ -1,12 +1,13 @@
 """Files that are whole or not there: everything this package writes goes through here."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,22 +16,28 @@ from torch import Tensor
 
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def require_new_output(path: str | Path, *, force: bool = False) -> Path:
+
+def require_new_output(path: str | Path, *, force: bool = False, suffix: str | None = None) -> Path:
     """Check that a file can be written at ``path`` before any work is done for it.
 
     Args:
         path: where the file shall be.
         force: whether a file that is there may be replaced.
+        suffix: how the name has to end, such as ".png".
 
     Returns:
         The path.
 
     Raises:
         OutputExistsError: a file is there and ``force`` is not given.
-        UsageError: it cannot be a file's name, is a folder, or its folder is missing or cannot be written.
+        UsageError: it cannot be a file's name, is a folder, ends otherwise, or its folder is missing or cannot be written.
     """
     path = Path(path)
+    if suffix is not None and path.suffix.lower() != suffix:
+        raise UsageError(f"{path!s:.80}: expected a name that ends in {suffix}, got {path.suffix or 'no ending'!r}")
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -89,6 +96,13 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         part.write_bytes(content)
 
     atomic_write(path, write)
+
+
+def write_png(path: str | Path, image: "Image.Image") -> None:
+    """Write a picture as PNG, whole."""
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
 
 
 def write_json(path: str | Path, value: Any) -> None:

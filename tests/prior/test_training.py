@@ -1,14 +1,11 @@
 """The prior learns what is there to be learned, no more, and goes on where it stopped."""
 
 import json
-import signal
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lorasynth.errors import CheckpointError, ZooError
 from lorasynth.prior import PriorConfig, RidgePrior, fit_prior
@@ -39,24 +36,6 @@ def config(steps, **changes):
 
 def fit(data, config, run_dir=None):
     return fit_prior(*data, config, train_rows=TRAIN, validation_rows=HELD, run_dir=run_dir)
-
-
-@contextmanager
-def stopped_in_step(number):
-    """Control-C in a training's step ``number`` (counted from 1), as seen from the optimizer."""
-    steps = []
-
-    def stop(*_):
-        steps.append(1)
-        if len(steps) == number:
-            signal.raise_signal(signal.SIGINT)
-
-    handle = register_optimizer_step_post_hook(stop)
-    try:
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):
-            yield
-    finally:
-        handle.remove()
 
 
 def explained(prediction, target):
@@ -130,7 +109,7 @@ def test_only_the_training_people_are_learned_from():
     assert all(torch.equal(t, two.state_dict()[n]) for n, t in one.state_dict().items())
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_step):
     data, settings = people(), config(30, dropout=0.2, embedding_noise=0.3)
     whole, metrics = fit(data, settings)
     with stopped_in_step(17):

@@ -1,13 +1,10 @@
 """Training pays where the zoo is curved, does no harm where it is flat, and goes on where it stopped."""
 
 import json
-import signal
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lorasynth.errors import CheckpointError, ZooError
 from lorasynth.training import LoopConfig, config_record
@@ -42,24 +39,6 @@ def config(steps, **changes):
 
 def fit(x, config, run_dir=None):
     return fit_vae(x, config, train_rows=TRAIN, validation_rows=HELD, run_dir=run_dir)
-
-
-@contextmanager
-def stopped_in_step(number):
-    """Control-C in a training's step ``number`` (counted from 1), as seen from the optimizer."""
-    steps = []
-
-    def stop(*_):
-        steps.append(1)
-        if len(steps) == number:
-            signal.raise_signal(signal.SIGINT)
-
-    handle = register_optimizer_step_post_hook(stop)
-    try:
-        with pytest.raises(KeyboardInterrupt, match=r"^$"):
-            yield
-    finally:
-        handle.remove()
 
 
 def relative_error(x, vae):
@@ -100,7 +79,7 @@ def test_training_never_ends_worse_than_pca(zoo, changes):
     assert relative_error(x[HELD], vae) == pytest.approx(metrics["vae_error"], rel=1e-3)
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path):
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_step):
     x, settings = curved_zoo(), config(30, dropout=0.2)
     whole, metrics = fit(x, settings)
     with stopped_in_step(17):

@@ -125,9 +125,9 @@ def render(
 
     Example: lorasynth render --lora me.safetensors -p "a photo of sks person, smiling" -o me.png
     """
-    from lorasynth.files import require_new_output
+    from lorasynth.files import require_new_output, write_png
 
-    require_new_output(output, force=force)
+    require_new_output(output, force=force, suffix=".png")
     check_json(json)
     setup(device)
     import torch
@@ -144,7 +144,7 @@ def render(
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
         call = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "generator": generators}
         rows.append(pipe([text] * num_images, output_type="pt", **call).images.float())
-    sheet(rows, [""] * len(rows), zoom=max(1, 256 // rows[0].shape[-1]), margin=4).save(output)
+    write_png(output, sheet(rows, [""] * len(rows), zoom=max(1, 256 // rows[0].shape[-1]), margin=4))
     emit({"output": str(output), "prompts": prompt, "num_images": num_images, "seed": seed}, json)
 
 

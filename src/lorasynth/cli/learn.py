@@ -157,11 +157,11 @@ def evaluate(
 
     Example: lorasynth evaluate --people 100 --json scores.json --grid scores.png
     """
-    from lorasynth.files import require_new_output
+    from lorasynth.files import require_new_output, write_png
 
     check_json(json)
     if grid is not None:
-        require_new_output(grid, force=force)
+        require_new_output(grid, force=force, suffix=".png")
     setup(device)
     from lorasynth.demo import fine_tuning_recipe, versions
     from lorasynth.evaluate.grid import sheet
@@ -176,5 +176,5 @@ def evaluate(
     record, pictures = score(get_world(synthesizer.base), synthesizer, fine_tuning_recipe(folder), config, report=say)
     if grid is not None:
         names = [n for n in ("real", "fine_tuned", "adalora", "adanorm", "ridge", "nearest", "base") if n in pictures]
-        sheet([pictures[n][:8, 1] for n in names], names).save(grid)
+        write_png(grid, sheet([pictures[n][:8, 1] for n in names], names))
     emit({**record, "seed": seed, "versions": versions()}, json)
