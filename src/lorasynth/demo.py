@@ -12,15 +12,15 @@ from torch import Tensor
 from lorasynth import __version__
 from lorasynth.encoders.images import to_image
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
+from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
-from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM, TUNED_FROM
+from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM
 from lorasynth.files import read_json, write_json, write_png
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.portraits.factors import Split, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import random_init, train_people
 
 OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
 
@@ -110,8 +110,7 @@ def run_demo(
 
     report("fine-tuning a LoRA on ten photos, the old way")
     start = time.perf_counter()
-    init = random_init(lora.layout, seed)
-    tuned = train_people(world, lora.layout, init, [person], 10, fine_tuning_recipe(), first_photo=TUNED_FROM)
+    tuned = fine_tuned_vectors(world, lora.layout, [person], fine_tuning_recipe(), 10, seed=seed, report=lambda _: None)
     seconds["fine_tune"] = time.perf_counter() - start
     tuned_file = out / ".fine-tuned.safetensors"
     type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)

@@ -9,6 +9,7 @@ from lorasynth.worlds.portraits.draw import draw, photos_of
 from lorasynth.worlds.portraits.factors import (
     IDENTITY,
     NUISANCE,
+    SESSION,
     Split,
     identity_factors,
     nuisance_factors,
@@ -43,6 +44,14 @@ def test_every_identity_factor_changes_the_picture():
             changed[0, i] = 0.2
             differences.append((draw(changed, nuisance, 64) - draw(person, nuisance, 64)).abs().max().item())
         assert max(differences) > 0.02, name
+
+
+def test_in_a_session_all_people_have_the_same_settings_and_elsewhere_their_own():
+    session = nuisance_factors([3, 4, 3], [SESSION, SESSION, SESSION + 1])
+    assert torch.equal(session[0], session[1])
+    assert not torch.equal(session[0], session[2])
+    own = nuisance_factors([3, 4], [SESSION - 1, SESSION - 1])
+    assert not torch.equal(own[0], own[1])
 
 
 def test_identity_factors_are_uniform_and_independent():

@@ -148,6 +148,10 @@ def evaluate(
     model: Annotated[Path | None, typer.Argument(help="A synthesizer's folder; the shipped one by default.")] = None,
     people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people.")] = 100,
     grid: Annotated[Path | None, typer.Option(help="Write a picture sheet of all methods to this PNG.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Keep the fine-tuned LoRAs in this folder, so that the next evaluation finds them."),
+    ] = None,
     json: Json = None,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -173,7 +177,8 @@ def evaluate(
     folder = model or DEFAULT_MODEL
     synthesizer = Synthesizer.from_pretrained(folder)
     config = EvaluationConfig(people=people, seed=seed)
-    record, pictures = score(get_world(synthesizer.base), synthesizer, fine_tuning_recipe(folder), config, report=say)
+    recipe = fine_tuning_recipe(folder)
+    record, pictures = score(get_world(synthesizer.base), synthesizer, recipe, config, cache=cache, report=say)
     if grid is not None:
         names = [n for n in ("real", "fine_tuned", "adalora", "adanorm", "ridge", "nearest", "base") if n in pictures]
         write_png(grid, sheet([pictures[n][:8, 1] for n in names], names))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.evaluate.fidelity import PromptFidelity
+from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import delta_W_norm2
@@ -16,11 +18,9 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import random_init, train_people
 
 GIVEN_PHOTO = 0  # the one photo a synthesizer is given
 SCORED_FROM = 1_000  # photos that only scores look at
-TUNED_FROM = 100  # photos that fine-tuning is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ def lora_vectors(
     persons: list[int],
     fine_tuning: AdaptConfig,
     config: EvaluationConfig,
+    cache: Path | None,
     report: Callable[[str], None],
 ) -> dict[str, Float[Tensor, "N P"]]:
     """LoRAs of held-out people by every method that the model holds, from one photo each; fine-tuning gets ten."""
@@ -47,12 +48,10 @@ def lora_vectors(
     vectors = {"base": torch.zeros(len(persons), model.canonicalizer.layout.num_parameters)}
     for name in model.priors:
         vectors[name] = model.synthesize(embedding, seed=config.seed, prior=name)
-    report(f"fine-tuning {len(persons)} LoRAs on {config.fine_tune_photos} photos each, the old way")
-    layout = model.canonicalizer.layout
-    init = random_init(layout, config.seed)
-    vectors["fine_tuned"] = train_people(
-        world, layout, init, persons, config.fine_tune_photos, fine_tuning, first_photo=TUNED_FROM
-    )
+    vectors["fine_tuned"] = fine_tuned_vectors(
+        world, model.canonicalizer.layout, persons, fine_tuning, config.fine_tune_photos,
+        seed=config.seed, cache=cache, report=report,
+    )  # fmt: skip
     return vectors
 
 
@@ -63,9 +62,19 @@ def evaluate(
     config: EvaluationConfig,
     *,
     persons: list[int] | None = None,
+    cache: Path | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], dict[str, Float[Tensor, "N K 3 H W"]]]:
     """Score every method on held-out people.
+
+    Args:
+        world: whose people.
+        model: whose priors.
+        fine_tuning: how the LoRAs that ours are compared with are trained.
+        config: what is evaluated.
+        persons: whom, instead of the first held-out people.
+        cache: a folder that keeps the fine-tuned LoRAs; see `fine_tuned_vectors`.
+        report: gets a line now and then.
 
     Returns:
         The record of `docs/design.md` ("methods", "people", "photos", "split", …), and some pictures of each method.
@@ -81,7 +90,7 @@ def evaluate(
     methods: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
     fidelity = PromptFidelity.fit()
-    for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, report).items():
+    for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, cache, report).items():
         drawn = render(
             world.pipe, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
             guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,

@@ -28,9 +28,9 @@ def zoo_quality(zoo: Zoo, people: int, *, report: Callable[[str], None] = print)
     trained = []
     for seed in (config.seed, config.seed + 1_000):
         report(f"training {people} held-out people, seed {seed}")
-        trained.append(
-            train_people(world, zoo.layout, zoo.init(), persons, zoo.recipe["photos"], replace(config, seed=seed))
-        )
+        again = replace(config, seed=seed)
+        photos, first_photo = zoo.recipe["photos"], zoo.recipe["first_photo"]
+        trained.append(train_people(world, zoo.layout, zoo.init(), persons, photos, again, first_photo=first_photo))
     drawn = render(world.pipe, list(world.prompts), zoo.layout, trained[0])
     centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from lorasynth.errors import ZooError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.portraits.factors import Split, persons_of, split_of
+from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.store import Zoo
@@ -29,6 +29,9 @@ class ZooConfig:
     people: int = 2_048
     validation_people: int = 128
     photos: int = 16
+    # NOTE: the same settings (pose, light, background, clothes) for everybody. What a LoRA keeps of its very photos is then
+    # common to all of the zoo and falls into its mean; with photos of their own it is much of what tells two LoRAs apart.
+    first_photo: int = SESSION
     rank: int = 4
     embedding_photos: int = 12
     bank: int = 16  # people trained at once
@@ -139,8 +142,9 @@ def build_zoo(
     )
     for k in todo:
         vectors = train_people(
-            world, layout, init, banks[k], config.photos, config.adapt, bank_size=config.bank, on_step=bar.update
-        )
+            world, layout, init, banks[k], config.photos, config.adapt,
+            first_photo=config.first_photo, bank_size=config.bank, on_step=bar.update,
+        )  # fmt: skip
         # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
         embeddings = world.embeddings(banks[k], config.embedding_photos, first=config.photos)
         splits = ["validation" if split_of(p) == Split.VALIDATION else "train" for p in banks[k]]

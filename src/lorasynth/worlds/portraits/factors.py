@@ -1,8 +1,9 @@
 """Who a person is and how a photo was taken: known factors, a pure function of two numbers.
 
 Person ``p`` has ``IDENTITY`` factors that depend on ``p`` alone; photo ``j`` of person ``p`` has ``NUISANCE`` factors
-that depend on ``(p, j)`` alone. All are numbers in [0, 1) from a counter-based hash, so any picture of the world can be
-asked for in any order, on any machine, and is the same. The ranges below say which part of the system may see whom.
+that depend on ``(p, j)`` alone, or, from photo number `SESSION` on, on ``j`` alone: there all people sat for one session.
+All are numbers in [0, 1) from a counter-based hash, so any picture of the world can be asked for in any order, on any
+machine, and is the same. The ranges below say which part of the system may see whom.
 """
 
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ _RANGES = (
     _Range(split=Split.RECOGNISER, first=400_000, count=100_000),
 )
 _NUISANCE_STREAM = 1 << 40
+SESSION = 32_768
+"""Photo numbers from here on are those of a session that everybody sat for: photo j has one setting, whoever is in it."""
 
 
 def persons_of(split: Split, count: int, *, offset: int = 0) -> list[int]:
@@ -107,5 +110,6 @@ def identity_factors(persons: list[int]) -> Float[Tensor, "B identity"]:
 
 def nuisance_factors(persons: list[int], photos: list[int]) -> Float[Tensor, "B nuisance"]:
     """Nuisance factors in [0, 1), one row a photo, columns as in `NUISANCE`."""
-    keys = np.asarray(persons, dtype=np.int64) * 65_536 + np.asarray(photos, dtype=np.int64) + _NUISANCE_STREAM
+    who, which = np.asarray(persons, dtype=np.int64), np.asarray(photos, dtype=np.int64)
+    keys = np.where(which < SESSION, who, 0) * 65_536 + which + _NUISANCE_STREAM
     return _uniform(keys, len(NUISANCE))
