@@ -27,8 +27,8 @@ from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.store import Zoo
 
-SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
-SAMPLERS = tuple((t, g) for t in (0.0, 0.5, 1.0) for g in (1.0, 1.5, 2.0))  # temperature, guidance scale
+SCALES = (1.0, 1.25, 1.5, 1.75, 2.0)
+SAMPLERS = tuple((t, g) for t in (0.0, 0.5, 1.0) for g in (1.0, 1.5))  # temperature, guidance scale
 SAMPLER_STEPS = 20
 
 
@@ -64,8 +64,14 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
     reference = zoo.init() if recipe.gauge == "anchored" else None
     canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
     x = canonicalizer.apply(data.vectors)
+    people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
     vae, metrics = fit_vae(
-        x, recipe.vae, train_rows=data.train, validation_rows=data.validation, run_dir=out / "run-vae"
+        x,
+        recipe.vae,
+        train_rows=data.train,
+        validation_rows=data.validation,
+        embeddings=people,
+        run_dir=out / "run-vae",
     )
     out.mkdir(parents=True, exist_ok=True)
     canonicalizer.save(out / "canonical.safetensors")

@@ -7,6 +7,7 @@ import torch
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.files import write_tensors
 from lorasynth.vae import LoRAVAE
+from lorasynth.vae.stem import principal_directions
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 15), (15, 40)])
 
@@ -19,6 +20,10 @@ def zoo(shape, seed=0):
     return torch.tensor(x - x.mean(0), dtype=torch.float32)
 
 
+def from_principal_components(x, num_components, latent_dim, **settings):
+    return LoRAVAE.from_directions(x, principal_directions(x, num_components), latent_dim, **settings)
+
+
 def svd_of(x, num_components):
     _, s, vh = np.linalg.svd(x.double().numpy(), full_matrices=False)
     return s[:num_components], vh[:num_components]
@@ -26,7 +31,7 @@ def svd_of(x, num_components):
 
 def trained(latent_dim=3):
     """A VAE whose every part does something."""
-    vae = LoRAVAE.from_principal_components(zoo((40, 15)), 6, latent_dim, hidden_dim=16)
+    vae = from_principal_components(zoo((40, 15)), 6, latent_dim, hidden_dim=16)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in vae.parameters():
@@ -38,7 +43,7 @@ def trained(latent_dim=3):
 @pytest.mark.parametrize("latent_dim", [1, 4, 8])
 def test_it_begins_as_truncated_pca(shape, latent_dim):
     x = zoo(shape)
-    vae = LoRAVAE.from_principal_components(x, 8, latent_dim, hidden_dim=16).eval()
+    vae = from_principal_components(x, 8, latent_dim, hidden_dim=16).eval()
     _, vh = svd_of(x, latent_dim)
     unseen = zoo(shape, seed=1)
     with torch.no_grad():
@@ -51,7 +56,7 @@ def test_it_begins_as_truncated_pca(shape, latent_dim):
 def test_no_linear_map_of_the_rank_reconstructs_better(shape):
     """Eckart-Young: what is lost is the sum of the squared singular values left out."""
     x = zoo(shape)
-    vae = LoRAVAE.from_principal_components(x, 8, 4, hidden_dim=16).eval()
+    vae = from_principal_components(x, 8, 4, hidden_dim=16).eval()
     lost = (x - vae.decode(vae.encode(x)[0])).square().sum().item()
     s = np.linalg.svd(x.numpy(), compute_uv=False)
     assert lost == pytest.approx(np.square(s[4:]).sum(), rel=1e-4)
@@ -60,7 +65,7 @@ def test_no_linear_map_of_the_rank_reconstructs_better(shape):
 @SHAPES
 def test_the_stem_is_orthonormal_and_spans_the_leading_directions(shape):
     x = zoo(shape)
-    basis = LoRAVAE.from_principal_components(x, 8, 4, hidden_dim=16).basis.double().numpy()
+    basis = from_principal_components(x, 8, 4, hidden_dim=16).basis.double().numpy()
     np.testing.assert_allclose(basis @ basis.T, np.eye(8), atol=1e-4)
     _, vh = svd_of(x, 8)
     np.testing.assert_allclose(basis.T @ basis, vh.T @ vh, atol=1e-4)
@@ -69,7 +74,7 @@ def test_the_stem_is_orthonormal_and_spans_the_leading_directions(shape):
 @SHAPES
 def test_latents_of_the_training_split_are_white(shape):
     x = zoo(shape)
-    mean, logvar = LoRAVAE.from_principal_components(x, 8, 5, hidden_dim=16).eval().encode(x)
+    mean, logvar = from_principal_components(x, 8, 5, hidden_dim=16).eval().encode(x)
     np.testing.assert_allclose(np.cov(mean.detach().numpy().T, bias=True), np.eye(5), atol=1e-3)
     np.testing.assert_allclose(mean.detach().numpy().mean(0), 0, atol=1e-4)
     assert (logvar.exp() < 0.1).all()
@@ -77,7 +82,7 @@ def test_latents_of_the_training_split_are_white(shape):
 
 def test_coefficients_have_unit_size_and_lift_undoes_project():
     x = zoo((40, 15))
-    vae = LoRAVAE.from_principal_components(x, 8, 4, hidden_dim=16)
+    vae = from_principal_components(x, 8, 4, hidden_dim=16)
     c = vae.project(x)
     assert np.square(c.numpy()).mean() == pytest.approx(1, rel=1e-4)
     torch.testing.assert_close(vae.project(vae.lift(c)), c, rtol=0, atol=1e-4)
@@ -85,14 +90,14 @@ def test_coefficients_have_unit_size_and_lift_undoes_project():
 
 def test_errors_in_coefficients_are_errors_in_vectors_up_to_one_factor():
     x = zoo((40, 15))
-    vae = LoRAVAE.from_principal_components(x, 8, 4, hidden_dim=16)
+    vae = from_principal_components(x, 8, 4, hidden_dim=16)
     one, two = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close((vae.lift(one) - vae.lift(two)).norm(dim=1), vae.size * (one - two).norm(dim=1))
 
 
 def test_the_correction_learns_though_it_starts_at_zero():
     x = zoo((40, 15))
-    vae = LoRAVAE.from_principal_components(x, 8, 4, hidden_dim=16)
+    vae = from_principal_components(x, 8, 4, hidden_dim=16)
     vae.decode(vae.encode(x)[0]).square().sum().backward()
     for mlp in (vae.encoder.mlp, vae.decoder.mlp):
         assert (mlp[-1].weight == 0).all()
@@ -133,7 +138,7 @@ def test_a_latent_larger_than_the_components_or_empty_is_refused():
 @pytest.mark.parametrize("shape", [(7, 30), (30, 7)])
 def test_fewer_loras_or_numbers_than_components_are_refused(shape):
     with pytest.raises(ZooError, match=f"at least 9 LoRAs .* got {shape[0]} of {shape[1]}; make a larger zoo"):
-        LoRAVAE.from_principal_components(zoo(shape), 8, 4)
+        from_principal_components(zoo(shape), 8, 4)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

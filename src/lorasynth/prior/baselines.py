@@ -128,7 +128,7 @@ class RidgePrior(Baseline):
 class RegressionPrior(Baseline):
     """An MLP from embedding to target: the authors' deterministic twin of the diffusion prior."""
 
-    def __init__(self, embedding_dim: int, target_dim: int, width: int = 384):
+    def __init__(self, embedding_dim: int, target_dim: int, width: int = 256):
         super().__init__()
         self.linear = nn.Linear(embedding_dim, target_dim)
         last = nn.Linear(width, target_dim)

@@ -13,7 +13,7 @@ from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior
 from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
 
-RIDGE_LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+RIDGE_LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class PriorConfig:
     """Shape and training of the diffusion prior."""
 
     conditioning: str = "adalora"
-    width: int = 256
-    depth: int = 3
+    width: int = 192
+    depth: int = 2
     dropout: float = 0.2
     condition_dropout: float = 0.1
     embedding_noise: float = 0.0  # norm of noise added to a unit embedding

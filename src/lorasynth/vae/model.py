@@ -32,8 +32,8 @@ class _ResidualMLP(nn.Module):
 class LoRAVAE(nn.Module):
     """A variational autoencoder that starts as the best linear one and learns what is not linear.
 
-    ``x (B, F) → c = x Vᵀ (B, K) → z (B, Z) → ĉ → x̂ = ĉ V``. The stem V holds the K leading principal directions of the training
-    split; being orthonormal, errors in c are errors in x. Encoder and decoder begin as PCA with whitened latents, which for a few
+    ``x (B, F) → c = x Vᵀ (B, K) → z (B, Z) → ĉ → x̂ = ĉ V``. The stem V holds K directions (`stem.py`);
+    being orthonormal, errors in c are errors in x. Encoder and decoder begin as PCA with whitened latents, which for a few
     thousand LoRAs of ten thousands of numbers is a far better place to begin than random weights (differs from the paper).
     """
 
@@ -54,26 +54,29 @@ class LoRAVAE(nn.Module):
         self.decoder = _ResidualMLP(latent_dim, num_components, hidden_dim, dropout)
 
     @classmethod
-    def from_principal_components(
-        cls, x: Float[Tensor, "N F"], num_components: int, latent_dim: int, hidden_dim: int = 256, dropout: float = 0.1
+    def from_directions(
+        cls,
+        x: Float[Tensor, "N F"],
+        directions: Float[Tensor, "K F"],
+        latent_dim: int,
+        hidden_dim: int = 256,
+        dropout: float = 0.1,
     ) -> "LoRAVAE":
-        """The VAE that is PCA of ``x`` (whose mean is taken to be zero), before any training.
+        """The VAE that is PCA of ``x`` (whose mean is taken to be zero) within a span, before any training.
 
-        Raises:
-            ZooError: fewer items or numbers than components.
+        Args:
+            x: canonical vectors.
+            directions: orthonormal; the VAE sees nothing outside their span.
+            latent_dim: Z.
+            hidden_dim: of the MLPs.
+            dropout: in the MLPs.
         """
-        if num_components > min(len(x) - 1, x.shape[1]):  # the mean is taken off: N LoRAs span N - 1 directions
-            raise ZooError(
-                f"expected at least {num_components + 1} LoRAs of as many numbers for {num_components} components, "
-                f"got {x.shape[0]} of {x.shape[1]}; make a larger zoo or lower num_components"
-            )
-        vae = cls(x.shape[1], num_components, latent_dim, hidden_dim, dropout)
-        variance, left = torch.linalg.eigh((x @ x.T).double() / len(x))  # N x N: N is much smaller than F
-        order = torch.arange(len(x) - 1, len(x) - 1 - num_components, -1)
-        std = variance[order].clamp(min=1e-12).sqrt().float()
-        directions = left[:, order].float().T @ x / (std[:, None] * len(x) ** 0.5)
+        vae = cls(x.shape[1], len(directions), latent_dim, hidden_dim, dropout)
+        c = x @ directions.T
+        variance, rotation = torch.linalg.eigh((c.T @ c / len(c)).double())
+        std = variance.flip(0).clamp(min=1e-12).sqrt().float()
         with torch.no_grad():
-            vae.basis.copy_(directions)
+            vae.basis.copy_(rotation.flip(1).T.float() @ directions)
             vae.size.copy_(std.square().mean().sqrt())
             relative = (std / vae.size)[:latent_dim]
             for linear, weight in ((vae.encoder.linear, 1 / relative), (vae.decoder.linear, relative)):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -11,14 +12,16 @@ from lorasynth.errors import ZooError
 from lorasynth.training import LoopConfig, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
+from lorasynth.vae.stem import predictable_directions, principal_directions
 
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     """Shape and training of the weight VAE."""
 
-    num_components: int = 192
-    latent_dim: int = 96
+    stem: Literal["predictable", "principal"] = "predictable"
+    num_components: int = 96
+    latent_dim: int = 80
     hidden_dim: int = 256
     dropout: float = 0.1
     kl_weight: float = 1e-3
@@ -32,25 +35,41 @@ def fit_vae(
     *,
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
+    embeddings: Float[Tensor, "N D"] | None = None,
     run_dir: Path | None = None,
 ) -> tuple[LoRAVAE, dict[str, float]]:
     """Train a VAE on some rows; other rows (other people) choose the best weights.
 
+    Args:
+        x: canonical vectors.
+        config: settings.
+        train_rows: LoRAs to learn from.
+        validation_rows: LoRAs to choose by.
+        embeddings: one of each person, for the stem "predictable".
+        run_dir: for checkpoints and metrics; the same folder again resumes.
+
     Returns:
-        The VAE, and: "pca_error" (relative squared error of the untrained, linear VAE on the validation rows), "vae_error" (of
+        The VAE, and: "linear_error" (relative squared error of the untrained, linear VAE on the validation rows), "vae_error" (of
         the trained one), "active_units", "kl_per_dimension", "best_step", "seconds".
 
     Raises:
-        ZooError: fewer training rows than components.
+        ZooError: fewer training rows than components, or no embeddings for a stem that needs them.
     """
     if len(train_rows) < 2 or len(validation_rows) < 2:
         raise ZooError(
             f"expected at least 2 training and 2 validation LoRAs, got {len(train_rows)}, {len(validation_rows)}"
         )
     torch.manual_seed(config.loop.seed)
-    vae = LoRAVAE.from_principal_components(
-        x[train_rows], config.num_components, config.latent_dim, config.hidden_dim, config.dropout
-    )
+    seen = x[train_rows]
+    if config.stem == "principal":
+        directions = principal_directions(seen, config.num_components)
+    elif embeddings is not None:
+        directions = predictable_directions(seen, embeddings[train_rows], config.num_components)
+    else:
+        raise ZooError(
+            "stem 'predictable' needs the embeddings of the zoo's people; give embeddings= or use 'principal'"
+        )
+    vae = LoRAVAE.from_directions(seen, directions, config.latent_dim, config.hidden_dim, config.dropout)
     c = vae.project(x)
     held = c[validation_rows]
     missing = (x[validation_rows].square().sum(1).mean() / vae.size**2 - held.square().sum(1).mean()).item()
@@ -66,14 +85,14 @@ def fit_vae(
         return reconstruction_error(held, vae.decoder(vae.encode_coefficients(held)[0]), missing).item()
 
     vae.eval()
-    pca_error = validate()
+    linear_error = validate()
     record = config_record(config) | {"data": fingerprint(x, train_rows, validation_rows)}
     metrics = train(vae, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label="vae")
     with torch.no_grad():
         mean, logvar = vae.encode_coefficients(held)
         kl = kl_divergence(mean, logvar)
     return vae, {
-        "pca_error": pca_error, "vae_error": metrics["best_validation"], "active_units": float(active_units(mean)),
+        "linear_error": linear_error, "vae_error": metrics["best_validation"], "active_units": float(active_units(mean)),
         "latent_dim": float(config.latent_dim), "kl_per_dimension": kl.mean().item(),
         "dimensions_with_kl_below_0.01": float((kl < 0.01).sum()), "best_step": metrics["best_step"],
         "seconds": metrics["seconds"],

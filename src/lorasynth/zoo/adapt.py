@@ -39,7 +39,7 @@ class AdaptConfig:
 
 
 FINE_TUNING = AdaptConfig(
-    steps=300, learning_rate=1e-2, adam_epsilon=1e-8, beta2=0.999, average_from=0.8, lora_A="each"
+    steps=200, learning_rate=1e-2, adam_epsilon=1e-8, beta2=0.999, average_from=0.8, lora_A="each"
 )
 """A LoRA made the usual way, to convergence: plain Adam on lora_A and lora_B from a random start. Ours is compared with it."""
 

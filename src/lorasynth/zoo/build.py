@@ -26,7 +26,7 @@ class ZooConfig:
     """A zoo of a world."""
 
     world: str = "portraits"
-    people: int = 2_048
+    people: int = 2_000
     validation_people: int = 128
     photos: int = 16
     # NOTE: the same settings (pose, light, background, clothes) for everybody. What a LoRA keeps of its very photos is then
