@@ -54,7 +54,7 @@ def portraits_tiny() -> Recipe:
 def make_world(folder: Path) -> None:
     """Make the portraits world's own models: recognisers, picture VAE, base pipeline. Skips what is there."""
     from lorasynth.files import write_tensors
-    from lorasynth.weights import pack
+    from lorasynth.weights import large_tables, pack
     from lorasynth.worlds.portraits.draw import photos_of
     from lorasynth.worlds.portraits.factors import Split, persons_of
     from lorasynth.worlds.recogniser_training import train_recogniser
@@ -66,7 +66,8 @@ def make_world(folder: Path) -> None:
     ):
         if not (folder / f"{name}.safetensors").exists():
             net = train_recogniser(photos_of, persons_of(split, people), config)
-            write_tensors(folder / f"{name}.safetensors", pack(net.state_dict()))
+            state = net.state_dict()
+            write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
     if not (folder / "vae" / "config.json").exists():
         make_vae(folder / "vae")
     if not (folder / "base" / "model_index.json").exists():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors
 from lorasynth.lora.layout import Layout
+from lorasynth.weights import unpack
 from lorasynth.worlds.base import token_ids
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
 from lorasynth.worlds.vae import encode
@@ -118,7 +119,7 @@ def load_recogniser(net: Net, path: Path) -> Net:
     """
     tensors, _ = read_tensors(path)
     try:
-        net.load_state_dict(tensors)
+        net.load_state_dict(unpack(tensors))
     except RuntimeError as error:
         raise ModelError(f"{path}: expected the weights of {type(net).__name__}: {error}") from None
     return net.eval().requires_grad_(False)

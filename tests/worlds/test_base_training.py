@@ -1,0 +1,80 @@
+"""A base model and its decoder train in the one loop: they learn, resume with the same bits, and leave frozen weights."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lorasynth.training import LoopConfig
+from lorasynth.worlds.base import BaseConfig, build_pipeline
+from lorasynth.worlds.base_training import train_base
+from lorasynth.worlds.portraits.captions import base_caption, vocabulary
+from lorasynth.worlds.portraits.draw import draw, photos_of
+from lorasynth.worlds.portraits.factors import identity_factors, nuisance_factors
+from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
+from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
+
+LOOP = LoopConfig(steps=3, learning_rate=1e-3, warmup_steps=1, ema_decay=0.5)
+BASE = BaseConfig(channels=(32, 32), num_heads=1, text_width=32, batch_size=2, loop=LOOP)
+
+
+def pictures(count, generator):
+    return photos_of(torch.randint(1000, (count,), generator=generator).tolist(), [0] * count, 64)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Weights of an untrained picture VAE, and its encoder as a map."""
+    torch.manual_seed(0)
+    vae = build_vae(photos_of(list(range(40)), [0] * 40, 64))
+    return vae, affine_encoder(vae)
+
+
+def trained_base(start, run_dir=None, config=BASE):
+    vae, (weight, bias) = start
+    pipe = build_pipeline(vocabulary(), vae, config)
+
+    def batch(count, generator):
+        who = torch.randint(1000, (count,), generator=generator).tolist()
+        identity, nuisance = identity_factors(who), nuisance_factors(who, [0] * count)
+        captions = [base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
+        return encode_affine(weight, bias, draw(identity, nuisance, 64)), captions
+
+    train_base(pipe, batch, config, run_dir=run_dir)
+    return pipe
+
+
+def weights(pipe):
+    return torch.cat([p.flatten() for part in (pipe.unet, pipe.text_encoder) for p in part.parameters()])
+
+
+def test_unet_and_text_encoder_learn_and_end_frozen(start):
+    untrained = weights(build_pipeline(vocabulary(), start[0], BASE))
+    pipe = trained_base(start)
+    assert not torch.equal(weights(pipe), untrained)
+    assert not any(p.requires_grad for part in (pipe.unet, pipe.text_encoder) for p in part.parameters())
+    assert not pipe.unet.training
+
+
+def test_a_base_that_was_stopped_ends_with_the_same_bits(start, tmp_path, stopped_in_step):
+    with stopped_in_step(2):
+        trained_base(start, tmp_path)
+    assert torch.equal(weights(trained_base(start, tmp_path)), weights(trained_base(start)))
+
+
+def test_the_decoder_learns_and_the_encoder_stays():
+    torch.manual_seed(0)
+    vae = build_vae(photos_of(list(range(40)), [0] * 40, 64))
+    encoder = [p.detach().clone() for p in vae.encoder.parameters()]
+    held = pictures(8, torch.Generator().manual_seed(7))
+    weight, bias = affine_encoder(vae)
+
+    @torch.no_grad()
+    def error():
+        latents = encode_affine(weight, bias, held) / vae.config.scaling_factor
+        return (vae.decode(latents).sample - (held * 2 - 1)).abs().mean().item()
+
+    before = error()
+    train_decoder(vae, pictures, DecoderConfig(batch_size=4, loop=replace(LOOP, steps=12, learning_rate=3e-3)))
+    assert error() < 0.9 * before
+    assert all(torch.equal(a, b) for a, b in zip(vae.encoder.parameters(), encoder, strict=True))
