@@ -21,7 +21,6 @@ from lorasynth.prior import DiffusionPrior, MeanPrior, NearestPrior, RegressionP
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe
 from lorasynth.synthesizer import Predictor, Synthesizer
-from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World, get_world
@@ -95,17 +94,16 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
     train, held = data.train, data.validation
     (out / "priors").mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
+    ridge, lam = best_ridge(data.embeddings[train], mean[train], data.embeddings[held], mean[held])
+    regression = RegressionPrior.fit(
+        data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge, recipe.regression
+    )
     for config in recipe.priors:
         prior, metrics[config.conditioning] = fit_prior(
-            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held,
+            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held, centre=regression,
             run_dir=out / f"run-{config.conditioning}",
         )  # fmt: skip
         prior.save(out / "priors" / f"{config.conditioning}.safetensors")
-    ridge, lam = best_ridge(data.embeddings[train], mean[train], data.embeddings[held], mean[held])
-    regression = RegressionPrior.fit(
-        data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge,
-        LoopConfig(steps=recipe.regression_steps, learning_rate=5e-4, weight_decay=0.1),
-    )  # fmt: skip
     ridge.save(out / "priors" / "ridge.safetensors")
     regression.save(out / "priors" / "regression.safetensors")
     MeanPrior(mean[train]).save(out / "priors" / "mean.safetensors")

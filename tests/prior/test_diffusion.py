@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 
 from lorasynth.errors import ModelError
 from lorasynth.files import read_tensors, write_tensors
-from lorasynth.prior import CONDITIONING, Denoiser, DiffusionPrior, RidgePrior
+from lorasynth.prior import CONDITIONING, Denoiser, DiffusionPrior, RegressionPrior, RidgePrior
 
 Z, D = 4, 6
 
@@ -204,7 +204,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ModelError, match="expected a safetensors file"):
         DiffusionPrior.load(path)
     RidgePrior(torch.zeros(Z, D), torch.zeros(Z)).save(path)
-    with pytest.raises(ModelError, match=r"expected the weights of a DiffusionPrior: 'centre.weight'"):
+    with pytest.raises(ModelError, match=r"expected the weights of a DiffusionPrior: 'spread'"):
         DiffusionPrior.load(path)
     prior().save(path)
     tensors, header = read_tensors(path)
@@ -214,8 +214,24 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         (tensors, header | {"width": "wide"}),
         (tensors, header | {"conditioning": "adanorm"}),
         (tensors | {"centre.weight": torch.zeros(Z)}, header),
+        (tensors, header | {"centre": "Denoiser"}),
         ({n: t for n, t in tensors.items() if n != "spread"}, header),
     ):
         write_tensors(path, changed, also)
         with pytest.raises(ModelError, match="expected the weights of a DiffusionPrior"):
             DiffusionPrior.load(path)
+
+
+def test_a_regression_as_the_centre_is_kept_as_it_is_and_saved_with_the_prior(tmp_path):
+    torch.manual_seed(0)
+    centre = RegressionPrior(D, Z, 8)
+    made = DiffusionPrior(Denoiser(Z, D, width=16, depth=1), centre)
+    made.train()
+    e = torch.nn.functional.normalize(torch.randn(6, D), dim=1)
+    # Training mode drops nothing in the centre, and its weights get no gradient.
+    assert torch.equal(made.centre(e), made.centre(e))
+    assert not any(p.requires_grad for p in made.centre.parameters())
+    made.eval().save(tmp_path / "prior.safetensors")
+    again = DiffusionPrior.load(tmp_path / "prior.safetensors")
+    assert isinstance(again.centre, RegressionPrior)
+    torch.testing.assert_close(again.predict(e, seed=1), made.predict(e, seed=1), rtol=0, atol=0.02)

@@ -39,12 +39,18 @@ class Baseline(nn.Module):
             ModelError: the file is missing or of another kind.
         """
         tensors, header = read_tensors(path)
-        kinds = {kind.__name__: kind for kind in BASELINES.values()}
         try:
-            baseline = kinds[header["kind"]].from_tensors(unpack(tensors))
-        except (KeyError, RuntimeError) as error:
-            raise ModelError(f"{path}: expected one of {sorted(kinds)}: {error}") from None
+            baseline = Baseline.of_kind(header["kind"]).from_tensors(unpack(tensors))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{path}: expected one of {sorted(k.__name__ for k in BASELINES.values())}: {error}"
+            ) from None
         return baseline.eval()
+
+    @staticmethod
+    def of_kind(name: str) -> "type[Baseline]":
+        """The class of that name, as files say it (a KeyError for none)."""
+        return {kind.__name__: kind for kind in BASELINES.values()}[name]
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Baseline":
@@ -121,8 +127,11 @@ class RidgePrior(Baseline):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "RidgePrior":
-        """The predictor with these weights."""
-        return cls(tensors["weight"], tensors["bias"])
+        """The predictor with these weights (a ValueError where they do not fit together)."""
+        weight, bias = tensors["weight"], tensors["bias"]
+        if weight.dim() != 2 or weight.shape[:1] != bias.shape:
+            raise ValueError(f"a weight of shape {tuple(weight.shape)} for a bias of shape {tuple(bias.shape)}")
+        return cls(weight, bias)
 
 
 class RegressionPrior(Baseline):

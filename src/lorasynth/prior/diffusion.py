@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors, write_tensors
+from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.weights import pack
 
@@ -30,18 +31,31 @@ def prior_scheduler() -> "DDIMScheduler":
 class DiffusionPrior(nn.Module):
     """Samples latents for a photo's embedding.
 
-    The process is centred on a linear guess: with ``mu = centre(embedding)``, what is diffused is ``z - mu`` (differs from the
-    paper, which starts from zero). The guess is ridge regression's, found before training, so the denoiser spends its weights
-    on what is not linear and on the spread of what remains.
+    The process is centred on a guess: with ``mu = centre(embedding)``, what is diffused is ``z - mu`` (differs from the paper,
+    which starts from zero). The guess is a regression's, found before training, so the denoiser spends its weights on the
+    spread of what the embedding does not say, and on what the regression missed.
     """
 
-    def __init__(self, denoiser: Denoiser):
+    def __init__(self, denoiser: Denoiser, centre: Baseline | None = None):
+        """Put a denoiser around a centre.
+
+        Args:
+            denoiser: of latents of Z numbers.
+            centre: embeddings -> latents; kept as it is. Default: zero for everybody, the paper's.
+        """
         super().__init__()
         self.denoiser = denoiser
-        self.centre = nn.Linear(denoiser.embedding_dim, denoiser.latent_dim)
-        self.centre.requires_grad_(False)
+        D, Z = denoiser.embedding_dim, denoiser.latent_dim
+        self.centre = centre if centre is not None else RidgePrior(torch.zeros(Z, D), torch.zeros(Z))
+        self.centre.requires_grad_(False).eval()
         self.register_buffer("spread", torch.ones(denoiser.latent_dim))  # standard deviation of z - mu
         self.scheduler = prior_scheduler()
+
+    def train(self, mode: bool = True) -> "DiffusionPrior":
+        """Set the mode of the denoiser; the centre has nothing to learn and drops nothing."""
+        super().train(mode)
+        self.centre.eval()
+        return self
 
     spread: Tensor
 
@@ -98,7 +112,12 @@ class DiffusionPrior(nn.Module):
     def save(self, path: str | Path) -> None:
         """Write the weights in fp16, the shape in the header."""
         d = self.denoiser
-        header = {"conditioning": d.conditioning, "width": str(d.enter.out_features), "depth": str(len(d.blocks))}
+        header = {
+            "centre": type(self.centre).__name__,
+            "conditioning": d.conditioning,
+            "width": str(d.enter.out_features),
+            "depth": str(len(d.blocks)),
+        }
         write_tensors(path, pack(self.state_dict()), header)
 
     @classmethod
@@ -110,11 +129,12 @@ class DiffusionPrior(nn.Module):
         """
         tensors, header = read_tensors(path)
         try:
-            latent_dim, embedding_dim = tensors["centre.weight"].shape
+            latent_dim, embedding_dim = tensors["spread"].shape[0], tensors["denoiser.nobody"].shape[0]
             denoiser = Denoiser(
                 latent_dim, embedding_dim, int(header["width"]), int(header["depth"]), header["conditioning"]
             )
-            prior = cls(denoiser)
+            centre = {n.removeprefix("centre."): t for n, t in tensors.items() if n.startswith("centre.")}
+            prior = cls(denoiser, Baseline.of_kind(header["centre"]).from_tensors(centre))
             prior.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError, UsageError) as error:
             raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None

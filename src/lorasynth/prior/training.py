@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
-from lorasynth.prior.baselines import RidgePrior
+from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior
 from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
@@ -21,15 +21,13 @@ class PriorConfig:
     """Shape and training of the diffusion prior."""
 
     conditioning: str = "adalora"
-    width: int = 192
+    width: int = 128
     depth: int = 2
-    dropout: float = 0.2
+    dropout: float = 0.4
     condition_dropout: float = 0.1
     embedding_noise: float = 0.0  # norm of noise added to a unit embedding
     batch_size: int = 128
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=4_000, learning_rate=1e-3, weight_decay=0.05, validate_every=250)
-    )
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2_500, learning_rate=1e-3, weight_decay=0.2))
 
 
 def best_ridge(
@@ -58,6 +56,7 @@ def fit_prior(
     *,
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
+    centre: Baseline | None = None,
     run_dir: Path | None = None,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
     """Train a prior on some people; others choose the best weights.
@@ -69,11 +68,13 @@ def fit_prior(
         config: settings.
         train_rows: people to learn from.
         validation_rows: people to choose by.
+        centre: what the process is centred on; ridge by default.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        The prior, and "validation_loss", "explained" (part of the held latents' variance that the sampler's centre explains),
-        "ridge_explained", "ridge_lambda", "best_step", "seconds".
+        The prior, and "validation_loss", "explained" (part of the held latents' variance that the sampler explains at
+        temperature 0), "centre_explained" (that the centre alone does), "ridge_explained", "ridge_lambda", "best_step",
+        "seconds".
 
     Raises:
         ZooError: fewer than 2 people on either side.
@@ -83,17 +84,16 @@ def fit_prior(
             f"expected at least 2 training and 2 validation people, got {len(train_rows)}, {len(validation_rows)}"
         )
     torch.manual_seed(config.loop.seed)
-    data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows)
     held, held_z = embeddings[validation_rows], z_mean[validation_rows]
     ridge, lam = best_ridge(embeddings[train_rows], z_mean[train_rows], held, held_z)
     denoiser = Denoiser(
         z_mean.shape[1], embeddings.shape[2], config.width, config.depth, config.conditioning, config.dropout
     )
-    prior = DiffusionPrior(denoiser)
+    prior = DiffusionPrior(denoiser, centre or ridge)
     with torch.no_grad():
-        prior.centre.weight.copy_(ridge.weight)
-        prior.centre.bias.copy_(ridge.bias)
-        prior.spread.copy_((held_z - ridge(held[:, 0])).std(0).clamp(min=1e-6))
+        prior.spread.copy_((held_z - prior.centre(held[:, 0])).std(0).clamp(min=1e-6))
+    state = prior.centre.state_dict().values()
+    data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows, *state)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
@@ -119,10 +119,14 @@ def fit_prior(
         label=config.conditioning,
     )  # fmt: skip
     variance = (held_z - held_z.mean(0)).square().mean()
-    centre = prior.predict(held[:, 0], temperature=0.0)
+    middle = prior.predict(held[:, 0], temperature=0.0)
+
+    def explained(prediction: Tensor) -> float:
+        return (1 - (prediction - held_z).square().mean() / variance).item()
+
     return prior, {
         "validation_loss": metrics["best_validation"],
-        "explained": (1 - (centre - held_z).square().mean() / variance).item(),
-        "ridge_explained": (1 - (ridge(held[:, 0]) - held_z).square().mean() / variance).item(),
+        "explained": explained(middle), "centre_explained": explained(prior.centre.predict(held[:, 0])),
+        "ridge_explained": explained(ridge.predict(held[:, 0])),
         "ridge_lambda": lam, "best_step": metrics["best_step"], "seconds": metrics["seconds"],
     }  # fmt: skip

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from lorasynth.canonical.canonicalizer import Gauge
 from lorasynth.prior.training import PriorConfig
+from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.build import ZooConfig
@@ -18,7 +19,9 @@ class Recipe:
     gauge: Gauge = "anchored"
     vae: VAEConfig = field(default_factory=VAEConfig)
     priors: tuple[PriorConfig, ...] = (PriorConfig(conditioning="adalora"), PriorConfig(conditioning="adanorm"))
-    regression_steps: int = 2_000
+    regression: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
+    )
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
     def seeded(self, seed: int) -> "Recipe":

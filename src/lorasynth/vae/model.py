@@ -84,7 +84,7 @@ class LoRAVAE(nn.Module):
                 linear.bias.zero_()
                 linear.weight[range(latent_dim), range(latent_dim)] = weight
             vae.logvar.weight.zero_()
-            vae.logvar.bias.fill_(-3.0)
+            vae.logvar.bias.fill_(-6.0)
         return vae
 
     def project(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:

@@ -20,13 +20,13 @@ class VAEConfig:
     """Shape and training of the weight VAE."""
 
     stem: Literal["predictable", "principal"] = "predictable"
-    num_components: int = 96
-    latent_dim: int = 80
+    num_components: int = 128
+    latent_dim: int = 112
     hidden_dim: int = 256
-    dropout: float = 0.1
-    kl_weight: float = 1e-3
+    dropout: float = 0.2
+    kl_weight: float = 1e-4
     batch_size: int = 128
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3_000, learning_rate=5e-4))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2_000, learning_rate=2e-3, weight_decay=0.1))
 
 
 def fit_vae(
