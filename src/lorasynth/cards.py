@@ -11,7 +11,8 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, record: dict[str, Any]) -> str:
     people = sum(item.split == "train" for item in zoo.items)
     vae, priors = record["vae"], record["priors"]
     rows = "\n".join(
-        f"| {name} | {values['explained']:.3f} | {values['validation_loss']:.3f} |"
+        f"| {name} | {values['explained']:.3f} | {values['centre_explained']:.3f} | {values['ridge_explained']:.3f} | "
+        f"{values['validation_loss']:.3f} |"
         for name, values in priors.items()
         if "explained" in values
     )
@@ -27,13 +28,15 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 
 * **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one person. No real person, no downloaded data.
 * **Made by**: `make reproduce` (recipe `{recipe.name}`).
-* **VAE**: {recipe.vae.num_components} components, latent {recipe.vae.latent_dim}; relative squared error of ΔW on people held
+* **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of ΔW on people held
   back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}); {vae["active_units"]:.0f} of
   {recipe.vae.latent_dim} units active.
 
-| prior | part of held latents' variance explained | validation loss |
-|---|---|---|
+| prior | part of held latents' variance explained at temperature 0 | by its centre alone | by ridge | validation loss |
+|---|---|---|---|---|
 {rows}
+
+How like their people its pictures are: `lorasynth evaluate` with this folder; for the shipped model see docs/figures.md.
 
 **Limits**: it knows cartoon portraits of this world, seen from the front, one person in the middle. Photographs of people are
 refused. It shows the method; for real faces train on a zoo of them.
