@@ -28,9 +28,9 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 
 * **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one person. No real person, no downloaded data.
 * **Made by**: `make reproduce` (recipe `{recipe.name}`).
-* **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of ΔW on people held
-  back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}); {vae["active_units"]:.0f} of
-  {recipe.vae.latent_dim} units active.
+* **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
+  ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f});
+  {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
 
 | prior | part of held latents' variance explained at temperature 0 | by its centre alone | by ridge | validation loss |
 |---|---|---|---|---|
