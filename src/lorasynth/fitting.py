@@ -17,10 +17,11 @@ from lorasynth.evaluate.methods import SCORED_FROM
 from lorasynth.evaluate.render import render
 from lorasynth.files import read_json, write_json
 from lorasynth.lora.factors import delta_W_relative_error
-from lorasynth.prior import DiffusionPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
+from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
+from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe
-from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.synthesizer import CENTRE, Predictor, Synthesizer
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World, get_world
@@ -98,17 +99,19 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
     regression = RegressionPrior.fit(
         data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge, recipe.regression
     )
+    people = torch.nn.functional.normalize(data.embeddings[train].mean(1), dim=1)
+    kernel, left = KernelPrior.fit(people, mean[train], recipe.kernel_lambda)
     for config in recipe.priors:
         prior, metrics[config.conditioning] = fit_prior(
-            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held, centre=regression,
+            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held, centre=kernel, left=left,
             run_dir=out / f"run-{config.conditioning}",
         )  # fmt: skip
-        prior.save(out / "priors" / f"{config.conditioning}.safetensors")
+        prior.save(out / "priors" / f"{config.conditioning}.safetensors", with_centre=False)
     ridge.save(out / "priors" / "ridge.safetensors")
     regression.save(out / "priors" / "regression.safetensors")
     MeanPrior(mean[train]).save(out / "priors" / "mean.safetensors")
-    one = torch.nn.functional.normalize(data.embeddings[train].mean(1), dim=1)
-    NearestPrior(one, mean[train]).save(out / "priors" / "nearest.safetensors")
+    kernel.save(out / "priors" / "kernel.safetensors")
+    NearestPrior(people, mean[train]).save(out / "priors" / "nearest.safetensors")
     metrics["ridge"] = {"lambda": lam}
     write_json(out / "priors.json", metrics)
     return metrics
@@ -166,17 +169,16 @@ def assemble(
     recipe: Recipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
 ) -> Synthesizer:
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
-    from lorasynth.prior.baselines import Baseline
-
     world = get_world(recipe.zoo.world)
     pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
     with torch.no_grad():
         features = torch.cat([world.encoder.features(part) for part in pictures.split(256)])
+    baselines = {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
-        priors[config.conditioning] = DiffusionPrior.load(fitted / "priors" / f"{config.conditioning}.safetensors")
-    for name in ("ridge", "regression", "nearest", "mean"):
-        priors[name] = Baseline.load(fitted / "priors" / f"{name}.safetensors")
+        path = fitted / "priors" / f"{config.conditioning}.safetensors"
+        priors[config.conditioning] = DiffusionPrior.load(path, baselines[CENTRE])
+    priors |= baselines
     model = Synthesizer(
         base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures, features),
         canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),

@@ -8,7 +8,7 @@ from torch import Tensor
 _SCALE = ".row_scale"
 
 
-def large_tables(state: Mapping[str, Tensor], numbers: int = 1 << 16) -> list[str]:
+def large_tables(state: Mapping[str, Tensor], numbers: int = 1 << 15) -> list[str]:
     """Names of the two-dimensional tensors of a state dict with at least so many numbers."""
     return [name for name, tensor in state.items() if tensor.dim() == 2 and tensor.numel() >= numbers]
 

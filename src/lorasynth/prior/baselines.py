@@ -80,7 +80,7 @@ class MeanPrior(Baseline):
 class NearestPrior(Baseline):
     """The LoRA of the zoo's person whose embedding is nearest."""
 
-    tables = ("embedding",)
+    tables = ("embedding", "target")
 
     def __init__(self, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"]):
         super().__init__()
@@ -132,6 +132,65 @@ class RidgePrior(Baseline):
         if weight.dim() != 2 or weight.shape[:1] != bias.shape:
             raise ValueError(f"a weight of shape {tuple(weight.shape)} for a bias of shape {tuple(bias.shape)}")
         return cls(weight, bias)
+
+
+class KernelPrior(Baseline):
+    """Kernel ridge regression with a Gaussian kernel on the sphere of embeddings: ridge that can bend.
+
+    ``k(a, b) = exp((a·b - 1) / width²)``, which for unit vectors is the usual Gaussian of their distance.
+    """
+
+    tables = ("support",)
+
+    def __init__(
+        self, support: Float[Tensor, "N D"], alpha: Float[Tensor, "N Z"], bias: Float[Tensor, " Z"], width: float
+    ):
+        super().__init__()
+        self.register_buffer("support", support)
+        self.register_buffer("alpha", alpha)
+        self.register_buffer("bias", bias)
+        self.register_buffer("width", torch.tensor(float(width)))
+
+    support: Tensor
+    alpha: Tensor
+    bias: Tensor
+    width: Tensor
+
+    @classmethod
+    def fit(
+        cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float, width: float = 0.8
+    ) -> tuple["KernelPrior", Float[Tensor, "N Z"]]:
+        """Closed form.
+
+        Args:
+            embedding: one unit vector a person.
+            target: their latents.
+            lam: regularisation; the kernel of an embedding with itself is 1.
+            width: of the kernel.
+
+        Returns:
+            The predictor, and what it would leave of each person if it had not seen them (leave-one-out residuals, in closed
+            form: ``alpha_i / [(K + lam)⁻¹]_ii``).
+        """
+        support = unpack(pack({"support": embedding}, tables=("support",)))["support"]  # as the file will have it
+        kernel = cls(support, target, target.mean(0), width).kernel(support).double()
+        inverse = torch.linalg.inv(kernel + lam * torch.eye(len(kernel), dtype=kernel.dtype))
+        alpha = inverse @ (target - target.mean(0)).double()
+        left = alpha / inverse.diagonal()[:, None]
+        return cls(support, alpha.float(), target.mean(0), width), left.float()
+
+    def kernel(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B N"]:
+        """Likeness of embeddings to those of the training people."""
+        return torch.exp((embedding @ self.support.T - 1) / self.width.square())
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """The prediction."""
+        return self.kernel(embedding) @ self.alpha + self.bias
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "KernelPrior":
+        """The predictor with these weights."""
+        return cls(tensors["support"], tensors["alpha"], tensors["bias"], float(tensors["width"]))
 
 
 class RegressionPrior(Baseline):
@@ -194,6 +253,7 @@ class RegressionPrior(Baseline):
 
 
 BASELINES: dict[str, type[Baseline]] = {
-    "nearest": NearestPrior, "mean": MeanPrior, "ridge": RidgePrior, "regression": RegressionPrior,
+    "nearest": NearestPrior, "mean": MeanPrior, "ridge": RidgePrior, "kernel": KernelPrior,
+    "regression": RegressionPrior,
 }  # fmt: skip
 """Name -> class."""

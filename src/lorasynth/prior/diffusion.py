@@ -12,7 +12,7 @@ from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.denoiser import Denoiser
-from lorasynth.weights import pack
+from lorasynth.weights import pack, unpack
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -69,9 +69,13 @@ class DiffusionPrior(nn.Module):
         embedding: Float[Tensor, "B D"],
         dropped: Bool[Tensor, " B"],
         generator: torch.Generator,
+        left: Float[Tensor, "B Z"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The v-prediction loss of a batch at random timesteps (Salimans & Ho, ICLR 2022)."""
-        x = self.residual(z, embedding)
+        """The v-prediction loss of a batch at random timesteps (Salimans & Ho, ICLR 2022).
+
+        ``left`` is what a centre that has not seen these people leaves of their latents, where the centre itself has seen them.
+        """
+        x = self.residual(z, embedding) if left is None else left / self.spread
         t = (torch.rand(len(x), generator=generator) * self.scheduler.config.num_train_timesteps).long()
         noise = torch.randn(x.shape, generator=generator)
         v = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
@@ -109,8 +113,8 @@ class DiffusionPrior(nn.Module):
             x = self.scheduler.step(v, t, x, return_dict=False)[0]
         return self.centre(embedding) + x * self.spread
 
-    def save(self, path: str | Path) -> None:
-        """Write the weights in fp16, the shape in the header."""
+    def save(self, path: str | Path, *, with_centre: bool = True) -> None:
+        """Write the weights in fp16, the shape in the header; ``with_centre`` False where the centre has a file of its own."""
         d = self.denoiser
         header = {
             "centre": type(self.centre).__name__,
@@ -118,23 +122,28 @@ class DiffusionPrior(nn.Module):
             "width": str(d.enter.out_features),
             "depth": str(len(d.blocks)),
         }
-        write_tensors(path, pack(self.state_dict()), header)
+        state = {n: t for n, t in self.state_dict().items() if with_centre or not n.startswith("centre.")}
+        write_tensors(path, pack(state, [f"centre.{n}" for n in self.centre.tables if with_centre]), header)
 
     @classmethod
-    def load(cls, path: str | Path) -> "DiffusionPrior":
-        """Read what `save` wrote.
+    def load(cls, path: str | Path, centre: Baseline | None = None) -> "DiffusionPrior":
+        """Read what `save` wrote; ``centre`` is the one that was not written with it.
 
         Raises:
             ModelError: the file is missing or of another kind.
         """
-        tensors, header = read_tensors(path)
+        stored, header = read_tensors(path)
+        tensors = unpack(stored)
         try:
             latent_dim, embedding_dim = tensors["spread"].shape[0], tensors["denoiser.nobody"].shape[0]
             denoiser = Denoiser(
                 latent_dim, embedding_dim, int(header["width"]), int(header["depth"]), header["conditioning"]
             )
-            centre = {n.removeprefix("centre."): t for n, t in tensors.items() if n.startswith("centre.")}
-            prior = cls(denoiser, Baseline.of_kind(header["centre"]).from_tensors(centre))
+            parts = {n.removeprefix("centre."): t for n, t in tensors.items() if n.startswith("centre.")}
+            if parts or centre is None:
+                centre = Baseline.of_kind(header["centre"]).from_tensors(parts)
+            tensors |= {f"centre.{n}": t for n, t in centre.state_dict().items()}
+            prior = cls(denoiser, centre)
             prior.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError, UsageError) as error:
             raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None

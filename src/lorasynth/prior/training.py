@@ -57,6 +57,7 @@ def fit_prior(
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
     centre: Baseline | None = None,
+    left: Float[Tensor, "n Z"] | None = None,
     run_dir: Path | None = None,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
     """Train a prior on some people; others choose the best weights.
@@ -69,6 +70,8 @@ def fit_prior(
         train_rows: people to learn from.
         validation_rows: people to choose by.
         centre: what the process is centred on; ridge by default.
+        left: what the centre would leave of each of the training people's latents, had it not seen them. A centre that fits
+            its people closely needs it: they are not as well known to it as they seem.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
@@ -92,20 +95,21 @@ def fit_prior(
     prior = DiffusionPrior(denoiser, centre or ridge)
     with torch.no_grad():
         prior.spread.copy_((held_z - prior.centre(held[:, 0])).std(0).clamp(min=1e-6))
-    state = prior.centre.state_dict().values()
+    state = [*prior.centre.state_dict().values(), *([] if left is None else [left])]
     data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows, *state)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
+        chosen = torch.randint(len(train_rows), (config.batch_size,), generator=generator)
+        rows = train_rows[chosen]
         photo = torch.randint(embeddings.shape[1], (len(rows),), generator=generator)
         e = embeddings[rows, photo]
         if config.embedding_noise:
             noise = torch.randn(e.shape, generator=generator) * config.embedding_noise / e.shape[1] ** 0.5
             e = torch.nn.functional.normalize(e + noise, dim=1)
         noise = torch.randn(len(rows), z_mean.shape[1], generator=generator)
-        z = z_mean[rows] + torch.exp(0.5 * z_logvar[rows]) * noise
+        blur = torch.exp(0.5 * z_logvar[rows]) * noise
         dropped = torch.rand(len(rows), generator=generator) < config.condition_dropout
-        return prior.loss(z, e, dropped, generator)
+        return prior.loss(z_mean[rows] + blur, e, dropped, generator, None if left is None else left[chosen] + blur)
 
     def validate() -> float:
         total = 0.0

@@ -22,6 +22,7 @@ class Recipe:
     regression: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
     )
+    kernel_lambda: float = 0.1
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
     def seeded(self, seed: int) -> "Recipe":
