@@ -28,7 +28,7 @@ from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.store import Zoo
 
 SCALES = (1.0, 1.25, 1.5, 1.75, 2.0)
-SAMPLERS = tuple((t, g) for t in (0.0, 0.5, 1.0) for g in (1.0, 1.5))  # temperature, guidance scale
+SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
 SAMPLER_STEPS = 20
 
 
@@ -62,7 +62,9 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
     """
     data = _load(zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
-    canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
+    canonicalizer = Canonicalizer.fit(
+        data.vectors[data.train], zoo.layout, recipe.gauge, reference, modules=recipe.modules
+    )
     x = canonicalizer.apply(data.vectors)
     people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
     vae, metrics = fit_vae(
@@ -132,7 +134,7 @@ def likeness(
 
 
 def tune(
-    world: World, model: Synthesizer, people: int = 32, *, report: Callable[[str], None] = print
+    world: World, model: Synthesizer, people: int = 24, *, report: Callable[[str], None] = print
 ) -> dict[str, dict[str, float]]:
     """Choose each prior's scale, then its sampler settings, by likeness on validation people; sets them on ``model``.
 

@@ -211,3 +211,19 @@ def test_the_same_zoo_gives_the_same_map(seed):
     layout = LAYOUTS[3]
     maps = [Canonicalizer.fit(zoo(layout, seed)[0], layout) for _ in range(2)]
     assert all(torch.equal(a.mean, b.mean) and torch.equal(a.reference, b.reference) for a, b in pairwise(maps))
+
+
+def test_modules_that_are_not_kept_come_back_as_the_mean_and_the_others_exactly():
+    layout = LAYOUTS[1]
+    vectors = zoo(layout)[0]
+    first, *others = [m.name for m in layout.modules]
+    form = Canonicalizer.fit(vectors, layout, modules=(first,))
+    back = form.invert(form.apply(vectors))
+    whole = Canonicalizer.fit(vectors, layout)
+    expected = whole.invert(whole.apply(vectors))
+    kept = layout.slices[first]
+    for part in kept:
+        torch.testing.assert_close(back[:, part], expected[:, part], rtol=0, atol=1e-5)
+    for name in others:
+        for part in layout.slices[name]:
+            torch.testing.assert_close(back[:, part], form.mean[part].expand(len(vectors), -1))

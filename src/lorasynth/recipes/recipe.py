@@ -17,6 +17,9 @@ class Recipe:
     name: str
     zoo: ZooConfig = field(default_factory=ZooConfig)
     gauge: Gauge = "anchored"
+    # NOTE: of the portraits' LoRAs. All others (queries, keys, cross-attention, time) can stay at the zoo's mean: the pictures do
+    # not change (dev/LOG.md), and a VAE that need not look at them sees the person better.
+    modules: tuple[str, ...] = ("ff.net.0.proj", "ff.net.2", "attn1.to_v", "attn1.to_out.0")
     vae: VAEConfig = field(default_factory=VAEConfig)
     priors: tuple[PriorConfig, ...] = (PriorConfig(conditioning="adalora"), PriorConfig(conditioning="adanorm"))
     regression: LoopConfig = field(

@@ -20,8 +20,8 @@ class VAEConfig:
     """Shape and training of the weight VAE."""
 
     stem: Literal["predictable", "principal"] = "predictable"
-    num_components: int = 128
-    latent_dim: int = 112
+    num_components: int = 200
+    latent_dim: int = 144
     hidden_dim: int = 256
     dropout: float = 0.2
     kl_weight: float = 1e-4
