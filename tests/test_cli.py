@@ -109,7 +109,8 @@ def test_photo_to_file_to_picture(photo, tmp_path):
     picture = tmp_path / "me.png"
     drawn = run("render", "--lora", out, "-p", "a photo of sks person, smiling", "-o", picture, "--num-images", 2)
     assert drawn.returncode == 0, drawn.stderr
-    assert Image.open(picture).width > 256
+    with Image.open(picture) as image:
+        assert image.width > 256
     peft = tmp_path / "adapter"
     assert run("convert", out, peft, "--format", "peft").returncode == 0
     assert json.loads(run("inspect", peft).stdout)["norm"] == pytest.approx(seen["norm"], rel=1e-3)

@@ -21,7 +21,8 @@ def test_the_demo_brings_an_unseen_person_back(tmp_path):
         assert s["zero_shot"] > s["base"] + 0.25
         assert s["real"] > s["zero_shot"]
     assert set(record["seconds"]) == {"synthesize", "fine_tune", "render"}
-    assert Image.open(tmp_path / "demo" / "report.png").size[0] > 400
+    with Image.open(tmp_path / "demo" / "report.png") as image:
+        assert image.size[0] > 400
     with pytest.raises(OutputExistsError, match="give --force"):
         run_demo(tmp_path / "demo", person=7)
 

@@ -134,7 +134,7 @@ def likeness(
 
 
 def tune(
-    world: World, model: Synthesizer, people: int = 24, *, report: Callable[[str], None] = print
+    world: World, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
 ) -> dict[str, dict[str, float]]:
     """Choose each prior's scale, then its sampler settings, by likeness on validation people; sets them on ``model``.
 
@@ -173,8 +173,6 @@ def assemble(
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
     world = get_world(recipe.zoo.world)
     pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
-    with torch.no_grad():
-        features = torch.cat([world.encoder.features(part) for part in pictures.split(256)])
     baselines = {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
@@ -182,11 +180,11 @@ def assemble(
         priors[config.conditioning] = DiffusionPrior.load(path, baselines[CENTRE])
     priors |= baselines
     model = Synthesizer(
-        base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures, features),
+        base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures),
         canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
         priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
     )  # fmt: skip
-    tried = tune(world, model, report=report)
+    tried = tune(world, model, recipe.tune_people, report=report)
     record = {
         "fine_tuning": asdict(recipe.fine_tuning),
         "made_from": {

@@ -22,6 +22,7 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
+from lorasynth.weights import pack
 from lorasynth.worlds.recogniser import ArcFaceNet
 from lorasynth.worlds.world import ASSETS, get_world
 
@@ -57,7 +58,7 @@ class Synthesizer:
         seed: int = 0,
         prior: str | None = None,
         allow_outside: bool = False,
-        **settings: float,
+        **settings: float | int,
     ) -> LoRA:
         """Photos of one person -> a LoRA.
 
@@ -107,15 +108,14 @@ class Synthesizer:
             image = photo.convert("RGB") if isinstance(photo, Image.Image) else open_photo(photo)
             pictures.append(photo_tensor(image, self.picture_size))
             names.append("photo" if isinstance(photo, Image.Image) else str(photo))
-        features = self.encoder.features(torch.stack(pictures))
         if not allow_outside:
-            for name, picture, feature in zip(names, pictures, features, strict=True):
-                self.guard.check(name, picture, feature, self.base)
-        return F.normalize(F.normalize(features, dim=1).mean(0), dim=0)
+            for name, picture in zip(names, pictures, strict=True):
+                self.guard.check(name, picture, self.base)
+        return F.normalize(self.encoder(torch.stack(pictures)).mean(0), dim=0)
 
     @torch.no_grad()
     def synthesize(
-        self, embedding: Float[Tensor, "B D"], *, seed: int = 0, prior: str | None = None, **settings: float
+        self, embedding: Float[Tensor, "B D"], *, seed: int = 0, prior: str | None = None, **settings: float | int
     ) -> Float[Tensor, "B P"]:
         """Embeddings -> LoRA vectors, by one of the priors with its own settings unless others are given.
 
@@ -165,7 +165,7 @@ class Synthesizer:
                 prior.save(path, with_centre=prior.centre is not centre)
             else:
                 prior.save(path)
-        write_tensors(folder / "guard.safetensors", dict(self.guard.__dict__))
+        write_tensors(folder / "guard.safetensors", pack(self.guard.__dict__))
         write_bytes(folder / "README.md", card.encode())
         config = {
             "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": self.default_prior,

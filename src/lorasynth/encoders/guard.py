@@ -9,60 +9,66 @@ from torch import Tensor
 
 from lorasynth.errors import OutsideWorldError
 
-PATCH = 8
+_SIDE = 16  # pixels a side of the pictures that are compared
+_COMPONENTS = 64
+_CORNER = 6  # pixels, of 64
+BACKGROUND_LIMIT = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldGuard:
-    """Knows how pictures of a world look in detail: the space their 8x8 patches and their embedding's features live in.
+    """Knows how pictures of a world look as a whole.
 
-    Two readings: how much of a picture's patches lies outside the world's leading patch components, relative to the picture's own
-    contrast (textures and photographs have far more there than drawings); and how far the encoder's features are from those of
-    the world's pictures (Mahalanobis distance on their leading components).
+    Three readings: *structure*, how much of a picture (small, relative to its contrast) lies outside the leading principal
+    components of the world's pictures; *background*, how uneven the two upper corners are, in themselves and between each other
+    (a portrait of this world has one flat background, a photograph has not); *contrast*, its standard deviation.
     """
 
-    patch_basis: Float[Tensor, "k d"]
-    patch_mean: Float[Tensor, " d"]
-    feature_basis: Float[Tensor, "m D"]  # already divided by the features' standard deviation along it
-    feature_mean: Float[Tensor, " D"]
-    limits: Float[Tensor, "2"]
+    basis: Float[Tensor, "k d"]
+    mean: Float[Tensor, " d"]
+    limits: Float[Tensor, "3"]  # most structure, most background, least contrast
 
     @classmethod
-    def fit(
-        cls, pictures: Float[Tensor, "B 3 S S"], features: Float[Tensor, "B D"], *, margin: float = 1.25
-    ) -> "WorldGuard":
-        """Fit to in-world pictures and the encoder's features of them; limits are ``margin`` times the 99.9th percentile."""
-        patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).reshape(-1, 3 * PATCH * PATCH)
-        mean = patches.mean(0)
-        _, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-        f_mean = features.mean(0)
-        values, directions = torch.linalg.eigh((features - f_mean).T @ (features - f_mean) / len(features))
-        guard = cls(
-            patch_basis=vectors.flip(1)[:, :48].T.contiguous(), patch_mean=mean,
-            feature_basis=(directions.flip(1)[:, :32] / values.flip(0)[:32].sqrt()).T.contiguous(),
-            feature_mean=f_mean, limits=torch.ones(2),
-        )  # fmt: skip
-        readings = guard.readings(pictures, features)
-        return cls(**{**guard.__dict__, "limits": readings.quantile(0.999, dim=0) * margin})
+    def fit(cls, pictures: Float[Tensor, "B 3 S S"]) -> "WorldGuard":
+        """Fit to pictures of the world: 1.25 times the 99.9th percentile of structure, half the least contrast."""
+        small = _small(pictures)
+        mean = small.mean(0)
+        _, vectors = torch.linalg.eigh((small - mean).T @ (small - mean) / len(small))
+        guard = cls(basis=vectors.flip(1)[:, :_COMPONENTS].T.contiguous(), mean=mean, limits=torch.ones(3))
+        readings = guard.readings(pictures)
+        limits = [readings[:, 0].quantile(0.999) * 1.25, torch.tensor(BACKGROUND_LIMIT), readings[:, 2].min() / 2]
+        return cls(basis=guard.basis, mean=mean, limits=torch.stack(limits))
 
-    def readings(self, pictures: Float[Tensor, "B 3 S S"], features: Float[Tensor, "B D"]) -> Float[Tensor, "B 2"]:
-        """The two readings of each picture."""
-        patches = F.pixel_unshuffle(pictures, PATCH).flatten(2).transpose(1, 2) - self.patch_mean
-        inside = patches @ self.patch_basis.T
-        outside = (patches.square().sum(2) - inside.square().sum(2)).clamp(min=0).mean(1)
-        contrast = pictures.var(dim=(1, 2, 3))
-        distance = ((features - self.feature_mean) @ self.feature_basis.T).square().mean(1).sqrt()
-        return torch.stack([(outside / (contrast + 1e-3)).sqrt(), distance], dim=1)
+    def readings(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3"]:
+        """The three readings of each picture."""
+        x = _small(pictures) - self.mean
+        outside = (x - x @ self.basis.T @ self.basis).square().mean(1)
+        contrast = pictures.std(dim=(2, 3)).mean(1)
+        corner = _CORNER * pictures.shape[-1] // 64
+        corners = torch.stack([pictures[..., :corner, :corner], pictures[..., :corner, -corner:]], dim=1).flatten(3)
+        uneven = torch.maximum(corners.std(3).amax((1, 2)), corners.mean(3).diff(dim=1).abs().amax((1, 2)))
+        return torch.stack([(outside / (contrast.square() + 1e-3)).sqrt(), uneven, contrast], dim=1)
 
-    def check(self, name: str, picture: Float[Tensor, "3 S S"], features: Float[Tensor, " D"], world: str) -> None:
+    def check(self, name: str, picture: Float[Tensor, "3 S S"], world: str) -> None:
         """Raise OutsideWorldError if a picture is not of this world."""
-        reading = self.readings(picture[None], features[None])[0]
-        for value, limit, what in zip(
-            reading.tolist(), self.limits.tolist(), ("fine detail", "features' distance"), strict=True
-        ):
-            if value > limit:
-                raise OutsideWorldError(
-                    f"{name}: expected a picture of the world {world!r}, got something else ({what} {value:.2f}, at most "
-                    f"{limit:.2f}). This model knows drawn portraits only, centred in the picture; for photographs of people "
-                    "train one on a zoo of faces (docs/real-faces.md)"
-                )
+        structure, uneven, contrast = self.readings(picture[None])[0].tolist()
+        most_structure, most_uneven, least_contrast = self.limits.tolist()
+        wrong = [
+            f"{what} {value:.3f}, at {word} {limit:.3f}"
+            for what, value, word, limit, bad in (
+                ("foreign structure", structure, "most", most_structure, structure > most_structure),
+                ("unevenness of the background", uneven, "most", most_uneven, uneven > most_uneven),
+                ("contrast", contrast, "least", least_contrast, contrast < least_contrast),
+            )
+            if bad
+        ]
+        if wrong:
+            raise OutsideWorldError(
+                f"{name}: expected a picture of the world {world!r}, got something else ({'; '.join(wrong)}). This model "
+                "knows drawn portraits only, centred in the picture; for photographs of people train one on a zoo of faces "
+                "(docs/real-faces.md)"
+            )
+
+
+def _small(pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B d"]:
+    return F.interpolate(pictures, (_SIDE, _SIDE), mode="area").flatten(1)

@@ -11,7 +11,7 @@ from lorasynth.encoders.images import to_image
 
 
 def sheet(
-    rows: Sequence[Float[Tensor, "K 3 H W"]],
+    rows: Sequence[Float[Tensor, "_ 3 H W"]],
     row_titles: Sequence[str],
     column_titles: Sequence[str] = (),
     *,

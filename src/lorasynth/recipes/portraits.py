@@ -50,7 +50,15 @@ def portraits_tiny() -> Recipe:
     vae = VAEConfig(num_components=12, latent_dim=8, hidden_dim=32, loop=replace(VAEConfig().loop, steps=40))
     loop = replace(PriorConfig().loop, steps=40)
     priors = tuple(PriorConfig(conditioning=c, width=32, depth=1, loop=loop) for c in ("adalora", "adanorm"))
-    return Recipe(name="portraits_tiny", zoo=zoo, vae=vae, priors=priors, regression=replace(loop, steps=20))
+    return Recipe(
+        name="portraits_tiny",
+        zoo=zoo,
+        vae=vae,
+        priors=priors,
+        regression=replace(loop, steps=20),
+        tune_people=2,
+        fine_tuning=adapt,
+    )
 
 
 def make_world(folder: Path) -> None:

@@ -26,6 +26,7 @@ class Recipe:
         default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
     )
     kernel_lambda: float = 0.1
+    tune_people: int = 24  # validation people that scales and sampler settings are chosen on
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
     def seeded(self, seed: int) -> "Recipe":
