@@ -43,7 +43,7 @@ class AdaLoRALinear(nn.Module):
         W_B = self.W_B.unflatten(1, (self.rank, self.bottleneck))
         A_BRI = torch.einsum("rei,be->bri", W_A, e_BE)
         B_BOR = torch.einsum("ore,be->bor", W_B, e_BE)
-        return self.linear(h) + torch.einsum("bor,bri,bi->bo", B_BOR, A_BRI, h)
+        return self.linear(h) + torch.einsum("bor,br->bo", B_BOR, torch.einsum("bri,bi->br", A_BRI, h))
 
 
 class AdaLoRABlock(nn.Module):
