@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_the_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tm
         world.pipe.unload_lora_weights()
     assert without < 0.3
     assert with_lora > without + 0.3
+
+
+def test_the_readmes_lines_of_plain_diffusers_run(model, photo, tmp_path, monkeypatch):
+    model(photo).save(tmp_path / "me.safetensors", dtype=torch.float16)
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    lines = next(b for b in readme.split("```python")[1:] if "from diffusers" in b).split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines, "README.md", "exec"), {})
+    with Image.open(tmp_path / "me.png") as image:
+        assert image.size == (64, 64)
 
 
 def test_the_file_holds_no_embedding_and_no_file_name(model, photo, tmp_path):

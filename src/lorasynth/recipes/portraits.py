@@ -112,6 +112,7 @@ def make_base(folder: Path) -> None:
     """The base pipeline around the folder's VAE."""
     from diffusers import AutoencoderKL
 
+    from lorasynth.files import read_json, write_json
     from lorasynth.worlds.base import build_pipeline
     from lorasynth.worlds.base_training import train_base
     from lorasynth.worlds.portraits.captions import base_caption, vocabulary
@@ -132,6 +133,9 @@ def make_base(folder: Path) -> None:
     train_base(pipe, batch, BASE, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
         pipe.to(torch.float16).save_pretrained(folder / "base")
+        # NOTE: transformers loads a text encoder in the dtype its config names, diffusers a UNet in fp32: name fp32 for both.
+        config = folder / "base" / "text_encoder" / "config.json"
+        write_json(config, read_json(config) | {"dtype": "float32"})
 
 
 def main() -> None:
