@@ -2,9 +2,10 @@
 
     make reproduce            # or: python -m lorasynth.recipes.portraits --run-dir out/reproduce
 
-Two CPU cores, about three hours (added up from single stages, some of them scaled; never run in one go): encoder 10 min, second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of
-2,128 people 50 min (on both cores), VAE and priors 5 min, choosing their settings 4 min, evaluation 20 min. Each stage is skipped
-where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect: docs/figures.md.
+Two CPU cores, about three hours (added up from single stages, some of them scaled; never run in one go): encoder 10 min,
+second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 50 min (on both cores), VAE and priors
+5 min, choosing their settings 4 min, evaluation 20 min. Each stage is skipped where its result is there; decoder, base, zoo, VAE
+and priors resume inside. What to expect: docs/figures.md.
 
 The shipped encoder and base saw portraits that were less well aligned for a part of their training; see their cards.
 """
