@@ -132,7 +132,7 @@ def test_the_tiny_recipe_goes_all_the_way(tmp_path):
     info = json.loads(run("zoo", "info", zoo).stdout)
     assert info["splits"] == {"train": 24, "validation": 8}
     assert info["faults"] == []
-    trained = run("train", "all", "portraits_tiny", "--zoo", zoo, "--out", fit)
+    trained = run("train", "all", "portraits_tiny", "--zoo", zoo, "--out", fit, "--workers", 2)
     assert trained.returncode == 0, trained.stderr
     scored = run("evaluate", fit / "synthesizer", "--people", 2, "--json", tmp_path / "scores.json")
     assert scored.returncode == 0, scored.stderr

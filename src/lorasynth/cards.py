@@ -9,12 +9,12 @@ from lorasynth.zoo.store import Zoo
 def synthesizer_card(recipe: Recipe, zoo: Zoo, record: dict[str, Any]) -> str:
     """The card of a synthesizer, with the hub's front matter."""
     people = sum(item.split == "train" for item in zoo.items)
-    vae, priors = record["vae"], record["priors"]
+    refine = recipe.refine
+    vae, priors, refined = record["vae"], record["priors"], record["refined"]
     rows = "\n".join(
-        f"| {name} | {values['explained']:.3f} | {values['centre_explained']:.3f} | {values['ridge_explained']:.3f} | "
-        f"{values['validation_loss']:.3f} |"
-        for name, values in priors.items()
-        if "explained" in values
+        f"| {name} | {priors[name]['explained']:.3f} | {priors[name]['ridge_explained']:.3f} | "
+        f"{values['loss_before']:.4f} | {values['loss_after']:.4f} |"
+        for name, values in refined.items()
     )
     return f"""---
 library_name: lorasynth
@@ -31,8 +31,10 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f});
   {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
+* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps on {refine.people_a_step} people
+  with {refine.photos_a_step} photos each, of {refine.people:,} people with photos and no LoRAs.
 
-| prior | part of held latents' variance explained at temperature 0 | by its centre alone | by ridge | validation loss |
+| prior | held latents' variance explained, zoo only | by ridge | base's loss on held people, zoo only | and through the base |
 |---|---|---|---|---|
 {rows}
 

@@ -136,7 +136,7 @@ def run_demo(
     image = sheet(
         [small, drawn["base"], drawn["zero_shot"], drawn["fine_tuned"], drawn["real"]],
         ["the photo", "base model", "zero-shot LoRA\n(ours)", "fine-tuned LoRA\n(10 photos)", "other photos\nof the person"],
-        [p.removeprefix("a photo of ").removeprefix("sks person, ")[:22] for p in prompts], zoom=3, margin=120,
+        [p.removeprefix("a photo of ").removeprefix("sks person, ").replace(", ", "\n") for p in prompts], zoom=3, margin=120,
     )  # fmt: skip
     write_png(out / "report.png", image)
     write_json(out / "report.json", record)

@@ -1,6 +1,7 @@
 """From a zoo to a synthesizer: canonical form, VAE, priors and their settings, a folder to ship."""
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, N
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe
-from lorasynth.synthesizer import CENTRE, Predictor, Synthesizer
+from lorasynth.refining import refine
+from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.store import Zoo
 
-SCALES = (1.0, 1.25, 1.5, 1.75, 2.0)
+SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
 SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
-SAMPLER_STEPS = 20
+SAMPLER_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
     """
     data = _load(zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
-    canonicalizer = Canonicalizer.fit(
-        data.vectors[data.train], zoo.layout, recipe.gauge, reference, modules=recipe.modules
-    )
+    canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
     x = canonicalizer.apply(data.vectors)
     people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
     vae, metrics = fit_vae(
@@ -72,6 +72,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
         recipe.vae,
         train_rows=data.train,
         validation_rows=data.validation,
+        blocks=canonicalizer.blocks,
         embeddings=people,
         run_dir=out / "run-vae",
     )
@@ -102,13 +103,13 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
         data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge, recipe.regression
     )
     people = torch.nn.functional.normalize(data.embeddings[train].mean(1), dim=1)
-    kernel, left = KernelPrior.fit(people, mean[train], recipe.kernel_lambda)
+    kernel = KernelPrior.fit(people, mean[train], recipe.kernel_lambda)
     for config in recipe.priors:
         prior, metrics[config.conditioning] = fit_prior(
-            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held, centre=kernel, left=left,
+            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held,
             run_dir=out / f"run-{config.conditioning}",
         )  # fmt: skip
-        prior.save(out / "priors" / f"{config.conditioning}.safetensors", with_centre=False)
+        prior.save(out / "priors" / f"{config.conditioning}.safetensors")
     ridge.save(out / "priors" / "ridge.safetensors")
     regression.save(out / "priors" / "regression.safetensors")
     MeanPrior(mean[train]).save(out / "priors" / "mean.safetensors")
@@ -167,29 +168,73 @@ def tune(
     return tried
 
 
-def assemble(
-    recipe: Recipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
-) -> Synthesizer:
-    """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
+def put_together(recipe: Recipe, fitted: Path, *, refined: bool) -> Synthesizer:
+    """A synthesizer of the parts that the stages wrote to ``fitted``, its priors with no settings yet.
+
+    Args:
+        recipe: whose world and priors.
+        fitted: the working folder.
+        refined: whether to take the diffusion priors that `refine_stage` wrote, instead of those it starts from.
+    """
     world = get_world(recipe.zoo.world)
     pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
-    baselines = {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
-        path = fitted / "priors" / f"{config.conditioning}.safetensors"
-        priors[config.conditioning] = DiffusionPrior.load(path, baselines[CENTRE])
-    priors |= baselines
-    model = Synthesizer(
+        name = f"{config.conditioning}.safetensors"
+        priors[config.conditioning] = DiffusionPrior.load(fitted / ("refined" if refined else "priors") / name)
+    priors |= {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
+    return Synthesizer(
         base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures),
         canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
         priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
     )  # fmt: skip
+
+
+def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Train diffusion priors through the base model; write them to ``out / "refined"``.
+
+    Args:
+        recipe: which base, priors and settings.
+        out: the working folder of the stages before.
+        names: which priors; all of the recipe's by default. They have nothing to do with each other, so that several processes
+            may each do one.
+
+    Returns:
+        `refine`'s figures of each.
+    """
+    world, model = get_world(recipe.zoo.world), put_together(recipe, out, refined=False)
+    (out / "refined").mkdir(parents=True, exist_ok=True)
+    metrics = {}
+    for name in names or [config.conditioning for config in recipe.priors]:
+        metrics[name] = refine(world, model, name, recipe.refine, run_dir=out / f"run-refine-{name}")
+        model.priors[name].save(out / "refined" / f"{name}.safetensors")
+        write_json(out / "refined" / f"{name}.json", metrics[name])
+    return metrics
+
+
+def refine_with_workers(recipe: Recipe, out: Path, workers: int) -> dict[str, dict[str, float]]:
+    """`refine_stage` of all priors, each in a process of one thread, ``workers`` at once."""
+    names = [config.conditioning for config in recipe.priors]
+    if workers == 1:
+        return refine_stage(recipe, out)
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), torch.set_num_threads, (1,)) as pool:
+        parts = pool.starmap(refine_stage, [(recipe, out, [name]) for name in names], chunksize=1)
+    return {name: figures for part in parts for name, figures in part.items()}
+
+
+def assemble(
+    recipe: Recipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
+) -> Synthesizer:
+    """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
+    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, refined=True)
     tried = tune(world, model, recipe.tune_people, report=report)
     record = {
         "fine_tuning": asdict(recipe.fine_tuning),
         "made_from": {
             "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
-            "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"), "settings_tried": tried,
+            "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
+            "refined": {c.conditioning: read_json(fitted / "refined" / f"{c.conditioning}.json") for c in recipe.priors},
+            "settings_tried": tried,
         },
     }  # fmt: skip
     model.save_pretrained(out, card, record=record)

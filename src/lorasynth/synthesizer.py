@@ -29,8 +29,6 @@ from lorasynth.worlds.world import ASSETS, get_world
 FORMAT_VERSION = 1
 DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
 MAX_SEED = 2**63 - 1
-CENTRE = "kernel"  # the prior that diffusion priors are centred on, where a model holds it
-
 
 Predictor = DiffusionPrior | Baseline
 """Embeddings -> latents."""
@@ -158,13 +156,8 @@ class Synthesizer:
         (folder / "priors").mkdir(parents=True, exist_ok=True)
         self.canonicalizer.save(folder / "canonical.safetensors")
         self.vae.save(folder / "vae.safetensors")
-        centre = self.priors.get(CENTRE)
         for name, prior in self.priors.items():
-            path = _prior_file(folder, name, self.default_prior)
-            if isinstance(prior, DiffusionPrior):
-                prior.save(path, with_centre=prior.centre is not centre)
-            else:
-                prior.save(path)
+            prior.save(_prior_file(folder, name, self.default_prior))
         write_tensors(folder / "guard.safetensors", pack(self.guard.__dict__))
         write_bytes(folder / "README.md", card.encode())
         config = {
@@ -193,10 +186,9 @@ class Synthesizer:
         guard, _ = read_tensors(path / "guard.safetensors")
         try:
             files = {name: _prior_file(path, name, config["default_prior"]) for name in config["priors"]}
-            baselines = {n: Baseline.load(files[n]) for n, kind in config["priors"].items() if kind == "baseline"}
             priors: dict[str, Predictor] = {
-                n: baselines[n] if n in baselines else DiffusionPrior.load(file, baselines.get(CENTRE))
-                for n, file in files.items()
+                n: (DiffusionPrior if kind == "diffusion" else Baseline).load(files[n])
+                for n, kind in config["priors"].items()
             }
             return cls(
                 base=config["base"], encoder=_encoder(path, **config["encoder"]),

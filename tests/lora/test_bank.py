@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, set_peft_model_state_dict
 
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.lora.bank import AdapterBank
+from lorasynth.lora.bank import AdapterBank, attached
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.formats.diffusers import named_factors
 from lorasynth.lora.layout import Layout
@@ -173,3 +173,26 @@ def test_different_lora_A_cannot_be_shared(unet, layout, vectors):
     bank = AdapterBank(unet, layout, N, vectors[0].float(), lora_A="frozen")
     with pytest.raises(UsageError, match="expected one lora_A for all adapters"):
         bank.load_vectors(vectors.float())
+
+
+def test_loras_given_as_vectors_draw_and_get_gradients_as_those_of_a_bank(make_unet, layout, vectors, rows):
+    base = make_unet().double()
+    bank = AdapterBank(base, layout, N, vectors)
+    with bank.attached():
+        expected = squared(base, rows)
+        expected.sum().backward()
+    pairs = zip(layout.modules, zip(bank.lora_A, bank.lora_B, strict=True), strict=True)
+    gradient = layout.join({m.name: (A.grad, B.grad) for m, (A, B) in pairs})
+    leaf = vectors.clone().requires_grad_()
+    with attached(base, layout, leaf * 1.0):  # a function of something else, as a predicted LoRA is
+        ours = squared(base, rows)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    ours.sum().backward()
+    torch.testing.assert_close(leaf.grad, gradient, rtol=0, atol=1e-12)
+    # Outside the context the base is itself again.
+    assert not any(layer._forward_hooks for layer in base.modules())
+
+
+def test_vectors_of_another_base_are_refused(make_unet, layout, vectors):
+    with pytest.raises(LayoutError, match="of another base model"), attached(torch.nn.Linear(2, 2), layout, vectors):
+        pass

@@ -38,7 +38,7 @@ def one_of_each():
         "nearest": NearestPrior(e, y),
         "mean": MeanPrior(y),
         "ridge": RidgePrior.fit(e, y, 0.1),
-        "kernel": KernelPrior.fit(e, y, 0.1)[0],
+        "kernel": KernelPrior.fit(e, y, 0.1),
         "regression": regression.eval(),
     }
 
@@ -137,14 +137,20 @@ def test_loading_undoes_saving_to_the_precision_of_the_file(tmp_path, name):
     assert not again.training
     assert again.state_dict().keys() == made.state_dict().keys()
     for key, tensor in again.state_dict().items():
-        if key in made.tables:
-            assert (tensor - made.state_dict()[key]).abs().max() <= made.state_dict()[key].abs().max() / 127 * 0.51
-        else:
-            assert torch.equal(tensor, made.state_dict()[key].half().float()), key
+        assert torch.equal(tensor, made.state_dict()[key].half().float()), key
     if name != "nearest":  # two neighbours may change places
         torch.testing.assert_close(again.predict(e), made.predict(e), rtol=0, atol=0.03)
     again.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "baseline.safetensors").read_bytes()
+
+
+def test_large_tables_are_stored_in_a_byte_a_number(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    made = RidgePrior(torch.randn(80, 500, generator=g), torch.randn(80, generator=g))
+    made.save(tmp_path / "ridge.safetensors")
+    assert (tmp_path / "ridge.safetensors").stat().st_size < 80 * 500 * 1.1
+    again = Baseline.load(tmp_path / "ridge.safetensors")
+    assert (again.weight - made.weight).abs().max() <= made.weight.abs().max() / 127 * 0.51
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
@@ -177,7 +183,7 @@ def gaussian(a, b, width=0.8):
 
 def test_kernel_ridge_is_the_closed_form_of_a_gaussian_of_distances():
     e, y = data()
-    made, _ = KernelPrior.fit(e, y, 0.1)
+    made = KernelPrior.fit(e, y, 0.1)
     support = F.normalize(made.support.double(), dim=1).numpy()
     new = data(1)[0].double().numpy()
     y_mean = y.double().numpy().mean(0)
@@ -186,20 +192,10 @@ def test_kernel_ridge_is_the_closed_form_of_a_gaussian_of_distances():
     np.testing.assert_allclose(made.predict(data(1)[0]).numpy(), expected, atol=0.05)
 
 
-def test_what_kernel_ridge_leaves_of_a_person_is_what_a_fit_without_the_person_leaves():
-    e, y = data()
-    made, left = KernelPrior.fit(e, y, 0.1)
-    k, centred = made.kernel(made.support).double().numpy(), (y - y.mean(0)).double().numpy()
-    for i in (0, 17, 59):
-        others = np.arange(N) != i
-        alpha = np.linalg.solve(k[np.ix_(others, others)] + 0.1 * np.eye(N - 1), centred[others])
-        np.testing.assert_allclose(left[i].numpy(), centred[i] - k[i, others] @ alpha, atol=1e-3)
-
-
 def test_kernel_ridge_bends_where_ridge_cannot():
     (e, y), (held, held_y) = data(n=400), data(1)
     errors = [
         (prior.predict(held) - held_y).square().mean().item()
-        for prior in (KernelPrior.fit(e, y, 0.01)[0], RidgePrior.fit(e, y, 0.01))
+        for prior in (KernelPrior.fit(e, y, 0.01), RidgePrior.fit(e, y, 0.01))
     ]
     assert errors[0] < 0.5 * errors[1]

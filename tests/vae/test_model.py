@@ -7,7 +7,7 @@ import torch
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.files import write_tensors
 from lorasynth.vae import LoRAVAE
-from lorasynth.vae.stem import principal_directions
+from lorasynth.vae.stem import Stem, principal_stem
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 15), (15, 40)])
 
@@ -21,7 +21,12 @@ def zoo(shape, seed=0):
 
 
 def from_principal_components(x, num_components, latent_dim, **settings):
-    return LoRAVAE.from_directions(x, principal_directions(x, num_components), latent_dim, **settings)
+    return LoRAVAE.from_stem(x, principal_stem(x, num_components, [x.shape[1]], 10**6), latent_dim, **settings)
+
+
+def basis_of(vae):
+    """The stem's directions as rows."""
+    return vae.stem.lift(torch.eye(vae.stem.num_components))
 
 
 def svd_of(x, num_components):
@@ -65,7 +70,7 @@ def test_no_linear_map_of_the_rank_reconstructs_better(shape):
 @SHAPES
 def test_the_stem_is_orthonormal_and_spans_the_leading_directions(shape):
     x = zoo(shape)
-    basis = from_principal_components(x, 8, 4, hidden_dim=16).basis.double().numpy()
+    basis = basis_of(from_principal_components(x, 8, 4, hidden_dim=16)).double().numpy()
     np.testing.assert_allclose(basis @ basis.T, np.eye(8), atol=1e-4)
     _, vh = svd_of(x, 8)
     np.testing.assert_allclose(basis.T @ basis, vh.T @ vh, atol=1e-4)
@@ -117,8 +122,9 @@ def test_loading_undoes_saving_to_the_precision_of_the_file(tmp_path):
     assert not again.training
     assert again.state_dict().keys() == vae.state_dict().keys()
     for name, tensor in again.state_dict().items():
-        if name == "basis":
-            assert (tensor - vae.basis).abs().max() <= vae.basis.abs().max() / 127 * 0.51
+        if name.startswith("stem."):
+            stored = vae.state_dict()[name]
+            assert (tensor - stored).abs().max() <= stored.abs().max() / 127 * 0.51
         else:
             assert torch.equal(tensor, vae.state_dict()[name].half().float()), name
     assert (again.encoder.mlp[2].p, again.encoder.mlp[0].out_features) == (0.1, 16)
@@ -132,7 +138,7 @@ def test_loading_undoes_saving_to_the_precision_of_the_file(tmp_path):
 def test_a_latent_larger_than_the_components_or_empty_is_refused():
     for latent_dim in (0, 5):
         with pytest.raises(ZooError, match=f"expected a latent of 1 to 4 numbers .* got {latent_dim}"):
-            LoRAVAE(10, 4, latent_dim)
+            LoRAVAE(Stem([torch.eye(10)], torch.eye(10)[:4]), latent_dim)
 
 
 @pytest.mark.parametrize("shape", [(7, 30), (30, 7)])
@@ -154,7 +160,8 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         (tensors, {"dropout": "0.1"}),
         (tensors, header | {"hidden_dim": "17"}),
         (tensors, header | {"hidden_dim": "wide"}),
-        (tensors | {"basis": torch.zeros(3)}, header),
+        (tensors | {"stem.across": torch.zeros(3, 5)}, header),
+        ({n: t for n, t in tensors.items() if n != "stem.local.0"}, header),
         (tensors | {"extra": torch.zeros(3)}, header),
     ):
         write_tensors(path, changed, also)

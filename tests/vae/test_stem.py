@@ -1,61 +1,86 @@
-"""The stem's directions, against numpy and against a zoo whose truth is known."""
+"""Directions in two steps are orthonormal, cost what they may, and lose nothing where they may cost enough."""
 
 import numpy as np
 import pytest
 import torch
 
-from lorasynth.errors import ZooError
-from lorasynth.vae.stem import predictable_directions, principal_directions
+from lorasynth.vae.stem import Stem, predictable_stem, principal_stem
+
+BLOCKS = [30, 6, 14]
 
 
-def zoo(loud=5.0, people=300, seed=0):
-    """LoRAs of 20 numbers: the first 3 follow a person's embedding, the last 3 are noise that is ``loud``."""
-    g = torch.Generator().manual_seed(seed)
-    embedding = torch.randn(people, 6, generator=g)
-    x = 0.05 * torch.randn(people, 20, generator=g)
-    x[:, :3] += embedding @ torch.randn(6, 3, generator=g) * 0.5
-    x[:, -3:] += loud * torch.randn(people, 3, generator=g)
-    return x - x.mean(0), embedding
+def zoo(n=200, rank=12, seed=0):
+    """LoRAs of 50 numbers in three modules, of few directions each and a little noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, rank)) * np.geomspace(3, 0.5, rank) @ rng.normal(size=(rank, 50))
+    x += 0.01 * rng.normal(size=x.shape)
+    return torch.tensor(x - x.mean(0), dtype=torch.float32)
 
 
-def overlap(directions, axes):
-    """How much of some axes lies in the span of directions: 1 is all of it."""
-    return directions[:, axes].square().sum().item() / len(axes)
+def directions(stem):
+    return stem.lift(torch.eye(stem.num_components)).double().numpy()
 
 
-def test_principal_directions_are_numpys_right_singular_vectors():
-    x, _ = zoo()
-    found = principal_directions(x, 5).double().numpy()
-    _, _, vh = np.linalg.svd(x.double().numpy(), full_matrices=False)
-    np.testing.assert_allclose(np.abs(found @ vh[:5].T), np.eye(5), atol=1e-3)
+def cost(stem):
+    return sum(table.numel() for table in stem.local)
 
 
-def test_predictable_directions_find_the_person_under_louder_noise():
-    x, embedding = zoo(loud=3.0, people=2000)
-    assert overlap(principal_directions(x, 3), [0, 1, 2]) < 0.1
-    assert overlap(predictable_directions(x, embedding, 3, lam=1e-3), [0, 1, 2]) > 0.8
+@pytest.mark.parametrize("numbers", [10**6, 400, 1])
+def test_directions_are_orthonormal_whatever_they_may_cost(numbers):
+    stem = principal_stem(zoo(), 8, BLOCKS, numbers)
+    assert (stem.num_components, stem.num_features) == (8, 50)
+    rows = directions(stem)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(8), atol=1e-4)
+    for table in stem.local:
+        np.testing.assert_allclose(table @ table.T, np.eye(len(table)), atol=1e-4)
 
 
-def test_predictable_directions_are_the_components_of_ridges_predictions():
-    x, embedding = zoo(seed=1)
-    e = (embedding - embedding.mean(0)).double().numpy()
-    gram = e.T @ e
-    w = np.linalg.solve(gram + 0.3 * np.diag(gram).mean() * np.eye(6), e.T @ x.double().numpy())
-    _, _, vh = np.linalg.svd(e @ w, full_matrices=False)
-    found = predictable_directions(x, embedding, 4, lam=0.3).double().numpy()
-    np.testing.assert_allclose(np.abs(found @ vh[:4].T), np.eye(4), atol=1e-3)
+def test_with_enough_numbers_they_are_the_principal_components_of_whole_vectors():
+    x = zoo()
+    rows = directions(principal_stem(x, 8, BLOCKS, 10**6))
+    vh = np.linalg.svd(x.double().numpy(), full_matrices=False)[2][:8]
+    np.testing.assert_allclose(rows.T @ rows, vh.T @ vh, atol=1e-3)
 
 
-@pytest.mark.parametrize("num", [1, 4])
-def test_directions_are_orthonormal(num):
-    x, embedding = zoo()
-    for directions in (principal_directions(x, num), predictable_directions(x, embedding, num)):
-        torch.testing.assert_close(directions @ directions.T, torch.eye(num), rtol=0, atol=1e-5)
+def test_local_directions_cost_what_they_may_and_hold_more_than_as_many_numbers_of_whole_ones():
+    x = zoo(rank=25)
+    stem = principal_stem(x, 20, BLOCKS, 500)
+    assert 400 < cost(stem) <= 500
+    # As many numbers are 10 directions of 50.
+    vh = np.linalg.svd(x.double().numpy(), full_matrices=False)[2][:10]
+    kept = stem(x).square().sum().item()
+    assert kept > np.square(x.double().numpy() @ vh.T).sum()
 
 
-def test_more_directions_than_there_can_be_are_refused():
-    x, embedding = zoo(people=8)
-    with pytest.raises(ZooError, match=r"expected at least 9 LoRAs .* got 8 of 20"):
-        principal_directions(x, 8)
-    with pytest.raises(ZooError, match="7 embedding dimensions for 7 components, got 8, 20 and 6"):
-        predictable_directions(x, embedding, 7)
+def test_every_module_has_a_direction_and_all_of_them_as_many_as_are_asked_for():
+    stem = principal_stem(zoo(), 8, BLOCKS, 1)
+    assert all(len(table) >= 1 for table in stem.local)
+    assert sum(len(table) for table in stem.local) >= 8
+
+
+def test_lift_is_the_transpose_and_undoes_within_the_span():
+    x = zoo()
+    stem = principal_stem(x, 8, BLOCKS, 400)
+    c = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(stem(stem.lift(c)), c, rtol=0, atol=1e-4)
+    torch.testing.assert_close((stem.lift(c) * x[:5]).sum(1), (c * stem(x[:5])).sum(1), rtol=1e-3, atol=1e-3)
+
+
+def test_predictable_directions_are_those_an_embedding_moves():
+    rng = np.random.default_rng(1)
+    embedding = torch.tensor(rng.normal(size=(3000, 6)), dtype=torch.float32)
+    way = torch.tensor(np.linalg.qr(rng.normal(size=(50, 50)))[0], dtype=torch.float32)
+    loud = torch.tensor(rng.normal(size=(3000, 10)), dtype=torch.float32) * 5 @ way[10:20]
+    x = embedding @ way[:6] + loud
+    x = x - x.mean(0)
+    stem = predictable_stem(x, embedding, 6, BLOCKS, 10**6)
+    quiet = embedding @ way[:6]
+    assert stem(quiet).square().sum() > 0.8 * quiet.square().sum()
+    assert stem(loud).square().sum() < 0.2 * loud.square().sum()
+    loudest = principal_stem(x, 6, BLOCKS, 10**6)
+    assert loudest(quiet).square().sum() < 0.2 * quiet.square().sum()
+
+
+def test_steps_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match="3 local directions for 4 columns"):
+        Stem([torch.eye(3)], torch.eye(4))

@@ -1,16 +1,34 @@
 """The tokenizer: a real CLIPTokenizer that knows a world's words."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lorasynth.worlds.portraits.captions import vocabulary
-from lorasynth.worlds.text import MAX_TOKENS, build_tokenizer, merges_for
+from lorasynth.worlds.text import MAX_TOKENS, build_text_encoder, build_tokenizer, merges_for
 
 
 def test_each_known_word_is_one_token():
     tokenizer = build_tokenizer(vocabulary())
     for word in vocabulary():
         assert len(tokenizer(word).input_ids) == 3, word
+
+
+def test_a_words_state_is_the_words_own_whatever_came_before():
+    """Otherwise a base cannot tell a smile from a frown, however much it sees of both."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(vocabulary())
+    encoder = build_text_encoder(tokenizer).eval()
+
+    @torch.no_grad()
+    def last_word(text):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        return encoder(ids)[0][0, -2]  # before the end
+
+    smile, frown = last_word("a photo of a person, smiling"), last_word("a photo of a person, frowning")
+    elsewhere = last_word("a photo of sks person with black hair, smiling")
+    assert (smile - frown).norm() > 2 * (smile - elsewhere).norm()
+    assert (smile - frown).norm() > 0.8 * smile.norm()
 
 
 def test_an_unknown_word_is_spelled_and_prompts_are_padded_to_the_model():

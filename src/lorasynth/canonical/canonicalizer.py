@@ -1,7 +1,7 @@
 """LoRA <-> canonical scaled vector, fitted on a zoo's training split (Sections 3.2 and 3.3)."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,12 @@ class Canonicalizer:
         """F, the length of a canonical vector."""
         return int(self.active.sum())
 
+    @property
+    def blocks(self) -> list[int]:
+        """How many of a canonical vector's numbers are of each module, in order; modules without any are left out."""
+        counts = [sum(int(self.active[part].sum()) for part in pair) for pair in self.layout.slices.values()]
+        return [count for count in counts if count]
+
     @classmethod
     def fit(
         cls,
@@ -51,7 +57,6 @@ class Canonicalizer:
         gauge: Gauge = "procrustes",
         reference: Float[Tensor, " P"] | None = None,
         chunk: int = 256,
-        modules: Sequence[str] = ("",),
     ) -> "Canonicalizer":
         """Fit gauge reference, mean and scale.
 
@@ -66,8 +71,6 @@ class Canonicalizer:
             reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, by
                 generalised Procrustes analysis (Gower, 1975), begun from the largest item.
             chunk: items handled at once, which bounds the memory.
-            modules: endings of the names of modules that are kept; by default all. NOTE: the others are given the zoo's mean by
-                `invert`, so only with all of them is the form exact on ΔW.
 
         Raises:
             ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge, or
@@ -86,7 +89,6 @@ class Canonicalizer:
         if reference is None:
             reference = _generalised_procrustes(layout, vectors, chunk)
         parts = [p for pair in layout.slices.values() for p in pair]
-        kept = [p for name, pair in layout.slices.items() if name.endswith(tuple(modules)) for p in pair]
         # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
         seen, mean = 0, torch.zeros(layout.num_parameters, dtype=torch.float64)
         squares = torch.zeros_like(mean)
@@ -101,7 +103,7 @@ class Canonicalizer:
         for part in parts:
             deviation = (squares[part].mean() / seen).sqrt()
             # Below this it is float32's rounding of a tensor that does not vary.
-            if part in kept and deviation > 1e-6 * mean[part].square().mean().sqrt():
+            if deviation > 1e-6 * mean[part].square().mean().sqrt():
                 scale[part], active[part] = deviation, True
         if not active.any():
             raise ZooError(

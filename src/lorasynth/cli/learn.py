@@ -113,25 +113,53 @@ def train_prior(
     emit(fit_prior_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
 
 
+def train_refine(
+    recipe: RecipeName,
+    out: Annotated[Path, typer.Option("--out", help="The folder that `train vae` and `train prior` wrote to.")],
+    prior: Annotated[
+        list[str] | None, typer.Option("--prior", help="Which; several may be given; default all.")
+    ] = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Train the diffusion priors through the base model, on people of whom there are photos and no LoRAs.
+
+    Example: lorasynth train refine portraits --out runs/fit --prior adalora
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.errors import UsageError
+    from lorasynth.fitting import refine_stage
+    from lorasynth.recipes import get_recipe
+
+    config = get_recipe(recipe).seeded(seed)
+    known = [p.conditioning for p in config.priors]
+    if unknown := [name for name in prior or [] if name not in known]:
+        raise UsageError(f"expected priors among {known}, got {unknown}")
+    emit(refine_stage(config, out, prior), json)
+
+
 def train_all(
     recipe: RecipeName,
     zoo: ZooFolder,
     out: Annotated[
         Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")
     ],
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that refine priors; one a prior.")] = 1,
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
-    """Fit VAE and priors, choose sampler settings on validation people, write a synthesizer.
+    """Fit VAE and priors, refine the priors, choose settings on validation people, write a synthesizer.
 
-    Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit
+    Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit --workers 2
     """
     check_json(json)
     setup(device)
     from lorasynth.cards import synthesizer_card
     from lorasynth.errors import OutputExistsError
-    from lorasynth.fitting import assemble, fit_prior_stage, fit_vae_stage
+    from lorasynth.fitting import assemble, fit_prior_stage, fit_vae_stage, refine_with_workers
     from lorasynth.recipes import get_recipe
     from lorasynth.zoo.store import Zoo
 
@@ -140,6 +168,7 @@ def train_all(
         raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")
     config, opened = get_recipe(recipe).seeded(seed), Zoo.open(zoo)
     record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
+    record["refined"] = refine_with_workers(config, out, workers)
     assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
     emit({**record, "synthesizer": str(target)}, json)
 

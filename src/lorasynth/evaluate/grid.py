@@ -21,11 +21,11 @@ def sheet(
     """Rows of pictures, a title at the left of each row and above each column; pictures are enlarged ``zoom`` times."""
     size = rows[0].shape[-1] * zoom
     columns = max(len(r) for r in rows)
-    top = 20 if column_titles else 4
+    top = 4 + 16 * max((title.count("\n") + 1 for title in column_titles), default=0)
     image = Image.new("RGB", (margin + columns * (size + 4), top + len(rows) * (size + 4)), "white")
     draw = ImageDraw.Draw(image)
     for j, title in enumerate(column_titles):
-        draw.text((margin + j * (size + 4) + 4, 4), title, fill="black")
+        draw.multiline_text((margin + j * (size + 4) + 4, 2), title, fill="black")
     for i, (row, title) in enumerate(zip(rows, row_titles, strict=True)):
         draw.multiline_text((4, top + i * (size + 4) + size // 3), title, fill="black")
         for j, picture in enumerate(row):

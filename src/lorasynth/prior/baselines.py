@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from lorasynth.errors import ModelError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.training import LoopConfig, train
-from lorasynth.weights import pack, unpack
+from lorasynth.weights import large_tables, pack, unpack
 
 
 class Baseline(nn.Module):
     """A predictor with no noise in it."""
-
-    tables: tuple[str, ...] = ()  # of its state, what is stored in int8
 
     def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0, **_: Any) -> Float[Tensor, "B Z"]:
         """The target of each row."""
@@ -29,7 +27,8 @@ class Baseline(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the weights in fp16, large tables in int8."""
-        write_tensors(path, pack(self.state_dict(), self.tables), {"kind": type(self).__name__})
+        state = self.state_dict()
+        write_tensors(path, pack(state, large_tables(state)), {"kind": type(self).__name__})
 
     @staticmethod
     def load(path: str | Path) -> "Baseline":
@@ -80,8 +79,6 @@ class MeanPrior(Baseline):
 class NearestPrior(Baseline):
     """The LoRA of the zoo's person whose embedding is nearest."""
 
-    tables = ("embedding", "target")
-
     def __init__(self, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"]):
         super().__init__()
         self.register_buffer("embedding", embedding)
@@ -105,11 +102,8 @@ class RidgePrior(Baseline):
 
     def __init__(self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"]):
         super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-    weight: Tensor
-    bias: Tensor
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
 
     @classmethod
     def fit(cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float) -> "RidgePrior":
@@ -140,8 +134,6 @@ class KernelPrior(Baseline):
     ``k(a, b) = exp((a·b - 1) / width²)``, which for unit vectors is the usual Gaussian of their distance.
     """
 
-    tables = ("support",)
-
     def __init__(
         self, support: Float[Tensor, "N D"], alpha: Float[Tensor, "N Z"], bias: Float[Tensor, " Z"], width: float
     ):
@@ -159,7 +151,7 @@ class KernelPrior(Baseline):
     @classmethod
     def fit(
         cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float, width: float = 0.8
-    ) -> tuple["KernelPrior", Float[Tensor, "N Z"]]:
+    ) -> "KernelPrior":
         """Closed form.
 
         Args:
@@ -167,17 +159,13 @@ class KernelPrior(Baseline):
             target: their latents.
             lam: regularisation; the kernel of an embedding with itself is 1.
             width: of the kernel.
-
-        Returns:
-            The predictor, and what it would leave of each person if it had not seen them (leave-one-out residuals, in closed
-            form: ``alpha_i / [(K + lam)⁻¹]_ii``).
         """
-        support = unpack(pack({"support": embedding}, tables=("support",)))["support"]  # as the file will have it
+        whole = {"support": embedding}
+        support = unpack(pack(whole, large_tables(whole)))["support"].float()  # as the file will have it
         kernel = cls(support, target, target.mean(0), width).kernel(support).double()
-        inverse = torch.linalg.inv(kernel + lam * torch.eye(len(kernel), dtype=kernel.dtype))
-        alpha = inverse @ (target - target.mean(0)).double()
-        left = alpha / inverse.diagonal()[:, None]
-        return cls(support, alpha.float(), target.mean(0), width), left.float()
+        kernel += lam * torch.eye(len(kernel), dtype=kernel.dtype)
+        alpha = torch.linalg.solve(kernel, (target - target.mean(0)).double())
+        return cls(support, alpha.float(), target.mean(0), width)
 
     def kernel(self, embedding: Float[Tensor, "B D"]) -> Float[Tensor, "B N"]:
         """Likeness of embeddings to those of the training people."""

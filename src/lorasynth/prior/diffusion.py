@@ -1,7 +1,7 @@
 """The conditional diffusion prior: v-prediction on latents, with diffusers' schedulers (Section 3.4)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.denoiser import Denoiser
-from lorasynth.weights import pack, unpack
+from lorasynth.weights import large_tables, pack, unpack
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
@@ -41,7 +41,7 @@ class DiffusionPrior(nn.Module):
 
         Args:
             denoiser: of latents of Z numbers.
-            centre: embeddings -> latents; kept as it is. Default: zero for everybody, the paper's.
+            centre: embeddings -> latents; not trained with the denoiser. Default: zero for everybody, the paper's.
         """
         super().__init__()
         self.denoiser = denoiser
@@ -69,20 +69,15 @@ class DiffusionPrior(nn.Module):
         embedding: Float[Tensor, "B D"],
         dropped: Bool[Tensor, " B"],
         generator: torch.Generator,
-        left: Float[Tensor, "B Z"] | None = None,
     ) -> Float[Tensor, ""]:
-        """The v-prediction loss of a batch at random timesteps (Salimans & Ho, ICLR 2022).
-
-        ``left`` is what a centre that has not seen these people leaves of their latents, where the centre itself has seen them.
-        """
-        x = self.residual(z, embedding) if left is None else left / self.spread
+        """The v-prediction loss of a batch at random timesteps (Salimans & Ho, ICLR 2022)."""
+        x = self.residual(z, embedding)
         t = (torch.rand(len(x), generator=generator) * self.scheduler.config.num_train_timesteps).long()
         noise = torch.randn(x.shape, generator=generator)
         v = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
         return F.mse_loss(v, self.scheduler.get_velocity(x, noise, t))
 
-    @torch.no_grad()
-    def predict(
+    def sample(
         self,
         embedding: Float[Tensor, "B D"],
         *,
@@ -91,7 +86,7 @@ class DiffusionPrior(nn.Module):
         num_inference_steps: int = 20,
         temperature: float = 1.0,
     ) -> Float[Tensor, "B Z"]:
-        """Sample one latent a row.
+        """Sample one latent a row. Gradients flow through all steps of the sampler.
 
         Args:
             embedding: unit vectors.
@@ -113,8 +108,13 @@ class DiffusionPrior(nn.Module):
             x = self.scheduler.step(v, t, x, return_dict=False)[0]
         return self.centre(embedding) + x * self.spread
 
-    def save(self, path: str | Path, *, with_centre: bool = True) -> None:
-        """Write the weights in fp16, the shape in the header; ``with_centre`` False where the centre has a file of its own."""
+    @torch.no_grad()
+    def predict(self, embedding: Float[Tensor, "B D"], **settings: Any) -> Float[Tensor, "B Z"]:
+        """`sample`, without gradients: the signature that all priors share."""
+        return self.sample(embedding, **settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights, large tables in int8 and the rest in fp16, and the shape in the header."""
         d = self.denoiser
         header = {
             "centre": type(self.centre).__name__,
@@ -122,12 +122,12 @@ class DiffusionPrior(nn.Module):
             "width": str(d.enter.out_features),
             "depth": str(len(d.blocks)),
         }
-        state = {n: t for n, t in self.state_dict().items() if with_centre or not n.startswith("centre.")}
-        write_tensors(path, pack(state, [f"centre.{n}" for n in self.centre.tables if with_centre]), header)
+        state = self.state_dict()
+        write_tensors(path, pack(state, large_tables(state)), header)
 
     @classmethod
-    def load(cls, path: str | Path, centre: Baseline | None = None) -> "DiffusionPrior":
-        """Read what `save` wrote; ``centre`` is the one that was not written with it.
+    def load(cls, path: str | Path) -> "DiffusionPrior":
+        """Read what `save` wrote.
 
         Raises:
             ModelError: the file is missing or of another kind.
@@ -140,10 +140,7 @@ class DiffusionPrior(nn.Module):
                 latent_dim, embedding_dim, int(header["width"]), int(header["depth"]), header["conditioning"]
             )
             parts = {n.removeprefix("centre."): t for n, t in tensors.items() if n.startswith("centre.")}
-            if parts or centre is None:
-                centre = Baseline.of_kind(header["centre"]).from_tensors(parts)
-            tensors |= {f"centre.{n}": t for n, t in centre.state_dict().items()}
-            prior = cls(denoiser, centre)
+            prior = cls(denoiser, Baseline.of_kind(header["centre"]).from_tensors(parts))
             prior.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError, UsageError) as error:
             raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None

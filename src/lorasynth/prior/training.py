@@ -21,7 +21,7 @@ class PriorConfig:
     """Shape and training of the diffusion prior."""
 
     conditioning: str = "adalora"
-    width: int = 128
+    width: int = 256
     depth: int = 2
     dropout: float = 0.4
     condition_dropout: float = 0.1
@@ -57,7 +57,6 @@ def fit_prior(
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
     centre: Baseline | None = None,
-    left: Float[Tensor, "n Z"] | None = None,
     run_dir: Path | None = None,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
     """Train a prior on some people; others choose the best weights.
@@ -70,8 +69,6 @@ def fit_prior(
         train_rows: people to learn from.
         validation_rows: people to choose by.
         centre: what the process is centred on; ridge by default.
-        left: what the centre would leave of each of the training people's latents, had it not seen them. A centre that fits
-            its people closely needs it: they are not as well known to it as they seem.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
@@ -95,12 +92,11 @@ def fit_prior(
     prior = DiffusionPrior(denoiser, centre or ridge)
     with torch.no_grad():
         prior.spread.copy_((held_z - prior.centre(held[:, 0])).std(0).clamp(min=1e-6))
-    state = [*prior.centre.state_dict().values(), *([] if left is None else [left])]
+    state = prior.centre.state_dict().values()
     data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows, *state)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(train_rows), (config.batch_size,), generator=generator)
-        rows = train_rows[chosen]
+        rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
         photo = torch.randint(embeddings.shape[1], (len(rows),), generator=generator)
         e = embeddings[rows, photo]
         if config.embedding_noise:
@@ -109,7 +105,7 @@ def fit_prior(
         noise = torch.randn(len(rows), z_mean.shape[1], generator=generator)
         blur = torch.exp(0.5 * z_logvar[rows]) * noise
         dropped = torch.rand(len(rows), generator=generator) < config.condition_dropout
-        return prior.loss(z_mean[rows] + blur, e, dropped, generator, None if left is None else left[chosen] + blur)
+        return prior.loss(z_mean[rows] + blur, e, dropped, generator)
 
     def validate() -> float:
         total = 0.0

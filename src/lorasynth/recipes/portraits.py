@@ -2,12 +2,13 @@
 
     make reproduce            # or: python -m lorasynth.recipes.portraits --run-dir out/reproduce
 
-Two CPU cores, about three hours (added up from single stages, some of them scaled; never run in one go): encoder 10 min,
-second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 50 min (on both cores), VAE and priors
-5 min, choosing their settings 4 min, evaluation 20 min. Each stage is skipped where its result is there; decoder, base, zoo, VAE
-and priors resume inside. What to expect: docs/figures.md.
+Two CPU cores, about three and a half hours (added up from single stages, some of them scaled; never run in one go): encoder
+10 min, second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 45 min (on both cores), VAE and
+priors 5 min, training the priors through the base 20 min (one on each core), choosing their settings 5 min, evaluation 20 min.
+Each stage is skipped where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect:
+docs/figures.md.
 
-The shipped encoder and base saw portraits that were less well aligned for a part of their training; see their cards.
+The shipped encoder, recogniser and base saw earlier portraits for a part or all of their training; see their cards.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 
 from lorasynth.prior.training import PriorConfig
 from lorasynth.recipes.recipe import Recipe
+from lorasynth.refining import RefineConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.worlds.base import BaseConfig
 from lorasynth.worlds.recogniser_training import RecogniserConfig
@@ -57,6 +59,7 @@ def portraits_tiny() -> Recipe:
         vae=vae,
         priors=priors,
         regression=replace(loop, steps=20),
+        refine=RefineConfig(people_a_step=4, validation_people=4, loop=replace(loop, steps=4)),
         tune_people=2,
         fine_tuning=adapt,
     )
@@ -159,7 +162,7 @@ def main() -> None:
         env=environment,
     )
     if not (run / "fit" / "synthesizer" / "config.json").exists():
-        train = ["train", "all", "portraits", "--zoo", str(run / "zoo"), "--out", str(run / "fit")]
+        train = ["train", "all", "portraits", "--zoo", str(run / "zoo"), "--out", str(run / "fit"), "--workers", "2"]
         subprocess.run([*lorasynth, *train], check=True, env=environment)
     evaluate = [
         "evaluate",

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from lorasynth.canonical.canonicalizer import Gauge
 from lorasynth.prior.training import PriorConfig
+from lorasynth.refining import RefineConfig
 from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
@@ -17,15 +18,13 @@ class Recipe:
     name: str
     zoo: ZooConfig = field(default_factory=ZooConfig)
     gauge: Gauge = "anchored"
-    # NOTE: of the portraits' LoRAs. All others (queries, keys, cross-attention, time) can stay at the zoo's mean: the pictures do
-    # not change (dev/LOG.md), and a VAE that need not look at them sees the person better.
-    modules: tuple[str, ...] = ("ff.net.0.proj", "ff.net.2", "attn1.to_v", "attn1.to_out.0")
     vae: VAEConfig = field(default_factory=VAEConfig)
     priors: tuple[PriorConfig, ...] = (PriorConfig(conditioning="adalora"), PriorConfig(conditioning="adanorm"))
     regression: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
     )
     kernel_lambda: float = 0.1
+    refine: RefineConfig = field(default_factory=RefineConfig)
     tune_people: int = 24  # validation people that scales and sampler settings are chosen on
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
@@ -33,4 +32,5 @@ class Recipe:
         """The same with another seed for VAE and priors."""
         vae = replace(self.vae, loop=replace(self.vae.loop, seed=seed))
         priors = tuple(replace(p, loop=replace(p.loop, seed=seed)) for p in self.priors)
-        return replace(self, vae=vae, priors=priors)
+        refine = replace(self.refine, loop=replace(self.refine.loop, seed=seed))
+        return replace(self, vae=vae, priors=priors, refine=refine)

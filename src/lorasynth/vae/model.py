@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
-from lorasynth.weights import pack, unpack
+from lorasynth.vae.stem import Stem
+from lorasynth.weights import large_tables, pack, unpack
 
 
 class _ResidualMLP(nn.Module):
@@ -32,32 +33,30 @@ class _ResidualMLP(nn.Module):
 class LoRAVAE(nn.Module):
     """A variational autoencoder that starts as the best linear one and learns what is not linear.
 
-    ``x (B, F) → c = x Vᵀ (B, K) → z (B, Z) → ĉ → x̂ = ĉ V``. The stem V holds K directions (`stem.py`);
+    ``x (B, F) → c = V x (B, K) → z (B, Z) → ĉ → x̂ = Vᵀ ĉ``. The stem V holds K directions (`stem.py`);
     being orthonormal, errors in c are errors in x. Encoder and decoder begin as PCA with whitened latents, which for a few
     thousand LoRAs of ten thousands of numbers is a far better place to begin than random weights (differs from the paper).
     """
 
-    basis: Tensor
     size: Tensor
 
-    def __init__(
-        self, num_features: int, num_components: int, latent_dim: int, hidden_dim: int = 256, dropout: float = 0.1
-    ):
+    def __init__(self, stem: Stem, latent_dim: int, hidden_dim: int = 256, dropout: float = 0.1):
         super().__init__()
+        num_components = stem.num_components
         if not 1 <= latent_dim <= num_components:
             raise ZooError(f"expected a latent of 1 to {num_components} numbers (the components), got {latent_dim}")
         self.latent_dim = latent_dim
-        self.register_buffer("basis", torch.zeros(num_components, num_features))
+        self.stem = stem
         self.register_buffer("size", torch.ones(()))  # root mean square of a coefficient
         self.encoder = _ResidualMLP(num_components, latent_dim, hidden_dim, dropout)
         self.logvar = nn.Linear(num_components, latent_dim)
         self.decoder = _ResidualMLP(latent_dim, num_components, hidden_dim, dropout)
 
     @classmethod
-    def from_directions(
+    def from_stem(
         cls,
         x: Float[Tensor, "N F"],
-        directions: Float[Tensor, "K F"],
+        stem: Stem,
         latent_dim: int,
         hidden_dim: int = 256,
         dropout: float = 0.1,
@@ -66,17 +65,16 @@ class LoRAVAE(nn.Module):
 
         Args:
             x: canonical vectors.
-            directions: orthonormal; the VAE sees nothing outside their span.
+            stem: the VAE sees nothing outside the span of its directions.
             latent_dim: Z.
             hidden_dim: of the MLPs.
             dropout: in the MLPs.
         """
-        vae = cls(x.shape[1], len(directions), latent_dim, hidden_dim, dropout)
-        c = x @ directions.T
+        c = stem(x)
         variance, rotation = torch.linalg.eigh((c.T @ c / len(c)).double())
         std = variance.flip(0).clamp(min=1e-12).sqrt().float()
+        vae = cls(stem.rotated(rotation.flip(1).T.float()), latent_dim, hidden_dim, dropout)
         with torch.no_grad():
-            vae.basis.copy_(rotation.flip(1).T.float() @ directions)
             vae.size.copy_(std.square().mean().sqrt())
             relative = (std / vae.size)[:latent_dim]
             for linear, weight in ((vae.encoder.linear, 1 / relative), (vae.decoder.linear, relative)):
@@ -89,11 +87,11 @@ class LoRAVAE(nn.Module):
 
     def project(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
         """Canonical vectors -> coefficients of about unit size."""
-        return x @ self.basis.T / self.size
+        return self.stem(x) / self.size
 
     def lift(self, c: Float[Tensor, "B K"]) -> Float[Tensor, "B F"]:
         """Coefficients -> canonical vectors."""
-        return c * self.size @ self.basis
+        return self.stem.lift(c * self.size)
 
     def encode_coefficients(self, c: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B Z"], Float[Tensor, "B Z"]]:
         """Coefficients -> mean and log-variance of the posterior."""
@@ -108,9 +106,11 @@ class LoRAVAE(nn.Module):
         return self.lift(self.decoder(z))
 
     def save(self, path: str | Path) -> None:
-        """Write the weights in fp16, the stem in int8: it is by far the largest part."""
+        """Write the weights: int8 for large tables, fp16 for the rest."""
         header = {"dropout": str(self.encoder.mlp[2].p), "hidden_dim": str(self.encoder.mlp[0].out_features)}
-        write_tensors(path, pack(self.state_dict(), tables=("basis",)), header)
+        state = self.state_dict()
+        tables = {*large_tables(state), *(name for name in state if name.startswith("stem."))}
+        write_tensors(path, pack(state, tables), header)
 
     @classmethod
     def load(cls, path: str | Path) -> "LoRAVAE":
@@ -122,9 +122,10 @@ class LoRAVAE(nn.Module):
         stored, header = read_tensors(path)
         tensors = unpack(stored)
         try:
-            components, features = tensors["basis"].shape
+            count = sum(name.startswith("stem.local.") for name in tensors)
+            stem = Stem([tensors[f"stem.local.{m}"] for m in range(count)], tensors["stem.across"])
             latent_dim = tensors["logvar.bias"].shape[0]
-            vae = cls(features, components, latent_dim, int(header["hidden_dim"]), float(header["dropout"]))
+            vae = cls(stem, latent_dim, int(header["hidden_dim"]), float(header["dropout"]))
             vae.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError, ZooError) as error:
             raise ModelError(f"{path}: expected the weights of a LoRAVAE: {error}") from None

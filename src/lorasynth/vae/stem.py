@@ -1,14 +1,71 @@
-"""The directions that the weight VAE looks along: orthonormal, and far fewer than a LoRA has numbers."""
+"""The directions that the weight VAE looks along: orthonormal, far fewer than a LoRA has numbers, cheap to store."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasynth.errors import ZooError
 
 
-def principal_directions(x: Float[Tensor, "N F"], num: int) -> Float[Tensor, "K F"]:
-    """The directions along which LoRAs vary most (principal component analysis, by the N x N Gram matrix).
+class Stem(nn.Module):
+    """K orthonormal directions in two steps: within each module, then across modules.
+
+    ``x (B, F) → F_m numbers of module m times k_m local directions → all of them, M = Σ k_m → c (B, K)``. A product of matrices
+    with orthonormal rows, so errors in c are errors in x. K directions of F numbers each would need K·F numbers; local ones
+    need Σ k_m·F_m and hold far more of a LoRA in as many (dev/LOG.md).
+    """
+
+    across: Tensor
+
+    def __init__(self, local: Sequence[Float[Tensor, "k Fm"]], across: Float[Tensor, "K M"]):
+        """Put the two steps together.
+
+        Args:
+            local: orthonormal directions of each module, in the order of a canonical vector's numbers.
+            across: orthonormal directions over all local coordinates.
+        """
+        super().__init__()
+        if across.shape[1] != sum(len(table) for table in local):
+            raise ValueError(
+                f"{sum(len(t) for t in local)} local directions for {across.shape[1]} columns across modules"
+            )
+        self.local = nn.ParameterList(nn.Parameter(table, requires_grad=False) for table in local)
+        self.register_buffer("across", across)
+
+    @property
+    def num_components(self) -> int:
+        """K."""
+        return self.across.shape[0]
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return sum(table.shape[1] for table in self.local)
+
+    def forward(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        """Canonical vectors -> coefficients."""
+        return _within(x, list(self.local)) @ self.across.T
+
+    def lift(self, c: Float[Tensor, "B K"]) -> Float[Tensor, "B F"]:
+        """Coefficients -> canonical vectors: the transpose of `forward`, and its inverse within the span."""
+        parts = (c @ self.across).split([len(table) for table in self.local], dim=1)
+        return torch.cat([part @ table for part, table in zip(parts, self.local, strict=True)], dim=1)
+
+    def rotated(self, rotation: Float[Tensor, "K K"]) -> "Stem":
+        """The stem whose coefficients are ``rotation @ c``: other directions in the same span."""
+        return Stem(list(self.local), rotation @ self.across)
+
+
+def principal_stem(x: Float[Tensor, "N F"], num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
+    """The directions along which LoRAs vary most (principal component analysis).
+
+    Args:
+        x: canonical vectors, of mean zero.
+        num: K.
+        blocks: F_m, how many of their numbers are of each module.
+        local_numbers: how many numbers the local directions may hold, all together.
 
     Raises:
         ZooError: fewer LoRAs or numbers than directions. With the mean taken off, N LoRAs span N - 1.
@@ -18,12 +75,17 @@ def principal_directions(x: Float[Tensor, "N F"], num: int) -> Float[Tensor, "K 
             f"expected at least {num + 1} LoRAs of as many numbers for {num} components, got {x.shape[0]} of {x.shape[1]}; "
             "make a larger zoo or lower num_components"
         )
-    return _leading(x, num)
+    return _leading(x, num, blocks, local_numbers)
 
 
-def predictable_directions(
-    x: Float[Tensor, "N F"], embedding: Float[Tensor, "N D"], num: int, lam: float = 1.0
-) -> Float[Tensor, "K F"]:
+def predictable_stem(
+    x: Float[Tensor, "N F"],
+    embedding: Float[Tensor, "N D"],
+    num: int,
+    blocks: Sequence[int],
+    local_numbers: int,
+    lam: float = 1.0,
+) -> Stem:
     """The directions along which LoRAs follow their people: principal components of what ridge regression predicts.
 
     A LoRA varies most along what is particular to its training, and a face is spread thinly over very many directions: of a zoo
@@ -35,6 +97,8 @@ def predictable_directions(
         x: canonical vectors, of mean zero.
         embedding: of the same people.
         num: K, at most the number of embedding dimensions.
+        blocks: F_m, how many of their numbers are of each module.
+        local_numbers: how many numbers the local directions may hold, all together.
         lam: ridge's regularisation, relative to the mean variance of an embedding's entries times N.
 
     Raises:
@@ -52,12 +116,44 @@ def predictable_directions(
     # x_hatᵀ x_hat = Wᵀ (eᵀ e) W: the root of eᵀ e turns the N predictions into D rows with the same components.
     values, vectors = torch.linalg.eigh(gram.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    return _leading(root.float() @ weight_DF, num)
+    return _leading(root.float() @ weight_DF, num, blocks, local_numbers)
 
 
-def _leading(rows: Float[Tensor, "n F"], num: int) -> Float[Tensor, "K F"]:
-    """The leading right singular vectors of a matrix with few rows."""
-    values, left = torch.linalg.eigh((rows @ rows.T).double())
-    order = torch.arange(len(rows) - 1, len(rows) - 1 - num, -1)
-    directions = left[:, order].float().T @ rows / values[order].clamp(min=1e-12).sqrt().float()[:, None]
-    return torch.linalg.qr(directions.T)[0].T.contiguous()
+def _within(x: Float[Tensor, "B F"], local: Sequence[Tensor]) -> Float[Tensor, "B M"]:
+    parts = x.split([table.shape[1] for table in local], dim=1)
+    return torch.cat([part @ table.T for part, table in zip(parts, local, strict=True)], dim=1)
+
+
+def _leading(rows: Float[Tensor, "n F"], num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
+    """The leading right singular vectors of a matrix, found within blocks of its columns first.
+
+    Local directions are taken where they hold most of the matrix for each number they cost, until ``local_numbers`` are spent; of
+    each block one at least, and ``num`` of all blocks.
+    """
+    found = [_singular(part) for part in rows.split(list(blocks), dim=1)]
+    worth = torch.cat([values / directions.shape[1] for values, directions in found])
+    cost = torch.cat([torch.full((len(values),), directions.shape[1]) for values, directions in found])
+    block = torch.cat([torch.full((len(values),), m) for m, (values, _) in enumerate(found)])
+    place = torch.cat([torch.arange(len(values)) for values, _ in found])
+    order = worth.argsort(descending=True)
+    taken = (cost[order].cumsum(0) <= local_numbers) | (torch.arange(len(order)) < num)
+    chosen = torch.zeros_like(place, dtype=torch.bool)
+    chosen[order] = taken
+    chosen |= place == 0
+    local = [directions[: int(chosen[block == m].sum())] for m, (_, directions) in enumerate(found)]
+    _, across = _singular(_within(rows, local))
+    return Stem(local, across[:num].contiguous())
+
+
+def _singular(rows: Float[Tensor, "n F"]) -> tuple[Float[Tensor, " k"], Float[Tensor, "k F"]]:
+    """Squared singular values, falling, and right singular vectors (k the smaller side), by the smaller Gram matrix."""
+    n, f = rows.shape
+    gram = rows.T @ rows if f <= n else rows @ rows.T
+    values, vectors = torch.linalg.eigh(gram.double())
+    values, vectors = values.flip(0).clamp(min=0).float(), vectors.flip(1).float()
+    if f > n:
+        scale = values.sqrt().clamp(min=1e-6 * float(values[0].sqrt()) + 1e-30)
+        vectors = rows.T @ vectors / scale
+    # NOTE: with the last, tiny values the quotient is no longer orthogonal to the rest; QR makes it so and changes no other.
+    directions, triangle = torch.linalg.qr(vectors)
+    return values, (directions * triangle.diagonal().sign()).T.contiguous()

@@ -1,5 +1,6 @@
 """Fitting the weight VAE to a zoo's canonical vectors."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from lorasynth.errors import ZooError
 from lorasynth.training import LoopConfig, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
-from lorasynth.vae.stem import predictable_directions, principal_directions
+from lorasynth.vae.stem import predictable_stem, principal_stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,9 @@ class VAEConfig:
     """Shape and training of the weight VAE."""
 
     stem: Literal["predictable", "principal"] = "predictable"
-    num_components: int = 200
-    latent_dim: int = 144
+    num_components: int = 384
+    local_numbers: int = 3_600_000  # that the stem's directions within modules hold; a byte each in the file
+    latent_dim: int = 256
     hidden_dim: int = 256
     dropout: float = 0.2
     kl_weight: float = 1e-4
@@ -35,6 +37,7 @@ def fit_vae(
     *,
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
+    blocks: Sequence[int] | None = None,
     embeddings: Float[Tensor, "N D"] | None = None,
     run_dir: Path | None = None,
 ) -> tuple[LoRAVAE, dict[str, float]]:
@@ -45,6 +48,7 @@ def fit_vae(
         config: settings.
         train_rows: LoRAs to learn from.
         validation_rows: LoRAs to choose by.
+        blocks: how many numbers of a vector are of each module; by default all are of one.
         embeddings: one of each person, for the stem "predictable".
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
@@ -61,15 +65,16 @@ def fit_vae(
         )
     torch.manual_seed(config.loop.seed)
     seen = x[train_rows]
+    sizes = list(blocks or [x.shape[1]])
     if config.stem == "principal":
-        directions = principal_directions(seen, config.num_components)
+        stem = principal_stem(seen, config.num_components, sizes, config.local_numbers)
     elif embeddings is not None:
-        directions = predictable_directions(seen, embeddings[train_rows], config.num_components)
+        stem = predictable_stem(seen, embeddings[train_rows], config.num_components, sizes, config.local_numbers)
     else:
         raise ZooError(
             "stem 'predictable' needs the embeddings of the zoo's people; give embeddings= or use 'principal'"
         )
-    vae = LoRAVAE.from_directions(seen, directions, config.latent_dim, config.hidden_dim, config.dropout)
+    vae = LoRAVAE.from_stem(seen, stem, config.latent_dim, config.hidden_dim, config.dropout)
     c = vae.project(x)
     held = c[validation_rows]
     missing = (x[validation_rows].square().sum(1).mean() / vae.size**2 - held.square().sum(1).mean()).item()

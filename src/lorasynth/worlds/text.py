@@ -3,6 +3,8 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -54,7 +56,11 @@ def build_tokenizer(words: list[str]) -> "CLIPTokenizer":
 
 
 def build_text_encoder(tokenizer: "CLIPTokenizer", width: int = 96, depth: int = 2) -> "CLIPTextModel":
-    """A small CLIP text encoder over ``tokenizer`` with random weights."""
+    """A small CLIP text encoder over ``tokenizer`` with random weights, which are good enough to keep.
+
+    Word embeddings have unit size (CLIP's own start is 0.02), so that each token's state is its word, nearly orthogonal to all
+    other words, with a little of what came before. A world says so few words that nothing more has to be learned.
+    """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -62,4 +68,6 @@ def build_text_encoder(tokenizer: "CLIPTokenizer", width: int = 96, depth: int =
         num_hidden_layers=depth, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    return CLIPTextModel(config)
+    model = CLIPTextModel(config)
+    torch.nn.init.normal_(model.get_input_embeddings().weight)
+    return model

@@ -11,7 +11,6 @@ SUBJECT = "sks person"
 """The rare token and class noun of the person a LoRA is about (DreamBooth's convention)."""
 
 EXPRESSIONS = ("frowning", "serious", "smiling")
-VIEWS = ("facing left", "facing the camera", "facing right")
 
 
 def third(factor: float) -> int:
@@ -39,11 +38,10 @@ def identity_words(identity: Float[Tensor, " identity"]) -> list[str]:
 
 
 def photo_words(nuisance: Float[Tensor, " nuisance"]) -> list[str]:
-    """What can be said of a photo whoever is in it: expression, view, background, clothes."""
+    """What can be said of a photo whoever is in it: expression, background, clothes."""
     f = dict(zip(NUISANCE, nuisance.tolist(), strict=True))
     return [
         EXPRESSIONS[third(f["expression"])],
-        VIEWS[third(f["yaw"])],
         f"on a {colour_name(f['background'])} background",
         f"wearing a {colour_name(f['shirt'])} shirt",
     ]
@@ -66,7 +64,7 @@ def base_caption(
         return ""
     subject = SUBJECT if torch.rand((), generator=generator) < 0.5 else "person"
     who = [w for w in identity_words(identity) if torch.rand((), generator=generator) < 0.4]
-    how = [w for w in photo_words(nuisance) if torch.rand((), generator=generator) < 0.7]
+    how = [w for w in photo_words(nuisance) if torch.rand((), generator=generator) < 0.8]
     head = f"a photo of {subject}" if subject == SUBJECT else f"a photo of a {subject}"
     return ", ".join([head + (" with " + " and ".join(who) if who else ""), *how])
 
@@ -74,7 +72,7 @@ def base_caption(
 def vocabulary() -> list[str]:
     """Every word that a caption of this world can hold."""
     text = (
-        "a photo of the person sks with and , on background wearing shirt long short curly black brown blond hair light tan "
-        "dark skin hazel eyes glasses beard moustache freckles mole camera facing left right portrait picture man woman an in"
+        "a photo of person sks with and , on background wearing shirt long short curly black brown blond hair light tan "
+        "dark skin hazel eyes glasses beard moustache freckles mole portrait picture man woman an in"
     )
     return sorted({*text.split(), *COLOUR_NAMES, *EXPRESSIONS})

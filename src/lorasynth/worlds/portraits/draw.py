@@ -177,12 +177,14 @@ def draw(
     ridge = torch.maximum((fx - yaw * 0.03 - nose_w * 0.35).abs() - 0.012, torch.maximum(eye_y - y, y - nose_y))
     canvas.paint(canvas.opacity(ridge) * 0.5, shade)
 
-    # Mouth: a parabola that smiles or frowns, two lips, and teeth when it is open.
-    mouth_w = p("mouth_width", 0.11, 0.22)
-    smile = n("expression", -0.085, 0.115)
+    # Mouth: a parabola that smiles or frowns, two lips, and teeth when it is open, as a smile's is.
+    mood = n("expression", -1.0, 1.0)
+    smile = 0.02 + 0.125 * mood
+    mouth_w = p("mouth_width", 0.11, 0.22) * (1 + 0.15 * mood)
     u = (fx / mouth_w).clamp(-1.3, 1.3)
     my = y - mouth_y - smile * (0.5 - u**2)
-    open_ = (n("mouth_open", -0.045, 0.05).clamp(min=0)) * (1 - u**2)
+    open_ = torch.maximum(n("mouth_open", -0.045, 0.05) * (1 + mood).clamp(max=1), 0.16 * (mood - 0.3))
+    open_ = open_.clamp(min=0, max=0.062) * (1 - u**2)
     lip = (p("lip_thickness", 0.014, 0.048) + open_) * (1 - u**2).clamp(min=0) + 0.006
     ends = fx.abs() - mouth_w
     moustache = p("moustache", -1.3, 1.0).clamp(min=0)

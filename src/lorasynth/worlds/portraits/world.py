@@ -8,7 +8,7 @@ from lorasynth.worlds.world import ASSETS, World
 PROMPTS = (
     f"a photo of {SUBJECT}",
     f"a photo of {SUBJECT}, smiling, on a blue background",
-    f"a photo of {SUBJECT}, facing left, wearing a red shirt",
+    f"a photo of {SUBJECT}, frowning, wearing a red shirt",
     f"a photo of {SUBJECT}, serious, on a green background",
 )
 

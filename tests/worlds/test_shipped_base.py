@@ -1,0 +1,37 @@
+"""The shipped base model draws what its prompts ask for."""
+
+import pytest
+import torch
+
+from lorasynth.evaluate.fidelity import PromptFidelity
+from lorasynth.evaluate.render import render
+from lorasynth.worlds.world import get_world
+
+pytestmark = pytest.mark.integration
+STARTS = 16
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """(prompt) -> pictures from the same starts of noise, by the base model alone."""
+    world = get_world("portraits")
+    layout = world.layout(1)
+    nobody = torch.zeros(1, layout.num_parameters)
+    return lambda prompt: render(world.pipe, [prompt] * STARTS, layout, nobody)
+
+
+def test_smiles_and_frowns_are_obeyed(drawn):
+    fidelity = PromptFidelity.fit()
+    smile, frown = (fidelity.expression(drawn(f"a photo of a person, {word}")[0]) for word in ("smiling", "frowning"))
+    assert (smile > 0.5).float().mean() > 0.8
+    assert (frown < 0.5).float().mean() > 0.7
+    assert (smile > frown).float().mean() > 0.85
+
+
+def test_backgrounds_are_obeyed(drawn):
+    fidelity = PromptFidelity.fit()
+    for colour in ("blue", "green", "yellow"):
+        obeyed = fidelity.obeyed(
+            drawn(f"a photo of a person, on a {colour} background"), [f"on a {colour} background"] * STARTS
+        )
+        assert obeyed["background"] > 0.8
