@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
-from lorasynth.prior.baselines import Baseline, RidgePrior
+from lorasynth.prior.baselines import RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior
 from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
@@ -56,7 +56,6 @@ def fit_prior(
     *,
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
-    centre: Baseline | None = None,
     run_dir: Path | None = None,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
     """Train a prior on some people; others choose the best weights.
@@ -68,13 +67,11 @@ def fit_prior(
         config: settings.
         train_rows: people to learn from.
         validation_rows: people to choose by.
-        centre: what the process is centred on; ridge by default.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        The prior, and "validation_loss", "explained" (part of the held latents' variance that the sampler explains at
-        temperature 0), "centre_explained" (that the centre alone does), "ridge_explained", "ridge_lambda", "best_step",
-        "seconds".
+        The prior, centred on ridge, and "validation_loss", "explained" (part of the held latents' variance that the sampler
+        explains at temperature 0), "ridge_explained" (that its centre alone does), "ridge_lambda", "best_step", "seconds".
 
     Raises:
         ZooError: fewer than 2 people on either side.
@@ -89,7 +86,7 @@ def fit_prior(
     denoiser = Denoiser(
         z_mean.shape[1], embeddings.shape[2], config.width, config.depth, config.conditioning, config.dropout
     )
-    prior = DiffusionPrior(denoiser, centre or ridge)
+    prior = DiffusionPrior(denoiser, ridge)
     with torch.no_grad():
         prior.spread.copy_((held_z - prior.centre(held[:, 0])).std(0).clamp(min=1e-6))
     state = prior.centre.state_dict().values()
@@ -126,7 +123,6 @@ def fit_prior(
 
     return prior, {
         "validation_loss": metrics["best_validation"],
-        "explained": explained(middle), "centre_explained": explained(prior.centre.predict(held[:, 0])),
-        "ridge_explained": explained(ridge.predict(held[:, 0])),
+        "explained": explained(middle), "ridge_explained": explained(ridge.predict(held[:, 0])),
         "ridge_lambda": lam, "best_step": metrics["best_step"], "seconds": metrics["seconds"],
     }  # fmt: skip
