@@ -31,10 +31,11 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f});
   {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
-* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps on {refine.people_a_step} people
-  with {refine.photos_a_step} photos each, of {refine.people:,} people with photos and no LoRAs.
+* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of {refine.people_a_step} people, of
+  {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss. The critic of the latter has learned from
+  {refine.critic_people:,} other people, and is neither the encoder nor the second recogniser that scores are told by.
 
-| prior | held latents' variance explained, zoo only | by ridge | base's loss on held people, zoo only | and through the base |
+| prior | held latents' variance explained, zoo only | by ridge | that loss on held people, zoo only | and through the base |
 |---|---|---|---|---|
 {rows}
 

@@ -16,17 +16,18 @@ from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.methods import SCORED_FROM
 from lorasynth.evaluate.render import render
-from lorasynth.files import read_json, write_json
+from lorasynth.files import read_json, write_json, write_tensors
 from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe
-from lorasynth.refining import refine
+from lorasynth.refining import refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
-from lorasynth.worlds.world import World, get_world
+from lorasynth.worlds.recogniser import LatentNet
+from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
 
 SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
@@ -190,6 +191,14 @@ def put_together(recipe: Recipe, fitted: Path, *, refined: bool) -> Synthesizer:
     )  # fmt: skip
 
 
+def critic_stage(recipe: Recipe, out: Path) -> Path:
+    """Train the critic that priors are refined against, unless it is there; returns its file in ``out``."""
+    path = out / "critic.safetensors"
+    if not path.exists():
+        write_tensors(path, train_critic(get_world(recipe.zoo.world), recipe.refine).state_dict())
+    return path
+
+
 def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Train diffusion priors through the base model; write them to ``out / "refined"``.
 
@@ -197,16 +206,17 @@ def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) 
         recipe: which base, priors and settings.
         out: the working folder of the stages before.
         names: which priors; all of the recipe's by default. They have nothing to do with each other, so that several processes
-            may each do one.
+            may each do one, after `critic_stage`.
 
     Returns:
         `refine`'s figures of each.
     """
     world, model = get_world(recipe.zoo.world), put_together(recipe, out, refined=False)
+    critic = load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
     (out / "refined").mkdir(parents=True, exist_ok=True)
     metrics = {}
     for name in names or [config.conditioning for config in recipe.priors]:
-        metrics[name] = refine(world, model, name, recipe.refine, run_dir=out / f"run-refine-{name}")
+        metrics[name] = refine(world, model, name, critic, recipe.refine, run_dir=out / f"run-refine-{name}")
         model.priors[name].save(out / "refined" / f"{name}.safetensors")
         write_json(out / "refined" / f"{name}.json", metrics[name])
     return metrics
@@ -217,6 +227,7 @@ def refine_with_workers(recipe: Recipe, out: Path, workers: int) -> dict[str, di
     names = [config.conditioning for config in recipe.priors]
     if workers == 1:
         return refine_stage(recipe, out)
+    critic_stage(recipe, out)
     with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), torch.set_num_threads, (1,)) as pool:
         parts = pool.starmap(refine_stage, [(recipe, out, [name]) for name in names], chunksize=1)
     return {name: figures for part in parts for name, figures in part.items()}

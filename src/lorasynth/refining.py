@@ -1,10 +1,14 @@
-"""A prior trained through the base model: the LoRA that it samples must denoise its person's photos.
+"""A prior trained through the base model: the LoRA that it samples must make the base predict the person.
 
 A zoo teaches where LoRAs lie, at the price of one fine-tuning a person; and the squared error between weights, by which it is
 learned from, weighs a direction of LoRA space by how far LoRAs spread along it, not by what it does to a picture. From then on
-a person to learn from needs photos and no LoRA: the base model's own loss says what is wrong with the LoRA made for them. Its
-gradient runs through the frozen base, the LoRA, the canonical form, the VAE's decoder and every step of the prior's sampler, as
-reward fine-tuning does it for pictures (DRaFT, Clark et al., ICLR 2024). Goes beyond the paper, whose prior ends with the v-loss.
+a person to learn from needs photos and no LoRA: what the base predicts with the LoRA made for them says what is wrong with it.
+The gradient runs through the frozen base, the LoRA, the canonical form, the VAE's decoder and every step of the prior's sampler,
+as reward fine-tuning does it for pictures (DRaFT, Clark et al., ICLR 2024). Goes beyond the paper, whose prior ends with the
+v-loss.
+
+Two things are asked of a prediction: that it denoises the person's photo (the base's own loss), and that a critic takes what it
+predicts for the person. The first alone hardly sees identity, which is a small part of a picture's error.
 """
 
 from dataclasses import dataclass, field
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -19,51 +24,78 @@ from lorasynth.errors import UsageError
 from lorasynth.lora.bank import attached
 from lorasynth.prior import DiffusionPrior
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
-from lorasynth.worlds.base import stratified_timesteps, v_loss
+from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, stratified_uniform, train
 from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.recogniser import LatentNet
+from lorasynth.worlds.recogniser_training import RecogniserConfig, degrade, train_recogniser
 from lorasynth.worlds.world import Photos, World
+
+CRITIC_PHOTOS = 3
+"""Photos of a person whose embeddings by the critic are averaged: who the prediction shall be taken for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Training of a prior through the base model."""
+    """Training of a prior through the base model, and of the critic that it is held against."""
 
     people: int = 40_000  # of whom there are photos and no LoRAs
     first_person: int = 3_000  # of the zoo's split, behind those of the zoo
     people_a_step: int = 16
-    photos_a_step: int = 2  # of each, to be denoised
     photos: int = 12  # of each person: as many to be given and as many to be denoised
     validation_people: int = 32
     scale: float = 1.5  # of the canonical vector; see `Synthesizer.synthesize`
     num_inference_steps: int = 8
+    noise_from: float = 0.6  # the part of the noise schedule, up to 1, in which a picture's person is decided
+    identity_weight: float = 1.0
+    critic: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=1_600))
+    critic_people: int = 6_000
+    critic_noise: float = 0.3  # at most, on the latents it learns from: predictions are not clean
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=3_500, learning_rate=1e-3, warmup_steps=100, weight_decay=0.0, beta2=0.99, ema_decay=0.998,
+            steps=8_000, learning_rate=1.5e-3, warmup_steps=50, weight_decay=0.0, beta2=0.99, ema_decay=0.998,
             validate_every=250, checkpoint_every_s=120.0,
         )
     )  # fmt: skip
 
 
+def train_critic(world: World, config: RefineConfig) -> LatentNet:
+    """A recogniser of the base model's latents, on people that the encoder has not learned from; frozen."""
+
+    def see(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B C h w"]:
+        latents = world.latents(degrade(pictures, generator))
+        loud = config.critic_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+        return latents + loud * torch.randn(latents.shape, generator=generator)
+
+    torch.manual_seed(config.critic.seed)
+    net = LatentNet(world.pipe.unet.config.in_channels)
+    persons = persons_of(Split.ENCODER, config.critic_people, offset=50_000)
+    train_recogniser(world.draw, persons, config.critic, net=net, see=see)
+    return net.requires_grad_(False)
+
+
 def refine(
-    world: World, model: Synthesizer, name: str, config: RefineConfig, *, run_dir: Path | None = None
+    world: World, model: Synthesizer, name: str, critic: nn.Module, config: RefineConfig, *, run_dir: Path | None = None
 ) -> dict[str, float]:
     """Train one of a model's diffusion priors, centre and denoiser, through the base; in place.
 
     Every step takes new people: a photo of each is embedded, the prior samples a latent at temperature 0, and the LoRA it becomes
-    is held against other photos of the person by the base's v-loss. Validation people, seen by nothing else, choose the best
-    weights.
+    is held against another photo of the person: noise is added, the base predicts, and
+
+        loss = v-loss + identity_weight * (1 - cos(critic(predicted latent), critic's mean embedding of the person)).
+
+    Validation people, seen by nothing else, choose the best weights.
 
     Args:
         world: whose base, encoder and people.
         model: holds the prior.
         name: which.
+        critic: latents -> unit embeddings; neither of the recognisers that score.
         config: settings.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        "loss_before" and "loss_after" (the base's loss on photos of the validation people, with the LoRAs made for them),
-        "best_step", "seconds". The prior's settings are those that it was trained with.
+        "loss_before" and "loss_after" (on photos of the validation people, with the LoRAs made for them), "best_step", "seconds".
+        The prior's settings are those that it was trained with.
 
     Raises:
         UsageError: the prior is not a diffusion prior.
@@ -75,22 +107,22 @@ def refine(
     first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
     held = persons_of(Split.VALIDATION, config.validation_people, offset=5_000)
 
-    def loss_for(persons: list[int], given: int, photos: Photos, generator: torch.Generator) -> Tensor:
-        embedding = world.embeddings(persons, 1, first=given)[:, 0]
+    def loss_for(embedding: Float[Tensor, "N D"], photos: Photos, generator: torch.Generator) -> Tensor:
         z = prior.sample(embedding, **sampler)
         vectors = model.canonicalizer.invert(config.scale * model.vae.decode(z))
-        return _denoising_loss(world, model, vectors, photos, generator)
+        return prediction_loss(world, model, vectors, photos, critic, config, generator)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         persons = (torch.randint(config.people, (config.people_a_step,), generator=generator) + first).tolist()
         given, shown = torch.randint(config.photos, (2,), generator=generator).tolist()
-        photos = world.photos(persons, config.photos_a_step, first=config.photos + shown)
-        return loss_for(persons, given, photos, generator)
+        embedding = world.embeddings(persons, 1, first=given)[:, 0]
+        return loss_for(embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown), generator)
 
-    held_photos = world.photos(held, 4, first=config.photos)
+    held_embedding = world.embeddings(held, 1)[:, 0]
+    held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
 
     def validate() -> float:
-        return sum(loss_for(held, 0, held_photos, step_generator(1, k)).item() for k in range(2)) / 2
+        return sum(loss_for(held_embedding, held_photos, step_generator(1, k)).item() for k in range(4)) / 4
 
     prior.requires_grad_(True)  # the centre too
     for module in prior.modules():
@@ -98,7 +130,8 @@ def refine(
             module.p = 0.0  # new people at every step: nothing can be learned by heart
     with torch.no_grad():
         before = validate()
-    data = fingerprint(*prior.state_dict().values(), *model.vae.state_dict().values(), *world.pipe.unet.parameters())
+    frozen = (model.vae, critic, world.pipe.unet)
+    data = fingerprint(*prior.state_dict().values(), *(t for part in frozen for t in part.state_dict().values()))
     record = config_record(config) | {"data": data}
     metrics = train(
         prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=f"refine {name}"
@@ -111,13 +144,30 @@ def refine(
     }  # fmt: skip
 
 
-def _denoising_loss(
-    world: World, model: Synthesizer, vectors: Float[Tensor, "N P"], photos: Photos, generator: torch.Generator
+def prediction_loss(
+    world: World,
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    photos: Photos,
+    critic: nn.Module,
+    config: RefineConfig,
+    generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """The base's v-loss on J photos of each of N people, seen through the people's LoRAs."""
+    """v-loss and identity loss of what the base predicts for the first photo of each of N people, through the people's LoRAs."""
     unet, scheduler = world.pipe.unet, world.pipe.scheduler
-    latents, text = photos.latents.flatten(0, 1), photos.text.flatten(0, 1)
+    with torch.no_grad():
+        seen = critic(photos.latents.flatten(0, 1)).unflatten(0, photos.latents.shape[:2])
+        person = F.normalize(seen.mean(1), dim=1)
+    latents = photos.latents[:, 0]
     noise = torch.randn(latents.shape, generator=generator)
-    timesteps = stratified_timesteps(len(latents), scheduler.config.num_train_timesteps, generator)
+    part = config.noise_from + (1 - config.noise_from) * stratified_uniform(len(latents), generator)
+    timesteps = (part * scheduler.config.num_train_timesteps).long()
+    noisy = scheduler.add_noise(latents, noise, timesteps)
     with attached(unet, model.canonicalizer.layout, vectors):
-        return v_loss(unet, scheduler, latents, text, noise, timesteps).mean()
+        v = unet(noisy, timesteps, encoder_hidden_states=photos.text[:, 0], return_dict=False)[0]
+    alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    predicted = (
+        alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * v
+    )  # of the clean latent (Salimans & Ho, ICLR 2022, appendix D)
+    identity = 1 - (critic(predicted) * person).sum(1).mean()
+    return F.mse_loss(v, scheduler.get_velocity(latents, noise, timesteps)) + config.identity_weight * identity

@@ -1,5 +1,6 @@
 """Layouts against PEFT's own choice of modules, and against the public layout of weights2weights."""
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora import presets
 from lorasynth.lora.layout import Layout, Module, natural_order
 
 
@@ -43,13 +45,44 @@ def test_the_modules_are_those_that_peft_adapts(unet, layout):
 
 
 @pytest.mark.parametrize(
-    ("name", "modules", "parameters"),
-    [("sd15-w2w", 64, 99_648), ("sd15-attn", 128, 199_296), ("sdxl-attn", 560, 1_451_520)],
+    ("name", "modules", "rank_1", "rank_4"),
+    [
+        ("sd15-w2w", 64, 99_648, 398_592),
+        ("sd15-attn", 128, 199_296, 797_184),
+        ("sdxl-attn", 560, 1_451_520, 5_806_080),
+        ("sd3", 191, 586_752, 2_347_008),
+        ("flux", 190, 1_167_360, 4_669_440),
+        ("flux-full", 342, 2_801_664, 11_206_656),
+    ],
 )
-def test_presets_have_the_size_of_the_real_models(name, modules, parameters):
+def test_presets_have_the_size_of_loras_of_the_real_models(name, modules, rank_1, rank_4):
     layout = Layout.preset(name)
-    assert (len(layout.modules), layout.num_parameters) == (modules, parameters)
-    assert Layout.preset(name, rank=4).num_parameters == 4 * parameters
+    assert (len(layout.modules), layout.num_parameters) == (modules, rank_1)
+    assert Layout.preset(name, rank=4).num_parameters == rank_4
+    assert name.startswith(layout.base)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters"),
+    [
+        (presets._sd15_unet, 859_520_964),
+        (presets._sdxl_unet, 2_567_463_684),
+        (presets._sd3_transformer, 2_028_328_000),
+        (presets._flux_transformer, 11_901_408_320),
+    ],
+)
+def test_presets_are_read_off_models_of_the_published_size(model, parameters):
+    assert sum(p.numel() for p in model().parameters()) == parameters
+    assert all(p.is_meta for p in model().parameters())
+
+
+def test_output_layers_that_the_transformers_lack_are_not_in_the_presets():
+    # SD3's last block throws its text away; FLUX's single blocks have one output layer for attention and feed-forward.
+    sd3, flux = ({m.name for m in Layout.preset(name).modules} for name in ("sd3", "flux-full"))
+    assert "transformer_blocks.22.attn.to_add_out" in sd3
+    assert "transformer_blocks.23.attn.to_add_out" not in sd3
+    assert "single_transformer_blocks.37.attn.to_v" in flux
+    assert not any(name.startswith("single_") and "to_out" in name for name in flux)
 
 
 def test_the_w2w_preset_cuts_vectors_where_the_published_zoo_does():
@@ -60,6 +93,20 @@ def test_the_w2w_preset_cuts_vectors_where_the_published_zoo_does():
     assert slices[f"{block}.attn2.to_v"] == (slice(1920, 2688), slice(2688, 3008))
     last = "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_v"
     assert slices[last][1] == slice(99_328, 99_648)
+
+
+def test_the_w2w_preset_is_the_published_table_row_for_row():
+    layout = Layout.preset("sd15-w2w")
+    table = "start\tend\tkey\tshape\n"
+    for m in layout.modules:
+        shapes = {"A": [1, m.in_features], "B": [m.out_features, 1]}
+        for (half, shape), part in zip(shapes.items(), layout.slices[m.name], strict=True):
+            table += f"{part.start}\t{part.stop}\t{m.name}.lora_{half}.weight\t{shape}\n"
+    # The sha256 of weights2weights' weight_dimensions written out in this form, 128 rows.
+    assert table.count("\n") == 129
+    assert (
+        hashlib.sha256(table.encode()).hexdigest() == "2df241627887ec71b11aa3e2d2c3138620715a92755580b25035af0ef9d81dfc"
+    )
 
 
 @given(rows(), st.integers(1, 3))

@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import create, learn
+from lorasynth.cli import create, files, learn, zoo
 
 app = typer.Typer(
     name="lorasynth",
@@ -16,16 +16,17 @@ for verb in (
     create.demo,
     create.synthesize,
     create.render,
-    create.inspect,
-    create.convert,
+    files.inspect,
+    files.convert,
     create.doctor,
     learn.evaluate,
 ):
     app.command()(verb)
 
 zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True)
-zoo_app.command("build")(learn.zoo_build)
-zoo_app.command("info")(learn.zoo_info)
+zoo_app.command("build")(zoo.zoo_build)
+zoo_app.command("import")(zoo.zoo_import)
+zoo_app.command("info")(zoo.zoo_info)
 app.add_typer(zoo_app, name="zoo")
 
 train_app = typer.Typer(help="Fit the models on a zoo; the same command again resumes.", no_args_is_help=True)

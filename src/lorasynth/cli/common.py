@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,19 @@ import typer
 
 from lorasynth.errors import UsageError
 
+RecipeName = Annotated[str, typer.Argument(help="portraits or portraits_tiny.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="cpu; the small world needs no other.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
+
+
+class Format(StrEnum):
+    """LoRA file formats."""
+
+    kohya = "kohya"
+    diffusers = "diffusers"
+    peft = "peft"
 
 
 def setup(device: str = "cpu") -> None:

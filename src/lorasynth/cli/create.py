@@ -1,4 +1,4 @@
-"""Verbs for who wants the file: demo, synthesize, render, inspect, convert, doctor."""
+"""Verbs for who uses what is shipped: demo, synthesize, render, doctor."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,16 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lorasynth.cli.common import Device, Force, Json, Seed, check_json, emit, say, setup
+from lorasynth.cli.common import Device, Force, Format, Json, Seed, check_json, emit, say, setup
 from lorasynth.errors import ConsentError, ModelError
-
-
-class Format(StrEnum):
-    """LoRA file formats."""
-
-    kohya = "kohya"
-    diffusers = "diffusers"
-    peft = "peft"
 
 
 class Consent(StrEnum):
@@ -157,50 +149,6 @@ def _pipeline(base: str) -> Any:
         raise ModelError(f"{base}: expected a StableDiffusionPipeline's folder or hub id: {error}") from None
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
-    json: Json = None,
-) -> None:
-    """Read any LoRA through the strict gate: format, rank, modules, norm, metadata, faults.
-
-    Example: lorasynth inspect me.safetensors
-    """
-    check_json(json)
-    setup()
-    from lorasynth.lora.gate import read_lora
-
-    _, _, seen = read_lora(file)
-    emit(seen.to_dict(), json)
-
-
-def convert(
-    source: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
-    target: Annotated[Path, typer.Argument(help="What to write.")],
-    format: Annotated[Format, typer.Option(help="The format to write.")] = Format.kohya,
-    half: Annotated[bool, typer.Option("--fp16/--fp32", help="Numbers in the new file.")] = True,
-    force: Force = False,
-    json: Json = None,
-) -> None:
-    """Convert a LoRA between formats, the scaling folded in.
-
-    Example: lorasynth convert adapter/ me.safetensors --format kohya
-    """
-    check_json(json)
-    setup()
-    import torch
-
-    from lorasynth.lora.factors import LoRA
-
-    lora = LoRA.load(source)
-    header = {k: v for k, v in lora.metadata.items() if k.startswith(("lorasynth.", "modelspec."))}
-    LoRA(lora.layout, lora.vector, header).save(
-        target, format.value, torch.float16 if half else torch.float32, force=force
-    )
-    emit(
-        {"output": str(target), "format": format.value, "modules": len(lora.layout.modules), "norm": lora.norm()}, json
-    )
 
 
 def doctor(json: Json = None) -> None:

@@ -1,74 +1,13 @@
-"""Verbs for who makes models: zoo, train, evaluate."""
+"""Verbs for who makes models: train, evaluate."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Force, Json, Seed, check_json, emit, say, setup
+from lorasynth.cli.common import Device, Force, Json, RecipeName, Seed, check_json, emit, say, setup
 
-RecipeName = Annotated[str, typer.Argument(help="portraits or portraits_tiny.")]
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
-
-
-def zoo_build(
-    recipe: RecipeName,
-    out: Annotated[Path, typer.Option("--out", help="The zoo's folder; the same again resumes.")],
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; one a core.")] = 1,
-    people: Annotated[int | None, typer.Option(min=2, help="How many people, instead of the recipe's.")] = None,
-    seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-) -> None:
-    """Train a zoo of LoRAs, many at once, resumable.
-
-    Example: lorasynth zoo build portraits --out runs/zoo --workers 2
-    """
-    check_json(json)
-    setup(device)
-    from dataclasses import replace
-
-    from lorasynth.recipes import get_recipe
-    from lorasynth.zoo.build import build_zoo_with_workers
-
-    config = get_recipe(recipe).zoo
-    config = replace(config, seed=seed, people=config.people if people is None else people)
-    zoo = build_zoo_with_workers(config, str(out), workers, report=say)
-    emit({"zoo": str(out), "items": len(zoo), "layout": zoo.layout.hash}, json)
-
-
-def zoo_info(
-    zoo: Annotated[Path, typer.Argument(help="The zoo's folder.")],
-    measure: Annotated[
-        int, typer.Option(min=0, max=256, help="Measure likeness and repeatability on this many held-out people.")
-    ] = 0,
-    json: Json = None,
-    device: Device = "cpu",
-) -> None:
-    """What a zoo holds; with --measure, its two qualities: likeness and repeatability.
-
-    Example: lorasynth zoo info runs/zoo --measure 32
-    """
-    check_json(json)
-    setup(device)
-    from lorasynth.zoo.store import Zoo
-
-    opened = Zoo.open(zoo)
-    record: dict = {
-        "zoo": str(zoo),
-        "items": len(opened),
-        "splits": {s: sum(i.split == s for i in opened.items) for s in sorted({i.split for i in opened.items})},
-        "modules": len(opened.layout.modules),
-        "parameters": opened.layout.num_parameters,
-        "layout": opened.layout.hash,
-        "faults": opened.verify(),
-        "recipe": opened.recipe,
-    }
-    if measure:
-        from lorasynth.evaluate.zoo_quality import zoo_quality
-
-        record["quality"] = zoo_quality(opened, measure, report=say)
-    emit(record, json)
 
 
 def train_vae(

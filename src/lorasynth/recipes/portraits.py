@@ -59,7 +59,13 @@ def portraits_tiny() -> Recipe:
         vae=vae,
         priors=priors,
         regression=replace(loop, steps=20),
-        refine=RefineConfig(people_a_step=4, validation_people=4, loop=replace(loop, steps=4)),
+        refine=RefineConfig(
+            people_a_step=4,
+            validation_people=4,
+            loop=replace(loop, steps=4),
+            critic_people=16,
+            critic=RecogniserConfig(loss="arcface", steps=4, batch_size=8),
+        ),
         tune_people=2,
         fine_tuning=adapt,
     )

@@ -29,8 +29,9 @@ class Recipe:
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
     def seeded(self, seed: int) -> "Recipe":
-        """The same with another seed for VAE and priors."""
+        """The same with another seed for VAE, priors and critic."""
         vae = replace(self.vae, loop=replace(self.vae.loop, seed=seed))
         priors = tuple(replace(p, loop=replace(p.loop, seed=seed)) for p in self.priors)
-        refine = replace(self.refine, loop=replace(self.refine.loop, seed=seed))
+        critic = replace(self.refine.critic, seed=seed)
+        refine = replace(self.refine, critic=critic, loop=replace(self.refine.loop, seed=seed))
         return replace(self, vae=vae, priors=priors, refine=refine)

@@ -1,7 +1,9 @@
-"""Two recognisers of a drawn world: picture in, unit embedding out.
+"""The recognisers of a drawn world: picture or latent in, unit embedding out.
 
 `ArcFaceNet` is the world's encoder (what the synthesizer is conditioned on); `PatchTransformer` is the second opinion,
-of another architecture, trained by another loss on other people, and used for scoring only.
+of another architecture, trained by another loss on other people, and used for scoring only. `LatentNet` is the critic that a
+prior is trained against (`lorasynth.refining`): it looks at the base model's latents, has learned from yet other people, and
+scores nothing that is reported, so that nothing is ever trained against the two that score.
 """
 
 import torch
@@ -80,3 +82,25 @@ class PatchTransformer(nn.Module):
         """Pictures in [0, 1] -> unit embeddings."""
         h = self.patch(_prepare(pictures)).flatten(2).transpose(1, 2) + self.position
         return F.normalize(self.head(self.squeeze(self.layers(h)).flatten(1)), dim=1)
+
+
+class LatentNet(nn.Module):
+    """A small residual network on the base model's latents, for the ArcFace loss.
+
+    What the base predicts are latents: looked at like this they need no decoder, which costs more than the base itself.
+    """
+
+    def __init__(self, channels: int = 16, width: int = 96, embedding_dim: int = 512):
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, 1, 1)
+        self.blocks = nn.Sequential(
+            _ResidualBlock(width, width),
+            _ResidualBlock(width, 2 * width, stride=2),
+            _ResidualBlock(2 * width, 2 * width),
+        )
+        self.head = nn.Linear(2 * width * 16, embedding_dim, bias=False)
+        self.norm = nn.BatchNorm1d(embedding_dim)
+
+    def forward(self, latents: Float[Tensor, "B C 8 8"]) -> Float[Tensor, "B D"]:
+        """Latents, scaled as the base's -> unit embeddings."""
+        return F.normalize(self.norm(self.head(self.blocks(F.silu(self.stem(latents))).flatten(1))), dim=1)

@@ -1,4 +1,4 @@
-"""Teaching the two recognisers who is who: the ArcFace loss, and a contrastive one on other people."""
+"""Teaching recognisers who is who: the ArcFace loss, and a contrastive one on other people."""
 
 import math
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from lorasynth.training import step_generator
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
 
 DrawPhotos = Callable[[list[int], list[int], int], Float[Tensor, "B 3 H W"]]
+See = Callable[[Float[Tensor, "B 3 H W"], torch.Generator], Float[Tensor, "B C h w"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ def train_recogniser(
     persons: list[int],
     config: RecogniserConfig,
     *,
+    net: nn.Module | None = None,
+    see: See = degrade,
     report: Callable[[str], None] = print,
 ) -> nn.Module:
     """Train one recogniser on pictures drawn as it goes.
@@ -74,14 +77,17 @@ def train_recogniser(
     Args:
         draw_photos: (persons, photos, size) -> pictures in [0, 1].
         persons: the people to learn from.
-        config: loss and settings; the loss decides the architecture.
+        config: loss and settings.
+        net: what to train, its embeddings of 512 numbers for the ArcFace loss; by default the loss decides.
+        see: drawn pictures -> what the network is given.
         report: gets a line of progress now and then.
 
     Returns:
         The network, in evaluation mode.
     """
     torch.manual_seed(config.seed)
-    net: nn.Module = ArcFaceNet() if config.loss == "arcface" else PatchTransformer()
+    if net is None:
+        net = ArcFaceNet() if config.loss == "arcface" else PatchTransformer()
     centres = nn.Parameter(torch.randn(len(persons), 512) * 0.05)
     parameters = list(net.parameters()) + ([centres] if config.loss == "arcface" else [])
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, fused=True)
@@ -97,13 +103,13 @@ def train_recogniser(
         else:
             label = torch.randperm(len(persons), generator=g)[: config.batch_size // 2].repeat(2)
         photo = torch.randint(config.photos_per_person, (len(label),), generator=g)
-        pictures = degrade(draw_photos(people[label].tolist(), photo.tolist(), 64), g)
+        seen = see(draw_photos(people[label].tolist(), photo.tolist(), 64), g)
         if config.loss == "arcface":
-            cosine = net(pictures) @ F.normalize(centres, dim=1).T
+            cosine = net(seen) @ F.normalize(centres, dim=1).T
             margin = config.margin * min(1.0, progress / 0.3)
             loss = F.cross_entropy(arcface_logits(cosine, label, margin, config.scale), label)
         else:
-            loss = contrastive_loss(net(pictures), config.temperature)
+            loss = contrastive_loss(net(seen), config.temperature)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

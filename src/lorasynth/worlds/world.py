@@ -90,12 +90,16 @@ class World:
         """The layout of this world's LoRAs."""
         return Layout.from_model(self.pipe.unet, self.target_modules, rank, base=self.name)
 
+    def latents(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Pictures in [0, 1] -> scaled latents, as the base model sees them."""
+        return encode_affine(*self._affine_encoder, pictures)
+
     @torch.no_grad()
     def photos(self, persons: list[int], count: int, first: int = 0) -> Photos:
         """Photos ``first … first + count`` of each person, encoded for training."""
         who = [p for p in persons for _ in range(count)]
         which = list(range(first, first + count)) * len(persons)
-        latents = encode_affine(*self._affine_encoder, self.draw(who, which, self.picture_size))
+        latents = self.latents(self.draw(who, which, self.picture_size))
         ids = token_ids(self.pipe, self.captions(who, which))
         text = torch.cat([self.pipe.text_encoder(part)[0] for part in ids.split(256)])
         return Photos(latents=latents.unflatten(0, (-1, count)), text=text.unflatten(0, (-1, count)))

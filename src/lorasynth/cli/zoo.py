@@ -1,0 +1,131 @@
+"""Verbs for who keeps a zoo: build, import, info."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorasynth.cli.common import Device, Json, RecipeName, Seed, check_json, emit, say, setup
+
+
+def zoo_build(
+    recipe: RecipeName,
+    out: Annotated[Path, typer.Option("--out", help="The zoo's folder; the same again resumes.")],
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; one a core.")] = 1,
+    people: Annotated[int | None, typer.Option(min=2, help="How many people, instead of the recipe's.")] = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Train a zoo of LoRAs, many at once, resumable.
+
+    Example: lorasynth zoo build portraits --out runs/zoo --workers 2
+    """
+    check_json(json)
+    setup(device)
+    from dataclasses import replace
+
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.build import build_zoo_with_workers
+
+    config = get_recipe(recipe).zoo
+    config = replace(config, seed=seed, people=config.people if people is None else people)
+    zoo = build_zoo_with_workers(config, str(out), workers, report=say)
+    emit({"zoo": str(out), "items": len(zoo), "layout": zoo.layout.hash}, json)
+
+
+def zoo_info(
+    zoo: Annotated[Path, typer.Argument(help="The zoo's folder.")],
+    measure: Annotated[
+        int, typer.Option(min=0, max=256, help="Measure likeness and repeatability on this many held-out people.")
+    ] = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """What a zoo holds; with --measure, its two qualities: likeness and repeatability.
+
+    Example: lorasynth zoo info runs/zoo --measure 32
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.zoo.store import Zoo
+
+    opened = Zoo.open(zoo)
+    record: dict = {
+        "zoo": str(zoo),
+        "items": len(opened),
+        "splits": {s: sum(i.split == s for i in opened.items) for s in sorted({i.split for i in opened.items})},
+        "modules": len(opened.layout.modules),
+        "parameters": opened.layout.num_parameters,
+        "layout": opened.layout.hash,
+        "faults": opened.verify(),
+        "recipe": opened.recipe,
+    }
+    if measure:
+        from lorasynth.evaluate.zoo_quality import zoo_quality
+
+        record["quality"] = zoo_quality(opened, measure, report=say)
+    emit(record, json)
+
+
+def zoo_import(
+    out: Annotated[
+        Path, typer.Option("--out", help="The zoo's folder; the same again goes on and takes in what is new.")
+    ],
+    licence: Annotated[str, typer.Option(help="What the LoRAs may be used for; kept with every item.")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="LoRA files, PEFT folders, folders of them, glob patterns.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="Preset that all are brought to, or a world's name.")] = "sd15-attn",
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all are brought to.")] = 1,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="CSV, JSONL or Parquet with columns file, person, face; without it, names side by side."),
+    ] = None,
+    w2w: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the weights2weights release, in place of paths; the table has row and person."),
+    ] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="With --w2w: a .npy matrix, a face embedding a row.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="World whose encoder embeds photos; not for embeddings.")] = None,
+    validation: Annotated[float, typer.Option(help="Part of the people to choose settings by.")] = 0.05,
+    held_out: Annotated[float, typer.Option(help="Part of the people that nothing is fitted on.")] = 0.05,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Take LoRAs of any format and rank into a zoo; bad ones are set aside with the reason, in import.jsonl.
+
+    Example: lorasynth zoo import loras/ --out runs/zoo --layout sd15-attn --rank 4 --table people.csv --licence CC-BY-4.0
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.errors import UsageError
+    from lorasynth.lora.layout import Layout
+    from lorasynth.lora.presets import PRESETS
+    from lorasynth.worlds.world import get_world
+    from lorasynth.zoo import w2w as release
+    from lorasynth.zoo.importer import REPORT_NAME, candidates_of, import_zoo, world_embedder
+    from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table
+
+    if w2w is not None:
+        if paths or table is None or embeddings is None:
+            raise UsageError("expected --w2w with --table and --embeddings and no paths; give all three")
+        candidates, chosen = release.candidates_of(w2w, table, embeddings)
+    else:
+        if not paths or embeddings is not None:
+            raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
+        loras = find_loras(paths)
+        entries = pair_by_name(loras) if table is None else pair_by_table(loras, table)
+        chosen = Layout.preset(layout, rank) if layout in PRESETS else get_world(layout).layout(rank)
+        candidates = candidates_of(entries, chosen, None if encoder is None else world_embedder(get_world(encoder)))
+    zoo, outcomes = import_zoo(
+        candidates, out, chosen, licence=licence, validation=validation, held_out=held_out, report=say
+    )
+    refused = [{"file": o.file, "reason": o.reason} for o in outcomes if o.outcome == "refused"]
+    record = {
+        "zoo": str(out), "items": len(zoo), "layout": chosen.hash,
+        **{kind: sum(o.outcome == kind for o in outcomes) for kind in ("imported", "present", "duplicate", "refused")},
+        "largest_relative_error": max((o.relative_error for o in outcomes), default=0.0),
+        "first_refused": refused[:10], "report": str(out / REPORT_NAME),
+    }  # fmt: skip
+    emit(record, json)
