@@ -42,7 +42,18 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["demo"], ["synthesize"], ["render"], ["inspect"], ["zoo", "build"], ["train", "all"], ["evaluate"]]
+    "verb",
+    [
+        [],
+        ["demo"],
+        ["synthesize"],
+        ["render"],
+        ["inspect"],
+        ["convert"],
+        ["zoo", "build"],
+        ["train", "all"],
+        ["evaluate"],
+    ],
 )
 def test_every_verb_explains_itself(verb):
     result = run(*verb, "--help")

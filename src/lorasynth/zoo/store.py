@@ -31,14 +31,16 @@ class Item:
     sha256: str
     source: str
     licence: str
+    relative_error: float = 0.0  # of ΔW, where an import had to lower the rank
 
 
 @dataclass(frozen=True)
 class Zoo:
     """Many LoRAs of one layout.
 
-    A folder with ``zoo.json`` (layout, recipe, the shared initialisation's file), ``shard-*.safetensors`` ("vectors" (n, P) fp16
-    and "embeddings" (n, J, D) fp16) and ``manifest.jsonl``. Readable with safetensors and any JSON reader.
+    A folder with ``zoo.json`` (layout, recipe), ``init.safetensors`` (the shared initialisation, where there was one),
+    ``shard-*.safetensors`` ("vectors" (n, P) fp16 and "embeddings" (n, J, D) fp16) and ``manifest.jsonl``. Readable with
+    safetensors and any JSON reader.
     """
 
     folder: Path
@@ -47,8 +49,16 @@ class Zoo:
     items: tuple[Item, ...]
 
     @classmethod
-    def create(cls, folder: str | Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"]) -> "Zoo":
+    def create(
+        cls, folder: str | Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"] | None
+    ) -> "Zoo":
         """Begin a zoo, or open the one that is there if its layout and recipe are the same.
+
+        Args:
+            folder: where.
+            layout: of its LoRAs.
+            recipe: how they come about, as JSON values.
+            init: what all of them were trained from; None where they come from elsewhere.
 
         Raises:
             ZooError: another zoo is there.
@@ -64,7 +74,8 @@ class Zoo:
                 )
             return cls.open(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / "init.safetensors", {"init": init})
+        if init is not None:
+            write_tensors(folder / "init.safetensors", {"init": init})
         write_json(folder / "zoo.json", record)
         return cls.open(folder)
 
@@ -95,7 +106,15 @@ class Zoo:
         return cls(folder, Layout.from_dict(record["layout"]), record["recipe"], tuple(items.values()))
 
     def init(self) -> Float[Tensor, " P"]:
-        """The shared initialisation that every LoRA of the zoo was trained from."""
+        """The shared initialisation that every LoRA of the zoo was trained from.
+
+        Raises:
+            ZooError: there was none.
+        """
+        if not (self.folder / "init.safetensors").exists():
+            raise ZooError(
+                f"{self.folder}: expected a shared initialisation, got an imported zoo; use a recipe with gauge 'procrustes'"
+            )
         return read_tensors(self.folder / "init.safetensors")[0]["init"]
 
     def append(
@@ -107,8 +126,22 @@ class Zoo:
         embeddings: Float[Tensor, "n J D"],
         source: str,
         licence: str,
+        *,
+        ids: list[str] | None = None,
+        relative_errors: list[float] | None = None,
     ) -> None:
         """Write one shard and then its records. Several processes may append different shards at once.
+
+        Args:
+            shard: its name.
+            persons: who each LoRA is of.
+            splits: "train", "validation" or "held_out" of each; the same for all LoRAs of a person.
+            vectors: the LoRAs.
+            embeddings: J of each.
+            source: where they come from.
+            licence: what they may be used for.
+            ids: of the items; by default one a person.
+            relative_errors: of ΔW, from bringing each to the layout's rank; 0 by default.
 
         Raises:
             ZooError: a LoRA is not finite.
@@ -116,11 +149,13 @@ class Zoo:
         if not torch.isfinite(vectors).all():
             raise ZooError(f"{shard}: a LoRA is not finite; its training diverged, lower the learning rate")
         rows = vectors.half().contiguous()
+        ids = ids or [f"{self.layout.base}-{person}" for person in persons]
+        errors = relative_errors or [0.0] * len(persons)
         write_tensors(self.folder / f"{shard}.safetensors", {"vectors": rows, "embeddings": embeddings.half()})
         records = [
             Item(
-                id=f"{self.layout.base}-{person}", person=person, split=split, shard=shard, row=i,
-                sha256=_row_hash(rows[i]), source=source, licence=licence,
+                id=ids[i], person=person, split=split, shard=shard, row=i, sha256=_row_hash(rows[i]), source=source,
+                licence=licence, relative_error=errors[i],
             )
             for i, (person, split) in enumerate(zip(persons, splits, strict=True))
         ]  # fmt: skip
@@ -146,6 +181,12 @@ class Zoo:
         vectors = torch.stack([shards[i.shard]["vectors"][i.row] for i in items])
         embeddings = torch.stack([shards[i.shard]["embeddings"][i.row] for i in items])
         return [i.person for i in items], vectors, embeddings
+
+    def rows(self, shard: str) -> list[tuple[str, Float[Tensor, " P"], Float[Tensor, "J D"]]]:
+        """Id, LoRA and embeddings of one shard's items, in fp32."""
+        tensors = read_tensors(self.folder / f"{shard}.safetensors")[0]
+        here = [item for item in self.items if item.shard == shard]
+        return [(item.id, tensors["vectors"][item.row], tensors["embeddings"][item.row]) for item in here]
 
     def verify(self) -> list[str]:
         """What is wrong with the stored items: a sentence each, naming the item (an empty list is a sound zoo)."""

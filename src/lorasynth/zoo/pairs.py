@@ -1,0 +1,140 @@
+"""Whose LoRA is it? A file list and a table, or names side by side, become entries: LoRA, person, face."""
+
+import csv
+import glob
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorasynth.errors import UsageError
+from lorasynth.lora.formats.peft import WEIGHTS_NAME
+
+EMBEDDINGS = (".npy", ".safetensors")
+PHOTOS = (".png", ".jpg", ".jpeg", ".webp")
+_EMBEDDING_ENDING = ".embedding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One LoRA to take in: a file or PEFT folder, the person's name, and the face: an embedding's file or a photo."""
+
+    lora: Path
+    person: str
+    face: Path | None
+
+
+def find_loras(paths: Sequence[str | Path]) -> list[Path]:
+    """LoRA files and PEFT folders among files, folders (searched to the bottom) and glob patterns, in sorted order.
+
+    Raises:
+        UsageError: a path names nothing.
+    """
+    found: set[Path] = set()
+    for given in paths:
+        here = [Path(p) for p in glob.glob(str(given), recursive=True)] if glob.has_magic(str(given)) else [Path(given)]
+        here = [p for p in here if p.exists()]
+        if not here:
+            raise UsageError(f"{given}: expected LoRA files or folders of them, got nothing there; check the path")
+        for path in here:
+            found |= _in_folder(path) if path.is_dir() else {path}
+    return sorted(p for p in found if not p.stem.endswith(_EMBEDDING_ENDING))
+
+
+def _in_folder(folder: Path) -> set[Path]:
+    files = {p for p in folder.rglob("*.safetensors") if p.is_file()}
+    return {p.parent if p.name == WEIGHTS_NAME else p for p in files}
+
+
+def pair_by_name(loras: Iterable[Path]) -> list[Entry]:
+    """Each LoRA with the face that lies beside it under its name; the name is the person. Several LoRAs of one need a table.
+
+    A face is ``me.embedding.npy`` (or ``.safetensors``), ``me.npy`` or a photo, ``me.png`` say, for ``me.safetensors``.
+    """
+    return [Entry(lora=path, person=path.stem, face=_beside(path)) for path in loras]
+
+
+def _beside(lora: Path) -> Path | None:
+    endings = [_EMBEDDING_ENDING + e for e in EMBEDDINGS] + [".npy", *PHOTOS]
+    return next((p for e in endings if (p := lora.with_name(lora.stem + e)).is_file()), None)
+
+
+def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
+    """Each LoRA with its row of a CSV, JSONL or Parquet table with the columns ``file``, ``person`` and ``face``.
+
+    ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique; ``face`` is an embedding's file or a
+    photo, relative to the table.
+
+    Raises:
+        UsageError: the table cannot be read, lacks a column, names a file twice, or has no row for a LoRA.
+    """
+    rows: dict[Path, dict[str, Any]] = {}
+    names: dict[str, list[Path]] = {}
+    for number, row in enumerate(read_table(table, ("file", "person", "face")), start=1):
+        path = (table.parent / str(row["file"])).resolve()
+        if path in rows:
+            raise UsageError(f"{table} row {number}: expected each file once, got {row['file']} again; remove one row")
+        rows[path] = row
+        names.setdefault(path.name, []).append(path)
+    entries = []
+    for lora in loras:
+        row_path = lora.resolve() if lora.resolve() in rows else None
+        if row_path is None and len(names.get(lora.name, [])) == 1 and not names[lora.name][0].exists():
+            row_path = names[lora.name][0]
+        if row_path is None:
+            raise UsageError(f"{table}: expected a row for {lora}, got none; add it, or leave the LoRA out")
+        face = table.parent / str(rows[row_path]["face"])
+        entries.append(Entry(lora=lora, person=str(rows[row_path]["person"]), face=face))
+    return entries
+
+
+def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a CSV, JSONL or Parquet table.
+
+    Raises:
+        UsageError: it cannot be read, or a row lacks one of ``columns``.
+        MissingExtraError: Parquet needs pyarrow.
+    """
+    try:
+        if table.suffix == ".csv":
+            with table.open(newline="", encoding="utf-8") as file:
+                rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        elif table.suffix == ".jsonl":
+            rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+        elif table.suffix == ".parquet":
+            rows = _read_parquet(table)
+        else:
+            raise UsageError(f"{table}: expected a .csv, .jsonl or .parquet table, got {table.suffix or 'no ending'}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"{table}: expected a table, got {error}; check the file") from None
+    for number, row in enumerate(rows, start=1):
+        if missing := [c for c in columns if not isinstance(row, dict) or row.get(c) in (None, "")]:
+            raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
+    return rows
+
+
+def _read_parquet(table: Path) -> list[dict[str, Any]]:
+    from lorasynth.errors import MissingExtraError
+
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MissingExtraError(f"{table}: Parquet needs pyarrow; pip install pyarrow, or write CSV") from None
+    rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
+    return rows
+
+
+def person_number(person: str) -> int:
+    """A person's number in a zoo: the name if it is one, else 63 bits of its hash, the same everywhere."""
+    if person.isascii() and person.isdigit() and len(person) < 18:
+        return int(person)
+    return int.from_bytes(hashlib.blake2b(person.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def split_of_person(number: int, validation: float, held_out: float) -> str:
+    """The split that a person falls into, by a hash of the number: all LoRAs of a person fall into one."""
+    digest = hashlib.blake2b(number.to_bytes(8, "big"), digest_size=8, person=b"lorasynth-split").digest()
+    at = int.from_bytes(digest, "big") / 2**64
+    return "held_out" if at < held_out else "validation" if at < held_out + validation else "train"

@@ -1,0 +1,211 @@
+"""`lorasynth convert`: the same update in another file, what it costs in numbers, and nothing written that is wrong."""
+
+import json
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lorasynth.cli import main
+from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout, Module
+
+FORMATS = ("kohya", "diffusers", "peft")
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Function from arguments to (exit code, standard output, standard error), in this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lorasynth", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=r"^\d$") as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def lora():
+    """Three modules of two ranks, with metadata."""
+    rows = [(f"{BLOCK}.attn1.to_q", 6, 8, 2), (f"{BLOCK}.attn2.to_v", 10, 8, 2), (f"{BLOCK}.ff.net.2", 9, 7, 3)]
+    modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
+    metadata = {"lorasynth.consent": "synthetic", "modelspec.title": "somebody", "note": "not ours"}
+    made = LoRA.random(Layout(base="tiny", modules=modules), seed=3, std=0.3)
+    return LoRA(made.layout, made.vector, metadata)
+
+
+def place(folder, format, stem="x"):
+    return folder / (stem if format == "peft" else f"{stem}.safetensors")
+
+
+def weights(path):
+    return path / "adapter_model.safetensors" if path.is_dir() else path
+
+
+def assert_refused(result, *said):
+    code, out, err = result
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    for words in said:
+        assert words in err
+
+
+@pytest.mark.parametrize("source", FORMATS)
+@pytest.mark.parametrize("target", FORMATS)
+def test_there_and_back_is_the_same_lora(run, tmp_path, lora, source, target):
+    start = lora.save(place(tmp_path, source, "start"), source)
+    there, back = place(tmp_path, target, "there"), place(tmp_path, source, "back")
+    code, out, _ = run("convert", start, there, "--format", target)
+    assert code == 0
+    record = json.loads(out)
+    assert record.pop("norm") == pytest.approx(lora.norm())
+    assert record == {
+        "in": str(start), "out": str(there), "format": {"from": source, "to": target}, "base": "tiny", "modules": 3,
+        "rank": [2, 3], "dtype": "float32", "squared_relative_error": 0, "faults": [],
+    }  # fmt: skip
+    assert run("convert", there, back, "--format", source)[0] == 0
+    for path in (there, back):
+        again = LoRA.load(path)
+        assert again.layout == lora.layout
+        assert torch.equal(again.vector, lora.vector)
+    assert weights(start).read_bytes() == weights(back).read_bytes()
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_kohyas_alpha_is_folded_in(run, tmp_path, target):
+    g = torch.Generator().manual_seed(1)
+    up, down = torch.randn(8, 2, generator=g), torch.randn(2, 6, generator=g)
+    name = f"lora_unet_{BLOCK}.attn1.to_q".replace(".", "_")
+    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(27.0)}
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    out = place(tmp_path, target)
+    assert run("convert", tmp_path / "kohya.safetensors", out, "--format", target)[0] == 0
+    written = load_file(weights(out))
+    (A,) = (t for key, t in written.items() if "lora_A" in key or "lora_down" in key)
+    (B,) = (t for key, t in written.items() if "lora_B" in key or "lora_up" in key)
+    torch.testing.assert_close(B @ A, 27 / 2 * up @ down)
+    alphas = [float(t) for key, t in written.items() if key.endswith(".alpha")]
+    assert alphas == ([2.0] if target == "kohya" else [])  # the rank: every reader's scale is 1
+
+
+def test_pefts_own_folder_through_kohya_does_in_peft_what_it_did(run, tmp_path):
+    def build():
+        torch.manual_seed(0)
+        return nn.ModuleDict({"attn1": nn.ModuleDict({"to_q": nn.Linear(6, 8), "to_v": nn.Linear(6, 8)})})
+
+    config = LoraConfig(r=2, lora_alpha=7, use_rslora=True, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    model = get_peft_model(build(), config)
+    model.save_pretrained(tmp_path / "trained")
+    assert run("convert", tmp_path / "trained", tmp_path / "x.safetensors")[0] == 0
+    code, out, _ = run("convert", tmp_path / "x.safetensors", tmp_path / "again", "--format", "peft")
+    assert code == 0
+    assert json.loads(out)["rank"] == 2
+    again = PeftModel.from_pretrained(build(), tmp_path / "again")
+    x = torch.randn(5, 6)
+    for name in ("to_q", "to_v"):
+        expected, got = (m.base_model.model["attn1"][name](x) for m in (model, again))
+        torch.testing.assert_close(got, expected)
+        assert not torch.allclose(got, build()["attn1"][name](x))
+
+
+@pytest.mark.parametrize(("dtype", "low", "high"), [("float16", 1e-9, 1e-6), ("bfloat16", 1e-6, 1e-4)])
+@pytest.mark.parametrize("format", FORMATS)
+def test_half_precision_is_written_and_its_cost_said(run, tmp_path, lora, format, dtype, low, high):
+    start, out = lora.save(tmp_path / "start.safetensors"), place(tmp_path, format)
+    report = tmp_path / "report.json"
+    code, printed, _ = run("convert", start, out, "--format", format, "--dtype", dtype, "--json", report)
+    assert (code, printed) == (0, "")
+    assert {t.dtype for t in load_file(weights(out)).values()} == {getattr(torch, dtype)}
+    error = json.loads(report.read_text())["squared_relative_error"]
+    again = LoRA.load(out)
+    # By the definition, from updates formed whole.
+    pairs = [(lora.delta_W(m.name).double(), again.delta_W(m.name).double()) for m in lora.layout.modules]
+    expected = sum((a - b).square().sum() for a, b in pairs) / sum(a.square().sum() for a, _ in pairs)
+    assert error == pytest.approx(expected.item(), rel=1e-3)
+    assert low < error < high
+
+
+def test_what_lora_save_keeps_of_metadata_is_kept(run, tmp_path, lora):
+    start = tmp_path / "start.safetensors"
+    lora.save(start, metadata={"note": "not ours"})
+    assert run("convert", start, tmp_path / "x.safetensors", "--format", "diffusers")[0] == 0
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert metadata["lorasynth.consent"] == "synthetic"
+    assert metadata["modelspec.title"] == "somebody"
+    assert metadata["lorasynth.layout"] == lora.layout.hash
+    assert "note" not in metadata
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_bad_file_is_refused_and_nothing_is_written(run, tmp_path, lora, format):
+    good = load_file(lora.save(tmp_path / "good.safetensors"))
+    key = next(k for k in good if k.endswith("lora_up.weight"))
+    nan = good | {key: torch.full_like(good[key], float("nan"))}
+    half = {k: t for k, t in good.items() if k != key}
+    for name, tensors in {"nan": nan, "half": half}.items():
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    (tmp_path / "text.safetensors").write_text("not a LoRA, only words and words")
+    there = sorted(tmp_path.iterdir())
+    said = {"nan": "NaN", "half": "both lora_A and lora_B", "text": "expected", "none": "expected"}
+    for name, words in said.items():
+        result = run("convert", tmp_path / f"{name}.safetensors", place(tmp_path, format), "--format", format)
+        assert_refused(result, f"{name}.safetensors", words)
+    assert sorted(tmp_path.iterdir()) == there
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_output_that_exists_is_kept_without_force(run, tmp_path, lora, format):
+    start = lora.save(tmp_path / "start.safetensors")
+    out = lora.scaled(2.0).save(place(tmp_path, format), format)
+    before = weights(out).read_bytes()
+    assert_refused(run("convert", start, out, "--format", format), str(out), "--force")
+    assert weights(out).read_bytes() == before
+    assert run("convert", start, out, "--format", format, "--force")[0] == 0
+    assert torch.equal(LoRA.load(out).vector, lora.vector)
+
+
+def test_a_file_can_take_its_own_place(run, tmp_path, lora):
+    path = lora.save(tmp_path / "x.safetensors", "diffusers")
+    assert_refused(run("convert", path, path), "exists already")
+    assert run("convert", path, path, "--force", "--dtype", "float16")[0] == 0
+    assert LoRA.load(path).norm() == pytest.approx(lora.norm(), rel=1e-3)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_numbers_too_large_for_float16_are_refused(run, tmp_path, lora, format):
+    start = lora.scaled(1e6).save(tmp_path / "start.safetensors")
+    out = place(tmp_path, format)
+    assert_refused(
+        run("convert", start, out, "--format", format, "--dtype", "float16"), "65504", "save as float32", "to_q"
+    )
+    assert not out.exists()
+    assert run("convert", start, out, "--format", format, "--dtype", "bfloat16")[0] == 0
+
+
+def test_names_that_kohyas_underscores_cannot_tell_are_refused(run, tmp_path):
+    """A language model's ``self_attn`` would be read back as ``self.attn``: no program would find the module."""
+    module = Module(name="model.layers.0.self_attn.q_proj", in_features=6, out_features=8, rank=2)
+    start = LoRA.random(Layout(base="", modules=(module,))).save(tmp_path / "start", "peft")
+    out = tmp_path / "x.safetensors"
+    assert_refused(run("convert", start, out), str(start), "format 'kohya'", "self_attn.q_proj", "--format peft")
+    assert not out.exists()
+    assert run("convert", start, tmp_path / "again", "--format", "peft")[0] == 0
+
+
+def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(run, tmp_path, lora):
+    start = lora.save(tmp_path / "start.safetensors")
+    assert_refused(run("convert", start, tmp_path), "got a folder")
+    assert_refused(run("convert", start, tmp_path / "y.safetensors", "--format", "peft"), "expected a folder")
+    assert_refused(run("convert", start, tmp_path / "no" / "y.safetensors"), "does not exist")
+    assert_refused(run("convert", start, tmp_path / "y.safetensors", "--device", "tpu"), "expected device cpu")
+    assert list(tmp_path.iterdir()) == [start]

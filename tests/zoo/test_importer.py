@@ -1,0 +1,232 @@
+"""A folder of other people's LoRAs becomes a zoo: the good ones, once each, of one rank; the rest with the reason."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lorasynth.cli.app import app
+from lorasynth.errors import UsageError, ZooError
+from lorasynth.lora.factors import LoRA, delta_W_relative_error
+from lorasynth.lora.layout import Layout, Module
+from lorasynth.zoo import Zoo
+from lorasynth.zoo.importer import bring_to, candidates_of, import_zoo
+from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number, split_of_person
+from lorasynth.zoo.sketch import Sketcher
+
+NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in ("to_q", "to_v")]
+
+
+def layout(rank):
+    return Layout(base="sd15", modules=tuple(Module(name=n, in_features=12, out_features=10, rank=rank) for n in NAMES))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six LoRAs of three formats and two ranks, each with an embedding beside it; and four that are no good."""
+    where = tmp_path / "loras"
+    (where / "deep").mkdir(parents=True)
+    for i, (name, fmt, rank) in enumerate(
+        [
+            ("a", "kohya", 2),
+            ("b", "diffusers", 2),
+            ("deep/c", "peft", 2),
+            ("d", "kohya", 4),
+            ("e", "diffusers", 1),
+            ("f", "kohya", 2),
+        ]
+    ):
+        LoRA.random(layout(rank), seed=i, std=0.1).save(where / (name if fmt == "peft" else f"{name}.safetensors"), fmt)
+        np.save(where / f"{name}.npy", np.random.default_rng(i).normal(size=8))
+    (where / "bad.safetensors").write_bytes(b"not a LoRA")
+    LoRA.random(layout(2), seed=9).save(where / "faceless.safetensors")
+    zero = LoRA(layout(2), torch.zeros(layout(2).num_parameters))
+    zero.save(where / "zero.safetensors")
+    np.save(where / "zero.npy", np.ones(8))
+    return where
+
+
+def run(folder, out, rank=2, **options):
+    entries = pair_by_name(find_loras([folder]))
+    candidates = candidates_of(entries, layout(rank))
+    return import_zoo(candidates, out, layout(rank), licence="CC0", report=lambda _: None, **options)
+
+
+def test_good_ones_come_in_and_bad_ones_are_named(folder, tmp_path):
+    zoo, outcomes = run(folder, tmp_path / "zoo")
+    assert len(zoo) == 6
+    assert zoo.verify() == []
+    refused = {o.file.rpartition("/")[2]: o.reason for o in outcomes if o.outcome == "refused"}
+    assert set(refused) == {"bad.safetensors", "faceless.safetensors", "zero.safetensors"}
+    assert "expected an embedding or a photo beside it" in refused["faceless.safetensors"]
+    assert "zero everywhere" in refused["zero.safetensors"]
+    lines = [json.loads(line) for line in (tmp_path / "zoo" / "import.jsonl").read_text().splitlines()]
+    assert {line["outcome"] for line in lines} == {"imported", "refused"}
+    assert {item.licence for item in zoo.items} == {"CC0"}
+
+
+@pytest.mark.parametrize(("rank", "exact"), [(4, True), (2, False)])
+def test_every_update_is_kept_as_well_as_the_rank_allows(folder, tmp_path, rank, exact):
+    zoo, _ = run(folder, tmp_path / "zoo", rank)
+    d = next(item for item in zoo.items if item.person == person_number("d"))
+    (stored,) = [vector for id, vector, _ in zoo.rows(d.shard) if id == d.id]
+    original, target = LoRA.load(folder / "d.safetensors"), LoRA(layout(rank), stored)
+    lost = sum((original.delta_W(n) - target.delta_W(n)).square().sum() for n in NAMES)
+    error = (lost / sum(original.delta_W(n).square().sum() for n in NAMES)).sqrt().item()
+    assert error == pytest.approx(d.relative_error, abs=2e-3)  # stored in float16
+    assert (d.relative_error == 0) == exact
+    # The nearest update of that rank is the SVD's.
+    best = sum(torch.linalg.svdvals(original.delta_W(n))[rank:].square().sum() for n in NAMES)
+    assert lost.item() == pytest.approx(best.item(), abs=1e-3)
+
+
+def test_a_lower_rank_is_filled_with_nothing():
+    small = LoRA.random(layout(1), seed=0)
+    vector, error = bring_to(small, layout(3))
+    assert error == 0
+    assert LoRA(layout(3), vector).delta_W(NAMES[0]).allclose(small.delta_W(NAMES[0]))
+
+
+def test_one_update_in_another_gauge_or_file_counts_once(folder, tmp_path):
+    lora = LoRA.load(folder / "a.safetensors")
+    factors = {n: (3 * A, B / 3) for n, (A, B) in lora.layout.split(lora.vector[None]).items()}
+    LoRA(lora.layout, lora.layout.join(factors)[0]).save(folder / "twin.safetensors", dtype=torch.float16)
+    np.save(folder / "twin.npy", np.ones(8))
+    (folder / "copy.safetensors").write_bytes((folder / "b.safetensors").read_bytes())
+    zoo, outcomes = run(folder, tmp_path / "zoo")
+    assert len(zoo) == 6
+    said = {o.file.rpartition("/")[2]: o for o in outcomes}
+    assert said["twin.safetensors"].outcome == "duplicate"
+    assert said["twin.safetensors"].id == said["a.safetensors"].id
+    assert {said["b.safetensors"].outcome, said["copy.safetensors"].outcome} == {"imported", "present"}
+
+
+def test_two_trainings_of_one_person_are_two():
+    """Sketches of updates that differ by 1 % are apart; of one update in another gauge and in float16 they are one."""
+    a = LoRA.random(layout(2), seed=0)
+    near = LoRA(
+        a.layout, a.vector * (1 + 0.01 * torch.randn(a.vector.shape, generator=torch.Generator().manual_seed(1)))
+    )
+    s = Sketcher(a.layout)(torch.stack([a.vector, near.vector, a.vector.half().float()]))
+    distance = (s - s[0]).norm(dim=1) / s[0].norm()
+    assert distance[1] > 4e-3 > 2e-3 > distance[2]
+
+
+def test_a_sketch_estimates_the_distance_of_updates():
+    torch.manual_seed(0)
+    x, y = (LoRA.random(layout(2), seed=i).vector for i in (1, 2))
+    s = Sketcher(layout(2), width=4096)(torch.stack([x, y]))
+    true = delta_W_relative_error(layout(2), x[None], y[None]).item()
+    assert ((s[0] - s[1]).norm() / s[0].norm()).item() ** 2 == pytest.approx(true, rel=0.1)
+
+
+def test_the_same_call_again_goes_on(folder, tmp_path):
+    entries = candidates_of(pair_by_name(find_loras([folder])), layout(2))
+    out, options = tmp_path / "zoo", {"licence": "CC0", "shard_size": 2, "report": lambda _: None}
+    first, _ = import_zoo(entries[:4], out, layout(2), **options)
+    zoo, outcomes = import_zoo(entries, out, layout(2), **options)
+    assert len(first) < len(zoo) == 6
+    assert zoo.items[: len(first)] == first.items
+    assert sum(o.outcome == "present" for o in outcomes) == len(first)
+    again, outcomes = import_zoo(entries, out, layout(2), **options)
+    assert again.items == zoo.items
+    assert not any(o.outcome == "imported" for o in outcomes)
+    whole, _ = run(folder, tmp_path / "whole")
+    for split in {i.split for i in whole.items}:
+        assert whole.load(split)[0] == zoo.load(split)[0]
+        assert torch.equal(whole.load(split)[1], zoo.load(split)[1])
+
+
+def test_people_are_split_not_rows(folder, tmp_path):
+    table = folder / "people.csv"
+    table.write_text(
+        "file,person,face\n" + "".join(f"{n},ann,a.npy\n" for n in ("a.safetensors", "b.safetensors", "deep/c"))
+        + "".join(f"{n}.safetensors,bob,{n}.npy\n" for n in "def")
+    )  # fmt: skip
+    loras = [p for p in find_loras([folder]) if p.stem in "abcdef"]
+    candidates = candidates_of(pair_by_table(loras, table), layout(2))
+    zoo, _ = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
+    people = {item.person for item in zoo.items}
+    assert people == {person_number("ann"), person_number("bob")}
+    assert all(len({i.split for i in zoo.items if i.person == p}) == 1 for p in people)
+
+
+def test_parts_of_the_people_are_as_asked():
+    splits = [split_of_person(person_number(f"person {i}"), 0.1, 0.2) for i in range(20_000)]
+    assert splits.count("held_out") / 20_000 == pytest.approx(0.2, abs=0.02)
+    assert splits.count("validation") / 20_000 == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,person\na.safetensors,ann\n", "row 1: expected columns file, person, face, got no face"),
+        ("file,person,face\na.safetensors,ann,a.npy\na.safetensors,bob,a.npy\n", "row 2: expected each file once"),
+        ("file,person,face\na.safetensors,ann,a.npy\n", "expected a row for"),
+    ],
+)
+def test_a_table_that_does_not_say_enough_is_refused(folder, table, message):
+    (folder / "t.csv").write_text(table)
+    with pytest.raises(UsageError, match=message):
+        pair_by_table(find_loras([folder]), folder / "t.csv")
+
+
+def test_another_base_other_modules_and_other_faces_are_refused(folder, tmp_path):
+    np.save(folder / "b.npy", np.ones(5))
+    np.save(folder / "d.npy", np.full(8, np.nan))
+    other = Layout(base="sd15", modules=(Module(name=NAMES[0], in_features=12, out_features=10, rank=2),))
+    LoRA.random(other, seed=7).save(folder / "e.safetensors", force=True)
+    sdxl = Layout(base="sdxl", modules=layout(2).modules)
+    LoRA.random(sdxl, seed=8).save(folder / "f.safetensors", force=True)
+    zoo, outcomes = run(folder, tmp_path / "zoo")
+    reasons = {o.file.rpartition("/")[2]: o.reason for o in outcomes if o.outcome == "refused"}
+    assert "expected an embedding of 8 numbers as the others, got 5" in reasons["b.safetensors"]
+    assert "expected an embedding with a direction" in reasons["d.safetensors"]
+    assert "expected the 2 modules of layout 'sd15', got 1" in reasons["e.safetensors"]
+    assert "to_v is missing" in reasons["e.safetensors"]
+    assert "expected a LoRA for 'sd15', got one for 'sdxl'" in reasons["f.safetensors"]
+    assert len(zoo) == 2
+
+
+def test_nothing_usable_is_an_error_and_an_imported_zoo_has_no_initialisation(folder, tmp_path):
+    bad = candidates_of(pair_by_name([folder / "bad.safetensors"]), layout(2))
+    with pytest.raises(ZooError, match=r"got none that can be used; the first: .*bad"):
+        import_zoo(bad, tmp_path / "no", layout(2), licence="x")
+    zoo, _ = run(folder, tmp_path / "zoo")
+    with pytest.raises(ZooError, match="use a recipe with gauge 'procrustes'"):
+        zoo.init()
+    with pytest.raises(UsageError, match="got nothing there"):
+        find_loras([tmp_path / "nowhere"])
+
+
+def test_by_command_with_photos_of_the_world(tmp_path):
+    """The shipped world's own LoRAs and photos: two people, one of them with a photo that is none."""
+    from lorasynth.encoders.images import to_image
+    from lorasynth.files import write_png
+    from lorasynth.worlds.world import get_world
+
+    world = get_world("portraits")
+    for i in range(3):
+        LoRA.random(world.layout(1), seed=i).save(tmp_path / f"{i}.safetensors")
+        write_png(tmp_path / f"{i}.png", to_image(world.draw([i], [0], 64)[0]))
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    arguments = [
+        "zoo",
+        "import",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "zoo"),
+        "--layout",
+        "portraits",
+        "--licence",
+        "CC0",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--encoder", "portraits", "--json", str(tmp_path / "r.json")])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["imported"], record["refused"], record["largest_relative_error"]) == (2, 1, 0.0)
+    zoo = Zoo.open(tmp_path / "zoo")
+    embeddings = {item.person: row[2][0] for item in zoo.items for row in zoo.rows(item.shard) if row[0] == item.id}
+    assert (embeddings[0] @ world.embeddings([0], 1)[0, 0]).item() > 0.99

@@ -1,0 +1,126 @@
+"""weights2weights' release, in its exact file format: read row by row, its pickle unopened."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lorasynth.cli.app import app
+from lorasynth.errors import UsageError, ZooError
+from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout
+from lorasynth.zoo import Zoo
+from lorasynth.zoo.w2w import candidates_of, open_rows
+
+ROWS = 7
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """Seven LoRAs as `torch.save` writes a matrix, a table of five people, and embeddings."""
+    folder = tmp_path_factory.mktemp("w2w")
+    matrix = 0.02 * torch.randn(ROWS, 99_648, generator=torch.Generator().manual_seed(0))
+    torch.save(matrix, folder / "all_weights.pt")
+    np.save(folder / "faces.npy", np.random.default_rng(0).normal(size=(ROWS, 16)).astype(np.float32))
+    (folder / "people.csv").write_text("row,person\n" + "".join(f"{n},{n % 5}\n" for n in range(ROWS)))
+    return folder, matrix
+
+
+def test_rows_are_read_where_they_lie(release):
+    folder, matrix = release
+    rows = open_rows(folder / "all_weights.pt", 99_648)
+    assert len(rows) == ROWS
+    assert all(torch.equal(rows[n], matrix[n]) for n in (0, 3, ROWS - 1))
+
+
+def test_a_zoo_of_it_holds_the_updates_that_were_applied(release, tmp_path):
+    folder, matrix = release
+    arguments = ["zoo", "import", "--w2w", str(folder), "--table", str(folder / "people.csv"), "--licence", "w2w"]
+    arguments += [
+        "--embeddings",
+        str(folder / "faces.npy"),
+        "--out",
+        str(tmp_path / "zoo"),
+        "--json",
+        str(tmp_path / "r"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "r").read_text())["imported"] == ROWS
+    zoo = Zoo.open(tmp_path / "zoo")
+    assert zoo.layout == Layout.preset("sd15-w2w", 1)
+    assert {item.person for item in zoo.items} == set(range(5))
+    stored = {id: vector for id, vector, _ in zoo.rows("shard-00000")}["w2w-000004"]
+    name = zoo.layout.modules[5].name
+    raw = LoRA(zoo.layout, matrix[4])
+    assert LoRA(zoo.layout, stored).delta_W(name).allclose(27 * raw.delta_W(name), rtol=5e-3, atol=1e-5)
+
+
+def test_the_same_row_twice_counts_once_and_a_diverged_one_is_refused(release, tmp_path):
+    folder, matrix = release
+    changed = matrix.clone()
+    changed[2], changed[5, 17] = matrix[1], torch.nan
+    other = tmp_path / "w2w"
+    other.mkdir()
+    torch.save(changed, other / "all_weights.pt")
+    from lorasynth.zoo.importer import import_zoo
+
+    candidates, layout = candidates_of(other, folder / "people.csv", folder / "faces.npy")
+    zoo, outcomes = import_zoo(candidates, tmp_path / "zoo", layout, licence="w2w", report=lambda _: None)
+    assert [o.outcome for o in outcomes] == [
+        "imported", "imported", "duplicate", "imported", "imported", "refused", "imported"
+    ]  # fmt: skip
+    assert len(zoo) == ROWS - 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: torch.save(torch.zeros(5, 99_647), p), "expected uncompressed float32 rows of 99648 numbers"),
+        (lambda p: torch.save([torch.zeros(1, 99_648), torch.zeros(1)], p), "expected one tensor"),
+        (lambda p: p.write_bytes(b"no zip"), "a PyTorch zip, got File is not a zip file"),
+        (lambda p: torch.save(torch.zeros(1), p, _use_new_zipfile_serialization=False), "a PyTorch zip"),
+        (lambda p: None, "No such file"),
+    ],
+)
+def test_what_is_not_the_matrix_is_refused(tmp_path, make, message):
+    make(tmp_path / "all_weights.pt")
+    with pytest.raises(ZooError, match=message):
+        open_rows(tmp_path / "all_weights.pt", 99_648)
+
+
+def test_a_compressed_one_is_refused(release, tmp_path):
+    folder, _ = release
+    with (
+        zipfile.ZipFile(folder / "all_weights.pt") as old,
+        zipfile.ZipFile(tmp_path / "z", "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    with pytest.raises(ZooError, match="expected uncompressed"):
+        open_rows(tmp_path / "z", 99_648)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("row,person\n7,ann\n", "0 to 6, got 7"),
+        ("row,person\n1,ann\n1,bob\n", "got row 1 again"),
+        ("row\n1\n", "no person"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(release, tmp_path, table, message):
+    folder, _ = release
+    (tmp_path / "t.csv").write_text(table)
+    with pytest.raises(UsageError, match=message):
+        candidates_of(folder, tmp_path / "t.csv", folder / "faces.npy")
+
+
+def test_embeddings_of_others_are_refused(release, tmp_path):
+    folder, _ = release
+    np.save(tmp_path / "faces.npy", np.ones((ROWS - 1, 16)))
+    with pytest.raises(UsageError, match=r"expected \(7, D\), a row for each LoRA, got \(6, 16\)"):
+        candidates_of(folder, folder / "people.csv", tmp_path / "faces.npy")
