@@ -5,10 +5,14 @@
     ├── OutputExistsError        the output is there already and --force was not given
     ├── ConsentError             nobody said that the person in the photo agreed
     ├── PhotoError               a photo cannot be used
-    │   └── OutsideWorldError    a photo is not of the kind that the model was made for
+    │   ├── OutsideWorldError    a photo is not of the kind that the model was made for
+    │   └── FaceError            a photo's face cannot be used
+    │       ├── NoFaceError      there is none
+    │       ├── SeveralFacesError  there are several, and nobody said which
+    │       └── SmallFaceError   it has too few pixels
     ├── LoRAFileError            a LoRA file cannot be trusted
     ├── LayoutError              a LoRA or a model does not have the modules that are expected
-    ├── ModelError               a synthesizer's or a world's folder cannot be used
+    ├── ModelError               a synthesizer's or a world's folder, or a face model's file, cannot be used
     ├── ZooError                 a zoo's folder or its items cannot be used
     ├── CheckpointError          a run cannot be resumed from what is on disk
     └── MissingExtraError        an optional dependency is not installed
@@ -53,6 +57,30 @@ class OutsideWorldError(PhotoError):
     code = "outside-world"
 
 
+class FaceError(PhotoError):
+    """A photo's face cannot be used."""
+
+    code = "face"
+
+
+class NoFaceError(FaceError):
+    """A photo shows no face."""
+
+    code = "no-face"
+
+
+class SeveralFacesError(FaceError):
+    """A photo shows several faces, and nobody said which one is meant."""
+
+    code = "several-faces"
+
+
+class SmallFaceError(FaceError):
+    """A photo's face has too few pixels."""
+
+    code = "small-face"
+
+
 class LoRAFileError(LorasynthError):
     """A LoRA file cannot be trusted."""
 
@@ -66,7 +94,7 @@ class LayoutError(LorasynthError):
 
 
 class ModelError(LorasynthError):
-    """A synthesizer's or a world's folder cannot be used."""
+    """A synthesizer's or a world's folder, or a face model's file, cannot be used."""
 
     code = "model"
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lorasynth.encoders import Encoder, pool
+from lorasynth.encoders import Encoder, Reading, outliers, pool, pool_readings
 from lorasynth.errors import PhotoError
 
 
@@ -36,7 +36,7 @@ def test_no_photo_is_an_error():
 def test_an_embedding_that_is_not_finite_is_named(value):
     embeddings = unit(3)
     embeddings[1, 2] = value
-    with pytest.raises(PhotoError, match="photo 1 is not finite"):
+    with pytest.raises(PhotoError, match="photo 2 of 3 is not finite"):
         pool(embeddings)
 
 
@@ -55,3 +55,32 @@ def test_any_class_with_the_four_members_is_an_encoder():
 
     assert isinstance(Constant(), Encoder)
     assert not isinstance(object(), Encoder)
+
+
+def test_outliers_are_those_that_do_not_look_like_the_others():
+    person = F.normalize(torch.tensor([[1.0, 0.1, 0], [1, -0.1, 0], [0, 0, 1], [1, 0, 0.1]]), dim=1)
+    ((index, cosine),) = outliers(person)
+    assert index == 2
+    assert cosine == pytest.approx(float(person[2] @ F.normalize(person[[0, 1, 3]].sum(0), dim=0)))
+    assert outliers(person[[0, 1, 3]]) == []
+
+
+def test_of_two_photos_that_disagree_both_are_named_and_one_alone_never_is():
+    assert [index for index, _ in outliers(torch.eye(2))] == [0, 1]
+    assert outliers(torch.eye(2)[:1]) == []
+    assert outliers(torch.tensor([[1.0, 0], [-1, 0], [0, 1]]))  # the others cancel each other out
+
+
+def test_one_reading_is_pooled_to_itself_and_several_to_their_mean_with_their_numbers():
+    one = Reading(embedding=torch.tensor([1.0, 0]), quality=0.5, notes=("cropped",), warnings=("blurred",))
+    other = Reading(embedding=torch.tensor([0.8, 0.6]), quality=None)
+    alone = pool_readings([one])
+    assert (alone.quality, alone.notes, alone.warnings) == (0.5, ("cropped",), ("blurred",))
+    both = pool_readings([other, one])
+    torch.testing.assert_close(both.embedding, pool(torch.stack([one.embedding, other.embedding])))
+    assert (both.quality, both.notes, both.warnings) == (0.5, ("photo 2 of 2: cropped",), ("photo 2 of 2: blurred",))
+
+
+def test_no_reading_is_an_error():
+    with pytest.raises(PhotoError, match="at least one photo to pool, got none"):
+        pool_readings([])

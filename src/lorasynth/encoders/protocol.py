@@ -1,11 +1,15 @@
 """What every encoder promises: photos of one person in, unit vectors out. Several photos become one vector by `pool`.
 
+An encoder that measures what it is given says so in a `Reading` a photo; several become one by `pool_readings`.
+
 Shapes: B photos, D embedding.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
@@ -15,6 +19,18 @@ from lorasynth.errors import PhotoError
 
 MIN_AGREEMENT = 1e-3
 """Smallest norm of a mean of unit vectors that still has a direction to speak of."""
+SAME_PERSON = 0.3
+"""Cosine to the other photos' mean below which a photo may show somebody else; a rule of thumb for ArcFace embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What an encoder made of one photo, or of several of one person."""
+
+    embedding: Float[Tensor, " D"]
+    quality: float | None  # 0 to 1, to sort photos by; None where it was not measured
+    notes: tuple[str, ...] = ()  # what was done to the photo, beyond the usual
+    warnings: tuple[str, ...] = ()  # why the embedding may be worse than others
 
 
 @runtime_checkable
@@ -45,6 +61,19 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class ReadingEncoder(Encoder, Protocol):
+    """An encoder that also says how good each photo was, and what was done to it."""
+
+    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
+        """Embed photos as `embed` does, with a report on each.
+
+        Raises:
+            PhotoError: a photo is not one that it can embed.
+        """
+        ...
+
+
 def pool(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " D"]:
     """One condition vector from several photos of one person: the mean of their embeddings, brought back to unit norm.
 
@@ -61,7 +90,8 @@ def pool(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " D"]:
         raise PhotoError("expected at least one photo to pool, got none")
     finite = embeddings.isfinite().all(dim=1)
     if not bool(finite.all()):
-        raise PhotoError(f"the embedding of photo {int((~finite).nonzero()[0])} is not finite; leave that photo out")
+        number = int((~finite).nonzero()[0]) + 1
+        raise PhotoError(f"the embedding of photo {number} of {len(embeddings)} is not finite; leave that photo out")
     mean = embeddings.mean(dim=0)
     norm = float(mean.norm())
     if norm < MIN_AGREEMENT:
@@ -70,3 +100,46 @@ def pool(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " D"]:
             "give photos of the same person"
         )
     return F.normalize(mean, dim=0)
+
+
+def outliers(embeddings: Float[Tensor, "B D"], least: float = SAME_PERSON) -> list[tuple[int, float]]:
+    """The photos that do not look like the others: index (from 0), and cosine to the mean of the others.
+
+    Of two photos that disagree both are named: nothing says which of them is the person.
+
+    Args:
+        embeddings: unit rows, one for each photo.
+        least: smallest cosine that passes.
+    """
+    if len(embeddings) < 2:
+        return []
+    others = F.normalize(embeddings.sum(dim=0) - embeddings, dim=1)
+    cosines = (embeddings * others).sum(dim=1).tolist()
+    return [(index, cosine) for index, cosine in enumerate(cosines) if cosine < least]
+
+
+def pool_readings(readings: Sequence[Reading]) -> Reading:
+    """One reading from several photos of one person: `pool` of the embeddings, the mean quality, and each photo's words.
+
+    Outliers are named in the warnings and stay in the mean: to leave a photo out is the user's to decide.
+
+    Raises:
+        PhotoError: there is no photo, an embedding is not finite, or they cancel each other out.
+    """
+    if not readings:
+        raise PhotoError("expected at least one photo to pool, got none")
+    embeddings = torch.stack([reading.embedding for reading in readings])
+    pooled, count = pool(embeddings), len(readings)
+    qualities = [reading.quality for reading in readings if reading.quality is not None]
+    notes = [_numbered(i, count, note) for i, reading in enumerate(readings) for note in reading.notes]
+    warnings = [_numbered(i, count, warning) for i, reading in enumerate(readings) for warning in reading.warnings]
+    for index, cosine in outliers(embeddings):
+        warnings.append(
+            _numbered(index, count, f"may show somebody else: cosine {cosine:.2f} to the mean of the others")
+        )
+    quality = sum(qualities) / len(qualities) if qualities else None
+    return Reading(embedding=pooled, quality=quality, notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _numbered(index: int, count: int, words: str) -> str:
+    return f"photo {index + 1} of {count}: {words}" if count > 1 else words
