@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test check format bench reproduce clean
+.PHONY: setup demo test check fuzz format bench reproduce clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ check: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2 -m "not integration and not slow" tests
+
+fuzz: setup
+	LORASYNTH_FUZZ=100000 $(BIN)/python -m pytest -s --timeout 0 tests/lora/test_fuzz.py
 
 format: setup
 	$(BIN)/ruff format src tests benchmarks

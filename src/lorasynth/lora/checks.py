@@ -107,6 +107,11 @@ def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[F
             _check_module(name, half)
         except FaultyFileError as error:
             faults.append(error.fault)
+    if double := [key for key, tensor in tensors.items() if tensor.dtype == torch.float64]:
+        got, fix = f"F64 in {len(double)} tensors, read as F32", "save it as F16"
+        faults.append(
+            Fault(code="double", key=double[0], expected="F16, BF16 or F32", actual=got, fix=fix, fatal=False)
+        )
     base = detect_base(halves)
     if base in ("flux", "sd3"):
         what = {"flux": "FLUX", "sd3": "Stable Diffusion 3"}[base]

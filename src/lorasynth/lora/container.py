@@ -27,7 +27,11 @@ _AGAIN = "the file is damaged; get it again"
 _OTHER_KINDS = (
     (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
     (rb"PK\x03\x04", "a zip, perhaps a PyTorch checkpoint", "pickles are never opened; get a .safetensors file"),
-    (rb"\x80[\x02-\x05]|\(dp|\(lp", "a Python pickle", "pickles are never opened; get a .safetensors file"),
+    (
+        rb"\x80[\x02-\x05]|\([dl]p|[}\])]q\x00|c[\w.]+\n\w+\n",
+        "a Python pickle",
+        "pickles are never opened; get a .safetensors file",
+    ),
     (rb"\s*<[ -~\s]{6}", "HTML, a failed download perhaps", "get the file again"),
     (rb"\s*[{\[][ -~\s]{6}", "JSON, perhaps the index of a sharded model", "name a single .safetensors file"),
     (rb"GGUF", "a GGUF file", "get the LoRA as .safetensors"),
@@ -48,13 +52,22 @@ def read_bytes(path: Path, max_file_mb: int = MAX_FILE_MB) -> bytes:
             _require_regular(before, max_file_mb)
             content = file.read(before.st_size + 1)
             after = os.fstat(file.fileno())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
         raise refuse("not-found", "file", "a LoRA file", "nothing there", "check the path") from None
     except OSError as error:
-        raise refuse("unreadable", "file", "a readable file", f"{error.strerror}", "check path and rights") from None
+        got = f"{error.strerror}{_owner_and_mode(path)}"
+        raise refuse("unreadable", "file", "a readable file", got, "check path and rights") from None
     if len(content) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
         raise refuse("changed", "file", "a file at rest", "one that changed while it was read", "wait for its writer")
     return content
+
+
+def _owner_and_mode(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f" (owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):03o})"
 
 
 def _require_regular(status: os.stat_result, max_file_mb: int) -> None:
@@ -91,6 +104,10 @@ def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, s
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise refuse("bad-metadata", f"__metadata__.{key}", "text", type(value).__name__, "write the file again")
+        if re.search("[\\ud800-\\udfff]", key + value):
+            raise refuse(
+                "bad-metadata", f"__metadata__.{key}", "Unicode", "half a surrogate pair", "write the file again"
+            )
     if not header:
         raise refuse("no-tensors", "header", "tensors", "none", "the file is empty of weights; get it again")
     if len(header) > MAX_KEYS:

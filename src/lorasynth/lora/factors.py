@@ -191,6 +191,7 @@ class LoRA:
             LoRAFileError: the file cannot be trusted.
             LayoutError: it is not of ``layout``.
         """
+        from lorasynth.lora.faults import shown
         from lorasynth.lora.gate import read_lora
 
         pairs, metadata, inspection = read_lora(path)
@@ -201,8 +202,9 @@ class LoRA:
             more = f" (and {len(differences) - 3} more differences)" if len(differences) > 3 else ""
             made_for = f", perhaps {inspection.base}" if inspection.base not in ("", layout.base) else ""
             raise LayoutError(
-                f"{path}: expected the {len(layout.modules)} modules of layout {layout.base!r}, got {len(found.modules)} of "
-                f"another{made_for}: {'; '.join(differences[:3])}{more}. Use a LoRA made for this base model"
+                f"{shown(path)}: expected the {len(layout.modules)} modules of layout {layout.base!r}, got "
+                f"{len(found.modules)} of another{made_for}: {'; '.join(differences[:3])}{more}. Use a LoRA made for this "
+                "base model"
             )
         vector = found.join({name: (A[None], B[None]) for name, (A, B) in pairs.items()})[0]
         return cls(found, vector, metadata)

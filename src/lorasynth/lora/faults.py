@@ -39,7 +39,7 @@ class FaultyFileError(LoRAFileError):
 
     def __init__(self, fault: Fault, path: str | Path | None = None, more: int = 0):
         rest = f" ({more} more: `lorasynth inspect` lists them)" if more else ""
-        super().__init__(f"{f'{path}: ' if path else ''}{fault}{rest}")
+        super().__init__(f"{f'{shown(path)}: ' if path else ''}{fault}{rest}")
         self.fault, self.code = fault, fault.code
 
 
@@ -47,6 +47,11 @@ def printable(text: str, limit: int = 200) -> str:
     """``text`` on one line without control characters, cut after ``limit``."""
     safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return safe if len(text) <= limit else safe[:limit] + "…"
+
+
+def shown(path: str | Path) -> str:
+    """A file's name as a message may hold it: names can have line ends and escapes in them too."""
+    return printable(str(path), limit=4_096)
 
 
 def refuse(code: str, key: str, expected: str, actual: str, fix: str) -> FaultyFileError:

@@ -5,17 +5,22 @@ Loaders of the field fill missing halves with random numbers, skip what does not
 error that names the file, the key, what was expected and what came.
 """
 
-from dataclasses import asdict, dataclass, field
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from lorasynth.lora.checks import Halves, check_content, detect_base, detect_format
-from lorasynth.lora.container import MAX_FILE_MB, parse_header, read_bytes
-from lorasynth.lora.faults import Fault, FaultyFileError, refuse
+from lorasynth.lora.container import MAX_FILE_MB, MAX_HEADER_BYTES, parse_header, read_bytes
+from lorasynth.lora.faults import Fault, FaultyFileError, printable, refuse, shown
 from lorasynth.lora.formats import READERS
 from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME
 from lorasynth.lora.formats.scaling import Pairs
@@ -31,6 +36,7 @@ class Inspection:
         format: "kohya", "diffusers", "peft" or "unknown".
         base: by its metadata or, failing that, by its shapes: "sd15", "sd2", "sdxl", "flux", "sd3"; "" if unknown.
         rank: of all modules, or the different ranks there are.
+        alphas: the different alphas among its tensors; empty if there are none, and alpha is the rank or stands in the metadata.
         num_modules: how many layers it adapts.
         modules: their names.
         norm: Frobenius norm of all weight updates together; None where it cannot be said.
@@ -42,6 +48,7 @@ class Inspection:
     format: str = "unknown"
     base: str = ""
     rank: int | list[int] | None = None
+    alphas: list[float] = field(default_factory=list)
     num_modules: int = 0
     modules: list[str] = field(default_factory=list)
     norm: float | None = None
@@ -54,8 +61,9 @@ class Inspection:
         return not any(fault.fatal for fault in self.faults)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values, safe to print: what the file says of itself comes without control characters."""
+        metadata = {printable(k, MAX_HEADER_BYTES): printable(v, MAX_HEADER_BYTES) for k, v in self.metadata.items()}
+        return {**asdict(self), "path": shown(self.path), "metadata": metadata}
 
 
 def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -101,6 +109,24 @@ def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> tuple[Pair
     return pairs, _require_ok(inspection).metadata, inspection
 
 
+def read_lora_bytes(
+    content: bytes, name: str = "bytes", *, adapter_config: str | None = None
+) -> tuple[Pairs, dict[str, str], Inspection]:
+    """`read_lora` for a file that is in memory, an upload perhaps.
+
+    Args:
+        content: the file's bytes.
+        name: what to call it in messages.
+        adapter_config: the text of adapter_config.json, if the bytes are PEFT's weights.
+
+    Raises:
+        LoRAFileError: as `read_lora`.
+    """
+    extra = {} if adapter_config is None else {CONFIG_KEY: adapter_config}
+    _, pairs, inspection = _examine(name, lambda: (content, extra))
+    return pairs, _require_ok(inspection).metadata, inspection
+
+
 def _require_ok(inspection: Inspection) -> Inspection:
     fatal = [fault for fault in inspection.faults if fault.fatal]
     if fatal:
@@ -109,14 +135,20 @@ def _require_ok(inspection: Inspection) -> Inspection:
 
 
 def _read(path: Path, max_file_mb: int) -> tuple[dict[str, Tensor], Pairs, Inspection]:
+    return _examine(str(path), lambda: _open(path, max_file_mb))
+
+
+def _examine(name: str, get: Callable[[], tuple[bytes, dict[str, str]]]) -> tuple[dict[str, Tensor], Pairs, Inspection]:
     """Everything at once: tensors, factors (empty if anything is fatal) and what was seen."""
-    seen: dict[str, Any] = {"path": str(path), "faults": []}
+    seen: dict[str, Any] = {"path": name, "faults": []}
     tensors: dict[str, Tensor] = {}
     pairs: Pairs = {}
     try:
-        content, extra = _open(path, max_file_mb)
+        content, extra = get()
         entries, seen["metadata"] = parse_header(content)
+        _check_base(seen["metadata"])
         decoded = _decode(content)
+        del content  # it is all in the tensors now
         tensors = {key: decoded[key] for key in entries}  # in the order of the file: the first fault is always the same
         seen["format"] = detect_format(list(tensors))
         halves, seen["faults"] = check_content(tensors)
@@ -125,7 +157,7 @@ def _read(path: Path, max_file_mb: int) -> tuple[dict[str, Tensor], Pairs, Inspe
             pairs = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})
             pairs = dict(sorted(pairs.items(), key=lambda item: natural_order(item[0])))
             seen.update(modules=list(pairs), norm=_norm(pairs))
-            seen["faults"] = [*seen["faults"], *_check_effect(pairs, seen)]
+            seen["faults"] = [*seen["faults"], *_check_effect(pairs, seen["norm"]), *_check_statements(pairs, seen)]
     except FaultyFileError as error:
         seen["faults"] = [*seen["faults"], error.fault]
     return tensors, pairs, Inspection(**seen)
@@ -133,18 +165,22 @@ def _read(path: Path, max_file_mb: int) -> tuple[dict[str, Tensor], Pairs, Inspe
 
 def _open(path: Path, max_file_mb: int) -> tuple[bytes, dict[str, str]]:
     """The weights' bytes, and adapter_config.json's text if the weights are PEFT's."""
-    if path.is_dir():
-        if (path / "adapter_model.bin").exists() and not (path / WEIGHTS_NAME).exists():
+    # NOTE: os.path's questions are answered "no" where pathlib's raise, as for a name too long or a folder one may not enter.
+    if os.path.isdir(path):
+        is_there = os.path.exists(path / WEIGHTS_NAME)
+        if os.path.exists(path / "adapter_model.bin") and not is_there:
             fix = "pickles are never opened; save the adapter as safetensors"
             raise refuse("other-kind", "adapter_model.bin", WEIGHTS_NAME, "a Python pickle", fix)
-        if not (path / WEIGHTS_NAME).exists():
+        if not is_there:
             fix = f"name a .safetensors file, or a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
             raise refuse("not-a-file", "file", "a LoRA file or a PEFT folder", "another folder", fix)
         path = path / WEIGHTS_NAME
     content, config, extra = read_bytes(path, max_file_mb), path.with_name(CONFIG_NAME), {}
-    if path.name == WEIGHTS_NAME and config.exists():
+    if path.name == WEIGHTS_NAME and os.path.exists(config):
         try:
             extra[CONFIG_KEY] = read_bytes(config, max_file_mb=1).decode()
+        except FaultyFileError as error:
+            raise FaultyFileError(replace(error.fault, key=CONFIG_NAME)) from None
         except UnicodeDecodeError as error:
             raise refuse("not-utf8", CONFIG_NAME, "UTF-8", f"another byte at {error.start}", "save it again") from None
     return content, extra
@@ -159,37 +195,75 @@ def _decode(content: bytes) -> dict[str, Tensor]:
 
 def _summary(halves: dict[str, Halves], metadata: dict[str, str]) -> dict[str, Any]:
     ranks = sorted({half.rank for half in halves.values() if half.rank is not None})
-    detected = detect_base(halves)
+    alphas = {float(half.alpha[1].item()) for half in halves.values() if half.alpha and half.alpha[1].numel() == 1}
     return {
-        "base": metadata.get("lorasynth.base") or detected,
+        "base": metadata.get("lorasynth.base") or detect_base(halves),
         "rank": ranks[0] if len(ranks) == 1 else (ranks or None),
+        "alphas": sorted(filter(math.isfinite, alphas)),
         "num_modules": len(halves),
         "modules": sorted(halves, key=natural_order),
     }
 
 
+def _check_base(metadata: dict[str, str]) -> None:
+    """The name of the base goes into messages and layouts."""
+    base = metadata.get("lorasynth.base", "")
+    if not base.isprintable() or len(base) > 200:
+        raise refuse("bad-metadata", "lorasynth.base", "a name of at most 200 characters", base, "write the file again")
+
+
 def _norm(pairs: Pairs) -> float:
-    """Frobenius norm of all B·A, from Gram matrices of rank size, in float64."""
-    total = sum(float(((B.double().T @ B.double()) * (A.double() @ A.double().T)).sum()) for A, B in pairs.values())
+    """Frobenius norm of all B·A, from Gram matrices of rank size, in float64.
+
+    Raises:
+        FaultyFileError: an update that F32 does not hold, be it by its scaling or by the product of its halves.
+    """
+    total = 0.0
+    for name, (A, B) in pairs.items():
+        sizes = float(A.abs().max()), float(B.abs().max())
+        if not len(A) * sizes[0] * sizes[1] <= torch.finfo(torch.float32).max:  # nor if that is no number
+            got = f"a product of numbers up to {sizes[0]:.3g} and {sizes[1]:.3g}"
+            raise refuse("too-large", name, "an update that fits F32", got, "check the training")
+        total += float(((B.double().T @ B.double()) * (A.double() @ A.double().T)).sum())
     return max(total, 0.0) ** 0.5
 
 
-def _check_effect(pairs: Pairs, seen: dict[str, Any]) -> list[Fault]:
-    """What is legal, but whoever uses the file should know."""
-    notes = []
-    if seen["norm"] == 0:
-        what = "zero everywhere: the file does nothing"
-        fix = "check the training"
-        notes.append(Fault(code="all-zero", key="*", expected="an update", actual=what, fix=fix, fatal=False))
-    for name, (A, B) in pairs.items():
-        if any(0 < float(part.abs().max()) < 6e-8 for part in (A, B)):
+def _note(code: str, key: str, expected: str, actual: str, fix: str) -> Fault:
+    """Legal, but whoever uses the file should know."""
+    return Fault(code=code, key=key, expected=expected, actual=actual, fix=fix, fatal=False)
+
+
+def _check_effect(pairs: Pairs, norm: float) -> list[Fault]:
+    """Updates that are zero, or that float16 changes."""
+    notes: list[Fault] = []
+    largest = {name: [float(part.abs().max()) for part in pair] for name, pair in pairs.items()}
+    zero = [name for name, sizes in largest.items() if min(sizes) == 0]
+    if norm == 0:
+        notes.append(
+            _note("all-zero", "*", "an update", "zero everywhere: the file does nothing", "check the training")
+        )
+    elif zero:
+        what = f"zero, as in {len(zero)} of {len(pairs)} modules"
+        notes.append(_note("zero-pair", zero[0], "an update", what, "check the training"))
+    for name, sizes in largest.items():
+        if any(0 < size < 6e-8 for size in sizes):
             what, fix = "all numbers below 6e-8, which vanish in float16", "scale lora_A up and lora_B down"
-            notes.append(Fault(code="vanishing", key=name, expected="larger ones", actual=what, fix=fix, fatal=False))
+            notes.append(_note("vanishing", name, "larger ones", what, fix))
+        if max(sizes) > 65_504:
+            what, fix = f"{max(sizes):.3g}, which float16 cannot hold", "check the training"
+            notes.append(_note("overflowing", name, "at most 65504", what, fix))
+    return notes
+
+
+def _check_statements(pairs: Pairs, seen: dict[str, Any]) -> list[Fault]:
+    """Where the header says otherwise than the tensors, which are what counts."""
+    notes, fix = [], "the file was changed since; check it"
+    ranks = {len(A) for A, _ in pairs.values()}
+    for key, found in (("ss_network_dim", ranks), ("ss_network_alpha", seen["alphas"] or ranks)):
+        stated = seen["metadata"].get(key, "")
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", stated) and set(found) != {float(stated)}:
+            notes.append(_note("stated", key, f"{sorted(found)}, as the tensors are", stated, fix))
     stated = seen["metadata"].get("lorasynth.layout")
     if stated and stated != Layout.from_factors(pairs, base=seen["base"]).hash:
-        what = f"modules of another than {stated}"
-        fix = "the file was changed since; check it"
-        notes.append(
-            Fault(code="layout", key="lorasynth.layout", expected="its layout", actual=what, fix=fix, fatal=False)
-        )
+        notes.append(_note("layout", "lorasynth.layout", "its layout", f"modules of another than {stated}", fix))
     return notes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lorasynth.lora.faults import refuse
+from lorasynth.lora.faults import FaultyFileError, refuse
 from lorasynth.lora.formats.diffusers import METADATA_KEY, named_factors
 from lorasynth.lora.formats.scaling import Pairs, check_alpha, pair, scaled
 
@@ -50,12 +50,10 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     Raises:
         FaultyFileError: an alpha that cannot be meant or without its tensors, or names that the converters do not know.
     """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
-    from diffusers.utils import convert_unet_state_dict_to_peft
-
     if METADATA_KEY in metadata:
         fix = "remove it from the header, diffusers refuses both"
-        raise refuse("two-scales", METADATA_KEY, "the scale in one place", "alphas and this", fix)
+        got = next((f"{key} too" for key in tensors if key.endswith(".alpha")), "it beside kohya's names")
+        raise refuse("two-scales", METADATA_KEY, "the scale in one place, kohya's alphas", got, fix)
     # Scales first, while names are the file's own: afterwards only names change.
     ready = {key: tensor for key, tensor in tensors.items() if not key.endswith(".alpha")}
     for key in tensors.keys() - ready.keys():
@@ -65,16 +63,36 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         alpha, rank = float(tensors[key]), len(ready[down])
         check_alpha(key, alpha, rank)
         ready[down], ready[up] = scaled(ready[down], ready[up], alpha / rank)
+    flat = _named_as_diffusers(ready)
+    if len(flat) != len(ready):
+        raise _same_module(ready)
+    return {name: scaled(A, B, 1.0) for name, (A, B) in pair(flat).items()}
+
+
+def _named_as_diffusers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of kohya's -> ``<module>.lora_A.weight`` and ``.lora_B.weight``, by diffusers' converters."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.utils import convert_unet_state_dict_to_peft
+
     # kohya's SDXL files use the original repository's block names, which need to know the blocks' depth: 2 in every SD UNet.
-    sgm_blocks = any("put_blocks_" in key or "middle_block_" in key for key in ready)
+    sgm_blocks = any("put_blocks_" in key or "middle_block_" in key for key in tensors)
     blocks = SimpleNamespace(layers_per_block=2) if sgm_blocks else None
     try:
-        named, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(ready), unet_config=blocks)
+        named, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(dict(tensors), unet_config=blocks)
     except (ValueError, KeyError, IndexError) as error:
         expected = "names of a Stable Diffusion UNet's modules"
-        raise refuse("unknown-key", next(iter(ready)), expected, f"{error}", "is it for another model?") from None
-    flat = convert_unet_state_dict_to_peft({key.removeprefix("unet."): t for key, t in named.items()})
-    if len(flat) != len(ready):
-        expected = f"{len(ready)} tensors with as many names in diffusers"
-        raise refuse("duplicate-module", "*", expected, f"{len(flat)}", "remove modules that are there under two names")
-    return {name: scaled(A, B, 1.0) for name, (A, B) in pair(flat).items()}
+        raise refuse("unknown-key", next(iter(tensors)), expected, f"{error}", "is it for another model?") from None
+    return convert_unet_state_dict_to_peft({key.removeprefix("unet."): t for key, t in named.items()})
+
+
+def _same_module(tensors: Mapping[str, Tensor]) -> FaultyFileError:
+    """The first two tensors that are one to diffusers: converted one module at a time, as together they are no longer two."""
+    found: dict[str, str] = {}
+    for key in (key for key in tensors if key.endswith(".lora_down.weight")):
+        up = key.replace(".lora_down.", ".lora_up.")
+        for name in _named_as_diffusers({key: tensors[key], up: tensors[up]}):
+            if found.setdefault(name, key) != key:
+                return refuse("duplicate-module", key, "each module once", f"{found[name]} too", "remove one")
+    fix = "is it for another model?"
+    expected = f"{len(tensors)} names that diffusers can tell apart"
+    return refuse("unknown-key", next(iter(tensors)), expected, "fewer", fix)

@@ -49,13 +49,17 @@ def fold(pairs: Pairs, config: Mapping[str, Any], where: str) -> Pairs:
         FaultyFileError: the configuration asks for something else than a plain LoRA, or does not fit the tensors.
     """
     _require_plain(config, where)
+    rank_of, alpha_of = (
+        _Numbers(config, "r", "rank_pattern", where),
+        _Numbers(config, "lora_alpha", "alpha_pattern", where),
+    )
     folded: Pairs = {}
     for name, (A, B) in pairs.items():
         rank = A.shape[0]
-        said = _number(config, "r", "rank_pattern", name, rank, where)
+        said = rank_of(name, rank)
         if said != rank:
             raise refuse("rank", f"{where} r of {name}", f"{rank}, as its tensors are", f"{said:g}", "get both anew")
-        alpha = _number(config, "lora_alpha", "alpha_pattern", name, rank, where)
+        alpha = alpha_of(name, rank)
         check_alpha(f"{where} lora_alpha of {name}", alpha, rank)
         folded[name] = scaled(A, B, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
     return folded
@@ -88,22 +92,31 @@ def _require_plain(config: Mapping[str, Any], where: str) -> None:
         raise refuse("kind", f"{where} peft_type", "LORA", f"{config['peft_type']}", "only LoRA is supported")
 
 
-def _number(config: Mapping[str, Any], default: str, field: str, name: str, rank: int, where: str) -> float:
-    """A module's number: of the first pattern that its name ends in, as PEFT matches them, or the default, or the rank.
+class _Numbers:
+    """A number for each module: of the first pattern that its name ends in, as PEFT matches them, or the default, or the rank.
 
     NOTE: PEFT takes patterns as regular expressions; from an untrusted file only literal names are taken, which is what everybody
-    writes, as an expression can be made to run for hours.
+    writes, as an expression can be made to run for hours. And a module looks up the endings of its name, as trying all patterns
+    of a header for all its modules can be made to run for minutes.
     """
-    patterns = config.get(field) or {}
-    if not isinstance(patterns, Mapping):
-        raise refuse("bad-metadata", f"{where} {field}", "an object", type(patterns).__name__, "write it again")
-    value, said_by = config.get(default, rank), default
-    for pattern, number in patterns.items():
-        if not _LITERAL.fullmatch(pattern):
-            raise refuse("bad-metadata", f"{where} {field}", "module names", f"{pattern}", "write out the names")
-        if name == pattern.removeprefix("^") or (pattern[0] != "^" and name.endswith("." + pattern)):
-            value, said_by = number, field
-            break
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refuse("bad-metadata", f"{where} {said_by} of {name}", "a number", f"{value!r}", "write it again")
-    return float(value)
+
+    def __init__(self, config: Mapping[str, Any], default: str, field: str, where: str):
+        patterns = config.get(field) or {}
+        if not isinstance(patterns, Mapping):
+            raise refuse("bad-metadata", f"{where} {field}", "an object", type(patterns).__name__, "write it again")
+        for pattern in patterns:
+            if not _LITERAL.fullmatch(pattern):
+                raise refuse("bad-metadata", f"{where} {field}", "module names", f"{pattern}", "write out the names")
+        self.config, self.default, self.field, self.where = config, default, field, where
+        self.found = {pattern: (i, number) for i, (pattern, number) in enumerate(patterns.items())}
+
+    def __call__(self, name: str, rank: int) -> float:
+        value, said_by = self.config.get(self.default, rank), self.default
+        endings = [name[i + 1 :] for i, letter in enumerate(name) if letter == "."]
+        matches = [self.found[ending] for ending in (f"^{name}", name, *endings) if ending in self.found]
+        if matches:
+            value, said_by = min(matches, key=lambda match: match[0])[1], self.field
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            key = f"{self.where} {said_by} of {name}"
+            raise refuse("bad-metadata", key, "a number", f"{value!r}", "write it again")
+        return float(value) if isinstance(value, float) or abs(value) < 2**63 else math.inf

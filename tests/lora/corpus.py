@@ -1,0 +1,295 @@
+"""The table of bad LoRA files, and of odd ones that are good: what each is, and what the gate must say of it.
+
+A row's number is that of a list of 92 known ways in which a LoRA file goes wrong; 0 marks what our own fuzzer and readings added.
+"""
+
+import os
+import pickle
+import pkgutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from .making import (
+    ALPHA,
+    ALPHA_K,
+    DOWN,
+    GOOD,
+    KEYS,
+    KOHYA_Q,
+    NEW_A,
+    SAME_K,
+    SGM_K,
+    UP,
+    UP_K,
+    WHOLE,
+    K,
+    Q,
+    a_zip,
+    adapter,
+    at,
+    both,
+    both_halves,
+    but,
+    entry,
+    evil,
+    kohya,
+    kohya_but,
+    linked,
+    new_style,
+    node,
+    numbers,
+    one,
+    pack,
+    peft,
+    peft_pipe,
+    renamed,
+    said,
+    spaced,
+    sparse,
+    spoiled,
+    subfolder,
+    twice,
+    two,
+    unpack,
+    with_key,
+    write,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file, as bytes or as a function that makes it in a folder, and what the gate must say of it."""
+
+    number: int
+    slug: str
+    code: str
+    key: str
+    says: list[str]
+    make: bytes | Callable[[Path], Path | bytes]
+
+    def write(self, folder):
+        made = self.make(folder) if callable(self.make) else self.make
+        return made if isinstance(made, Path) else write(folder, made)
+
+
+@dataclass(frozen=True)
+class Good:
+    """A file that is accepted, with the notes it gets, and its updates as multiples of those of `kohya`."""
+
+    number: int
+    slug: str
+    notes: list[str]
+    updates: dict[str, float]
+    make: bytes | Callable[[Path], Path | bytes]
+
+    write = Row.write
+
+
+CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
+TEXT_KEY = "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"
+FLUX, SD3 = "transformer.single_transformer_blocks.0.attn.to_q", "transformer.transformer_blocks.0.attn.to_q"
+
+# fmt: off
+CONTAINER = [
+    Row(1, "empty", "too-short", "file", ["at least 8 bytes", "0 bytes"], b""),
+    Row(2, "7-bytes", "too-short", "file", ["at least 8 bytes", "7 bytes"], b"1234567"),
+    Row(3, "header-beyond-file", "header-size", "header", ["at most 2 bytes", "500"], pack(b"{}", length=500)),
+    Row(4, "length-2^64-1", "header-size", "header", [str(2**64 - 1)], b"\xff" * 16),
+    Row(5, "length-0", "bad-header", "header", ["JSON"], pack(b"")),
+    Row(6, "lfs", "other-kind", "file", ["LFS", "git lfs pull"], b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    Row(7, "html", "other-kind", "file", ["HTML"], b"<!DOCTYPE html><html><body>404</body></html>"),
+    Row(7, "html-after-a-newline", "other-kind", "file", ["HTML"], b"\n<html><body>404</body></html>"),
+    Row(8, "zip", "other-kind", "file", ["zip", "never opened"], a_zip()),
+    *(Row(9, f"pickle-{p}", "other-kind", "file", ["pickle", "never opened"], pickle.dumps({"a": [1.0] * 100}, p))
+      for p in range(6)),
+    *(Row(9, f"pickled-list-{p}", "other-kind", "file", ["pickle"], pickle.dumps([1.0] * 100, p)) for p in range(6)),
+    Row(10, "cut-by-1", "truncated", KEYS[1], ["32 bytes", "31", "cut short"], GOOD[:-1]),
+    Row(11, "trailing", "trailing-bytes", "file", ["32 bytes", "3 bytes more"], GOOD + b"PK\x03"),
+    Row(11, "polyglot", "trailing-bytes", "file", ["32 bytes", "bytes more"], GOOD + a_zip()),
+    Row(12, "overlap", "overlap", KEYS[1], ["from byte 16", f"8, inside {KEYS[0]}"], two(entry(0, 16), entry(8, 24))),
+    Row(13, "hole", "hole", KEYS[1], ["from byte 16", "24"], two(entry(0, 16), entry(24, 40), b"\0" * 40)),
+    Row(13, "hole-first", "hole", KEYS[0], ["from byte 0", "8"], pack({KEYS[0]: entry(8, 24)}, b"\0" * 24)),
+    Row(14, "begin-after-end", "bad-offsets", KEYS[0], ["16 > 0"], two(entry(16, 0), entry(16, 32))),
+    Row(15, "negative-offset", "bad-offsets", f"{KEYS[0]} data_offsets", ["-16"], two(entry(-16, 0), entry(0, 16))),
+    Row(15, "negative-shape", "bad-shape", f"{KEYS[0]} shape", ["-2"], two(entry(0, 16, (-2, -2)), entry(16, 32))),
+    Row(16, "float-shape", "bad-shape", f"{KEYS[0]} shape", ["2.0"], two(entry(0, 16, (2.0, 2)), entry(16, 32))),
+    Row(16, "boolean-shape", "bad-shape", f"{KEYS[0]} shape", ["True"], two(entry(0, 16, (True, 4)), entry(16, 32))),
+    Row(17, "shape-overflow", "size", KEYS[0], [f"{2**82} bytes"], two(entry(0, 16, (2**40, 2**40)), entry(16, 32))),
+    Row(17, "nine-dimensions", "bad-shape", f"{KEYS[0]} shape", ["up to 8"], one(entry(0, 4, (1,) * 9))),
+    Row(18, "shape-against-offsets", "size", KEYS[0], ["24 bytes", "16"], two(entry(0, 16, (2, 3)), entry(16, 32))),
+    Row(19, "dtype-F128", "dtype", KEYS[0], ["F16, BF16 or F32", "F128"], two(entry(0, 16, dtype="F128"), entry(16, 32))),
+    Row(19, "dtype-not-text", "dtype", KEYS[0], ["['F32']"], two(entry(0, 16, dtype=["F32"]), entry(16, 32))),
+    Row(20, "key-twice", "duplicate-key", KEYS[0], ["the key twice"], twice(entry(0, 16), entry(0, 16))),
+    Row(21, "key-twice-elsewhere", "duplicate-key", KEYS[0], ["the key twice"], twice(entry(0, 16), entry(16, 32))),
+    Row(22, "metadata-key-twice", "duplicate-key", "a", ["twice"], pack(b'{"__metadata__": {"a": "1", "a": "2"}}')),
+    Row(23, "metadata-number", "bad-metadata", "__metadata__.a", ["text", "int"], pack({"__metadata__": {"a": 1}, **WHOLE})),
+    Row(23, "metadata-nested", "bad-metadata", "__metadata__.a", ["text", "dict"], pack({"__metadata__": {"a": {}}, **WHOLE})),
+    Row(23, "metadata-list", "bad-metadata", "__metadata__", ["object", "list"], pack({"__metadata__": ["a"], **WHOLE})),
+    Row(24, "metadata-50-MB", "header-size", "header", ["at most 1000000", "50000"],
+        lambda _: pack({"__metadata__": {"a": "x" * 50_000_000}, **WHOLE})),
+    Row(26, "extra-field", "bad-entry", KEYS[0], ["compression"], two(entry(0, 16, compression="zip"), entry(16, 32))),
+    Row(26, "missing-field", "bad-entry", KEYS[0], ["dtype, shape"], pack({KEYS[0]: {"dtype": "F32", "shape": [2]}})),
+    Row(26, "entry-a-list", "bad-entry", KEYS[0], ["list"], pack({KEYS[0]: [1, 2]})),
+    Row(27, "not-utf8", "not-utf8", "header", ["UTF-8", "byte at 10"], pack(b'{"\xff": 1}')),
+    Row(28, "nested-deep", "bad-header", "header", ["JSON"], pack(b'{"a":' + b"[" * 200_000)),
+    Row(28, "nan-in-json", "bad-header", "header", ["JSON", "NaN"], pack(b'{"a": NaN}')),
+    Row(28, "endless-number", "bad-header", "header", ["JSON"], pack(b'{"a": ' + b"9" * 5_000 + b"}")),
+    Row(28, "a-list", "bad-header", "header", ["a JSON object", "list"], pack(b"[1, 2]")),
+    Row(29, "5,000-keys", "too-many-keys", "header", ["at most 4096", "5000"],
+        pack({f"k{i}": entry(0, 0, (0,)) for i in range(5_000)})),
+    Row(29, "100,000-keys", "header-size", "header", ["at most 1000000 bytes"],
+        lambda _: pack({f"k{i}": entry(0, 0, (0,)) for i in range(100_000)})),
+    Row(30, "path-in-key", "illegal-key", "../../x", ["letters, digits"], one(entry(0, 16), "../../x")),
+    Row(30, "escape-in-key", "illegal-key", "\\x1b[31m", ["letters, digits"], one(entry(0, 16), "\x1b[31m")),
+    Row(30, "newline-in-key", "illegal-key", "a\\nb", ["letters, digits"], one(entry(0, 16), "a\nb")),
+    Row(30, "nul-in-key", "illegal-key", "a\\x00b", ["letters, digits"], one(entry(0, 16), "a\0b")),
+    Row(30, "half-a-surrogate-in-key", "illegal-key", "\\ud800", ["letters, digits"], one(entry(0, 16), "\ud800")),
+    Row(30, "endless-key", "illegal-key", "aaa", ["at most 300", "5000 characters"], one(entry(0, 16), "a" * 5_000)),
+    Row(31, "no-tensors", "no-tensors", "header", ["tensors", "none"], pack(b"{}")),
+    Row(31, "metadata-only", "no-tensors", "header", ["tensors", "none"], pack({"__metadata__": {"a": "b"}})),
+    Row(0, "metadata-half-a-surrogate", "bad-metadata", "__metadata__.a", ["Unicode", "half a surrogate"],
+        pack({"__metadata__": {"a": "\ud800"}, **WHOLE}, b"\0" * 16)),
+    Row(32, "folder", "not-a-file", "file", ["a LoRA file or a PEFT folder", "another folder"], subfolder()),
+    Row(32, "pipe", "not-a-file", "file", ["a regular file", "a pipe"], node(stat.S_IFIFO)),
+    Row(32, "socket", "not-a-file", "file", ["a regular file", "socket"], node(stat.S_IFSOCK)),
+    Row(32, "device", "not-a-file", "file", ["a regular file", "device"], lambda _: Path("/dev/zero")),
+    Row(33, "symlink-to-itself", "unreadable", "file", ["a readable file", "symbolic links"], linked("file.safetensors")),
+    Row(33, "symlink-to-nothing", "not-found", "file", ["a LoRA file", "nothing there"], linked("gone.safetensors")),
+    Row(0, "not-there", "not-found", "file", ["a LoRA file", "nothing there"], lambda folder: folder / "none.safetensors"),
+    Row(0, "name-too-long", "unreadable", "file", ["a readable file", "too long"], lambda folder: folder / ("x" * 300)),
+    Row(0, "line-end-in-file-name", "too-short", "file", ["8 bytes"], at("a\nb\x1b[31m.safetensors", b"")),
+    Row(0, "bytes-in-file-name", "too-short", "file", ["8 bytes"], lambda f: write(f, b"", os.fsdecode(b"\xff.safetensors"))),
+    Row(36, "sparse-200-GB", "too-large", "file", ["at most 4096 MB", "204800 MB"], sparse),
+    Row(38, "gguf", "other-kind", "file", ["GGUF"], b"GGUF\x03\0\0\0" + b"\1" * 32),
+    Row(38, "sharded-index", "other-kind", "file", ["index"], b'{"metadata": {}, "weight_map": {}}'),
+    Row(38, "onnx", "other-kind", "file", ["ONNX"], b"\x08\x07\x12\x07pytorch\x1a\x052.0.0"),
+    *(Row(85, f"zip-named-{s}", "other-kind", "file", ["zip", "never opened"], at(f"x.{s}", a_zip()))
+      for s in ("pt", "bin", "ckpt")),
+    *(Row(86, f"os.system-{p}", "other-kind", "file", ["pickle", "never opened"], evil(os.system, protocol=p)) for p in range(6)),
+    *(Row(87, f"resolve_name-{p}", "other-kind", "file", ["pickle", "never opened"], evil(pkgutil.resolve_name, protocol=p))
+      for p in range(6)),
+    Row(88, "zip-bomb", "other-kind", "file", ["zip", "never opened"], lambda _: a_zip(100_000_000)),
+    Row(92, "folder-of-pickles", "other-kind", "adapter_model.bin", ["adapter_model.safetensors", "pickle"],
+        subfolder("adapter_model.bin", CONFIG)),
+    Row(92, "folder-of-diffusers-pickles", "not-a-file", "file", ["another folder"], subfolder("pytorch_lora_weights.bin")),
+]
+
+CONTENT = [
+    Row(39, "A-missing", "missing-half", KOHYA_Q, ["lora_A", UP], but(down=None)),
+    Row(39, "alpha-alone", "missing-half", KOHYA_Q, ["lora_A", ALPHA], but(down=None, up=None)),
+    Row(40, "B-missing", "missing-half", KOHYA_Q, ["lora_B", DOWN], but(up=None)),
+    Row(40, "new-style-half", "missing-half", Q, ["lora_B", NEW_A], save({NEW_A: numbers(2, 8)})),
+    Row(42, "ranks-differ", "rank", DOWN, [UP, "ranks 2 and 3", "(2, 8) and (6, 3)"], but(up=numbers(6, 3))),
+    Row(45, "rank-0", "zero-size", DOWN, ["size 0", "(0, 8)"], but(down=torch.zeros(0, 8), up=torch.zeros(6, 0))),
+    Row(46, "rank-above-both-sides", "rank", DOWN, ["at most 6", "7"], but(down=numbers(7, 8), up=numbers(6, 7))),
+    Row(46, "rank-20,000", "rank", DOWN, ["at most 6", "20000"], lambda _: but(down=numbers(20_000, 8), up=numbers(6, 20_000))),
+    Row(47, "zero-by-a-billion", "zero-size", UP, ["(0, 1000000000)"], but(up=torch.zeros(0, 10**9))),
+    Row(50, "flux", "base", FLUX, ["a UNet", "FLUX"], both_halves(FLUX)),
+    Row(50, "sd3", "base", SD3, ["a UNet", "Stable Diffusion 3"], both_halves(SD3)),
+    Row(50, "flux-by-kohya", "base", "double_blocks", ["FLUX"], both("lora_unet_double_blocks_0_img_attn_proj")),
+    Row(50, "sd3-by-kohya", "base", "joint_blocks", ["Stable Diffusion 3"], both("lora_unet_joint_blocks_0_x_block_attn_proj")),
+    Row(50, "not-a-unet", "unknown-key", "lora_transformer_x", ["lora_A or lora_B of a module"],
+        renamed("lora_unet_", "lora_transformer_x_")),
+    Row(51, "transposed", "rank", DOWN, ["(8, 2) and (2, 6)"], but(down=numbers(8, 2), up=numbers(2, 6))),
+    Row(51, "transposed-square", "rank", DOWN, ["at most 2", "(8, 2) and (2, 8)", "transposed?"],
+        but(down=numbers(8, 2), up=numbers(2, 8))),
+    Row(52, "convolution", "convolution", DOWN, ["2 dimensions", "(2, 8, 1, 1)"], but(down=numbers(2, 8, 1, 1))),
+    Row(53, "one-dimension", "dimensions", DOWN, ["2 dimensions", "(8,)"], but(down=numbers(8))),
+    Row(53, "five-dimensions", "dimensions", DOWN, ["(1, 1, 1, 2, 8)"], but(down=numbers(1, 1, 1, 2, 8))),
+    Row(54, "nan", "not-finite", DOWN, ["finite", "1 NaN or infinite", "(1, 3)"], but(down=spoiled(torch.nan))),
+    Row(54, "nan-in-float16", "not-finite", DOWN, ["(1, 3)"], but(down=spoiled(torch.nan).half())),
+    Row(55, "inf", "not-finite", DOWN, ["(1, 3)"], but(down=spoiled(torch.inf))),
+    Row(55, "minus-inf-in-bfloat16", "not-finite", DOWN, ["(1, 3)"], but(down=spoiled(-torch.inf).bfloat16())),
+    Row(61, "update-beyond-F32", "too-large", Q, ["fits F32"], but(down=numbers(2, 8) * 1e30, up=numbers(6, 2) * 1e30)),
+    Row(61, "scaled-beyond-F32", "too-large", Q, ["fits F32"], but(up=numbers(6, 2) * 1e38, alpha=torch.tensor(1000.0))),
+    Row(62, "alpha-1e30", "alpha", ALPHA, ["1e-3 to 1e3", "1e+30"], but(alpha=torch.tensor(1e30))),
+    Row(63, "alpha-nan", "alpha", ALPHA, ["nan"], but(alpha=torch.tensor(torch.nan))),
+    Row(63, "alpha-negative", "alpha", ALPHA, ["-1"], but(alpha=torch.tensor(-1.0))),
+    Row(63, "alpha-0", "alpha", ALPHA, ["alpha 0"], but(alpha=torch.tensor(0))),
+    Row(64, "alpha-vector", "alpha", ALPHA, ["one number", "(3,)"], but(alpha=torch.ones(3))),
+    Row(64, "alpha-nothing", "alpha", ALPHA, ["one number", "(0,)"], but(alpha=torch.ones(0))),
+    Row(64, "alpha-bool", "alpha", ALPHA, ["one number", "bool"], but(alpha=torch.tensor(True))),
+    Row(67, "two-scales", "two-scales", METADATA, ["one place", ALPHA], save(kohya(), {METADATA: '{"unet.r": 2}'})),
+    Row(67, "two-scales-no-alpha", "two-scales", METADATA, ["kohya's"],
+        save(kohya_but(**{ALPHA: None, ALPHA_K: None}), {METADATA: '{"unet.r": 2}'})),
+    Row(69, "dora", "kind", "dora_scale", ["DoRA"], with_key(f"{KOHYA_Q}.dora_scale")),
+    Row(69, "loha", "kind", "hada_w1_a", ["LoHa"], with_key(f"{KOHYA_Q}.hada_w1_a")),
+    Row(69, "lokr", "kind", "lokr_w1", ["LoKr"], with_key(f"{KOHYA_Q}.lokr_w1")),
+    Row(69, "tucker", "kind", "lora_mid", ["Tucker"], with_key(f"{KOHYA_Q}.lora_mid.weight")),
+    Row(69, "bias", "kind", "lora_B.bias", ["a bias"], save(new_style() | {f"unet.{Q}.lora_B.bias": numbers(6)})),
+    Row(69, "metadata-dora", "kind", f"{METADATA} use_dora", ["a plain LoRA"], adapter(use_dora=True)),
+    Row(69, "peft-loha", "kind", f"{CONFIG} peft_type", ["LORA", "LOHA"], peft({"peft_type": "LOHA"})),
+    Row(69, "peft-bias", "kind", f"{CONFIG} bias", ["none", "all"], peft({"bias": "all"})),
+    Row(70, "set-weight", "kind", "set_weight", ["base weight"], with_key(f"{KOHYA_Q}.set_weight")),
+    Row(70, "diff", "kind", ".diff", ["base weight"], with_key(f"{KOHYA_Q}.diff")),
+    Row(70, "reshape-weight", "kind", "reshape_weight", ["base weight"], with_key(f"{KOHYA_Q}.reshape_weight", (2,))),
+    Row(71, "extra-lora-key", "unknown-key", "lora_strange", ["lora_A, lora_B or alpha"],
+        with_key(f"{KOHYA_Q}.lora_strange.weight")),
+    Row(72, "extra-tensor", "unknown-key", "embedding", ["another tensor"], with_key("embedding")),
+    Row(72, "no-lora-at-all", "no-lora", "conv_in.weight", ["lora_A"], save({"conv_in.weight": numbers(4, 4)})),
+    Row(73, "text-encoder", "text-encoder", TEXT_KEY, ["UNet only"], with_key(TEXT_KEY)),
+    Row(73, "text-encoder-2", "text-encoder", "text_encoder_2.", ["UNet only"],
+        save(new_style() | {"text_encoder_2.x.lora_A.weight": numbers(2, 4)})),
+    Row(74, "two-styles", "mixed-styles", NEW_A, ["one style", "diffusers's too"], save(kohya() | new_style())),
+    Row(75, "one-module-two-names", "duplicate-module", Q, ["each module once"],
+        save({**new_style(), f"{Q}.lora_A.weight": numbers(2, 8), f"{Q}.lora_B.weight": numbers(6, 2)})),
+    Row(75, "kohya-module-two-names", "duplicate-module", SGM_K, ["each module once", SAME_K], both(SGM_K, SAME_K)),
+    Row(75, "kohya-two-naming-schemes", "unknown-key", "lora_unet", ["tell apart"], both(SGM_K, SAME_K.replace("to_k", "to_v"))),
+    Row(76, "int8", "dtype", DOWN, ["F16, BF16 or F32", "int8"], but(down=torch.ones(2, 8, dtype=torch.int8))),
+    Row(76, "bool", "dtype", DOWN, ["bool"], but(down=torch.ones(2, 8, dtype=torch.bool))),
+    Row(76, "fp8", "dtype", DOWN, ["float8"], but(down=torch.ones(2, 8).to(torch.float8_e4m3fn))),
+    Row(76, "F64-beyond-F32", "too-large", DOWN, ["1e+200"], but(down=torch.full((2, 8), 1e200, dtype=torch.float64))),
+    Row(77, "labelled-int32", "dtype", DOWN, ["int32"], but(down=numbers(2, 8).view(torch.int32))),
+    Row(78, "metadata-not-json", "bad-metadata", METADATA, ["JSON"], said("{")),
+    Row(78, "metadata-a-list", "bad-metadata", METADATA, ["an object", "list"], said("[]")),
+    Row(78, "metadata-nested-deep", "bad-metadata", METADATA, ["JSON"], said("[" * 100_000)),
+    Row(78, "metadata-alpha-text", "bad-metadata", "lora_alpha", ["a number", "'8'"], adapter(lora_alpha="8")),
+    Row(78, "metadata-pattern", "bad-metadata", "alpha_pattern", ["module names", "(a+)+"], adapter(alpha_pattern={"(a+)+": 1})),
+    Row(78, "metadata-pattern-list", "bad-metadata", "rank_pattern", ["an object", "list"], adapter(rank_pattern=[2])),
+    Row(79, "metadata-rank", "rank", f"{METADATA} r", ["2, as its tensors are", "4"], adapter(r=4)),
+    Row(79, "metadata-rank-huge", "rank", f"{METADATA} r", ["2, as its tensors are", "inf"], adapter(r=10**400)),
+    Row(62, "metadata-alpha-1e30", "alpha", "lora_alpha", ["1e+30"], adapter(lora_alpha=1e30)),
+    Row(62, "metadata-alpha-huge", "alpha", "lora_alpha", ["inf"], adapter(lora_alpha=10**400)),
+    Row(79, "peft-rank", "rank", f"{CONFIG} r", ["2, as its tensors are", "4"], peft({"r": 4})),
+    Row(78, "peft-no-config", "no-config", CONFIG, ["beside the weights"], peft(None)),
+    Row(78, "peft-config-not-json", "bad-metadata", CONFIG, ["JSON"], peft("{")),
+    Row(78, "peft-config-a-list", "bad-metadata", CONFIG, ["an object"], peft("[]")),
+    Row(78, "peft-config-no-alpha", "bad-metadata", CONFIG, ["lora_alpha"], peft('{"r": 2}')),
+    Row(32, "peft-config-a-pipe", "not-a-file", CONFIG, ["a regular file", "a pipe"], peft_pipe),
+    Row(81, "base-of-two-lines", "bad-metadata", "lorasynth.base", ["a name", "a\\nb"],
+        save(kohya(), {"lorasynth.base": "a\nb"})),
+]
+
+ONE, HTML = {Q: 1.0, K: 1.0}, "<script>alert(1)</script>\x1b[2J\x9b31m\u202e"
+ACCEPTED = [
+    Good(25, "spaces-before-and-after", [], ONE, spaced(save(kohya()), b"       ", b"   ")),
+    Good(25, "header-length-like-a-pickle", [], ONE, spaced(save(kohya()), after=b" " * (0x480 - len(unpack(save(kohya()))[0])))),
+    *(Good(37, f"name-{n[:8]}", [], ONE, at(n, save(kohya())))
+      for n in ("A.SAFETENSORS", "with spaces.safetensors", "ü ✓.safetensors", "x" * 255, "a\nb", "\x9b31m", "\udcff")),
+    Good(56, "all-zero", ["all-zero"], {Q: 0, K: 0}, but(up=torch.zeros(6, 2), **{UP_K: torch.zeros(6, 2)})),
+    Good(57, "one-zero-pair", ["zero-pair"], {Q: 0, K: 1}, but(down=torch.zeros(2, 8), up=torch.zeros(6, 2))),
+    Good(58, "A-zero-B-large", ["zero-pair"], {Q: 0, K: 1}, but(down=torch.zeros(2, 8), up=numbers(6, 2) * 1e3)),
+    Good(59, "vanishing", ["vanishing"], {Q: 1e-30, K: 1}, but(down=numbers(2, 8) * 1e-30)),
+    Good(61, "overflowing", ["overflowing"], {Q: 1e30, K: 1}, but(down=numbers(2, 8) * 1e30)),
+    Good(64, "alpha-int64", [], ONE, but(alpha=torch.tensor(2))),
+    Good(64, "alpha-of-one-dimension", [], ONE, but(alpha=torch.tensor([2.0]))),
+    Good(64, "alpha-bfloat16", [], ONE, but(alpha=torch.tensor(2.0).bfloat16())),
+    Good(65, "alpha-absent", [], ONE, but(**{ALPHA: None, ALPHA_K: None})),
+    Good(66, "alphas-differ", [], {Q: 8, K: 0.5}, but(alpha=torch.tensor(16.0), **{ALPHA_K: torch.tensor(1.0)})),
+    Good(67, "header-says-another-alpha", ["stated"], ONE, save(kohya(), {"ss_network_alpha": "1.0"})),
+    Good(68, "scale-in-metadata", [], {Q: 4}, adapter(r=2, lora_alpha=8)),
+    Good(68, "scale-in-peft-config", [], {Q: 2}, peft({"lora_alpha": 4})),
+    Good(68, "scale-of-rslora", [], {Q: 2.0**0.5}, adapter(r=2, lora_alpha=2, use_rslora=True)),
+    Good(68, "scale-in-patterns", [], {Q: 4}, adapter(r=3, rank_pattern={"to_q": 2}, alpha_pattern={f"^{Q}": 8, "to_q": 1})),
+    Good(76, "F64", ["double"], ONE, save({k: v.double() for k, v in kohya().items()})),
+    Good(79, "header-says-another-rank", ["stated"], ONE, save(kohya(), {"ss_network_dim": "4"})),
+    Good(81, "script-in-metadata", [], ONE, save(kohya(), {"note": HTML, HTML: "note"})),
+    Good(84, "other-scaling-same-update", [], ONE, but(down=numbers(2, 8) * 4, up=numbers(6, 2, seed=1) / 4)),
+    Good(0, "another-layout-stated", ["layout"], ONE, save(kohya(), {"lorasynth.layout": "0123456789abcdef"})),
+]
+# fmt: on

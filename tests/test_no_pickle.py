@@ -1,0 +1,94 @@
+"""No module of the package can unpickle anything: its syntax trees are searched for every way in."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lorasynth
+
+MODULES = {"pickle", "_pickle", "cPickle", "pickletools", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+TORCH = {"load", "save", "package", "hub", "serialization"}
+FILES = sorted(Path(lorasynth.__file__).parent.rglob("*.py"))
+
+
+def is_constant(node, value):
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def ways_to_unpickle(source):
+    """What in the source imports a pickler, or loads or saves by one."""
+    tree, found = ast.parse(source), []
+    aliases = {"torch": "torch"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found += [name.name for name in names if name.name.partition(".")[0] in MODULES]
+            case ast.ImportFrom(module=str(module), names=names):
+                found += [module] if module.partition(".")[0] in MODULES else []
+                taken = {name.name for name in names}
+                found += [f"{module}.{name}" for name in taken if (module, name) in {("torch", word) for word in TORCH}]
+                found += [f"{module}.{name}" for name in taken if module == "torch.serialization" or name in MODULES]
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+                found += [f"torch.{attribute}"] if aliases.get(name) == "torch" and attribute in TORCH else []
+            case ast.keyword(arg="weights_only", value=value) if not is_constant(value, True):
+                found.append("weights_only")
+            case ast.keyword(arg="allow_pickle", value=value) if not is_constant(value, False):
+                found.append("allow_pickle")
+            case ast.keyword(arg="trust_remote_code" | "pickle_module"):
+                found.append(node.arg)
+            case ast.keyword(arg="use_safetensors", value=value) if not is_constant(value, True):
+                found.append("use_safetensors")
+            case ast.Call(args=[ast.Constant(value=str(text)), *_]) if text.partition(".")[0] in MODULES:
+                found.append(f"import of {text}")
+            case ast.Call(func=ast.Name(id="eval" | "exec" as name)):
+                found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_module_of_the_package_can_unpickle(path):
+    assert ways_to_unpickle(path.read_text()) == []
+
+
+def test_the_whole_package_is_searched():
+    assert len(FILES) > 50
+    assert {"gate.py", "checkpoint.py", "files.py"} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "import os, dill as d",
+        "from joblib import load",
+        "from shelve import open as o",
+        "def f():\n    import marshal",
+        "import importlib; importlib.import_module('pickle')",
+        "__import__('cPickle')",
+        "import torch; torch.load('x')",
+        "import torch as t; t.load('x', weights_only=True)",
+        "from torch import load as f",
+        "from torch.serialization import load",
+        "import torch; torch.serialization.load('x')",
+        "f('x', weights_only=False)",
+        "f('x', weights_only=flag)",
+        "import numpy as np; np.load('x', allow_pickle=True)",
+        "f('x', use_safetensors=False)",
+        "f('x', trust_remote_code=True)",
+        "eval('1')",
+    ],
+)
+def test_the_search_finds_each_way(source):
+    assert ways_to_unpickle(source)
+
+
+def test_the_search_lets_safe_loading_pass():
+    assert (
+        ways_to_unpickle("import torch, numpy\nfrom safetensors.torch import load, save\nload(b'')\nself.load('x')")
+        == []
+    )
+    assert ways_to_unpickle("np.load('x', allow_pickle=False); f('x', use_safetensors=True)") == []
