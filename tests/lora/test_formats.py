@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lorasynth.errors import LayoutError, OutputExistsError, UsageError
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
-from lorasynth.lora.layout import Layout
+from lorasynth.lora.layout import Layout, Module
 
 FORMATS = ("kohya", "diffusers", "peft")
 
@@ -262,3 +262,14 @@ def test_a_file_of_another_layout_is_refused_with_the_differences(tmp_path, layo
     path = LoRA.random(Layout(base="other", modules=layout.modules)).save(tmp_path / "y.safetensors")
     with pytest.raises(LayoutError, match="base is 'other', expected 'tiny'"):
         LoRA.load(path, layout)
+
+
+@pytest.mark.parametrize("base", ["sd3", "flux"])
+@pytest.mark.parametrize("format", ["kohya", "diffusers"])
+def test_a_transformers_lora_is_not_written_under_a_unets_names(tmp_path, base, format):
+    modules = (Module(name="transformer_blocks.0.attn.to_q", in_features=4, out_features=4, rank=1),)
+    lora = LoRA.random(Layout(base=base, modules=modules))
+    with pytest.raises(UsageError, match=f"expected format 'peft' for '{base}', got '{format}'"):
+        lora.save(tmp_path / "me.safetensors", format)
+    assert not list(tmp_path.iterdir())
+    assert torch.equal(LoRA.load(lora.save(tmp_path / "me", "peft"), lora.layout).vector, lora.vector)

@@ -15,6 +15,7 @@ from lorasynth.files import require_new_output, write_tensors
 from lorasynth.lora.layout import Layout
 
 Format = Literal["kohya", "diffusers", "peft"]
+_TRANSFORMERS = ("sd3", "flux")  # bases that are no UNet, whose names in kohya's and diffusers' files are others
 
 
 def delta_W_inner(layout: Layout, x: Float[Tensor, "N P"], y: Float[Tensor, "M P"]) -> Float[Tensor, "N M"]:
@@ -143,6 +144,11 @@ class LoRA:
         path = Path(path)
         if format not in formats.WRITERS:
             raise UsageError(f"expected a format among {sorted(formats.WRITERS)}, got {format!r}")
+        if self.layout.base in _TRANSFORMERS and format != "peft":
+            raise UsageError(
+                f"expected format 'peft' for {self.layout.base!r}, got {format!r}; it is no UNet, and files of a UNet's names "
+                "are no use to it"
+            )
         self._require_fits(dtype)
         header = self._header(metadata or {})
         if format == "peft":
