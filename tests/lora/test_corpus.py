@@ -63,9 +63,10 @@ def test_a_bad_file_is_refused_with_file_key_expected_and_actual(tmp_path, inspe
     assert not seen.ok
     assert row.code in [fault.code for fault in seen.faults]
     json.dumps(seen.to_dict(), allow_nan=False, ensure_ascii=False).encode()
-    # The command line says it on one line.
+    # The command line says it on one line, and lists all faults as JSON.
     code, out, err = inspect(path)
-    assert (code, out, err) == (2, "", f"lorasynth: {message}\n")
+    assert (code, err) == (2, f"lorasynth: {message}\n")
+    assert json.loads(out) == seen.to_dict()
     assert listing(tmp_path) == before
 
 

@@ -27,16 +27,17 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
     json: Json = None,
 ) -> None:
-    """Read any LoRA through the strict gate: format, rank, modules, norm, metadata, faults.
+    """Read any LoRA through the strict gate: format, rank, modules, norm, metadata, and all faults, of a bad file too.
 
     Example: lorasynth inspect me.safetensors
     """
     check_json(json)
     setup()
-    from lorasynth.lora.gate import read_lora
+    from lorasynth.lora.gate import inspect_file
 
-    _, _, seen = read_lora(file)
+    seen = inspect_file(file)
     emit(seen.to_dict(), json)
+    seen.require_ok()
 
 
 def convert(

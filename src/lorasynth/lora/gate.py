@@ -60,6 +60,17 @@ class Inspection:
         """Whether the file can be used."""
         return not any(fault.fatal for fault in self.faults)
 
+    def require_ok(self) -> "Inspection":
+        """Itself.
+
+        Raises:
+            LoRAFileError: the file cannot be used; the error names the first reason.
+        """
+        fatal = [fault for fault in self.faults if fault.fatal]
+        if fatal:
+            raise FaultyFileError(fatal[0], self.path, more=len(fatal) - 1)
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, safe to print: what the file says of itself comes without control characters."""
         metadata = {printable(k, MAX_HEADER_BYTES): printable(v, MAX_HEADER_BYTES) for k, v in self.metadata.items()}
@@ -92,7 +103,7 @@ def read_lora_file(
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
     """
     tensors, _, inspection = _read(Path(path), max_file_mb)
-    return tensors, _require_ok(inspection).metadata, inspection
+    return tensors, inspection.require_ok().metadata, inspection
 
 
 def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> tuple[Pairs, dict[str, str], Inspection]:
@@ -106,7 +117,7 @@ def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> tuple[Pair
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
     """
     _, pairs, inspection = _read(Path(path), max_file_mb)
-    return pairs, _require_ok(inspection).metadata, inspection
+    return pairs, inspection.require_ok().metadata, inspection
 
 
 def read_lora_bytes(
@@ -124,14 +135,7 @@ def read_lora_bytes(
     """
     extra = {} if adapter_config is None else {CONFIG_KEY: adapter_config}
     _, pairs, inspection = _examine(name, lambda: (content, extra))
-    return pairs, _require_ok(inspection).metadata, inspection
-
-
-def _require_ok(inspection: Inspection) -> Inspection:
-    fatal = [fault for fault in inspection.faults if fault.fatal]
-    if fatal:
-        raise FaultyFileError(fatal[0], inspection.path, more=len(fatal) - 1)
-    return inspection
+    return pairs, inspection.require_ok().metadata, inspection
 
 
 def _read(path: Path, max_file_mb: int) -> tuple[dict[str, Tensor], Pairs, Inspection]:
