@@ -64,13 +64,19 @@ def test_no_face_is_an_empty_list(constant_scrfd):
     assert Scrfd(constant_scrfd([])).detect(Image.new("RGB", (640, 640))) == []
 
 
+def red_square(size):
+    """A grey photo with a red square that is one cell of 32 once the photo is shrunk; its left, top and side."""
+    ratio = max(size) // 640
+    left, top, side = 160 * ratio, 224 * ratio, 32 * ratio
+    photo = Image.new("RGB", size, "grey")
+    photo.paste("red", (left, top, left + side, top + side))
+    return photo, left, top, side
+
+
 @pytest.mark.parametrize("size", [(1280, 960), (960, 1280), (640, 640)])
 def test_a_detector_that_looks_finds_what_is_drawn_where_it_is_drawn(red_scrfd, size):
     path, offsets = red_scrfd
-    ratio = max(size) // 640
-    photo = Image.new("RGB", size, "grey")
-    left, top, side = 160 * ratio, 224 * ratio, 32 * ratio
-    photo.paste("red", (left, top, left + side, top + side))
+    photo, left, top, side = red_square(size)
     (found,) = Scrfd(path).detect(photo)
     np.testing.assert_allclose(found.box, [left - 2 * side, top - 2 * side, left + 2 * side, top + 2 * side], rtol=1e-6)
     np.testing.assert_allclose(found.landmarks, offsets.reshape(5, 2) * side + [left, top], rtol=1e-5)
@@ -152,10 +158,7 @@ def red_yunet(save_graph):
 @pytest.mark.parametrize("size", [(1280, 960), (960, 1280), (640, 640)])
 def test_yunet_finds_what_is_drawn_where_it_is_drawn(red_yunet, size):
     path, points = red_yunet
-    ratio = max(size) // 640
-    photo = Image.new("RGB", size, "grey")
-    left, top, side = 160 * ratio, 224 * ratio, 32 * ratio
-    photo.paste("red", (left, top, left + side, top + side))
+    photo, left, top, side = red_square(size)
     detector = YuNet(path)
     (found,) = detector.detect(photo)
     box = [left - side / 2, top - side, left + 1.5 * side, top + 2 * side]
