@@ -103,6 +103,19 @@ def test_one_update_in_another_gauge_or_file_counts_once(folder, tmp_path):
     assert {said["b.safetensors"].outcome, said["copy.safetensors"].outcome} == {"imported", "present"}
 
 
+def test_peft_weights_with_another_alpha_are_another_lora(folder, tmp_path):
+    """The scale stands in the configuration alone."""
+    import shutil
+
+    shutil.copytree(folder / "deep" / "c", folder / "deep" / "twice")
+    np.save(folder / "deep" / "twice.npy", np.ones(8))
+    config = folder / "deep" / "twice" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 4}))
+    zoo, outcomes = run(folder, tmp_path / "zoo")
+    assert {o.file.rpartition("/")[2]: o.outcome for o in outcomes}["twice"] == "imported"
+    assert len(zoo) == 7
+
+
 def test_two_trainings_of_one_person_are_two():
     """Sketches of updates that differ by 1 % are apart; of one update in another gauge and in float16 they are one."""
     a = LoRA.random(layout(2), seed=0)
@@ -176,6 +189,7 @@ def test_a_table_that_does_not_say_enough_is_refused(folder, table, message):
 def test_another_base_other_modules_and_other_faces_are_refused(folder, tmp_path):
     np.save(folder / "b.npy", np.ones(5))
     np.save(folder / "d.npy", np.full(8, np.nan))
+    (folder / "deep" / "c.npy").write_bytes(b"")
     other = Layout(base="sd15", modules=(Module(name=NAMES[0], in_features=12, out_features=10, rank=2),))
     LoRA.random(other, seed=7).save(folder / "e.safetensors", force=True)
     sdxl = Layout(base="sdxl", modules=layout(2).modules)
@@ -183,11 +197,12 @@ def test_another_base_other_modules_and_other_faces_are_refused(folder, tmp_path
     zoo, outcomes = run(folder, tmp_path / "zoo")
     reasons = {o.file.rpartition("/")[2]: o.reason for o in outcomes if o.outcome == "refused"}
     assert "expected an embedding of 8 numbers as the others, got 5" in reasons["b.safetensors"]
+    assert "c.npy: expected an embedding, one row of numbers" in reasons["c"]
     assert "expected an embedding with a direction" in reasons["d.safetensors"]
     assert "expected the 2 modules of layout 'sd15', got 1" in reasons["e.safetensors"]
     assert "to_v is missing" in reasons["e.safetensors"]
     assert "expected a LoRA for 'sd15', got one for 'sdxl'" in reasons["f.safetensors"]
-    assert len(zoo) == 2
+    assert len(zoo) == 1
 
 
 def test_nothing_usable_is_an_error_and_an_imported_zoo_has_no_initialisation(folder, tmp_path):

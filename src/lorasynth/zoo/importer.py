@@ -17,10 +17,10 @@ from lorasynth.errors import LayoutError, LorasynthError, PhotoError, UsageError
 from lorasynth.files import write_bytes
 from lorasynth.lora.container import read_bytes
 from lorasynth.lora.factors import LoRA
-from lorasynth.lora.formats.peft import WEIGHTS_NAME
+from lorasynth.lora.formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.worlds.world import World
-from lorasynth.zoo.pairs import Entry, person_number, split_of_person
+from lorasynth.zoo.pairs import EMBEDDINGS, Entry, person_number, split_of_person
 from lorasynth.zoo.sketch import Seen, Sketcher
 from lorasynth.zoo.store import Zoo
 
@@ -36,14 +36,14 @@ class Candidate:
     Attributes:
         name: what to call it in a report.
         person: of whom.
-        content_id: 16 characters that name its content.
+        id: what it is called in the zoo, the same in every run.
         vector: the LoRA in the zoo's layout, and the relative error that bringing it there made.
         face: the person's unit embedding.
     """
 
     name: str
     person: str
-    content_id: Callable[[], str]
+    id: Callable[[], str]
     vector: Callable[[], tuple[Float[Tensor, " P"], float]]
     face: Callable[[], Float[Tensor, " D"]]
 
@@ -138,7 +138,7 @@ def _taken(
     for candidate in candidates:
         name = candidate.name
         try:
-            id = candidate.content_id()
+            id = candidate.id()
             if id in have:
                 outcomes.append(Outcome(file=name, outcome="present", id=id))
                 continue
@@ -182,7 +182,7 @@ def candidates_of(entries: Sequence[Entry], layout: Layout, embed: Embed | None 
         return Candidate(
             name=str(entry.lora),
             person=entry.person,
-            content_id=lambda: _content_id(entry.lora),
+            id=lambda: _content_id(entry.lora),
             vector=lambda: bring_to(LoRA.load(entry.lora), layout),
             face=lambda: _face(entry, embed),
         )
@@ -232,26 +232,28 @@ def bring_to(lora: LoRA, layout: Layout) -> tuple[Float[Tensor, " P"], float]:
             f"expected the {len(layout.modules)} modules of layout {layout.base!r}, got {len(lora.layout.modules)}: "
             f"{'; '.join(differences[:3])}{more}"
         )
-    factors, lost, whole = {}, 0.0, 0.0
+    factors, lost = {}, 0.0
     for name, (A, B) in lora.layout.split(lora.vector[None]).items():
         rank = ranks[name]
         if A.shape[1] > rank:
             A, B, S = canonical_factors(A, B)
-            lost, whole = lost + float(S[0, rank:].square().sum()), whole + float(S.square().sum())
+            lost += float(S[0, rank:].square().sum())
             A, B = A[:, :rank], B[:, :, :rank]
-        else:
-            whole += float(
-                ((B.double().transpose(1, 2) @ B.double()) * (A.double() @ A.double().transpose(1, 2))).sum()
-            )
-            missing = rank - A.shape[1]
-            A, B = torch.nn.functional.pad(A, (0, 0, 0, missing)), torch.nn.functional.pad(B, (0, missing))
-        factors[name] = (A, B)
-    return layout.join(factors)[0], (lost / whole) ** 0.5 if whole else 0.0
+        missing = rank - A.shape[1]
+        factors[name] = (
+            torch.nn.functional.pad(A, (0, 0, 0, missing)),
+            torch.nn.functional.pad(B, (0, missing)),
+        )
+    return layout.join(factors)[0], lost**0.5 / lora.norm() if lost else 0.0
 
 
 def _content_id(lora: Path) -> str:
-    """16 hex digits of the file's sha256: the same file under another name is the same item."""
-    return hashlib.sha256(read_bytes(lora / WEIGHTS_NAME if lora.is_dir() else lora)).hexdigest()[:16]
+    """16 hex digits of its files' sha256: the same content under another name is the same item."""
+    files = [lora / WEIGHTS_NAME, lora / CONFIG_NAME] if lora.is_dir() else [lora]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(read_bytes(file)).digest())
+    return digest.hexdigest()[:16]
 
 
 def _face(entry: Entry, embed: Embed | None) -> Float[Tensor, " D"]:
@@ -260,7 +262,7 @@ def _face(entry: Entry, embed: Embed | None) -> Float[Tensor, " D"]:
         raise PhotoError(
             f"{entry.lora}: expected an embedding or a photo beside it, got none; add one, or give a table"
         )
-    if entry.face.suffix in (".npy", ".safetensors"):
+    if entry.face.suffix in EMBEDDINGS:
         return _read_embedding(entry.face)
     if embed is None:
         raise PhotoError(f"{entry.face}: expected an embedding, got a photo and no encoder; name one")
@@ -276,7 +278,7 @@ def _read_embedding(path: Path) -> Float[Tensor, " D"]:
             values = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
         else:
             (values,) = load(read_bytes(path, max_file_mb=1)).values()
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, EOFError, ValueError, SafetensorError) as error:
         raise PhotoError(f"{path}: expected an embedding, one row of numbers, got {error}") from None
     values = values.float().flatten()
     norm = float(values.norm())

@@ -92,7 +92,7 @@ def candidates_of(folder: Path, table: Path, embeddings: Path) -> tuple[list[Can
     weights = open_rows(folder / FILE_NAME, layout.num_parameters)
     try:
         faces = np.load(embeddings, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UsageError(f"{embeddings}: expected a .npy matrix of embeddings, got {error}") from None
     if faces.ndim != 2 or len(faces) != len(weights):
         raise UsageError(f"{embeddings}: expected ({len(weights)}, D), a row for each LoRA, got {faces.shape}")
@@ -104,7 +104,7 @@ def candidates_of(folder: Path, table: Path, embeddings: Path) -> tuple[list[Can
         return Candidate(
             name=f"{FILE_NAME} row {n}",
             person=person,
-            content_id=lambda: f"w2w-{n:06d}",
+            id=lambda: f"w2w-{n:06d}",
             vector=lambda: (weights[n] * scale, 0.0),
             face=lambda: _unit(faces[n], n),
         )
