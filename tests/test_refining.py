@@ -1,5 +1,8 @@
 """What a prior learns through the base shows on people it has not seen, and nothing but the prior changes."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -68,7 +71,7 @@ def test_held_people_are_predicted_better_and_only_the_prior_changes(world, mode
     before = [t.clone() for t in frozen]
     prior = model.priors["adalora"]
     old = {n: t.clone() for n, t in prior.state_dict().items()}
-    metrics = refine(world, model, "adalora", critic, config(20))
+    metrics = refine(world, model, ["adalora"], critic, config(20))
     assert metrics["loss_after"] < metrics["loss_before"] - 0.01
     assert metrics["best_step"] > 0
     assert all(torch.equal(a, b) for a, b in zip(frozen, before, strict=True))
@@ -81,13 +84,39 @@ def test_held_people_are_predicted_better_and_only_the_prior_changes(world, mode
     }  # fmt: skip
 
 
+def test_end_to_end_the_decoder_learns_along_and_is_worth_it(world, model, critic):
+    """Two priors and the decoder in one run: all change, the encoder does not; made orthonormal it decodes as before."""
+    model.priors["adanorm"] = copy.deepcopy(model.priors["adalora"])
+    old = {n: t.clone() for n, t in model.vae.state_dict().items()}
+    centre = {n: p.centre.weight.clone() for n, p in model.priors.items() if n != "ridge"}
+    names = ["adalora", "adanorm"]
+    slow = replace(config(20).loop, learning_rate=3e-3)  # a direction of a stem has many small numbers
+    metrics = refine(world, model, names, critic, config(20, loop=slow), with_decoder=True)
+    assert metrics["loss_after"] < metrics["loss_before"] - 0.01
+    assert all(not torch.equal(model.priors[n].centre.weight, centre[n]) for n in names)
+    assert not torch.equal(model.priors["adalora"].centre.weight, model.priors["adanorm"].centre.weight)
+    changed = {n for n, t in model.vae.state_dict().items() if not torch.equal(t, old[n])}
+    assert {"decoder.linear.weight", "stem.local.0", "stem.across"} <= changed
+    assert all(n.startswith(("decoder.", "stem.")) for n in changed)
+    z = torch.randn(5, Z, generator=torch.Generator().manual_seed(1))
+    before = model.vae.decode(z)
+    assert not torch.allclose(directions(model.vae) @ directions(model.vae).T, torch.eye(8), atol=1e-3)
+    model.vae.orthonormalize()
+    assert torch.allclose(directions(model.vae) @ directions(model.vae).T, torch.eye(8), atol=1e-4)
+    assert torch.allclose(model.vae.decode(z), before, atol=1e-4 * before.abs().max().item())
+
+
+def directions(vae):
+    return vae.stem.lift(torch.eye(vae.stem.num_components))
+
+
 @pytest.mark.parametrize("identity_weight", [0.0, 0.7])
 def test_the_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, identity_weight):
     """With no step taken: by the synthesizer's own LoRAs, one person at a time, on diffusers' own path."""
     from lorasynth.lora.factors import LoRA
     from lorasynth.training import step_generator, stratified_uniform
 
-    metrics = refine(world, model, "adalora", critic, config(0, identity_weight=identity_weight))
+    metrics = refine(world, model, ["adalora"], critic, config(0, identity_weight=identity_weight))
     assert metrics["loss_after"] == metrics["loss_before"]
     held = persons_of(Split.VALIDATION, 4, offset=5_000)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
@@ -131,19 +160,19 @@ def test_people_in_a_batch_do_not_mix(world, model, critic):
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(world, model, critic, tmp_path, stopped_in_step):
     start = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
-    refine(world, model, "adalora", critic, config(6))
+    refine(world, model, ["adalora"], critic, config(6))
     whole = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
     model.priors["adalora"].load_state_dict(start)
     with stopped_in_step(4):
-        refine(world, model, "adalora", critic, config(6), run_dir=tmp_path)
+        refine(world, model, ["adalora"], critic, config(6), run_dir=tmp_path)
     model.priors["adalora"].load_state_dict(start)
-    refine(world, model, "adalora", critic, config(6), run_dir=tmp_path)
+    refine(world, model, ["adalora"], critic, config(6), run_dir=tmp_path)
     assert all(torch.equal(t, whole[n]) for n, t in model.priors["adalora"].state_dict().items())
 
 
 def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):
     with pytest.raises(UsageError, match="expected a diffusion prior to refine, got RidgePrior for 'ridge'"):
-        refine(world, model, "ridge", critic, config(1))
+        refine(world, model, ["ridge"], critic, config(1))
 
 
 def test_the_critic_learns_who_is_who_from_latents(world):

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +24,7 @@ from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe
 from lorasynth.refining import refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
-from lorasynth.vae import LoRAVAE, fit_vae
+from lorasynth.vae import LoRAVAE, fit_encoder, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.world import World, get_world, load_recogniser
@@ -33,6 +33,9 @@ from lorasynth.zoo.store import Zoo
 SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
 SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
 SAMPLER_STEPS = 8
+END_TO_END = "end-to-end"  # folder of what is trained last
+
+Stage = Literal["zoo", "refined", "end-to-end"]
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,20 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
     canonicalizer.save(out / "canonical.safetensors")
     vae.save(out / "vae.safetensors")
-    with torch.no_grad():
-        held = data.vectors[data.validation]
-        back = canonicalizer.invert(vae.decode(vae.encode(x[data.validation])[0]))
-    mean = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features)).expand(len(held), -1)
-    metrics["delta_W_error"] = delta_W_relative_error(zoo.layout, held, back).mean().item()
-    metrics["delta_W_error_of_the_mean"] = delta_W_relative_error(zoo.layout, held, mean).mean().item()
+    metrics |= _delta_W_errors(data, canonicalizer, vae)
     write_json(out / "vae.json", metrics)
     return metrics
+
+
+@torch.no_grad()
+def _delta_W_errors(data: _Data, canonicalizer: Canonicalizer, vae: LoRAVAE) -> dict[str, float]:
+    held = data.vectors[data.validation]
+    back = canonicalizer.invert(vae.decode(vae.encode(canonicalizer.apply(held))[0]))
+    mean = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features)).expand(len(held), -1)
+    return {
+        "delta_W_error": delta_W_relative_error(canonicalizer.layout, held, back).mean().item(),
+        "delta_W_error_of_the_mean": delta_W_relative_error(canonicalizer.layout, held, mean).mean().item(),
+    }
 
 
 def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
@@ -96,29 +105,34 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
     with torch.no_grad():
         mean, logvar = vae.encode(canonicalizer.apply(data.vectors))
-    train, held = data.train, data.validation
     (out / "priors").mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
+    for config in recipe.priors:
+        prior, metrics[config.conditioning] = fit_prior(
+            mean, logvar, data.embeddings, config, train_rows=data.train, validation_rows=data.validation,
+            run_dir=out / f"run-{config.conditioning}",
+        )  # fmt: skip
+        prior.save(out / "priors" / f"{config.conditioning}.safetensors")
+    metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / "priors")}
+    write_json(out / "priors.json", metrics)
+    return metrics
+
+
+def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], folder: Path) -> float:
+    """Fit the baselines on latents; write them to ``folder``; returns ridge's lambda."""
+    train, held = data.train, data.validation
     ridge, lam = best_ridge(data.embeddings[train], mean[train], data.embeddings[held], mean[held])
     regression = RegressionPrior.fit(
         data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge, recipe.regression
     )
     people = torch.nn.functional.normalize(data.embeddings[train].mean(1), dim=1)
-    kernel = KernelPrior.fit(people, mean[train], recipe.kernel_lambda)
-    for config in recipe.priors:
-        prior, metrics[config.conditioning] = fit_prior(
-            mean, logvar, data.embeddings, config, train_rows=train, validation_rows=held,
-            run_dir=out / f"run-{config.conditioning}",
-        )  # fmt: skip
-        prior.save(out / "priors" / f"{config.conditioning}.safetensors")
-    ridge.save(out / "priors" / "ridge.safetensors")
-    regression.save(out / "priors" / "regression.safetensors")
-    MeanPrior(mean[train]).save(out / "priors" / "mean.safetensors")
-    kernel.save(out / "priors" / "kernel.safetensors")
-    NearestPrior(people, mean[train]).save(out / "priors" / "nearest.safetensors")
-    metrics["ridge"] = {"lambda": lam}
-    write_json(out / "priors.json", metrics)
-    return metrics
+    baselines: dict[str, Baseline] = {
+        "ridge": ridge, "regression": regression, "mean": MeanPrior(mean[train]), "nearest": NearestPrior(people, mean[train]),
+        "kernel": KernelPrior.fit(people, mean[train], recipe.kernel_lambda),
+    }  # fmt: skip
+    for name, baseline in baselines.items():
+        baseline.save(folder / f"{name}.safetensors")
+    return lam
 
 
 @torch.no_grad()
@@ -169,24 +183,26 @@ def tune(
     return tried
 
 
-def put_together(recipe: Recipe, fitted: Path, *, refined: bool) -> Synthesizer:
+def put_together(recipe: Recipe, fitted: Path, stage: Stage) -> Synthesizer:
     """A synthesizer of the parts that the stages wrote to ``fitted``, its priors with no settings yet.
 
     Args:
         recipe: whose world and priors.
         fitted: the working folder.
-        refined: whether to take the diffusion priors that `refine_stage` wrote, instead of those it starts from.
+        stage: whose VAE and priors to take: "zoo" (what the zoo teaches), "refined" (its diffusion priors, each then trained
+            through the base) or "end-to-end" (then all of them with the decoder).
     """
     world = get_world(recipe.zoo.world)
     pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
+    last = fitted / END_TO_END if stage == "end-to-end" else fitted
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
         name = f"{config.conditioning}.safetensors"
-        priors[config.conditioning] = DiffusionPrior.load(fitted / ("refined" if refined else "priors") / name)
-    priors |= {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
+        priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
+    priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
     return Synthesizer(
         base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures),
-        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
+        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(last / "vae.safetensors"),
         priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
     )  # fmt: skip
 
@@ -199,8 +215,13 @@ def critic_stage(recipe: Recipe, out: Path) -> Path:
     return path
 
 
+def _critic(recipe: Recipe, out: Path) -> LatentNet:
+    world = get_world(recipe.zoo.world)
+    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
+
+
 def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-    """Train diffusion priors through the base model; write them to ``out / "refined"``.
+    """Train diffusion priors, one by one, through the base model; write them to ``out / "refined"``.
 
     Args:
         recipe: which base, priors and settings.
@@ -211,12 +232,11 @@ def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) 
     Returns:
         `refine`'s figures of each.
     """
-    world, model = get_world(recipe.zoo.world), put_together(recipe, out, refined=False)
-    critic = load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
+    world, model, critic = get_world(recipe.zoo.world), put_together(recipe, out, "zoo"), _critic(recipe, out)
     (out / "refined").mkdir(parents=True, exist_ok=True)
     metrics = {}
     for name in names or [config.conditioning for config in recipe.priors]:
-        metrics[name] = refine(world, model, name, critic, recipe.refine, run_dir=out / f"run-refine-{name}")
+        metrics[name] = refine(world, model, [name], critic, recipe.refine, run_dir=out / f"run-refine-{name}")
         model.priors[name].save(out / "refined" / f"{name}.safetensors")
         write_json(out / "refined" / f"{name}.json", metrics[name])
     return metrics
@@ -233,11 +253,40 @@ def refine_with_workers(recipe: Recipe, out: Path, workers: int) -> dict[str, di
     return {name: figures for part in parts for name, figures in part.items()}
 
 
+def end_to_end_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
+    """Train all diffusion priors and the VAE's decoder together through the base; write them to ``out / "end-to-end"``.
+
+    The zoo's part follows: encoder and baselines are fitted again, to the decoder as it is now.
+
+    Returns:
+        `refine`'s figures, `fit_encoder`'s, and those on ΔW that `fit_vae_stage` gives, now of this VAE.
+    """
+    data, model = _load(zoo), put_together(recipe, out, "refined")
+    names = [config.conditioning for config in recipe.priors]
+    metrics: dict[str, Any] = refine(
+        get_world(recipe.zoo.world), model, names, _critic(recipe, out), recipe.end_to_end,
+        with_decoder=True, run_dir=out / "run-end-to-end",
+    )  # fmt: skip
+    (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
+    vae, x = model.vae, model.canonicalizer.apply(data.vectors)
+    vae.orthonormalize()
+    metrics["encoder"] = fit_encoder(vae, x, recipe.vae, train_rows=data.train, validation_rows=data.validation)
+    vae.save(out / END_TO_END / "vae.safetensors")
+    for name in names:
+        model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")
+    with torch.no_grad():
+        mean, _ = vae.encode(x)
+    metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / END_TO_END / "priors")}
+    metrics |= _delta_W_errors(data, model.canonicalizer, vae)
+    write_json(out / END_TO_END / "metrics.json", metrics)
+    return metrics
+
+
 def assemble(
     recipe: Recipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
 ) -> Synthesizer:
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
-    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, refined=True)
+    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, "end-to-end")
     tried = tune(world, model, recipe.tune_people, report=report)
     record = {
         "fine_tuning": asdict(recipe.fine_tuning),
@@ -245,6 +294,7 @@ def assemble(
             "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
             "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
             "refined": {c.conditioning: read_json(fitted / "refined" / f"{c.conditioning}.json") for c in recipe.priors},
+            "end_to_end": read_json(fitted / END_TO_END / "metrics.json"),
             "settings_tried": tried,
         },
     }  # fmt: skip

@@ -9,8 +9,12 @@ v-loss.
 
 Two things are asked of a prediction: that it denoises the person's photo (the base's own loss), and that a critic takes what it
 predicts for the person. The first alone hardly sees identity, which is a small part of a picture's error.
+
+In the end the VAE's decoder learns along. What it has from the zoo are the directions in which LoRAs vary, and they need not be
+those in which a picture becomes a person's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +40,7 @@ CRITIC_PHOTOS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Training of a prior through the base model, and of the critic that it is held against."""
+    """Training of priors, and of the VAE's decoder, through the base model; and of the critic that they are held against."""
 
     people: int = 40_000  # of whom there are photos and no LoRAs
     first_person: int = 3_000  # of the zoo's split, behind those of the zoo
@@ -74,12 +78,19 @@ def train_critic(world: World, config: RefineConfig) -> LatentNet:
 
 
 def refine(
-    world: World, model: Synthesizer, name: str, critic: nn.Module, config: RefineConfig, *, run_dir: Path | None = None
+    world: World,
+    model: Synthesizer,
+    names: Sequence[str],
+    critic: nn.Module,
+    config: RefineConfig,
+    *,
+    with_decoder: bool = False,
+    run_dir: Path | None = None,
 ) -> dict[str, float]:
-    """Train one of a model's diffusion priors, centre and denoiser, through the base; in place.
+    """Train some of a model's diffusion priors, centre and denoiser, through the base; in place.
 
-    Every step takes new people: a photo of each is embedded, the prior samples a latent at temperature 0, and the LoRA it becomes
-    is held against another photo of the person: noise is added, the base predicts, and
+    Every step takes new people, in equal shares for the priors: a photo of each is embedded, the prior samples a latent at
+    temperature 0, and the LoRA it becomes is held against another photo of the person: noise is added, the base predicts, and
 
         loss = v-loss + identity_weight * (1 - cos(critic(predicted latent), critic's mean embedding of the person)).
 
@@ -87,28 +98,37 @@ def refine(
 
     Args:
         world: whose base, encoder and people.
-        model: holds the prior.
-        name: which.
+        model: holds the priors.
+        names: which.
         critic: latents -> unit embeddings; neither of the recognisers that score.
         config: settings.
+        with_decoder: whether the VAE's decoder learns along, its stem included. NOTE: the stem is no longer orthonormal then, and
+            the encoder no longer the decoder's; see `LoRAVAE.orthonormalize` and `fit_encoder`.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        "loss_before" and "loss_after" (on photos of the validation people, with the LoRAs made for them), "best_step", "seconds".
-        The prior's settings are those that it was trained with.
+        "loss_before" and "loss_after" (on photos of the validation people, with the LoRAs made for them; mean over the priors),
+        "best_step", "seconds". The priors' settings are those that they were trained with.
 
     Raises:
-        UsageError: the prior is not a diffusion prior.
+        UsageError: one is not a diffusion prior.
     """
-    prior = model.priors[name]
-    if not isinstance(prior, DiffusionPrior):
-        raise UsageError(f"expected a diffusion prior to refine, got {type(prior).__name__} for {name!r}")
+    priors: list[Any] = [model.priors[name] for name in names]
+    for name, prior in zip(names, priors, strict=True):
+        if not isinstance(prior, DiffusionPrior):
+            raise UsageError(f"expected a diffusion prior to refine, got {type(prior).__name__} for {name!r}")
+    learned = nn.ModuleDict(dict(zip(names, priors, strict=True)))
+    if with_decoder:
+        learned["decoder"], learned["stem"] = model.vae.decoder, model.vae.stem
     sampler: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": config.num_inference_steps}
     first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
     held = persons_of(Split.VALIDATION, config.validation_people, offset=5_000)
 
-    def loss_for(embedding: Float[Tensor, "N D"], photos: Photos, generator: torch.Generator) -> Tensor:
-        z = prior.sample(embedding, **sampler)
+    def loss_for(
+        priors: list[Any], embedding: Float[Tensor, "N D"], photos: Photos, generator: torch.Generator
+    ) -> Tensor:
+        shares = zip(priors, embedding.tensor_split(len(priors)), strict=True)
+        z = torch.cat([prior.sample(share, **sampler) for prior, share in shares])
         vectors = model.canonicalizer.invert(config.scale * model.vae.decode(z))
         return prediction_loss(world, model, vectors, photos, critic, config, generator)
 
@@ -116,28 +136,32 @@ def refine(
         persons = (torch.randint(config.people, (config.people_a_step,), generator=generator) + first).tolist()
         given, shown = torch.randint(config.photos, (2,), generator=generator).tolist()
         embedding = world.embeddings(persons, 1, first=given)[:, 0]
-        return loss_for(embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown), generator)
+        photos = world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown)
+        return loss_for(priors, embedding, photos, generator)
 
     held_embedding = world.embeddings(held, 1)[:, 0]
     held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
 
     def validate() -> float:
-        return sum(loss_for(held_embedding, held_photos, step_generator(1, k)).item() for k in range(4)) / 4
+        losses = [loss_for([p], held_embedding, held_photos, step_generator(1, k)) for p in priors for k in range(4)]
+        return sum(loss.item() for loss in losses) / len(losses)
 
-    prior.requires_grad_(True)  # the centre too
-    for module in prior.modules():
+    learned.requires_grad_(True)  # the centres too
+    for module in learned.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # new people at every step: nothing can be learned by heart
     with torch.no_grad():
         before = validate()
     frozen = (model.vae, critic, world.pipe.unet)
-    data = fingerprint(*prior.state_dict().values(), *(t for part in frozen for t in part.state_dict().values()))
+    data = fingerprint(*learned.state_dict().values(), *(t for part in frozen for t in part.state_dict().values()))
     record = config_record(config) | {"data": data}
     metrics = train(
-        prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=f"refine {name}"
-    )
-    prior.requires_grad_(False)
-    model.settings[name] = {**sampler, "guidance_scale": 1.0, "scale": config.scale}
+        learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record,
+        label="end to end" if with_decoder else f"refine {' '.join(names)}",
+    )  # fmt: skip
+    learned.requires_grad_(False)
+    for name in names:
+        model.settings[name] = {**sampler, "guidance_scale": 1.0, "scale": config.scale}
     return {
         "loss_before": before, "loss_after": metrics["best_validation"], "best_step": metrics["best_step"],
         "seconds": metrics["seconds"],

@@ -33,5 +33,6 @@ train_app = typer.Typer(help="Fit the models on a zoo; the same command again re
 train_app.command("vae")(learn.train_vae)
 train_app.command("prior")(learn.train_prior)
 train_app.command("refine")(learn.train_refine)
+train_app.command("end-to-end")(learn.train_end_to_end)
 train_app.command("all")(learn.train_all)
 app.add_typer(train_app, name="train")

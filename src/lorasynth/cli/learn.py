@@ -79,6 +79,27 @@ def train_refine(
     emit(refine_stage(config, out, prior), json)
 
 
+def train_end_to_end(
+    recipe: RecipeName,
+    zoo: ZooFolder,
+    out: Annotated[Path, typer.Option("--out", help="The folder that `train refine` wrote to.")],
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Train all diffusion priors and the VAE's decoder together through the base model; fit what else there is to them.
+
+    Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.fitting import end_to_end_stage
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.store import Zoo
+
+    emit(end_to_end_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
+
+
 def train_all(
     recipe: RecipeName,
     zoo: ZooFolder,
@@ -90,7 +111,7 @@ def train_all(
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
-    """Fit VAE and priors, refine the priors, choose settings on validation people, write a synthesizer.
+    """Fit VAE and priors, train both through the base, choose settings on validation people, write a synthesizer.
 
     Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit --workers 2
     """
@@ -98,7 +119,7 @@ def train_all(
     setup(device)
     from lorasynth.cards import synthesizer_card
     from lorasynth.errors import OutputExistsError
-    from lorasynth.fitting import assemble, fit_prior_stage, fit_vae_stage, refine_with_workers
+    from lorasynth.fitting import assemble, end_to_end_stage, fit_prior_stage, fit_vae_stage, refine_with_workers
     from lorasynth.recipes import get_recipe
     from lorasynth.zoo.store import Zoo
 
@@ -108,6 +129,7 @@ def train_all(
     config, opened = get_recipe(recipe).seeded(seed), Zoo.open(zoo)
     record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
     record["refined"] = refine_with_workers(config, out, workers)
+    record["end_to_end"] = end_to_end_stage(config, opened, out)
     assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
     emit({**record, "synthesizer": str(target)}, json)
 

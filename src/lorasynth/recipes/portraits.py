@@ -2,10 +2,10 @@
 
     make reproduce            # or: python -m lorasynth.recipes.portraits --run-dir out/reproduce
 
-Two CPU cores, about four hours (added up from single stages, some of them scaled; never run in one go): encoder
+Two CPU cores, about five hours (added up from single stages, some of them scaled; never run in one go): encoder
 10 min, second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 45 min (on both cores), VAE and
-priors 5 min, the critic 5 min, training the priors through the base 45 min (one on each core), choosing their settings 5 min,
-evaluation 20 min.
+priors 5 min, the critic 5 min, training the priors through the base 45 min (one on each core), end to
+end with the VAE's decoder 55 min (one core), choosing their settings 5 min, evaluation 20 min.
 Each stage is skipped where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect:
 docs/figures.md.
 
@@ -54,19 +54,18 @@ def portraits_tiny() -> Recipe:
     vae = VAEConfig(num_components=12, latent_dim=8, hidden_dim=32, loop=replace(VAEConfig().loop, steps=40))
     loop = replace(PriorConfig().loop, steps=40)
     priors = tuple(PriorConfig(conditioning=c, width=32, depth=1, loop=loop) for c in ("adalora", "adanorm"))
+    critic = RecogniserConfig(loss="arcface", steps=4, batch_size=8)
+    refine = RefineConfig(
+        people_a_step=4, validation_people=4, loop=replace(loop, steps=4), critic_people=16, critic=critic
+    )
     return Recipe(
         name="portraits_tiny",
         zoo=zoo,
         vae=vae,
         priors=priors,
         regression=replace(loop, steps=20),
-        refine=RefineConfig(
-            people_a_step=4,
-            validation_people=4,
-            loop=replace(loop, steps=4),
-            critic_people=16,
-            critic=RecogniserConfig(loss="arcface", steps=4, batch_size=8),
-        ),
+        refine=refine,
+        end_to_end=refine,
         tune_people=2,
         fine_tuning=adapt,
     )

@@ -24,7 +24,10 @@ class Recipe:
         default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
     )
     kernel_lambda: float = 0.1
-    refine: RefineConfig = field(default_factory=RefineConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)  # of each prior by itself, and the critic
+    end_to_end: RefineConfig = field(  # then, of all priors and the VAE's decoder
+        default_factory=lambda: RefineConfig(identity_weight=2.0, loop=replace(RefineConfig().loop, learning_rate=1e-3))
+    )
     tune_people: int = 24  # validation people that scales and sampler settings are chosen on
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
@@ -34,4 +37,5 @@ class Recipe:
         priors = tuple(replace(p, loop=replace(p.loop, seed=seed)) for p in self.priors)
         critic = replace(self.refine.critic, seed=seed)
         refine = replace(self.refine, critic=critic, loop=replace(self.refine.loop, seed=seed))
-        return replace(self, vae=vae, priors=priors, refine=refine)
+        end_to_end = replace(self.end_to_end, loop=replace(self.end_to_end.loop, seed=seed))
+        return replace(self, vae=vae, priors=priors, refine=refine, end_to_end=end_to_end)
