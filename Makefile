@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test check fuzz format bench reproduce clean
+.PHONY: setup demo test test-comfyui check fuzz format bench reproduce clean
 
 setup: $(VENV)/.installed
 
@@ -26,9 +26,16 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 tests
 
+# The ComfyUI nodes in ComfyUI itself, by a Python that has ComfyUI's requirements, lorasynth and pytest.
+COMFYUI_PYTHON ?= $(BIN)/python
+test-comfyui: setup
+	@test -f "$(LORASYNTH_COMFYUI)/folder_paths.py" || { echo "test-comfyui: expected LORASYNTH_COMFYUI=FOLDER, a checkout of ComfyUI," \
+		"got '$(LORASYNTH_COMFYUI)'; clone ComfyUI and name its folder" >&2; exit 2; }
+	LORASYNTH_COMFYUI="$(LORASYNTH_COMFYUI)" $(COMFYUI_PYTHON) -m pytest -n0 tests/integrations/real_comfyui.py
+
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks integrations
+	$(BIN)/ruff check src tests benchmarks integrations
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2 -m "not integration and not slow" tests
 
@@ -36,8 +43,8 @@ fuzz: setup
 	LORASYNTH_FUZZ=100000 $(BIN)/python -m pytest -s --timeout 0 tests/lora/test_fuzz.py
 
 format: setup
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks integrations
+	$(BIN)/ruff check --fix src tests benchmarks integrations
 
 bench: setup
 	for f in benchmarks/bench_*.py; do $(BIN)/python $$f || exit 1; done

@@ -1,13 +1,22 @@
 """The command line as a person types it: exit codes, one line, nothing half-written."""
 
 import json
+import os
+import socket
+import struct
 import subprocess
 import sys
+import warnings
+import zlib
+from io import BytesIO
 
 import pytest
 from PIL import Image
 
-from lorasynth.encoders.images import to_image
+from lorasynth.cli import main
+from lorasynth.encoders.images import open_photo, to_image
+from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout
 from lorasynth.worlds.portraits.draw import photos_of
 
 
@@ -50,7 +59,9 @@ def test_help_imports_nothing_heavy():
         ["render"],
         ["inspect"],
         ["convert"],
+        ["import-legacy"],
         ["zoo", "build"],
+        ["zoo", "resize"],
         ["train", "all"],
         ["evaluate"],
     ],
@@ -160,3 +171,194 @@ def test_the_tiny_recipe_goes_all_the_way(tmp_path):
         "real",
     } <= methods.keys()
     assert methods["real"]["similarity"]["mean"] > 0.8
+
+
+# What people give by mistake, in this process: nothing heavy is reached.
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Function from arguments to exit code and standard error; no socket can be opened meanwhile."""
+
+    def no_socket(*_):
+        raise AssertionError("a connection was opened")
+
+    def call(*arguments):
+        monkeypatch.setattr(socket.socket, "connect", no_socket)
+        monkeypatch.setattr(socket, "getaddrinfo", no_socket)
+        monkeypatch.setattr(sys, "argv", ["lorasynth", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=r"^\d$") as stop, warnings.catch_warnings():
+            main()
+        return stop.value.code, capsys.readouterr().err
+
+    return call
+
+
+def encoded(image, format, **options):
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_header(width, height):
+    """A PNG whose header claims a size; there are no pixels behind it."""
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IEND", b"")
+    )
+
+
+RED = Image.new("RGB", (64, 64), "red")
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (64, 64), "blue")], "duration": 100}
+PNG = encoded(RED, "PNG")
+PROFILE_BOMB = PNG[:33] + chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2**28))) + PNG[33:]
+BAD_PHOTOS = {
+    "109-empty": (b"", "empty file"),
+    "109-text": (b"only words and words", "got text"),
+    "109-html": (b"<!DOCTYPE html><html></html>", "got HTML"),
+    "109-svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "got SVG"),
+    "109-pdf": (b"%PDF-1.7\n", "got PDF"),
+    "109-heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "got HEIC"),
+    "110-cut": (encoded(RED, "JPEG")[:300], "damaged or cut off JPEG"),
+    "111-wide-and-high": (png_header(20_000, 20_000), "20000 x 20000"),
+    "111-beyond-31-bits": (png_header(2**31 - 1, 2**31 - 1), "2147483647 x 2147483647"),
+    "112-one-pixel": (encoded(Image.new("RGB", (1, 1)), "PNG"), "1 x 1"),
+    "112-a-line": (png_header(1, 60_000), "1 x 60000"),
+    "116-gif": (encoded(RED, "GIF", **FRAMES), "got GIF"),
+    "116-webp": (encoded(RED, "WEBP", **FRAMES), "got 2 frames"),
+    "116-apng": (encoded(RED, "PNG", **FRAMES), "got 2 frames"),
+    "118-eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n", "got PostScript"),
+    "118-profile-bomb": (PROFILE_BOMB, "damaged or cut off PNG"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PHOTOS)
+def test_a_bad_photo_is_named_with_its_fault_on_one_line_and_nothing_is_written(here, tmp_path, name):
+    content, said = BAD_PHOTOS[name]
+    path, out = tmp_path / "photo.png", tmp_path / "me.safetensors"
+    path.write_bytes(content)
+    code, err = here("synthesize", path, "-o", out, "--consent", "self")
+    assert code == 2
+    assert err.startswith(f"lorasynth: {path}: ")
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_behind_a_picture_is_no_part_of_it(tmp_path):  # row 118: JPEG and zip in one
+    plain, polyglot = tmp_path / "plain.jpg", tmp_path / "polyglot.jpg"
+    plain.write_bytes(encoded(RED, "JPEG"))
+    polyglot.write_bytes(encoded(RED, "JPEG") + b"PK\x03\x04" + bytes(100))
+    assert open_photo(polyglot).tobytes() == open_photo(plain).tobytes()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://169.254.169.254/latest/meta-data", "http://localhost/x.png", "file:///etc/passwd", "http://2130706433/x.png",
+        "https://example.com/me.jpg",
+    ],
+)  # fmt: skip
+def test_an_address_is_no_photo_and_no_lora_and_nothing_is_sent(here, tmp_path, address):  # row 122
+    out = tmp_path / "me.safetensors"
+    code, err = here("synthesize", address, "-o", out, "--consent", "self")
+    assert (code, "expected a photo, got no such file" in err, len(err.splitlines())) == (2, True, 1)
+    for verb in (["inspect", address], ["convert", address, out]):
+        code, err = here(*verb)
+        assert (code, "expected a LoRA file, got nothing there" in err, len(err.splitlines())) == (2, True, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["synthesize", "x.png", "-o", "o", "--seed", "-1"], "'--seed'"),
+        (["synthesize", "x.png", "-o", "o", "--seed", str(2**64)], "'--seed'"),
+        (["synthesize", "x.png", "-o", "o", "--seed", "abc"], "'--seed'"),
+        (["synthesize", "x.png", "-o", "o", "--steps", "abc"], "'--steps'"),
+        (["render", "-p", "x", "-o", "o.png", "--steps", "0"], "'--steps'"),
+        (["render", "-p", "x", "-o", "o.png", "--steps", str(10**9)], "'--steps'"),
+        (["render", "-p", "x", "-o", "o.png", "--num-images", str(10**6)], "'--num-images'"),
+        (["render", "-p", "x", "-o", "o.png", "--scale", "11"], "'--scale'"),
+        (["render", "-p", "x", "-o", "o.png", "--scale", "nan"], "'--scale'"),
+        (["render", "-p", "x", "-o", "o.png", "--guidance-scale", "nan"], "'--guidance-scale'"),
+        (["render", "-p", "x", "-o", "o.png", "--guidance-scale", "inf"], "'--guidance-scale'"),
+        (["zoo", "resize", "z", "--out", "o", "--rank", "0"], "'--rank'"),
+        (["zoo", "resize", "z", "--out", "o", "--rank", "1.5"], "'--rank'"),
+        (["zoo", "resize", "z", "--out", "o", "--rank", "2"], "z: expected a zoo"),
+        (["convert", "x", "o", "--format", "pickle"], "'--format'"),
+        (["convert", "x", "o", "--dtype", "int8"], "'--dtype'"),
+        (["import-legacy", "x.pt", "o"], "expected a name that ends in .safetensors"),
+    ],
+    ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_value_out_of_its_bounds_is_named_and_nothing_is_written(
+    here, tmp_path, monkeypatch, arguments, said
+):  # row 124
+    monkeypatch.chdir(tmp_path)
+    code, err = here(*arguments)
+    assert code == 2
+    assert said in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 5_000, "x" * 300 + ".safetensors", "no/where.safetensors", "."])
+def test_an_output_that_cannot_be_is_refused_before_the_work(here, tmp_path, monkeypatch, name):  # rows 121, 124
+    monkeypatch.chdir(tmp_path)
+    code, err = here("convert", "x.safetensors", name)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert len(err) < 400
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "verb", [["inspect", "{lora}"], ["convert", "{lora}", "{out}"], ["convert", "{lora}", "{lora}", "--force"]]
+)
+def test_results_do_not_take_the_place_of_what_the_verb_reads_or_writes(here, tmp_path, verb):
+    layout = Layout.from_dict({"base": "tiny", "modules": [["a.to_q", 4, 4, 1]]})
+    lora, out = LoRA.random(layout).save(tmp_path / "lora.safetensors"), tmp_path / "out.safetensors"
+    before = lora.read_bytes()
+    (tmp_path / "link").symlink_to(lora)
+    os.link(lora, tmp_path / "hard")
+    arguments = [word.format(lora=lora, out=out) for word in verb]
+    places = [
+        lora,
+        tmp_path / "link",
+        tmp_path / "hard",
+        tmp_path / "." / lora.name,
+        *([out] if "{out}" in verb else []),
+    ]
+    for place in places:
+        code, err = here(*arguments, "--json", place)
+        assert code == 2
+        assert "expected a file of its own for --json, got what the command reads or writes" in err
+    assert lora.read_bytes() == before
+    assert not out.exists()
+    assert here(*arguments, "--json", tmp_path / "report.json")[0] == 0
+
+
+def test_results_do_not_go_into_the_folder_that_is_written(here, tmp_path):
+    layout = Layout.from_dict({"base": "tiny", "modules": [["a.to_q", 4, 4, 1]]})
+    lora, folder = LoRA.random(layout).save(tmp_path / "lora.safetensors"), tmp_path / "adapter"
+    folder.mkdir()
+    code, err = here("convert", lora, folder, "--format", "peft", "--json", folder / "adapter_config.json")
+    assert (code, "expected a file of its own for --json" in err) == (2, True)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path):  # row 124
+    layout = Layout.from_dict({"base": "tiny", "modules": [["a.to_q", 4, 4, 1]]})
+    lora = LoRA.random(layout).save(tmp_path / "lora.safetensors")
+    end, pipe = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "lorasynth", "inspect", str(lora)]
+    result = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(pipe)
+    assert result.stderr == ""
+    assert result.returncode in (1, 141)  # who notices first, the argument parser's library or we

@@ -209,3 +209,86 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(run, tmp_path, 
     assert_refused(run("convert", start, tmp_path / "no" / "y.safetensors"), "does not exist")
     assert_refused(run("convert", start, tmp_path / "y.safetensors", "--device", "tpu"), "expected device cpu")
     assert list(tmp_path.iterdir()) == [start]
+
+
+def test_a_lora_that_does_nothing_is_converted_only_if_it_is_meant(run, tmp_path, lora):
+    start, out = lora.scaled(0.0).save(tmp_path / "start.safetensors"), tmp_path / "x.safetensors"
+    assert_refused(run("convert", start, out), str(start), "expected an update, got zero everywhere", "--allow-zero")
+    assert list(tmp_path.iterdir()) == [start]
+    code, out_text, _ = run("convert", start, out, "--allow-zero")
+    record = json.loads(out_text)
+    assert (code, record["norm"], record["squared_relative_error"]) == (0, 0, 0)
+    assert LoRA.load(out).norm() == 0
+
+
+def with_text_encoder(lora, folder, format):
+    """The LoRA with two tensors of a text encoder's beside it."""
+    path = lora.save(folder / "start.safetensors", format)
+    name = {
+        "kohya": "lora_te_text_model_encoder_layers_0_mlp_fc1",
+        "diffusers": "text_encoder.encoder.layers.0.mlp.fc1",
+    }
+    halves = ("lora_down", "lora_up") if format == "kohya" else ("lora_A", "lora_B")
+    more = {f"{name[format]}.{h}.weight": torch.ones(2, 2) for h in halves}
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path) | more, path, metadata)
+    return path
+
+
+@pytest.mark.parametrize("format", ["kohya", "diffusers"])
+def test_a_text_encoders_part_is_left_out_only_where_asked_for(run, tmp_path, lora, format):
+    start, out = with_text_encoder(lora, tmp_path, format), tmp_path / "x.safetensors"
+    assert_refused(run("convert", start, out), str(start), "one of a text encoder", "--unet-only")
+    code, seen, err = run("inspect", start)
+    assert (code, "--unet-only" in err, json.loads(seen)["faults"][0]["fatal"]) == (2, True, True)
+    code, seen, _ = run("inspect", start, "--unet-only")
+    (fault,) = json.loads(seen)["faults"]
+    assert (code, fault["code"], fault["fatal"]) == (0, "text-encoder", False)
+    assert fault["actual"] == "2 tensors of text encoders, left out"
+    code, report, _ = run("convert", start, out, "--unet-only")
+    assert (code, json.loads(report)["faults"]) == (0, [fault])
+    assert torch.equal(LoRA.load(out).vector, lora.vector)
+
+
+def test_a_text_encoders_lora_alone_is_no_unets(run, tmp_path):
+    name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    save_file({f"{name}.lora_{h}.weight": torch.ones(2, 2) for h in ("down", "up")}, tmp_path / "te.safetensors")
+    result = run("convert", tmp_path / "te.safetensors", tmp_path / "x.safetensors", "--unet-only")
+    assert_refused(result, f"{name}.lora_down.weight: expected modules of the UNet or transformer, got none")
+
+
+def test_a_base_can_be_named_against_what_the_file_says(run, tmp_path):
+    rows = [(f"{BLOCK}.attn2.to_k", 2048, 8, 1)]
+    modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
+    lora = LoRA.random(Layout(base="sd15", modules=modules))  # of SDXL, by its text's width
+    start, out = lora.save(tmp_path / "start.safetensors"), tmp_path / "x.safetensors"
+    said = "lorasynth.base: expected sdxl, the base model by its shapes, got sd15"
+    assert_refused(run("convert", start, out), said, "--force-base")
+    assert run("inspect", start)[0] == 2
+    code, seen, _ = run("inspect", start, "--force-base", "sdxl")
+    seen = json.loads(seen)
+    assert (code, seen["base"], [(f["code"], f["fatal"]) for f in seen["faults"]]) == (0, "sdxl", [("base", False)])
+    code, report, _ = run("convert", start, out, "--force-base", "sdxl")
+    assert (code, json.loads(report)["base"]) == (0, "sdxl")
+    again = LoRA.load(out)
+    assert (again.layout.base, torch.equal(again.vector, lora.vector)) == ("sdxl", True)
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_a_flux_lora_goes_through_every_format(run, tmp_path, target):
+    rows = [(f"transformer_blocks.3.attn.to_{part}", 16, 8, 2) for part in ("q", "k", "v", "out.0")]
+    modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
+    lora = LoRA.random(Layout(base="flux", modules=modules), seed=3)
+    start, out = lora.save(tmp_path / "start.safetensors", "diffusers"), place(tmp_path, target)
+    code, report, _ = run("convert", start, out, "--format", target)
+    assert (code, json.loads(report)["squared_relative_error"], json.loads(report)["base"]) == (0, 0, "flux")
+    again = LoRA.load(out)
+    assert (again.layout, torch.equal(again.vector, lora.vector)) == (lora.layout, True)
+
+
+def test_a_format_that_a_base_has_not_is_refused_and_nothing_is_written(run, tmp_path):
+    module = Module(name="transformer_blocks.3.attn.to_q", in_features=8, out_features=8, rank=2)
+    start = LoRA.random(Layout(base="sd3", modules=(module,))).save(tmp_path / "start.safetensors", "diffusers")
+    assert_refused(run("convert", start, tmp_path / "x.safetensors"), "'diffusers' or 'peft' for 'sd3', got 'kohya'")
+    assert list(tmp_path.iterdir()) == [start]

@@ -1,4 +1,4 @@
-"""No module of the package can unpickle anything: its syntax trees are searched for every way in."""
+"""No module of the package can unpickle anything but one, which no other imports: syntax trees are searched for every way in."""
 
 import ast
 from pathlib import Path
@@ -10,6 +10,8 @@ import lorasynth
 MODULES = {"pickle", "_pickle", "cPickle", "pickletools", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 TORCH = {"load", "save", "package", "hub", "serialization"}
 FILES = sorted(Path(lorasynth.__file__).parent.rglob("*.py"))
+CHILD = Path(lorasynth.__file__).parent / "lora" / "unpickle.py"
+"""The program that `import-legacy` runs in a process of its own."""
 
 
 def is_constant(node, value):
@@ -49,9 +51,44 @@ def ways_to_unpickle(source):
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def imports(path, module):
+    """Whether a file of the package imports a module, as a whole or a name of it."""
+    parent, _, name = module.rpartition(".")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import) and any(alias.name == module for alias in node.names):
+            return True
+        if isinstance(node, ast.ImportFrom) and (
+            node.module == module or (node.module == parent and any(alias.name == name for alias in node.names))
+        ):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != CHILD], ids=lambda path: path.stem)
 def test_no_module_of_the_package_can_unpickle(path):
     assert ways_to_unpickle(path.read_text()) == []
+    assert not imports(path, "lorasynth.lora.unpickle")
+
+
+def test_one_program_loads_tensors_alone_and_only_import_legacy_runs_it():
+    assert ways_to_unpickle(CHILD.read_text()) == ["torch.load"]
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(CHILD.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"
+    )
+    assert is_constant({k.arg: k.value for k in call.keywords}["weights_only"], True)
+    assert [path.name for path in FILES if "unpickle.py" in path.read_text() and path != CHILD] == ["legacy.py"]
+    assert [path.name for path in FILES if imports(path, "lorasynth.lora.legacy")] == ["files.py"]
+
+
+def test_importing_the_program_does_nothing_and_it_imports_nothing_of_ours():
+    tree = ast.parse(CHILD.read_text())
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
+    others = [node for node in tree.body if not isinstance(node, kinds)]
+    assert [type(node) for node in others] == [ast.Expr, ast.If]
+    assert ast.unparse(others[1].test) == "__name__ == '__main__'"
+    assert "lorasynth" not in CHILD.read_text()
 
 
 def test_the_whole_package_is_searched():

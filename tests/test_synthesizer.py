@@ -2,19 +2,25 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from lorasynth.cli.app import app
+from lorasynth.encoders import open_encoder, open_photo
 from lorasynth.encoders.images import to_image
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.lora.factors import LoRA
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.portraits.draw import photos_of
 from lorasynth.worlds.world import get_world
+
+from .making import BASE, real_synthesizer, sd15_layout
 
 pytestmark = pytest.mark.integration
 
@@ -150,3 +156,123 @@ def test_a_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
 def test_a_folder_that_is_no_synthesizer_is_said_so(tmp_path):
     with pytest.raises(ModelError, match=r"config.json: not found"):
         Synthesizer.from_pretrained(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """The drawn world's recogniser in the part of the user's own: a file of its own, known by its sha256."""
+    return open_encoder("portraits")
+
+
+@pytest.fixture(scope="module")
+def real(encoder, tmp_path_factory):
+    """The folder of a synthesizer of a real base."""
+    folder = tmp_path_factory.mktemp("real") / "model"
+    real_synthesizer(encoder.record).save_pretrained(folder)
+    return folder
+
+
+def test_a_real_bases_folder_holds_no_encoder_and_no_guard(real, encoder):
+    config = json.loads((real / "config.json").read_text())
+    assert config["base"] == BASE
+    assert config["encoder"] == encoder.record
+    assert not list(real.rglob("*encoder*"))
+    assert not (real / "guard.safetensors").exists()
+
+
+def test_with_its_encoder_a_real_bases_model_takes_photos(real, encoder, photo):
+    for given in ("portraits", encoder):
+        lora = Synthesizer.from_pretrained(real, encoder=given)(photo, seed=4)
+        embedding = encoder.embed([open_photo(photo)])[0]
+        assert torch.allclose(
+            lora.vector, Synthesizer.from_pretrained(real).from_embedding(embedding, seed=4).vector, atol=1e-5
+        )
+    assert lora.metadata["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert lora.metadata["modelspec.resolution"] == "512x512"
+    assert lora.metadata["lorasynth.base_model"] == BASE
+
+
+def test_without_its_encoder_it_takes_embeddings_and_says_which_encoder_for_photos(real, photo):
+    model = Synthesizer.from_pretrained(real)
+    with pytest.raises(
+        UsageError, match=r"got photos and no encoder; give the model its own .*--encoder SPEC.*portraits"
+    ):
+        model(photo)
+    vector = torch.randn(512, generator=torch.Generator().manual_seed(1))
+    lora = model.from_embedding(vector, seed=1)
+    assert torch.equal(lora.vector, model.from_embedding(8 * vector, seed=1).vector)
+    assert not torch.equal(lora.vector, model.from_embedding(-vector, seed=1).vector)
+    for wrong in (vector[:128], torch.zeros(512), torch.full((512,), torch.nan)):
+        with pytest.raises(UsageError, match="expected an embedding of 512 numbers with a direction"):
+            model.from_embedding(wrong)
+
+
+def test_another_encoder_than_its_own_is_refused(encoder, photo, tmp_path):
+    other = encoder.record | {"name": "another", "files": {"recogniser": "0" * 64}}
+    real_synthesizer(other).save_pretrained(tmp_path / "model")
+    with pytest.raises(
+        ModelError, match=r"expected embeddings of encoder 'another' \(recogniser sha256 000000000000\), got"
+    ):
+        Synthesizer.from_pretrained(tmp_path / "model", encoder="portraits")
+    with pytest.raises(UsageError, match="no-such-encoder"):
+        Synthesizer.from_pretrained(tmp_path / "model", encoder="no-such-encoder")
+
+
+def test_where_nobody_said_which_encoder_none_is_taken(photo, tmp_path):
+    real_synthesizer({"kind": "unknown", "name": "unknown", "dim": 512}).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="got one that cannot be checked; nobody said which encoder"):
+        Synthesizer.from_pretrained(tmp_path / "model", encoder="portraits")
+    with pytest.raises(UsageError, match=r"got photos and no encoder; nobody said .* --embedding FILE"):
+        Synthesizer.from_pretrained(tmp_path / "model")(photo)
+
+
+def test_a_drawn_worlds_model_has_its_encoder_and_takes_embeddings_too(model, photo):
+    with pytest.raises(UsageError, match="is of the drawn world 'portraits', which has its encoder"):
+        Synthesizer.from_pretrained(encoder="portraits")
+    assert torch.equal(model.from_embedding(model.embed(photo), seed=3).vector, model(photo, seed=3).vector)
+
+
+def test_a_real_bases_model_saved_again_is_the_same(real, tmp_path):
+    model = Synthesizer.from_pretrained(real)
+    model.save_pretrained(tmp_path / "again")
+    for file in sorted(p.relative_to(real) for p in real.rglob("*") if p.is_file()):
+        assert (tmp_path / "again" / file).read_bytes() == (real / file).read_bytes(), file
+    assert model.card == "# a card\n"
+    assert model.record == {"made_from": {"loras": 12}}
+
+
+def test_from_the_command_line_photos_need_the_encoder_and_an_embedding_needs_none(real, photo, tmp_path):
+    def run(*words):
+        result = CliRunner().invoke(app, ["synthesize", "--consent", "self", "--model", str(real), *map(str, words)])
+        return "" if result.exit_code == 0 else str(result.exception)
+
+    np.save(tmp_path / "face.npy", np.random.default_rng(0).normal(size=512))
+    by_photo, by_embedding = tmp_path / "photo.safetensors", tmp_path / "embedding.safetensors"
+    assert run(photo, "--encoder", "portraits", "-o", by_photo) == ""
+    assert run("--embedding", tmp_path / "face.npy", "-o", by_embedding) == ""
+    assert LoRA.load(by_photo).layout == LoRA.load(by_embedding).layout == sd15_layout()
+    none = tmp_path / "none.safetensors"
+    assert "no encoder; give the model its own" in run(photo, "-o", none)
+    assert "expected photos, or --embedding FILE" in run("-o", none)
+    assert "expected photos, or --embedding FILE" in run(photo, "--embedding", tmp_path / "face.npy", "-o", none)
+    assert "needs none" in run("--embedding", tmp_path / "face.npy", "--encoder", "portraits", "-o", none)
+    np.save(tmp_path / "short.npy", np.ones(128))
+    assert "expected an embedding of 512 numbers" in run("--embedding", tmp_path / "short.npy", "-o", none)
+    assert not none.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": None}, "expected a synthesizer's configuration"),
+        ({"encoder": {"name": "x"}}, "expected a synthesizer's configuration: 'kind'"),
+        ({"priors": None}, "expected a synthesizer's configuration"),
+        ({"format": 99}, "this version reads 1"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_said_so(real, tmp_path, change, message):
+    shutil.copytree(real, tmp_path / "model")
+    config = json.loads((real / "config.json").read_text()) | change
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=message):
+        Synthesizer.from_pretrained(tmp_path / "model", encoder="portraits")

@@ -1,20 +1,129 @@
-"""Model cards: what a shipped model is, what it was made from, what it is not."""
+"""Cards: what a synthesizer or a zoo is, what it was made from, what it is not; with the hub's front matter."""
 
 from typing import Any
 
-from lorasynth.recipes.recipe import Recipe
+from lorasynth.encoders.records import describe
+from lorasynth.recipes.recipe import BaseRecipe, WorldRecipe
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.store import Zoo
 
+TAGS = ["lora", "hypernetwork", "zero-shot", "text-to-image"]
+_LICENCES = (
+    "apache-2.0",
+    "mit",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "creativeml-openrail-m",
+    "openrail++",
+)
+"""Of those that the hub knows by name, the usual ones of LoRAs; any other is "other"."""
 
-def synthesizer_card(recipe: Recipe, zoo: Zoo, record: dict[str, Any]) -> str:
-    """The card of a synthesizer, with the hub's front matter."""
+
+def front_matter(**fields: Any) -> str:
+    """The fields that the hub reads, as the YAML block that a card begins with."""
+    from huggingface_hub.repocard_data import CardData
+
+    return f"---\n{CardData(**fields).to_yaml()}\n---\n"
+
+
+def licence_fields(zoo: Zoo) -> dict[str, str]:
+    """The licence of a zoo's LoRAs, and of what is made from them, as the hub says it."""
+    said = sorted({item.licence for item in zoo.items})
+    if len(said) == 1 and said[0].lower() in _LICENCES:
+        return {"license": said[0].lower()}
+    return {"license": "other", "license_name": "-and-".join(said).replace(" ", "-").lower()[:80] or "none-stated"}
+
+
+def zoo_card(zoo: Zoo) -> str:
+    """The card of a zoo as a data set repository."""
+    count, splits = len(zoo.items), [item.split for item in zoo.items]
+    limits = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    ranks = sorted({m.rank for m in zoo.layout.modules})
+    encoder = zoo.recipe.get("encoder")
+    fields = front_matter(
+        pretty_name=f"LoRAs of {zoo.layout.base}", **licence_fields(zoo), tags=["lora", "weights", "lorasynth"],
+        size_categories=[next((name for limit, name in limits if count < limit), "n>1M")],
+        configs=[{"config_name": "default", "data_files": "manifest.jsonl"}],
+    )  # fmt: skip
+    return f"""{fields}
+# A zoo of {count:,} LoRAs for {zoo.layout.base}
+
+{count:,} LoRAs of {len({item.person for item in zoo.items}):,} people, each with face embeddings: what
+[lorasynth](https://pypi.org/project/lorasynth) learns a space of LoRAs from.
+
+| | |
+|---|---|
+| base | {zoo.layout.base} |
+| modules, rank | {len(zoo.layout.modules)}, {", ".join(map(str, ranks))} |
+| numbers a LoRA | {zoo.layout.num_parameters:,} (layout `{zoo.layout.hash}`) |
+| people's splits | {", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits)))} |
+| sources | {", ".join(sorted({item.source for item in zoo.items}))} |
+| licences | {", ".join(sorted({item.licence for item in zoo.items}))} |
+| embeddings | {describe(encoder) if encoder else "by an encoder that nobody named"} |
+
+**Files**: `zoo.json` (layout, recipe), `manifest.jsonl` (a line an item: person, split, shard, row, sha256, licence),
+`shard-*.safetensors` ("vectors" and "embeddings", float16). An item exists only if the manifest says so and its hash agrees.
+
+    zoo = lorasynth.Zoo.open("FOLDER")          # a local copy; or Zoo.from_hub("OWNER/NAME")
+    persons, vectors, embeddings = zoo.load("train")
+
+**A face's embedding is biometric data, and so may be a LoRA of a face.** Publish a zoo only of people who agreed to exactly
+that, or of nobody (drawn people), and keep the repository private otherwise.
+"""
+
+
+def base_card(recipe: BaseRecipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
+    """The card of a real base's synthesizer; ``record`` is its ``made_from``."""
+    vae, encoder = record["vae"], model.encoder_record or {}
+    rows = "\n".join(
+        f"| {name} | {values['relative_error']:.3f} | {values['explained']:.3f} | "
+        f"{model.settings.get(name, {}).get('scale', 1):g} |"
+        for name, values in record["validation"].items()
+    )
+    fields = front_matter(
+        library_name="lorasynth", **licence_fields(zoo), base_model=recipe.base, base_model_relation="adapter", tags=TAGS,
+        instance_prompt="sks person",
+    )  # fmt: skip
+    ranks = sorted({m.rank for m in zoo.layout.modules})
+    return f"""{fields}
+# lorasynth synthesizer: {recipe.name}
+
+A face's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
+{len(zoo.layout.modules)} modules, {zoo.layout.num_parameters:,} numbers.
+
+    model = Synthesizer.from_pretrained("FOLDER_OR_ID", encoder="SPEC")   # or without: model.from_embedding(vector)
+    model("me.jpg").save("me.safetensors")
+
+* **Encoder**, which is not in this folder: {describe(encoder) if encoder.get("files") else "nobody said; embeddings only"}.
+* **Data**: {record["zoo_loras"]:,} LoRAs to learn from; licences {", ".join(sorted({item.licence for item in zoo.items}))}.
+* **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
+  ΔW on validation people through it and back {vae["delta_W_error"]:.3f} (the zoo's mean alone:
+  {vae["delta_W_error_of_the_mean"]:.3f}).
+* **Settings** (scale, guidance, temperature) were chosen by the error of ΔW on {record["tune_loras"]} validation LoRAs, since no
+  picture was drawn. That error likes small LoRAs: where pictures show too little of a person, give a larger `scale`.
+
+| prior | relative squared error of ΔW, those LoRAs | part explained of their deviation from the zoo's mean | scale |
+|---|---|---|---|
+{rows}
+
+**Limits**: nobody has looked at pictures of it; weights are not likeness. `priors/nearest.safetensors` and
+`priors/kernel.safetensors` hold face embeddings of the zoo's people: `push_to_hub` leaves them out.
+Use it for your own face, of someone who agreed, or of nobody.
+"""
+
+
+def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> str:
+    """The card of a drawn world's synthesizer."""
     people = sum(item.split == "train" for item in zoo.items)
-    refine = recipe.refine
+    refine, redraw = recipe.refine, recipe.redraw
     vae, priors, refined = record["vae"], record["priors"], record["refined"]
     rows = "\n".join(
         f"| {name} | {priors[name]['explained']:.3f} | {priors[name]['ridge_explained']:.3f} | "
-        f"{values['loss_before']:.4f} | {values['loss_after']:.4f} |"
-        for name, values in refined.items()
+        + " | ".join(f"{phase['loss_before']:.4f}, {phase['loss_after']:.4f}" for phase in phases.values())
+        + " |"
+        for name, phases in refined.items()
     )
     return f"""---
 library_name: lorasynth
@@ -34,8 +143,10 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 * **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of {refine.people_a_step} people, of
   {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss. The critic of the latter has learned from
   {refine.critic_people:,} other people, and is neither the encoder nor the second recogniser that scores are told by.
+* **By what it draws**: then {redraw.loop.steps:,} steps of {redraw.people_a_step}, the critic looking at what the base is
+  about to draw; identity weighs {redraw.identity_weight:g} there.
 
-| prior | held latents' variance explained, zoo only | by ridge | that loss on held people, zoo only | and through the base |
+| prior | held latents' variance explained, zoo only | by ridge | loss before, after: on photos | on what it draws |
 |---|---|---|---|---|
 {rows}
 

@@ -1,6 +1,7 @@
 """From a zoo to a synthesizer: canonical form, VAE, priors and their settings, a folder to ship."""
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +22,10 @@ from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
-from lorasynth.recipes.recipe import Recipe
+from lorasynth.recipes.recipe import Recipe, WorldRecipe
 from lorasynth.refining import refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
-from lorasynth.vae import LoRAVAE, fit_encoder, fit_vae
+from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.world import World, get_world, load_recogniser
@@ -33,9 +34,9 @@ from lorasynth.zoo.store import Zoo
 SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
 SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
 SAMPLER_STEPS = 8
-END_TO_END = "end-to-end"  # folder of what is trained last
+COPIES = 5  # of a zoo in fp32 that are in memory at most
 
-Stage = Literal["zoo", "refined", "end-to-end"]
+Stage = Literal["priors", "refined"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,14 @@ class _Data:
     validation: Int[Tensor, " m"]
 
 
-def _load(zoo: Zoo) -> _Data:
+def _load(recipe: Recipe, zoo: Zoo) -> _Data:
+    """The whole zoo in memory.
+
+    Raises:
+        ZooError: it is not the recipe's, does not fit, or has too few validation people.
+    """
+    recipe.check_layout(zoo.layout)
+    _require_memory(zoo)
     persons, vectors, embeddings = zoo.load()
     split = {item.person: item.split for item in zoo.items}
     train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
@@ -59,6 +67,23 @@ def _load(zoo: Zoo) -> _Data:
     return _Data(persons, vectors, embeddings, train, validation)
 
 
+def _require_memory(zoo: Zoo) -> None:
+    """Refuse a zoo that does not fit, rather than be killed half-way."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/meminfo") as file:  # with what the system's cache would give back
+            free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return  # a system that does not say
+    need = COPIES * 4 * len(zoo) * zoo.layout.num_parameters
+    if need > free:
+        raise ZooError(
+            f"{zoo.folder}: expected {need / 1e9:.1f} GB of free memory for {len(zoo):,} LoRAs of "
+            f"{zoo.layout.num_parameters:,} numbers, got {free / 1e9:.1f} GB; make a smaller zoo, about "
+            f"{int(len(zoo) * free / need):,} LoRAs fit"
+        )
+
+
 def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
     """Fit canonical form and VAE; write them to ``out``.
 
@@ -66,7 +91,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
         `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
         canonical form and VAE and back.
     """
-    data = _load(zoo)
+    data = _load(recipe, zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
     canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
     x = canonicalizer.apply(data.vectors)
@@ -101,7 +126,7 @@ def _delta_W_errors(data: _Data, canonicalizer: Canonicalizer, vae: LoRAVAE) -> 
 
 def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
     """Fit every prior of the recipe and the baselines on the VAE's latents; write them to ``out / "priors"``."""
-    data = _load(zoo)
+    data = _load(recipe, zoo)
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
     with torch.no_grad():
         mean, logvar = vae.encode(canonicalizer.apply(data.vectors))
@@ -183,31 +208,29 @@ def tune(
     return tried
 
 
-def put_together(recipe: Recipe, fitted: Path, stage: Stage) -> Synthesizer:
+def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer:
     """A synthesizer of the parts that the stages wrote to ``fitted``, its priors with no settings yet.
 
     Args:
         recipe: whose world and priors.
         fitted: the working folder.
-        stage: whose VAE and priors to take: "zoo" (what the zoo teaches), "refined" (its diffusion priors, each then trained
-            through the base) or "end-to-end" (then all of them with the decoder).
+        stage: whose diffusion priors to take: "priors" (what the zoo teaches) or "refined" (then trained through the base).
     """
     world = get_world(recipe.zoo.world)
     pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
-    last = fitted / END_TO_END if stage == "end-to-end" else fitted
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
         name = f"{config.conditioning}.safetensors"
-        priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
-    priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
+        priors[config.conditioning] = DiffusionPrior.load(fitted / stage / name)
+    priors |= {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
     return Synthesizer(
         base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures),
-        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(last / "vae.safetensors"),
+        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
         priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
     )  # fmt: skip
 
 
-def critic_stage(recipe: Recipe, out: Path) -> Path:
+def critic_stage(recipe: WorldRecipe, out: Path) -> Path:
     """Train the critic that priors are refined against, unless it is there; returns its file in ``out``."""
     path = out / "critic.safetensors"
     if not path.exists():
@@ -215,12 +238,7 @@ def critic_stage(recipe: Recipe, out: Path) -> Path:
     return path
 
 
-def _critic(recipe: Recipe, out: Path) -> LatentNet:
-    world = get_world(recipe.zoo.world)
-    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
-
-
-def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+def refine_stage(recipe: WorldRecipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Train diffusion priors, one by one, through the base model; write them to ``out / "refined"``.
 
     Args:
@@ -230,19 +248,23 @@ def refine_stage(recipe: Recipe, out: Path, names: Sequence[str] | None = None) 
             may each do one, after `critic_stage`.
 
     Returns:
-        `refine`'s figures of each.
+        `refine`'s figures of each, on "photo" and then on "drawn" states.
     """
-    world, model, critic = get_world(recipe.zoo.world), put_together(recipe, out, "zoo"), _critic(recipe, out)
+    world, model = get_world(recipe.zoo.world), put_together(recipe, out, "priors")
+    critic = load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
     (out / "refined").mkdir(parents=True, exist_ok=True)
-    metrics = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for name in names or [config.conditioning for config in recipe.priors]:
-        metrics[name] = refine(world, model, [name], critic, recipe.refine, run_dir=out / f"run-refine-{name}")
+        metrics[name] = {
+            config.states: refine(world, model, name, critic, config, run_dir=out / f"run-{config.states}-{name}")
+            for config in (recipe.refine, recipe.redraw)
+        }
         model.priors[name].save(out / "refined" / f"{name}.safetensors")
         write_json(out / "refined" / f"{name}.json", metrics[name])
     return metrics
 
 
-def refine_with_workers(recipe: Recipe, out: Path, workers: int) -> dict[str, dict[str, float]]:
+def refine_with_workers(recipe: WorldRecipe, out: Path, workers: int) -> dict[str, dict[str, Any]]:
     """`refine_stage` of all priors, each in a process of one thread, ``workers`` at once."""
     names = [config.conditioning for config in recipe.priors]
     if workers == 1:
@@ -253,40 +275,11 @@ def refine_with_workers(recipe: Recipe, out: Path, workers: int) -> dict[str, di
     return {name: figures for part in parts for name, figures in part.items()}
 
 
-def end_to_end_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
-    """Train all diffusion priors and the VAE's decoder together through the base; write them to ``out / "end-to-end"``.
-
-    The zoo's part follows: encoder and baselines are fitted again, to the decoder as it is now.
-
-    Returns:
-        `refine`'s figures, `fit_encoder`'s, and those on ΔW that `fit_vae_stage` gives, now of this VAE.
-    """
-    data, model = _load(zoo), put_together(recipe, out, "refined")
-    names = [config.conditioning for config in recipe.priors]
-    metrics: dict[str, Any] = refine(
-        get_world(recipe.zoo.world), model, names, _critic(recipe, out), recipe.end_to_end,
-        with_decoder=True, run_dir=out / "run-end-to-end",
-    )  # fmt: skip
-    (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
-    vae, x = model.vae, model.canonicalizer.apply(data.vectors)
-    vae.orthonormalize()
-    metrics["encoder"] = fit_encoder(vae, x, recipe.vae, train_rows=data.train, validation_rows=data.validation)
-    vae.save(out / END_TO_END / "vae.safetensors")
-    for name in names:
-        model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")
-    with torch.no_grad():
-        mean, _ = vae.encode(x)
-    metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / END_TO_END / "priors")}
-    metrics |= _delta_W_errors(data, model.canonicalizer, vae)
-    write_json(out / END_TO_END / "metrics.json", metrics)
-    return metrics
-
-
 def assemble(
-    recipe: Recipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
+    recipe: WorldRecipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
 ) -> Synthesizer:
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
-    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, "end-to-end")
+    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, "refined")
     tried = tune(world, model, recipe.tune_people, report=report)
     record = {
         "fine_tuning": asdict(recipe.fine_tuning),
@@ -294,7 +287,6 @@ def assemble(
             "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
             "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
             "refined": {c.conditioning: read_json(fitted / "refined" / f"{c.conditioning}.json") for c in recipe.priors},
-            "end_to_end": read_json(fitted / END_TO_END / "metrics.json"),
             "settings_tried": tried,
         },
     }  # fmt: skip

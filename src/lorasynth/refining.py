@@ -7,21 +7,21 @@ The gradient runs through the frozen base, the LoRA, the canonical form, the VAE
 as reward fine-tuning does it for pictures (DRaFT, Clark et al., ICLR 2024). Goes beyond the paper, whose prior ends with the
 v-loss.
 
-Two things are asked of a prediction: that it denoises the person's photo (the base's own loss), and that a critic takes what it
-predicts for the person. The first alone hardly sees identity, which is a small part of a picture's error.
+Two things are asked of the base: that it denoises the person's photo (its own loss), and that a critic takes what it predicts for
+the person. The first alone hardly sees identity, which is a small part of a picture's error.
 
-In the end the VAE's decoder learns along. What it has from the zoo are the directions in which LoRAs vary, and they need not be
-those in which a picture becomes a person's.
+The critic first looks at predictions from noisy photos, which is quick, and then at predictions on the way of the sampler itself,
+which is what a user gets: a LoRA that does well from photos need not draw well, and one that is trained on photos for long, or
+with more freedom, learns to please the critic there and draws worse (dev/LOG.md).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lorasynth.errors import UsageError
@@ -40,7 +40,7 @@ CRITIC_PHOTOS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Training of priors, and of the VAE's decoder, through the base model; and of the critic that they are held against."""
+    """Training of a prior through the base model, and of the critic that it is held against."""
 
     people: int = 40_000  # of whom there are photos and no LoRAs
     first_person: int = 3_000  # of the zoo's split, behind those of the zoo
@@ -49,7 +49,11 @@ class RefineConfig:
     validation_people: int = 32
     scale: float = 1.5  # of the canonical vector; see `Synthesizer.synthesize`
     num_inference_steps: int = 8
-    noise_from: float = 0.6  # the part of the noise schedule, up to 1, in which a picture's person is decided
+    states: Literal["photo", "drawn"] = (
+        "photo"  # what the critic sees predictions from; see `photo_loss`, `drawing_loss`
+    )
+    noise_from: float = 0.6  # "photo": the part of the noise schedule, up to 1, in which a picture's person is decided
+    drawing_steps: int = 10  # "drawn": of the base's sampler
     identity_weight: float = 1.0
     critic: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=1_600))
     critic_people: int = 6_000
@@ -78,19 +82,12 @@ def train_critic(world: World, config: RefineConfig) -> LatentNet:
 
 
 def refine(
-    world: World,
-    model: Synthesizer,
-    names: Sequence[str],
-    critic: nn.Module,
-    config: RefineConfig,
-    *,
-    with_decoder: bool = False,
-    run_dir: Path | None = None,
+    world: World, model: Synthesizer, name: str, critic: nn.Module, config: RefineConfig, *, run_dir: Path | None = None
 ) -> dict[str, float]:
-    """Train some of a model's diffusion priors, centre and denoiser, through the base; in place.
+    """Train one of a model's diffusion priors, centre and denoiser, through the base; in place.
 
-    Every step takes new people, in equal shares for the priors: a photo of each is embedded, the prior samples a latent at
-    temperature 0, and the LoRA it becomes is held against another photo of the person: noise is added, the base predicts, and
+    Every step takes new people: a photo of each is embedded, the prior samples a latent at temperature 0, and the LoRA it becomes
+    is held against other photos of the person:
 
         loss = v-loss + identity_weight * (1 - cos(critic(predicted latent), critic's mean embedding of the person)).
 
@@ -98,77 +95,65 @@ def refine(
 
     Args:
         world: whose base, encoder and people.
-        model: holds the priors.
-        names: which.
+        model: holds the prior.
+        name: which.
         critic: latents -> unit embeddings; neither of the recognisers that score.
         config: settings.
-        with_decoder: whether the VAE's decoder learns along, its stem included. NOTE: the stem is no longer orthonormal then, and
-            the encoder no longer the decoder's; see `LoRAVAE.orthonormalize` and `fit_encoder`.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        "loss_before" and "loss_after" (on photos of the validation people, with the LoRAs made for them; mean over the priors),
-        "best_step", "seconds". The priors' settings are those that they were trained with.
+        "loss_before" and "loss_after" (on photos of the validation people, with the LoRAs made for them), "best_step", "seconds".
+        The prior's settings are those that it was trained with.
 
     Raises:
-        UsageError: one is not a diffusion prior.
+        UsageError: the prior is not a diffusion prior.
     """
-    priors: list[Any] = [model.priors[name] for name in names]
-    for name, prior in zip(names, priors, strict=True):
-        if not isinstance(prior, DiffusionPrior):
-            raise UsageError(f"expected a diffusion prior to refine, got {type(prior).__name__} for {name!r}")
-    learned = nn.ModuleDict(dict(zip(names, priors, strict=True)))
-    if with_decoder:
-        learned["decoder"], learned["stem"] = model.vae.decoder, model.vae.stem
+    prior = model.priors[name]
+    if not isinstance(prior, DiffusionPrior):
+        raise UsageError(f"expected a diffusion prior to refine, got {type(prior).__name__} for {name!r}")
+    of_loras = drawing_loss if config.states == "drawn" else photo_loss
     sampler: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": config.num_inference_steps}
     first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
     held = persons_of(Split.VALIDATION, config.validation_people, offset=5_000)
 
-    def loss_for(
-        priors: list[Any], embedding: Float[Tensor, "N D"], photos: Photos, generator: torch.Generator
-    ) -> Tensor:
-        shares = zip(priors, embedding.tensor_split(len(priors)), strict=True)
-        z = torch.cat([prior.sample(share, **sampler) for prior, share in shares])
+    def loss_for(embedding: Float[Tensor, "N D"], photos: Photos, generator: torch.Generator) -> Tensor:
+        z = prior.sample(embedding, **sampler)
         vectors = model.canonicalizer.invert(config.scale * model.vae.decode(z))
-        return prediction_loss(world, model, vectors, photos, critic, config, generator)
+        return of_loras(world, model, vectors, photos, critic, config, generator)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         persons = (torch.randint(config.people, (config.people_a_step,), generator=generator) + first).tolist()
         given, shown = torch.randint(config.photos, (2,), generator=generator).tolist()
         embedding = world.embeddings(persons, 1, first=given)[:, 0]
-        photos = world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown)
-        return loss_for(priors, embedding, photos, generator)
+        return loss_for(embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown), generator)
 
     held_embedding = world.embeddings(held, 1)[:, 0]
     held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
 
     def validate() -> float:
-        losses = [loss_for([p], held_embedding, held_photos, step_generator(1, k)) for p in priors for k in range(4)]
-        return sum(loss.item() for loss in losses) / len(losses)
+        return sum(loss_for(held_embedding, held_photos, step_generator(1, k)).item() for k in range(4)) / 4
 
-    learned.requires_grad_(True)  # the centres too
-    for module in learned.modules():
+    prior.requires_grad_(True)  # the centre too
+    for module in prior.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # new people at every step: nothing can be learned by heart
     with torch.no_grad():
         before = validate()
     frozen = (model.vae, critic, world.pipe.unet)
-    data = fingerprint(*learned.state_dict().values(), *(t for part in frozen for t in part.state_dict().values()))
+    data = fingerprint(*prior.state_dict().values(), *(t for part in frozen for t in part.state_dict().values()))
     record = config_record(config) | {"data": data}
     metrics = train(
-        learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record,
-        label="end to end" if with_decoder else f"refine {' '.join(names)}",
-    )  # fmt: skip
-    learned.requires_grad_(False)
-    for name in names:
-        model.settings[name] = {**sampler, "guidance_scale": 1.0, "scale": config.scale}
+        prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=f"refine {name}"
+    )
+    prior.requires_grad_(False)
+    model.settings[name] = {**sampler, "guidance_scale": 1.0, "scale": config.scale}
     return {
         "loss_before": before, "loss_after": metrics["best_validation"], "best_step": metrics["best_step"],
         "seconds": metrics["seconds"],
     }  # fmt: skip
 
 
-def prediction_loss(
+def photo_loss(
     world: World,
     model: Synthesizer,
     vectors: Float[Tensor, "N P"],
@@ -179,9 +164,6 @@ def prediction_loss(
 ) -> Float[Tensor, ""]:
     """v-loss and identity loss of what the base predicts for the first photo of each of N people, through the people's LoRAs."""
     unet, scheduler = world.pipe.unet, world.pipe.scheduler
-    with torch.no_grad():
-        seen = critic(photos.latents.flatten(0, 1)).unflatten(0, photos.latents.shape[:2])
-        person = F.normalize(seen.mean(1), dim=1)
     latents = photos.latents[:, 0]
     noise = torch.randn(latents.shape, generator=generator)
     part = config.noise_from + (1 - config.noise_from) * stratified_uniform(len(latents), generator)
@@ -189,9 +171,57 @@ def prediction_loss(
     noisy = scheduler.add_noise(latents, noise, timesteps)
     with attached(unet, model.canonicalizer.layout, vectors):
         v = unet(noisy, timesteps, encoder_hidden_states=photos.text[:, 0], return_dict=False)[0]
-    alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
-    predicted = (
-        alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * v
-    )  # of the clean latent (Salimans & Ho, ICLR 2022, appendix D)
-    identity = 1 - (critic(predicted) * person).sum(1).mean()
+    identity = _identity_loss(critic, _clean(scheduler, noisy, v, timesteps), photos)
     return F.mse_loss(v, scheduler.get_velocity(latents, noise, timesteps)) + config.identity_weight * identity
+
+
+def drawing_loss(
+    world: World,
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    photos: Photos,
+    critic: nn.Module,
+    config: RefineConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """v-loss as in `photo_loss`, at all noise levels; identity loss of what the base predicts on its own way to a picture.
+
+    From noise, the sampler takes some of its steps with each person's LoRA, without gradients; what is predicted in the next one
+    is shown to the critic (as ReFL does with its reward, Xu et al., NeurIPS 2023).
+    """
+    unet, scheduler, layout = world.pipe.unet, world.pipe.scheduler, model.canonicalizer.layout
+    latents, text = photos.latents[:, 0], photos.text[:, 0]
+    x = torch.randn(latents.shape, generator=generator)
+    scheduler.set_timesteps(config.drawing_steps)
+    taken = int(torch.randint(1, config.drawing_steps, (1,), generator=generator))
+    with torch.no_grad(), attached(unet, layout, vectors.detach()):
+        for t in scheduler.timesteps[:taken]:
+            v = unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
+            x = scheduler.step(v, t, x, return_dict=False)[0]
+    noise = torch.randn(latents.shape, generator=generator)
+    timesteps = (stratified_uniform(len(latents), generator) * scheduler.config.num_train_timesteps).long()
+    drawn_at = scheduler.timesteps[taken].expand(len(x))
+    # Of each person, one after the other: the state that was drawn, and the noisy photo.
+    rows = torch.stack([x, scheduler.add_noise(latents, noise, timesteps)], 1).flatten(0, 1)
+    both = torch.stack([drawn_at, timesteps], 1).flatten()
+    with attached(unet, layout, vectors):
+        v = unet(rows, both, encoder_hidden_states=text.repeat_interleave(2, 0), return_dict=False)[0]
+    of_drawn, of_photo = v.unflatten(0, (-1, 2)).unbind(1)
+    identity = _identity_loss(critic, _clean(scheduler, x, of_drawn, drawn_at), photos)
+    return F.mse_loss(of_photo, scheduler.get_velocity(latents, noise, timesteps)) + config.identity_weight * identity
+
+
+def _clean(
+    scheduler: Any, noisy: Float[Tensor, "N C h w"], v: Float[Tensor, "N C h w"], timesteps: Int[Tensor, " N"]
+) -> Float[Tensor, "N C h w"]:
+    """The clean latent that a v stands for (Salimans & Ho, ICLR 2022, appendix D)."""
+    alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * v
+
+
+def _identity_loss(critic: nn.Module, predicted: Float[Tensor, "N C h w"], photos: Photos) -> Float[Tensor, ""]:
+    """1 - cosine, by the critic, of predicted latents to the mean of each person's photos."""
+    with torch.no_grad():
+        seen = critic(photos.latents.flatten(0, 1)).unflatten(0, photos.latents.shape[:2])
+        person = F.normalize(seen.mean(1), dim=1)
+    return 1 - (critic(predicted) * person).sum(1).mean()

@@ -4,7 +4,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,42 +17,58 @@ from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.images import open_photo, photo_tensor
-from lorasynth.errors import ModelError, OutputExistsError, UsageError
-from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, write_json, write_tensors
+from lorasynth.encoders.protocol import Encoder, pool_readings
+from lorasynth.encoders.records import Record
+from lorasynth.errors import UsageError
+from lorasynth.hub import publish
 from lorasynth.lora.factors import LoRA
-from lorasynth.prior import DiffusionPrior
+from lorasynth.pretrained import FILES, how_to_give, read_synthesizer, write_synthesizer
+from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
-from lorasynth.weights import pack
 from lorasynth.worlds.recogniser import ArcFaceNet
 from lorasynth.worlds.world import ASSETS, get_world
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
 MAX_SEED = 2**63 - 1
 
 Predictor = DiffusionPrior | Baseline
 """Embeddings -> latents."""
+Photo = str | Path | Image.Image
+_ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
+"""What ModelSpec calls the bases that it knows."""
 
 
 @dataclass(kw_only=True)
 class Synthesizer:
-    """What a user downloads and calls: ``Synthesizer.from_pretrained(folder)("me.png").save("me.safetensors")``."""
+    """What a user downloads and calls: ``Synthesizer.from_pretrained(folder)("me.png").save("me.safetensors")``.
 
-    base: str
-    encoder: ArcFaceNet
-    guard: WorldGuard
+    Of one of two kinds. A drawn world's has the world's encoder and a guard, and knows at once whether a photo is of that world.
+    A real base's is conditioned on an encoder that is the user's own: it says which, and takes no other; without it, embeddings
+    are all that it takes.
+    """
+
+    base: str  # a world's name; else the base model, a hub id or folder
+    encoder: ArcFaceNet | Encoder | None = None
+    guard: WorldGuard | None = None  # of a world
+    encoder_record: Record | None = None  # of a real base: what its zoo was embedded by, `UNKNOWN` where nobody said
     canonicalizer: Canonicalizer
     vae: LoRAVAE
     priors: dict[str, Predictor]  # by name; "adalora" is the paper's
-    settings: dict[str, dict[str, float]] = field(default_factory=dict)  # sampler settings of each prior
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # sampler settings of each prior
     default_prior: str = "adalora"
-    picture_size: int = 64
+    picture_size: int = 64  # pixels a side of what the base draws
+    card: str = ""  # Markdown
+    record: dict[str, Any] = field(default_factory=dict)  # how it was made and what was measured
     last_seconds: float = field(default=0.0, init=False)  # what the last call took
+    last_warnings: tuple[str, ...] = field(default=(), init=False)  # why the last photos may serve badly
 
     def __call__(
         self,
-        photos: str | Path | Image.Image | Sequence[str | Path | Image.Image],
+        photos: Photo | Sequence[Photo],
         *,
         seed: int = 0,
         prior: str | None = None,
@@ -64,52 +81,100 @@ class Synthesizer:
             photos: one or several: file names or images.
             seed: equal seeds give equal LoRAs, bit for bit.
             prior: which of `priors`.
-            allow_outside: use photos that do not look like this model's world.
+            allow_outside: of a drawn world's model: use photos that do not look like that world.
             **settings: of the sampler: guidance_scale, num_inference_steps, temperature, scale (see `synthesize`).
 
         Raises:
             PhotoError: a photo cannot be used (OutsideWorldError: it is of another kind than this model knows).
-            UsageError: a value out of range.
+            UsageError: a value out of range, or a model that was loaded without its encoder.
         """
         start = time.perf_counter()
         # 1. Photos -> one unit embedding.
         embedding = self.embed(photos, allow_outside=allow_outside)
         # 2. Embedding -> latent -> canonical vector -> LoRA vector.
+        lora = self._lora(embedding, seed, prior, settings)
+        self.last_seconds = time.perf_counter() - start
+        return lora
+
+    def from_embedding(
+        self, embedding: Float[Tensor, " D"], *, seed: int = 0, prior: str | None = None, **settings: float | int
+    ) -> LoRA:
+        """An embedding that is there already -> a LoRA.
+
+        Args:
+            embedding: by the encoder that the model was made with, of any norm.
+            seed: equal seeds give equal LoRAs, bit for bit.
+            prior: which of `priors`.
+            **settings: of the sampler; see `synthesize`.
+
+        Raises:
+            UsageError: the embedding has another length or no direction, or a value is out of range.
+        """
+        start = time.perf_counter()
+        norm = float(embedding.norm())
+        if embedding.shape != (self.embedding_dim,) or not 0 < norm < float("inf"):
+            raise UsageError(
+                f"expected an embedding of {self.embedding_dim} numbers with a direction, got shape {tuple(embedding.shape)} and "
+                f"norm {norm:.3g}; make it with the encoder that this model was made with"
+            )
+        lora = self._lora(embedding.float() / norm, seed, prior, settings)
+        self.last_seconds = time.perf_counter() - start
+        return lora
+
+    def _lora(self, embedding: Float[Tensor, " D"], seed: int, prior: str | None, settings: dict[str, Any]) -> LoRA:
+        """A unit embedding's LoRA, with what its file's header shall say."""
+        layout = self.canonicalizer.layout
         vector = self.synthesize(embedding[None], seed=seed, prior=prior, **settings)[0]
         metadata = {
             "lorasynth.version": __version__,
             "lorasynth.base": self.base,
             "lorasynth.prior": prior or self.default_prior,
             "lorasynth.seed": str(seed),
-            "lorasynth.layout": self.canonicalizer.layout.hash,
+            "lorasynth.layout": layout.hash,
             "lorasynth.synthetic": "true",
             "modelspec.sai_model_spec": "1.0.1",
-            "modelspec.architecture": f"{self.base}/lora",
+            "modelspec.architecture": f"{_ARCHITECTURES.get(layout.base, layout.base)}/lora",
             "modelspec.implementation": "diffusers",
             "modelspec.title": "Synthesised LoRA",
             "modelspec.trigger_phrase": "sks person",
             "modelspec.resolution": f"{self.picture_size}x{self.picture_size}",
         }
-        self.last_seconds = time.perf_counter() - start
-        return LoRA(self.canonicalizer.layout, vector, metadata)
+        if self.base != layout.base:
+            metadata["lorasynth.base_model"] = self.base
+        return LoRA(layout, vector, metadata)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        if self.encoder_record is not None:
+            return int(self.encoder_record["dim"])
+        return get_world(self.base).encoder.head.out_features
 
     @torch.no_grad()
-    def embed(
-        self, photos: str | Path | Image.Image | Sequence[str | Path | Image.Image], *, allow_outside: bool = False
-    ) -> Float[Tensor, " D"]:
-        """Photos of one person -> the unit mean of their unit embeddings."""
+    def embed(self, photos: Photo | Sequence[Photo], *, allow_outside: bool = False) -> Float[Tensor, " D"]:
+        """Photos of one person -> the unit mean of their unit embeddings.
+
+        Raises:
+            PhotoError: a photo cannot be used.
+            UsageError: there are none, or the model was loaded without its encoder.
+        """
         several = [photos] if isinstance(photos, (str, Path, Image.Image)) else list(photos)
         if not several:
             raise UsageError("expected at least one photo, got none")
-        pictures, names = [], []
-        for photo in several:
-            image = photo.convert("RGB") if isinstance(photo, Image.Image) else open_photo(photo)
-            pictures.append(photo_tensor(image, self.picture_size))
-            names.append("photo" if isinstance(photo, Image.Image) else str(photo))
-        if not allow_outside:
-            for name, picture in zip(names, pictures, strict=True):
-                self.guard.check(name, picture, self.base)
-        return F.normalize(self.encoder(torch.stack(pictures)).mean(0), dim=0)
+        if self.encoder is None:
+            assert self.encoder_record is not None  # see __post_init__
+            raise UsageError(f"expected an embedding, got photos and no encoder; {how_to_give(self.encoder_record)}")
+        names = ["photo" if isinstance(photo, Image.Image) else str(photo) for photo in several]
+        images = [p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in several]
+        if isinstance(self.encoder, ArcFaceNet):
+            pictures = [photo_tensor(image, self.picture_size) for image in images]
+            if self.guard is not None and not allow_outside:
+                for name, picture in zip(names, pictures, strict=True):
+                    self.guard.check(name, picture, self.base)
+            return F.normalize(self.encoder(torch.stack(pictures)).mean(0), dim=0)
+        reading = pool_readings(self.encoder.read(images))
+        self.last_warnings = reading.warnings
+        return reading.embedding
 
     @torch.no_grad()
     def synthesize(
@@ -140,95 +205,72 @@ class Synthesizer:
         z = self.priors[name].predict(embedding, seed=seed, **chosen)
         return self.canonicalizer.invert(scale * self.vae.decode(z))
 
-    def save_pretrained(self, folder: str | Path, card: str, *, record: dict[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        card: str | None = None,
+        *,
+        record: dict[str, Any] | None = None,
+        priors: Sequence[str] | None = None,
+    ) -> None:
         """Write the folder that `from_pretrained` reads.
 
-        The encoder is the world's own: the folder names it and its checksum, and does not hold it a second time.
+        No encoder is in it: a world's own is named with its checksum, a user's own by its record.
 
         Args:
             folder: where; must not hold a synthesizer yet.
-            card: the model card, Markdown.
+            card: the model card, Markdown; the one it was loaded with by default.
             record: more for ``config.json``: how it was made and what was measured.
-        """
-        folder = Path(folder)
-        if (folder / "config.json").exists():
-            raise OutputExistsError(f"{folder}: holds a synthesizer already; choose another folder or remove it")
-        (folder / "priors").mkdir(parents=True, exist_ok=True)
-        self.canonicalizer.save(folder / "canonical.safetensors")
-        self.vae.save(folder / "vae.safetensors")
-        for name, prior in self.priors.items():
-            prior.save(_prior_file(folder, name, self.default_prior))
-        write_tensors(folder / "guard.safetensors", pack(self.guard.__dict__))
-        write_bytes(folder / "README.md", card.encode())
-        config = {
-            "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": self.default_prior,
-            "encoder": {"world": self.base, "sha256": sha256_file(_encoder_file(self.base))},
-            "priors": {name: "diffusion" if isinstance(p, DiffusionPrior) else "baseline" for name, p in self.priors.items()},
-            "settings": self.settings, "picture_size": self.picture_size, **(record or {}),
-        }  # fmt: skip
-        write_json(folder / "config.json", config)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path = DEFAULT_MODEL) -> "Synthesizer":
-        """Read a synthesizer: a folder, or the id of a Hugging Face hub repository.
+            priors: which to write, the default one among them; all by default.
 
         Raises:
-            ModelError: it is missing, damaged, or of a newer format.
+            OutputExistsError: a synthesizer is there.
+            UsageError: no such prior, or not the default one.
         """
-        path = Path(folder)
-        if not path.is_dir():
-            path = _from_hub(str(folder))
-        config = read_json(path / "config.json")
-        if config.get("format") != FORMAT_VERSION:
-            raise ModelError(
-                f"{path}: format {config.get('format')!r}, this version reads {FORMAT_VERSION}; upgrade lorasynth"
-            )
-        guard, _ = read_tensors(path / "guard.safetensors")
-        try:
-            files = {name: _prior_file(path, name, config["default_prior"]) for name in config["priors"]}
-            priors: dict[str, Predictor] = {
-                n: (DiffusionPrior if kind == "diffusion" else Baseline).load(files[n])
-                for n, kind in config["priors"].items()
-            }
-            return cls(
-                base=config["base"], encoder=_encoder(path, **config["encoder"]),
-                guard=WorldGuard(**guard), canonicalizer=Canonicalizer.load(path / "canonical.safetensors"),
-                vae=LoRAVAE.load(path / "vae.safetensors"), priors=priors, settings=config["settings"],
-                default_prior=config["default_prior"], picture_size=config["picture_size"],
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path / 'config.json'}: expected a synthesizer's configuration: {error}") from None
+        write_synthesizer(self, Path(folder), card, record, list(self.priors) if priors is None else list(priors))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, priors: Sequence[str] | None = None, api: "HfApi | None" = None
+    ) -> str:
+        """Publish on the Hugging Face hub what `save_pretrained` writes.
+
+        Args:
+            repo_id: ``owner/name``; made where there is none.
+            private: whether a repository that is made now is seen by its owner only.
+            priors: which to publish. By default all of a drawn world; of a real base, those that hold no embeddings of the zoo's
+                people, which "nearest" and "kernel" do.
+            api: who talks to the hub; by default `huggingface_hub.HfApi`.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            UsageError: it is no repository's name, or the hub refused.
+        """
+        if priors is None and self.encoder_record is not None:
+            priors = [name for name, prior in self.priors.items() if not _holds_people(prior)]
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, priors=priors)
+            return publish(Path(folder), repo_id, "model", FILES, private=private, api=api)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path = DEFAULT_MODEL, *, encoder: str | Encoder | None = None
+    ) -> "Synthesizer":
+        """Read a synthesizer: a folder, or the id of a Hugging Face hub repository.
+
+        Args:
+            folder: or hub id.
+            encoder: of a real base's model: what `lorasynth.encoders.open_encoder` takes, or an encoder. Without it, the model
+                takes embeddings only.
+
+        Raises:
+            ModelError: it is missing, damaged, or of a newer format, or the encoder is not the one that it was made with.
+            UsageError: it is of a drawn world, which has its encoder.
+        """
+        return cls(**read_synthesizer(folder, encoder))
 
 
-def _prior_file(folder: Path, name: str, default: str) -> Path:
-    """The default prior lies in the open, its rivals in a folder beside it."""
-    return folder / "prior.safetensors" if name == default else folder / "priors" / f"{name}.safetensors"
-
-
-def _encoder_file(world: str) -> Path:
-    return get_world(world).folder / "encoder.safetensors"
-
-
-def _encoder(folder: Path, world: str, sha256: str) -> ArcFaceNet:
-    """The world's encoder, if it is the one that the synthesizer was made with: another's embeddings mean nothing to it."""
-    encoder = get_world(world).encoder
-    if (actual := sha256_file(_encoder_file(world))) != sha256:
-        raise ModelError(
-            f"{folder}: expected the encoder of world {world!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
-            "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
-        )
-    return encoder
-
-
-def _from_hub(repo: str) -> Path:
-    """The local copy of a hub repository: safetensors, JSON and the card, nothing else."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, allow_patterns=["*.safetensors", "*.json", "README.md"]))
-    except HFValidationError:
-        raise ModelError(f"{repo}: expected a folder with config.json, or a hub id; no such folder") from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{repo}: no such folder, and the hub could not give it ({reason}); check the name") from None
+def _holds_people(prior: Predictor) -> bool:
+    """Whether a prior's file has the embeddings of the zoo's people in it."""
+    return isinstance(prior.centre if isinstance(prior, DiffusionPrior) else prior, (NearestPrior, KernelPrior))

@@ -97,6 +97,35 @@ def red_scrfd(save_graph):
 
 
 @pytest.fixture
+def red_yunet(save_graph):
+    """Each cell of 32 x 32 pixels that is red is a face of 64 x 96 pixels about it; input is BGR from 0 to 255."""
+
+    def conv(name, output, stride, constants, weight=0.0, bias=(0.0,)):
+        kernel = np.zeros((len(bias), 3, stride, stride), np.float32)
+        kernel[:, 2], kernel[:, 1] = weight / stride**2, -weight / stride**2
+        constants += [
+            helper.make_tensor(f"{name}_w", 1, kernel.shape, kernel.ravel()),
+            helper.make_tensor(f"{name}_b", 1, [len(bias)], bias),
+            helper.make_tensor(f"{name}_s", 7, [3], [1, -1, len(bias)]),
+        ]
+        return [
+            helper.make_node("Conv", ["input", f"{name}_w", f"{name}_b"], [f"{name}_c"], strides=[stride, stride]),
+            helper.make_node("Transpose", [f"{name}_c"], [f"{name}_t"], perm=[0, 2, 3, 1]),
+            helper.make_node("Reshape", [f"{name}_t", f"{name}_s"], [output]),
+        ]
+
+    nodes, constants, outputs = [], [], []
+    points = [-0.8, -0.5, 0.8, -0.5, 0, 0.2, -0.6, 0.9, 0.6, 0.9]
+    for kind, bias in (("cls", [0.0]), ("obj", [1.0]), ("bbox", [0.5, 0.5, np.log(2), np.log(3)]), ("kps", points)):
+        for stride in (8, 16, 32):
+            name = f"{kind}_{stride}"
+            weight = 1 / 255 if kind == "cls" and stride == 32 else 0.0
+            nodes += conv(f"n{name}", name, stride, constants, weight, bias)
+            outputs.append((name, [1, None, len(bias)]))
+    return save_graph(nodes, [("input", [1, 3, "h", "w"])], outputs, constants, "yunet.onnx"), points
+
+
+@pytest.fixture
 def recogniser(save_graph):
     """A recogniser whose embedding is the mean colour times a matrix; ``front`` are its first operations, as (op, constant)."""
 

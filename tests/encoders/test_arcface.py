@@ -1,4 +1,5 @@
 import cmath
+import hashlib
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lorasynth.encoders import Encoder, ReadingEncoder, pool_readings, to_image
+from lorasynth.encoders import Encoder, pool_readings, same_encoder, to_image
 from lorasynth.encoders.alignment import TEMPLATE_112, template
 from lorasynth.encoders.arcface import ArcFaceEncoder
 from lorasynth.encoders.detectors import Face, Scrfd
@@ -58,7 +59,7 @@ def portraits():
 @pytest.mark.parametrize("count", [1, 4])
 def test_an_exported_recogniser_gives_the_embeddings_of_the_torch_one(net, exported, portraits, count):
     encoder = ArcFaceEncoder(exported)
-    assert (encoder.image_size, encoder.embedding_dim, encoder.pixels) == (64, 512, "scaled")
+    assert (encoder.image_size, encoder.dim, encoder.pixels) == (64, 512, "scaled")
     assert encoder.graph.first_operations == ("Div", "Add")  # from [-1, 1] to our own [0, 1]
     with torch.no_grad():
         expected = net(torch.stack([photo_tensor(image, 64) for image in portraits[:count]]))
@@ -147,15 +148,19 @@ def test_a_fixed_batch_is_served_in_parts(recogniser, batch):
 def test_a_recogniser_is_an_encoder_by_the_packages_protocol(recogniser):
     encoder = ArcFaceEncoder(recogniser())
     assert isinstance(encoder, Encoder)
-    assert isinstance(encoder, ReadingEncoder)
     assert encoder.embed([]).shape == (0, 8)
     assert encoder.read([]) == []
 
 
-def test_an_encoders_name_is_its_files_content(recogniser):
+def test_an_encoder_is_known_by_its_files_content_and_by_what_it_is_fed(recogniser, red_scrfd):
     first = ArcFaceEncoder(recogniser(name="a.onnx"))
-    same, other = ArcFaceEncoder(recogniser(name="b.onnx")), ArcFaceEncoder(recogniser(batch=1))
-    assert first.name == same.name != other.name
+    same = ArcFaceEncoder(recogniser(name="b.onnx"), detector=Scrfd(red_scrfd[0]))
+    assert first.record["files"]["recogniser"] == hashlib.sha256(first.graph.path.read_bytes()).hexdigest()
+    assert (first.record["name"], first.record["detector"], same.record["detector"]) == ("a.onnx", None, "Scrfd")
+    assert set(same.record["files"]) == {"recogniser", "detector"}
+    assert same_encoder(first.record, same.record)
+    assert not same_encoder(first.record, ArcFaceEncoder(recogniser(batch=1)).record)
+    assert not same_encoder(first.record, ArcFaceEncoder(first.graph.path, pixels="raw").record)
 
 
 def test_a_file_that_is_no_recogniser_is_named(constant_scrfd, recogniser, tmp_path):

@@ -46,9 +46,12 @@ def test_photos_that_cancel_out_are_an_error():
         pool(torch.cat([embedding, -embedding]))
 
 
-def test_any_class_with_the_four_members_is_an_encoder():
+def test_any_class_with_the_five_members_is_an_encoder():
     class Constant:
-        name, embedding_dim, image_size = "constant", 4, 64
+        dim, image_size, record = 4, 64, {"kind": "constant"}
+
+        def read(self, images):
+            return [Reading(embedding=row, quality=None) for row in self.embed(images)]
 
         def embed(self, images):
             return torch.ones(len(images), 4) / 2
@@ -79,6 +82,14 @@ def test_one_reading_is_pooled_to_itself_and_several_to_their_mean_with_their_nu
     both = pool_readings([other, one])
     torch.testing.assert_close(both.embedding, pool(torch.stack([one.embedding, other.embedding])))
     assert (both.quality, both.notes, both.warnings) == (0.5, ("photo 2 of 2: cropped",), ("photo 2 of 2: blurred",))
+
+
+def test_photos_are_called_by_their_names_where_they_have_some():
+    readings = [Reading(embedding=row, quality=None, warnings=("blurred",)) for row in torch.eye(2)]
+    said = pool_readings(readings, ["a.png", "b.png"]).warnings
+    assert said[:2] == ("a.png: blurred", "b.png: blurred")
+    assert said[2].startswith("a.png: may show somebody else: cosine 0.00")
+    assert pool_readings(readings[:1], ["a.png"]).warnings == ("a.png: blurred",)
 
 
 def test_no_reading_is_an_error():

@@ -1,15 +1,19 @@
 """What the gate says of a good file, and of one with several faults; test_corpus.py holds each fault by itself."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from lorasynth.errors import LoRAFileError
+from lorasynth.errors import LayoutError, LoRAFileError
+from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import inspect_file, read_lora, read_lora_file
 
 from .making import (
     ALPHA,
     ALPHA_K,
+    BLOCK,
     KOHYA_K,
     KOHYA_Q,
     NEW_B,
@@ -79,3 +83,44 @@ def test_alphas_are_recorded(tmp_path):
         (2.0,): {}, (2.0, 16.0): {"alpha": torch.tensor(16.0)}, (): {ALPHA: None, ALPHA_K: None},
     }.items():  # fmt: skip
         assert inspect_file(write(tmp_path, save(kohya_but(**changes)))).alphas == list(alphas)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"lorasynth.base": "other"}])
+def test_a_base_given_stands_above_all_that_a_file_says(tmp_path, metadata):
+    path = write(tmp_path, save(kohya(), metadata))
+    layout = LoRA.load(path, base="sd15").layout
+    assert layout.base == "sd15"
+    if metadata:
+        with pytest.raises(LayoutError, match="base is 'other', expected 'sd15'"):
+            LoRA.load(path, layout)
+    assert LoRA.load(path, layout, base="sd15").layout == layout
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("style", ["kohya", "diffusers"])
+@pytest.mark.parametrize("use", [inspect_file, LoRA.load], ids=["inspect", "load"])
+def test_a_file_takes_memory_of_twice_its_size(tmp_path, dtype, style, use):
+    """With small tensors, whose memory malloc would keep; the bound is twice the size and 50 MB."""
+    names = [
+        f"lora_unet_{BLOCK.replace('.', '_')}_x_{i}" if style == "kohya" else f"unet.{BLOCK}.x.{i}" for i in range(900)
+    ]
+    down, up = ("lora_down", "lora_up") if style == "kohya" else ("lora_A", "lora_B")
+    A, B = numbers(32, 1024).to(dtype), numbers(1024, 32).to(dtype)
+    tensors = {f"{n}.{half}.weight": t.clone() for n in names for half, t in ((down, A), (up, B))}
+    path = write(
+        tmp_path, save(tensors | ({f"{n}.alpha": torch.tensor(8.0) for n in names} if style == "kohya" else {}))
+    )
+    del tensors
+    use(write(tmp_path, save(kohya()), "small.safetensors"))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before = memory_mb("VmRSS")
+    assert use(path)
+    size = path.stat().st_size / 2**20
+    assert size > 110
+    assert memory_mb("VmHWM") - before < 2 * size + 50
+
+
+def memory_mb(field):
+    """A field of this process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

@@ -1,19 +1,27 @@
 """A folder of other people's LoRAs becomes a zoo: the good ones, once each, of one rank; the rest with the reason."""
 
+import csv
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
-from lorasynth.errors import UsageError, ZooError
+from lorasynth.encoders import Reading, pool, read_embedding
+from lorasynth.encoders.records import encoder_record
+from lorasynth.errors import MissingExtraError, NoFaceError, PhotoError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.importer import bring_to, candidates_of, import_zoo
-from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number, split_of_person
+from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number, read_table, split_of_person
 from lorasynth.zoo.sketch import Sketcher
 
 NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in ("to_q", "to_v")]
@@ -216,17 +224,201 @@ def test_nothing_usable_is_an_error_and_an_imported_zoo_has_no_initialisation(fo
         find_loras([tmp_path / "nowhere"])
 
 
+COLOURS = encoder_record(kind="face", name="colours", dim=8, files={"recogniser": "c" * 64}, input={"size": 64})
+
+
+class Colours:
+    """An encoder of mean colours, which refuses black."""
+
+    dim, image_size, record = 8, 64, COLOURS
+
+    def read(self, images):
+        readings = []
+        for image in images:
+            colour = torch.tensor(image.resize((1, 1)).getpixel((0, 0))).float()
+            if not colour.any():
+                raise NoFaceError("expected a face, got none")
+            blurred = ("blurred",) if colour[1] > colour[0] else ()
+            embedding = torch.cat([colour, torch.zeros(5)])
+            readings.append(Reading(embedding=embedding / embedding.norm(), quality=1.0, warnings=blurred))
+        return readings
+
+    def embed(self, images):
+        return torch.stack([reading.embedding for reading in self.read(images)])
+
+
+@pytest.fixture
+def with_photos(tmp_path):
+    """LoRAs of people whose photos lie in folders: one photo, several, some of no use, none of use, no photo."""
+    where = tmp_path / "photos"
+    people = {
+        "one": ["red"],
+        "several": [(250, 10, 0), (240, 0, 10), (250, 0, 0), (0, 0, 255)],
+        "some": ["red", "black", "lime"],
+        "none": ["black", "black"],
+        "empty": [],
+    }
+    for number, (name, colours) in enumerate(people.items()):
+        folder = where / f"{name}.photos"
+        folder.mkdir(parents=True)
+        LoRA.random(layout(2), seed=number, std=0.1).save(where / f"{name}.safetensors")
+        for i, colour in enumerate(colours):
+            Image.new("RGB", (64, 64), colour).save(folder / f"{i}.png")
+    (where / "several.photos" / "notes.txt").write_text("no photo")
+    (where / "one.photos" / "0.png").rename(where / "one.png")
+    return where
+
+
+def take(folder, out, encoder=None, record=None, **options):
+    candidates = candidates_of(pair_by_name(find_loras([folder])), layout(2), encoder)
+    return import_zoo(candidates, out, layout(2), licence="CC0", encoder=record, report=lambda _: None, **options)
+
+
+def test_photos_of_one_person_are_pooled_and_those_of_no_use_or_of_somebody_else_are_named(with_photos, tmp_path):
+    zoo, outcomes = take(with_photos, tmp_path / "zoo", Colours(), COLOURS)
+    said = {Path(o.file).stem: o for o in outcomes}
+    faces = {id: face[0] for item in zoo.items for id, _, face in zoo.rows(item.shard)}
+    assert {name for name, o in said.items() if o.outcome == "imported"} == {"one", "several", "some"}
+    several = Colours().embed([Image.open(p) for p in sorted((with_photos / "several.photos").glob("*.png"))])
+    torch.testing.assert_close(faces[said["several"].id], pool(several), atol=1e-3, rtol=0)
+    assert said["one"].warnings == ()
+    (stranger,) = said["several"].warnings
+    assert stranger.startswith("3.png: may show somebody else: cosine 0.0")
+    left_out, blurred, *strangers = said["some"].warnings
+    assert left_out == f"left out: {with_photos / 'some.photos' / '1.png'}: expected a face, got none"
+    assert blurred == "2.png: blurred"
+    assert len(strangers) == 2
+    assert said["none"].code == "no-face"
+    assert said["none"].reason.startswith("none of 2 photos can be used; the first: ")
+    assert "0.png: expected a face, got none" in said["none"].reason
+    assert said["empty"].code == "photo"
+    lines = {Path(r["file"]).stem: r for r in map(json.loads, (zoo.folder / "import.jsonl").read_text().splitlines())}
+    assert (lines["none"]["outcome"], lines["none"]["code"]) == ("refused", "no-face")
+    assert lines["several"]["warnings"] == [stranger]
+
+
+def test_a_zoo_keeps_its_encoder_and_refuses_another(with_photos, folder, tmp_path):
+    out = tmp_path / "zoo"
+    zoo, _ = take(with_photos, out, Colours(), COLOURS)
+    assert Zoo.open(out).recipe["encoder"] == COLOURS
+    other = {**COLOURS, "files": {"recogniser": "d" * 64}, "name": "other"}
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(
+        ZooError, match=r"'colours' \(recogniser sha256 c{12}\), got those of 'other' \(recogniser sha256 d{12}\)"
+    ):
+        take(with_photos, out, Colours(), other)
+    with pytest.raises(ZooError, match="got some of an encoder that is not named; give --encoder, or choose another"):
+        take(folder, out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    renamed = {**COLOURS, "name": "mine", "licence": "MIT"}
+    again, _ = take(folder, out, Colours(), renamed)  # files of embeddings by that encoder
+    assert len(again) > len(zoo)
+    assert again.recipe["encoder"] == COLOURS
+
+
+def test_a_zoo_of_an_unnamed_encoder_takes_no_named_one(folder, with_photos, tmp_path):
+    take(folder, tmp_path / "zoo")
+    with pytest.raises(ZooError, match="its embeddings' encoder was not named, got embeddings of 'colours'"):
+        take(with_photos, tmp_path / "zoo", Colours(), COLOURS)
+
+
+def test_an_embedding_that_the_named_encoder_cannot_have_made_is_refused(folder, tmp_path):
+    np.save(folder / "b.npy", np.ones(5))
+    _, outcomes = take(folder, tmp_path / "zoo", Colours(), COLOURS)
+    reasons = {Path(o.file).stem: o.reason for o in outcomes if o.outcome == "refused"}
+    assert "expected an embedding of 8 numbers as the others, got 5" in reasons["b"]
+
+
+def test_photos_and_no_encoder_leave_a_report_and_no_zoo_so_that_one_can_be_named(with_photos, tmp_path):
+    with pytest.raises(ZooError, match="got none that can be used; the first"):
+        take(with_photos, tmp_path / "zoo")
+    report = (tmp_path / "zoo" / "import.jsonl").read_text()
+    assert report.count("expected an embedding, got a photo and no encoder; name one") == 4
+    assert [p.name for p in (tmp_path / "zoo").iterdir()] == ["import.jsonl"]
+    assert len(take(with_photos, tmp_path / "zoo", Colours(), COLOURS)[0]) == 3
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_a_table_may_name_several_photos_and_folders(with_photos, tmp_path, ending):
+    rows = [
+        {"file": "one.safetensors", "person": "ann", "face": ["one.png", "some.photos/0.png"]},
+        {"file": "several.safetensors", "person": "bob", "face": ["several.photos"]},
+    ]
+    table = with_photos / f"people{ending}"
+    write_table(table, rows)
+    loras = [with_photos / row["file"] for row in rows]
+    entries = pair_by_table(loras, table)
+    assert entries[0].faces == (with_photos / "one.png", with_photos / "some.photos" / "0.png")
+    assert entries[1].faces == tuple(with_photos / "several.photos" / f"{i}.png" for i in range(4))
+    candidates = candidates_of(entries, layout(2), Colours())
+    zoo, _ = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", encoder=COLOURS, report=lambda _: None)
+    assert len(zoo) == 2
+
+
+def write_table(path, rows):
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_the_same_table_in_three_formats_is_the_same_zoo(folder, tmp_path, ending):
+    rows = [{"file": f"{n}.safetensors", "person": n * 2, "face": f"{n}.npy"} for n in "abdef"]
+    write_table(folder / f"people{ending}", rows)
+    loras = [folder / row["file"] for row in rows]
+    candidates = candidates_of(pair_by_table(loras, folder / f"people{ending}"), layout(2))
+    zoo, _ = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
+    assert {item.person for item in zoo.items} == {person_number(n * 2) for n in "abdef"}
+
+
+def test_a_parquet_tables_numbers_and_gaps_are_read_as_they_are_meant(tmp_path):
+    table = tmp_path / "people.parquet"
+    write_table(table, [{"file": "a.safetensors", "person": 7, "face": "a.npy"}])
+    (row,) = read_table(table, ("file", "person", "face"))
+    assert row == {"file": "a.safetensors", "person": 7, "face": "a.npy"}
+    write_table(table, [{"file": "a.safetensors", "person": 7, "face": None}])
+    with pytest.raises(UsageError, match="row 1: expected columns file, person, face, got no face"):
+        read_table(table, ("file", "person", "face"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no table", b"PAR1" + bytes(40) + b"PAR1"])
+def test_a_damaged_parquet_table_is_named(tmp_path, content):
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(UsageError, match=r"t\.parquet: expected a table, got [^\n]*; check the file$"):
+        read_table(tmp_path / "t.parquet", ("file",))
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lorasynth\[parquet\]', or write CSV"):
+        read_table(tmp_path / "t.parquet", ("file",))
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (0,)])
+def test_a_file_of_several_embeddings_or_none_is_refused(tmp_path, shape):
+    np.save(tmp_path / "e.npy", np.ones(shape))
+    with pytest.raises(PhotoError, match=r"e\.npy: expected an embedding, one row of numbers, got shape"):
+        read_embedding(tmp_path / "e.npy")
+
+
 def test_by_command_with_photos_of_the_world(tmp_path):
-    """The shipped world's own LoRAs and photos: two people, one of them with a photo that is none."""
+    """The shipped world's own LoRAs and photos: two people; one with a photo that is none, one with a picture of another kind."""
     from lorasynth.encoders.images import to_image
     from lorasynth.files import write_png
     from lorasynth.worlds.world import get_world
 
     world = get_world("portraits")
-    for i in range(3):
+    for i in range(4):
         LoRA.random(world.layout(1), seed=i).save(tmp_path / f"{i}.safetensors")
         write_png(tmp_path / f"{i}.png", to_image(world.draw([i], [0], 64)[0]))
     (tmp_path / "2.png").write_bytes(b"no picture")
+    write_png(tmp_path / "3.png", Image.effect_noise((64, 64), 80).convert("RGB"))
     arguments = [
         "zoo",
         "import",
@@ -241,7 +433,15 @@ def test_by_command_with_photos_of_the_world(tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--encoder", "portraits", "--json", str(tmp_path / "r.json")])
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "r.json").read_text())
-    assert (record["imported"], record["refused"], record["largest_relative_error"]) == (2, 1, 0.0)
+    assert (record["imported"], record["refused"], record["largest_relative_error"]) == (2, 2, 0.0)
+    assert [refused["code"] for refused in record["first_refused"]] == ["photo", "outside-world"]
+    assert record["first_refused"][1]["reason"].startswith(f"{tmp_path / '3.png'}: expected a picture of the world")
+    assert record["encoder"]["name"] == "portraits"
+    assert "encoder portraits (world, 512 numbers); licence of its files: Apache-2.0" in result.stderr
     zoo = Zoo.open(tmp_path / "zoo")
+    assert zoo.recipe["encoder"] == record["encoder"]
     embeddings = {item.person: row[2][0] for item in zoo.items for row in zoo.rows(item.shard) if row[0] == item.id}
     assert (embeddings[0] @ world.embeddings([0], 1)[0, 0]).item() > 0.99
+
+    result = CliRunner().invoke(app, [*arguments, "--encoder", "nobody"])
+    assert isinstance(result.exception, UsageError)  # exit code 2 and a line, by `lorasynth.cli.main`

@@ -18,6 +18,7 @@ for verb in (
     create.render,
     files.inspect,
     files.convert,
+    files.import_legacy,
     create.doctor,
     learn.evaluate,
 ):
@@ -27,12 +28,12 @@ zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True
 zoo_app.command("build")(zoo.zoo_build)
 zoo_app.command("import")(zoo.zoo_import)
 zoo_app.command("info")(zoo.zoo_info)
+zoo_app.command("resize")(zoo.zoo_resize)
 app.add_typer(zoo_app, name="zoo")
 
 train_app = typer.Typer(help="Fit the models on a zoo; the same command again resumes.", no_args_is_help=True)
 train_app.command("vae")(learn.train_vae)
 train_app.command("prior")(learn.train_prior)
 train_app.command("refine")(learn.train_refine)
-train_app.command("end-to-end")(learn.train_end_to_end)
 train_app.command("all")(learn.train_all)
 app.add_typer(train_app, name="train")

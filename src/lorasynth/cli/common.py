@@ -11,7 +11,7 @@ import typer
 
 from lorasynth.errors import UsageError
 
-RecipeName = Annotated[str, typer.Argument(help="portraits or portraits_tiny.")]
+RecipeName = Annotated[str, typer.Argument(help="portraits, portraits_tiny; sd15_faces, sd15_faces_small, sdxl_faces.")]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="cpu; the small world needs no other.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
@@ -49,12 +49,24 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def check_json(path: Path | None) -> None:
-    """Fail before the work if its results could not be written."""
+def check_json(path: Path | None, *others: Path) -> None:
+    """Fail before the work if its results could not be written.
+
+    Args:
+        path: where to write the results; None for standard output.
+        others: what the verb reads and writes: the results are not to take the place of any, or of anything in it.
+
+    Raises:
+        UsageError: it cannot be a file's place, or is one of the others.
+    """
     if path is not None:
         from lorasynth.files import require_new_output
 
         require_new_output(path, force=True)
+        place = Path(os.path.realpath(path))
+        taken = {Path(os.path.realpath(other)) for other in others}
+        if taken & {place, *place.parents} or any(path.exists() and o.exists() and path.samefile(o) for o in others):
+            raise UsageError(f"{path}: expected a file of its own for --json, got what the command reads or writes")
 
 
 def emit(record: dict[str, Any], path: Path | None) -> None:

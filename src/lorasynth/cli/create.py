@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasynth.cli.common import Device, Force, Format, Json, Seed, check_json, emit, say, setup
-from lorasynth.errors import ConsentError, ModelError
+from lorasynth.errors import ConsentError, ModelError, UsageError
 
 
 class Consent(StrEnum):
@@ -47,12 +47,21 @@ def demo(
 
 
 def synthesize(
-    photos: Annotated[list[Path], typer.Argument(help="One or several photos of one person.")],
     output: Out,
+    photos: Annotated[list[Path] | None, typer.Argument(help="One or several photos of one person.")] = None,
     consent: Annotated[
         Consent | None, typer.Option(help="Whose consent there is: it is your face, theirs is given, or nobody's face.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Synthesizer folder or hub id; the shipped one by default.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a model of a real base: the encoder that it was made with; the shipped model has its own."
+        ),
+    ] = None,
+    embedding: Annotated[
+        Path | None, typer.Option(help="A .npy or .safetensors file of one embedding, in place of photos and encoder.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="kohya is read by every tool.")] = Format.kohya,
     prior: Annotated[str | None, typer.Option(help="Which prior of the model, e.g. adalora or ridge.")] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance of the prior.")] = None,
@@ -65,7 +74,7 @@ def synthesize(
     json: Json = None,
     force: Force = False,
 ) -> None:
-    """Photos of one person -> a LoRA file.
+    """Photos of one person, or their embedding -> a LoRA file.
 
     Example: lorasynth synthesize me.png -o me.safetensors --consent self
     """
@@ -73,24 +82,37 @@ def synthesize(
         raise ConsentError(
             "expected --consent self, subject or synthetic: say whether it is your own face, the person agreed, or nobody's face"
         )
+    if bool(photos) == (embedding is not None):
+        raise UsageError("expected photos, or --embedding FILE in place of them; give one of the two")
+    if embedding is not None and encoder is not None:
+        raise UsageError("expected --encoder with photos, got it with --embedding, which needs none; leave one out")
+    from lorasynth.encoders.embeddings import read_embedding
     from lorasynth.encoders.images import open_photo
     from lorasynth.files import require_new_output
 
-    check_json(json)
+    check_json(json, output, *(photos or []), *([embedding] if embedding else []))
     if format != Format.peft:
         require_new_output(output, force=force)
-    images = {str(p): open_photo(p) for p in photos}  # before anything heavy: a bad photo fails at once
+    for photo in photos or []:
+        open_photo(photo)  # before anything heavy: a bad photo fails at once
+    vector = None if embedding is None else read_embedding(embedding)
     setup(device)
     import torch
 
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 
-    synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL)
+    synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL, encoder=encoder)
     chosen: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
     settings = {k: v for k, v in chosen.items() if v is not None}
-    lora = synthesizer(list(images), seed=seed, prior=prior, allow_outside=allow_outside, **settings)
+    if vector is not None:
+        lora = synthesizer.from_embedding(vector, seed=seed, prior=prior, **settings)
+    else:
+        lora = synthesizer(photos or [], seed=seed, prior=prior, allow_outside=allow_outside, **settings)
+    for warning in synthesizer.last_warnings:
+        say(warning)
     lora.save(output, format.value, torch.float16, {"lorasynth.consent": consent.value}, force=force)
-    say(f"{output}: {lora.layout.num_parameters} parameters from {len(images)} photo(s)")
+    source = "an embedding" if vector is not None else f"{len(photos or [])} photo(s)"
+    say(f"{output}: {lora.layout.num_parameters} parameters from {source}")
     seconds = synthesizer.last_seconds
     emit({"output": str(output), "format": format.value, "seconds": seconds, "norm": lora.norm(), "seed": seed}, json)
 

@@ -1,4 +1,4 @@
-"""Verbs for LoRA files, anybody's: inspect, convert."""
+"""Verbs for LoRA files, anybody's: inspect, convert, import-legacy."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
 
 
+UnetOnly = Annotated[
+    bool, typer.Option("--unet-only", help="Leave out what changes text encoders, which is refused otherwise.")
+]
+ForceBase = Annotated[
+    str | None,
+    typer.Option("--force-base", help="The base model that it is for, whatever it says: sd15, sdxl, flux or another."),
+]
+
+
 class Dtype(StrEnum):
     """Types of the numbers in a LoRA file."""
 
@@ -25,17 +34,19 @@ class Dtype(StrEnum):
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
+    unet_only: UnetOnly = False,
+    force_base: ForceBase = None,
     json: Json = None,
 ) -> None:
     """Read any LoRA through the strict gate: format, rank, modules, norm, metadata, and all faults, of a bad file too.
 
     Example: lorasynth inspect me.safetensors
     """
-    check_json(json)
+    check_json(json, file)
     setup()
     from lorasynth.lora.gate import inspect_file
 
-    seen = inspect_file(file)
+    seen = inspect_file(file, unet_only=unet_only, base=force_base)
     emit(seen.to_dict(), json)
     seen.require_ok()
 
@@ -47,6 +58,9 @@ def convert(
     dtype: Annotated[
         Dtype, typer.Option(help="Of the numbers in the new file; float32 loses nothing.")
     ] = Dtype.float32,
+    unet_only: UnetOnly = False,
+    force_base: ForceBase = None,
+    allow_zero: Annotated[bool, typer.Option("--allow-zero", help="Convert a LoRA that does nothing, too.")] = False,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -61,7 +75,7 @@ def convert(
     """
     from lorasynth.files import require_new_output
 
-    check_json(json)
+    check_json(json, source, target)
     if format != Format.peft:
         require_new_output(target, force=force)
     setup(device)
@@ -70,7 +84,10 @@ def convert(
     from lorasynth.lora.factors import LoRA, delta_W_relative_error
     from lorasynth.lora.gate import inspect_file
 
-    lora, seen = LoRA.load(source), inspect_file(source)
+    lora = LoRA.load(source, unet_only=unet_only, base=force_base)
+    seen = inspect_file(source, unet_only=unet_only, base=force_base)
+    if lora.norm() == 0 and not allow_zero:
+        raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
     again = _read_back(lora, source, format, getattr(torch, dtype.value))
     lora.save(target, format.value, getattr(torch, dtype.value), force=force)
     error = delta_W_relative_error(lora.layout, lora.vector[None], again.vector[None]).item()
@@ -101,3 +118,25 @@ def _read_back(lora: "LoRA", source: Path, format: Format, dtype: "torch.dtype")
             raise UsageError(
                 f"{source}: cannot be said in format {format.value!r}: {reason}. Choose another, such as --format peft"
             ) from None
+
+
+def import_legacy(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A PyTorch file of tensors: .pt, .bin or .ckpt.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
+    json: Json = None,
+    force: Force = False,
+) -> None:
+    """Write a pickled LoRA, or other tensors, as safetensors: read once, in a process with little memory and time.
+
+    No other verb opens a pickle. Tensors keep their names and types; a LoRA has to pass the gate. PEFT's adapter_model.bin goes
+    to adapter_model.safetensors in its own folder, where its configuration is.
+
+    Example: lorasynth import-legacy old.pt new.safetensors
+    """
+    check_json(json, source, target)
+    setup()
+    from lorasynth.lora.legacy import import_legacy as run
+
+    record = run(source, target, force=force)
+    say(f"{target}: {record['num_tensors']} tensors, {'a LoRA' if record['lora'] else 'no LoRA'}")
+    emit({"in": str(source), "out": str(target), **record}, json)

@@ -70,34 +70,13 @@ def train_refine(
     setup(device)
     from lorasynth.errors import UsageError
     from lorasynth.fitting import refine_stage
-    from lorasynth.recipes import get_recipe
+    from lorasynth.recipes import get_world_recipe
 
-    config = get_recipe(recipe).seeded(seed)
+    config = get_world_recipe(recipe).seeded(seed)
     known = [p.conditioning for p in config.priors]
     if unknown := [name for name in prior or [] if name not in known]:
         raise UsageError(f"expected priors among {known}, got {unknown}")
     emit(refine_stage(config, out, prior), json)
-
-
-def train_end_to_end(
-    recipe: RecipeName,
-    zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="The folder that `train refine` wrote to.")],
-    seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-) -> None:
-    """Train all diffusion priors and the VAE's decoder together through the base model; fit what else there is to them.
-
-    Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
-    """
-    check_json(json)
-    setup(device)
-    from lorasynth.fitting import end_to_end_stage
-    from lorasynth.recipes import get_recipe
-    from lorasynth.zoo.store import Zoo
-
-    emit(end_to_end_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
 
 
 def train_all(
@@ -111,7 +90,10 @@ def train_all(
     json: Json = None,
     device: Device = "cpu",
 ) -> None:
-    """Fit VAE and priors, train both through the base, choose settings on validation people, write a synthesizer.
+    """All stages of a recipe, and a synthesizer of what they make.
+
+    In a drawn world: fit VAE and priors, train the priors through the base, choose settings by pictures of validation people.
+    For a real base, which draws nothing here: fit VAE and priors, choose settings by the weights of validation people's LoRAs.
 
     Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit --workers 2
     """
@@ -119,17 +101,22 @@ def train_all(
     setup(device)
     from lorasynth.cards import synthesizer_card
     from lorasynth.errors import OutputExistsError
-    from lorasynth.fitting import assemble, end_to_end_stage, fit_prior_stage, fit_vae_stage, refine_with_workers
-    from lorasynth.recipes import get_recipe
+    from lorasynth.fitting import assemble, fit_prior_stage, fit_vae_stage, refine_with_workers
+    from lorasynth.recipes import BaseRecipe, get_recipe, get_world_recipe
     from lorasynth.zoo.store import Zoo
 
     target = out / "synthesizer"
     if (target / "config.json").exists():
         raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")
-    config, opened = get_recipe(recipe).seeded(seed), Zoo.open(zoo)
+    found, opened = get_recipe(recipe).seeded(seed), Zoo.open(zoo)
+    if isinstance(found, BaseRecipe):
+        from lorasynth.assembling import fit_all
+
+        emit(fit_all(found, opened, out, report=say), json)
+        return
+    config = get_world_recipe(recipe).seeded(seed)
     record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
     record["refined"] = refine_with_workers(config, out, workers)
-    record["end_to_end"] = end_to_end_stage(config, opened, out)
     assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
     emit({**record, "synthesizer": str(target)}, json)
 
@@ -137,6 +124,12 @@ def train_all(
 def evaluate(
     model: Annotated[Path | None, typer.Argument(help="A synthesizer's folder; the shipped one by default.")] = None,
     people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people.")] = 100,
+    zoo: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score by the weights of this zoo's held-out LoRAs, and draw nothing: for a model of a real base."
+        ),
+    ] = None,
     grid: Annotated[Path | None, typer.Option(help="Write a picture sheet of all methods to this PNG.")] = None,
     cache: Annotated[
         Path | None,
@@ -149,6 +142,8 @@ def evaluate(
 ) -> None:
     """Identity similarity on held-out people, of every method the model holds, with bootstrap intervals.
 
+    With --zoo, the error of ΔW instead: for a model of a real base, of which no picture can be drawn here.
+
     Example: lorasynth evaluate --people 100 --json scores.json --grid scores.png
     """
     from lorasynth.files import require_new_output, write_png
@@ -158,6 +153,7 @@ def evaluate(
         require_new_output(grid, force=force, suffix=".png")
     setup(device)
     from lorasynth.demo import fine_tuning_recipe, versions
+    from lorasynth.errors import UsageError
     from lorasynth.evaluate.grid import sheet
     from lorasynth.evaluate.methods import EvaluationConfig
     from lorasynth.evaluate.methods import evaluate as score
@@ -166,6 +162,18 @@ def evaluate(
 
     folder = model or DEFAULT_MODEL
     synthesizer = Synthesizer.from_pretrained(folder)
+    if zoo is not None:
+        from lorasynth.evaluate.weights import weight_errors
+        from lorasynth.zoo.store import Zoo
+
+        methods = weight_errors(synthesizer, Zoo.open(zoo), "held_out", seed=seed)
+        emit({"methods": methods, "zoo": str(zoo), "split": "held_out", "seed": seed, "versions": versions()}, json)
+        return
+    if synthesizer.encoder_record is not None:
+        raise UsageError(
+            f"{folder}: expected a drawn world's model, got one of {synthesizer.base}, which cannot be drawn here; give --zoo "
+            "ZOO to score it by weights"
+        )
     config = EvaluationConfig(people=people, seed=seed)
     recipe = fine_tuning_recipe(folder)
     record, pictures = score(get_world(synthesizer.base), synthesizer, recipe, config, cache=cache, report=say)

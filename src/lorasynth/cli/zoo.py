@@ -1,4 +1,4 @@
-"""Verbs for who keeps a zoo: build, import, info."""
+"""Verbs for who keeps a zoo: build, import, resize, info."""
 
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +25,10 @@ def zoo_build(
     setup(device)
     from dataclasses import replace
 
-    from lorasynth.recipes import get_recipe
+    from lorasynth.recipes import get_world_recipe
     from lorasynth.zoo.build import build_zoo_with_workers
 
-    config = get_recipe(recipe).zoo
+    config = get_world_recipe(recipe).zoo
     config = replace(config, seed=seed, people=config.people if people is None else people)
     zoo = build_zoo_with_workers(config, str(out), workers, report=say)
     emit({"zoo": str(out), "items": len(zoo), "layout": zoo.layout.hash}, json)
@@ -80,14 +80,22 @@ def zoo_import(
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all are brought to.")] = 1,
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV, JSONL or Parquet with columns file, person, face; without it, names side by side."),
+        typer.Option(
+            help="CSV, JSONL or Parquet with columns file, person, face (embedding, photo or folder); else names side by side."
+        ),
     ] = None,
     w2w: Annotated[
         Path | None,
         typer.Option(help="Folder of the weights2weights release, in place of paths; the table has row and person."),
     ] = None,
     embeddings: Annotated[Path | None, typer.Option(help="With --w2w: a .npy matrix, a face embedding a row.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="World whose encoder embeds photos; not for embeddings.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="What embeds photos, and what embeddings were made with: a world's name, folder or file of ONNX face models, "
+            "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/real-faces.md."
+        ),
+    ] = None,
     validation: Annotated[float, typer.Option(help="Part of the people to choose settings by.")] = 0.05,
     held_out: Annotated[float, typer.Option(help="Part of the people that nothing is fitted on.")] = 0.05,
     json: Json = None,
@@ -99,14 +107,18 @@ def zoo_import(
     """
     check_json(json)
     setup(device)
+    from lorasynth.encoders import describe, open_encoder
     from lorasynth.errors import UsageError
     from lorasynth.lora.layout import Layout
     from lorasynth.lora.presets import PRESETS
     from lorasynth.worlds.world import get_world
     from lorasynth.zoo import w2w as release
-    from lorasynth.zoo.importer import REPORT_NAME, candidates_of, import_zoo, world_embedder
+    from lorasynth.zoo.importer import REPORT_NAME, candidates_of, import_zoo
     from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table
 
+    opened = None if encoder is None else open_encoder(encoder)
+    if opened is not None:
+        say(describe(opened.record))
     if w2w is not None:
         if paths or table is None or embeddings is None:
             raise UsageError("expected --w2w with --table and --embeddings and no paths; give all three")
@@ -117,15 +129,43 @@ def zoo_import(
         loras = find_loras(paths)
         entries = pair_by_name(loras) if table is None else pair_by_table(loras, table)
         chosen = Layout.preset(layout, rank) if layout in PRESETS else get_world(layout).layout(rank)
-        candidates = candidates_of(entries, chosen, None if encoder is None else world_embedder(get_world(encoder)))
+        candidates = candidates_of(entries, chosen, opened)
+    record_of_encoder = None if opened is None else opened.record
     zoo, outcomes = import_zoo(
-        candidates, out, chosen, licence=licence, validation=validation, held_out=held_out, report=say
-    )
-    refused = [{"file": o.file, "reason": o.reason} for o in outcomes if o.outcome == "refused"]
+        candidates, out, chosen, licence=licence, encoder=record_of_encoder, validation=validation, held_out=held_out,
+        report=say,
+    )  # fmt: skip
+    refused = [{"file": o.file, "reason": o.reason, "code": o.code} for o in outcomes if o.outcome == "refused"]
+    warned = [{"file": o.file, "warnings": o.warnings} for o in outcomes if o.warnings]
     record = {
         "zoo": str(out), "items": len(zoo), "layout": chosen.hash,
         **{kind: sum(o.outcome == kind for o in outcomes) for kind in ("imported", "present", "duplicate", "refused")},
         "largest_relative_error": max((o.relative_error for o in outcomes), default=0.0),
-        "first_refused": refused[:10], "report": str(out / REPORT_NAME),
+        "first_refused": refused[:10], "warned": len(warned), "first_warned": warned[:10], "encoder": record_of_encoder,
+        "report": str(out / REPORT_NAME),
     }  # fmt: skip
     emit(record, json)
+
+
+def zoo_resize(
+    zoo: Annotated[Path, typer.Argument(help="The zoo's folder; it is not changed.")],
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all LoRAs are brought to.")],
+    out: Annotated[Path, typer.Option("--out", help="The new zoo's folder; the same again goes on.")],
+    json: Json = None,
+) -> None:
+    """Bring a zoo to another rank, by the leading singular directions of each update, and say what that cost.
+
+    relative_error is ``‖ΔW - ΔW'‖ / ‖ΔW‖``: 0 is exact, as for any rank that is not lower.
+
+    Example: lorasynth zoo resize runs/zoo --rank 1 --out runs/zoo-rank-1
+    """
+    check_json(json)
+    setup()
+    from lorasynth.zoo.resize import resize_zoo
+    from lorasynth.zoo.store import Zoo
+
+    resized, error = resize_zoo(Zoo.open(zoo), out, rank, report=say)
+    emit(
+        {"zoo": str(out), "items": len(resized), "layout": resized.layout.hash, "rank": rank, "relative_error": error},
+        json,
+    )

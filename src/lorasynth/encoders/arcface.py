@@ -7,6 +7,7 @@ The files are the user's own: nothing is downloaded. Shapes: B photos, S pixels 
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from lorasynth.encoders.detectors import Detector
 from lorasynth.encoders.faces import Choice, find_face, judge
 from lorasynth.encoders.graphs import Graph
 from lorasynth.encoders.images import photo_tensor
+from lorasynth.encoders.licences import licence_of
 from lorasynth.encoders.protocol import Reading
+from lorasynth.encoders.records import Record, encoder_record
 from lorasynth.errors import FaceError, ModelError, UsageError
 from lorasynth.files import sha256_file
 
@@ -35,7 +38,14 @@ class ArcFaceEncoder:
     """One recogniser: RGB faces of Bx3xSxS in, BxD out; with a detector, faces are found and aligned first."""
 
     def __init__(
-        self, path: str | Path, *, detector: Detector | None = None, face: Choice = None, pixels: str = "auto"
+        self,
+        path: str | Path,
+        *,
+        detector: Detector | None = None,
+        face: Choice = None,
+        pixels: str = "auto",
+        name: str | None = None,
+        licence: str | None = None,
     ):
         """Open a recogniser.
 
@@ -46,6 +56,8 @@ class ArcFaceEncoder:
             face: which of several faces to take; None refuses.
             pixels: the range that the network takes. "auto" goes by insightface's rule: a network that begins by a subtraction
                 and a multiplication scales pixels itself. OpenCV's SFace takes "raw".
+            name: what to call it in its record; by default the file's name.
+            licence: of the files, for its record; by default what their names and a model card beside them tell.
 
         Raises:
             MissingExtraError: onnxruntime is not installed.
@@ -66,16 +78,25 @@ class ArcFaceEncoder:
         self._fixed_batch, self._size = shape[0], shape[2] or DEFAULT_SIZE
         scales_itself = set(self.graph.first_operations) == {"Sub", "Mul"}
         self.pixels = ("raw" if scales_itself else "scaled") if pixels == "auto" else pixels
-        self._name = f"arcface-{sha256_file(path)[:16]}"
+        self._name, self._licence = name or Path(path).name, licence
         self._dim = outputs[0][1] or self._run(torch.zeros(1, 3, self._size, self._size)).shape[1]
 
-    @property
-    def name(self) -> str:
-        """By the file's content, wherever it lies: another file is another encoder."""
-        return self._name
+    @cached_property
+    def record(self) -> Record:
+        """Which encoder this is, by its files' content, wherever they lie."""
+        paths = {"recogniser": self.graph.path}
+        if (found_by := getattr(self.detector, "path", None)) is not None:
+            paths["detector"] = found_by
+        return encoder_record(
+            kind="face", name=self._name, dim=self.dim,
+            files={role: sha256_file(path) for role, path in paths.items()},
+            input={"size": self.image_size, "pixels": self.pixels},
+            detector=None if self.detector is None else type(self.detector).__name__,
+            licence=self._licence or licence_of(paths, self.graph.path.parent, ""),
+        )  # fmt: skip
 
     @property
-    def embedding_dim(self) -> int:
+    def dim(self) -> int:
         """D."""
         return self._dim
 
@@ -92,7 +113,7 @@ class ArcFaceEncoder:
             ModelError: a network's output is not what it should be.
         """
         readings = self.read(images)
-        return torch.stack([r.embedding for r in readings]) if readings else torch.zeros(0, self.embedding_dim)
+        return torch.stack([r.embedding for r in readings]) if readings else torch.zeros(0, self.dim)
 
     def read(self, images: Sequence[Image.Image], faces: Sequence[Choice] | None = None) -> list[Reading]:
         """Unit embeddings of RGB photos with their quality, what was done to them, and warnings.
@@ -148,9 +169,9 @@ class ArcFaceEncoder:
         """
         size = self._fixed_batch or _BATCH
         output = torch.cat([self._run(part) for part in crops.split(size)])
-        if output.shape != (len(crops), self.embedding_dim):
+        if output.shape != (len(crops), self.dim):
             raise ModelError(
-                f"{self.graph.path}: expected an output of shape {(len(crops), self.embedding_dim)}, got {tuple(output.shape)}"
+                f"{self.graph.path}: expected an output of shape {(len(crops), self.dim)}, got {tuple(output.shape)}"
             )
         norms = output.norm(dim=1)
         bad = ~(norms.isfinite() & (norms > 1e-6))

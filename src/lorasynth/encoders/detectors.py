@@ -68,7 +68,7 @@ class Scrfd:
             MissingExtraError: onnxruntime is not installed.
             ModelError: it is not a file of this kind.
         """
-        self.graph = Graph(path)
+        self.graph, self.path = Graph(path), Path(path)
         self.least_score, self.most_overlap = least_score, most_overlap
         shape = self.graph.input_shape
         num_outputs = len(self.graph.output_shapes)

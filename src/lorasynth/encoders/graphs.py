@@ -1,6 +1,8 @@
 """An ONNX file -> a function from one array to several, or one line that says why not. onnxruntime is imported here only."""
 
+import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,18 @@ from lorasynth.encoders.headers import file_format
 from lorasynth.errors import MissingExtraError, ModelError
 
 _HEAD_BYTES = 1 << 20  # read of a file, to see its first operations: those come before its weights
+
+
+Shape = tuple[int | None, ...]
+"""Sizes that a file fixes; None for the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """What goes into a network and comes out of it."""
+
+    inputs: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
 
 
 class Graph:
@@ -80,8 +94,55 @@ def _static(shape: list) -> tuple[int | None, ...]:
     return tuple(size if isinstance(size, int) and size > 0 else None for size in shape)
 
 
-# The first operations. onnxruntime does not show them, and the package `onnx` is not worth its weight for this: a file is one
-# protobuf message, ModelProto.graph = 7, GraphProto.node = 1, NodeProto.input = 1, .output = 2, .op_type = 4 (onnx.proto3).
+# What onnxruntime does not show, or only after it has read all weights. The package `onnx` is not worth its weight for this: a
+# file is one protobuf message, ModelProto.graph = 7; GraphProto.node = 1, .initializer = 5, .input = 11, .output = 12;
+# NodeProto.input = 1, .output = 2, .op_type = 4; TensorProto.name = 8; ValueInfoProto.name = 1, .type = 2;
+# TypeProto.tensor_type = 1; TypeProto.Tensor.shape = 2; TensorShapeProto.dim = 1; .Dimension.dim_value = 1 (onnx.proto3).
+
+
+def signature(path: Path) -> Signature | None:
+    """The shapes of an ONNX file's inputs and outputs, without reading its weights; None if it is not ONNX.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            memoryview(content) as view,
+        ):
+            return _signature(view)
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ModelError(f"{path}: expected an ONNX file, got none ({reason}); get the file again") from None
+
+
+def _signature(content: memoryview) -> Signature | None:
+    inputs: list[tuple[str, Shape]] = []
+    outputs: list[Shape] = []
+    weights: set[str] = set()  # older files list their weights among the inputs
+    for graph in _messages(content, 7):
+        for number, value in _fields(graph):
+            if number == 5:
+                weights |= {_text(name) for name in _messages(value, 8)}
+            elif number == 11:
+                inputs.append(("".join(_text(name) for name in _messages(value, 1)), _shape(value)))
+            elif number == 12:
+                outputs.append(_shape(value))
+    inputs = [(name, shape) for name, shape in inputs if name not in weights]
+    return Signature(inputs=tuple(s for _, s in inputs), outputs=tuple(outputs)) if inputs and outputs else None
+
+
+def _shape(value_info: memoryview) -> Shape:
+    sizes: list[int | None] = []
+    for type in _messages(value_info, 2):
+        for tensor in _messages(type, 1):
+            for shape in _messages(tensor, 2):
+                for dim in _messages(shape, 1):
+                    size = _varint(dim, 1)[0] if len(dim) > 1 and dim[0] == 1 << 3 else 0
+                    sizes.append(size if 0 < size < 1 << 31 else None)
+    return tuple(sizes)
 
 
 def _first_operations(head: bytes, value: str, count: int = 2) -> tuple[str, ...]:
@@ -100,13 +161,21 @@ def _first_operations(head: bytes, value: str, count: int = 2) -> tuple[str, ...
 
 def _nodes(head: bytes) -> Iterator[tuple[list[str], list[str], str]]:
     """Inputs, outputs and op type of each node within the head, in the file's order, which is an order of execution."""
-    for number, graph in _fields(memoryview(head)):
-        if number == 7:
-            for number_in_graph, node in _fields(graph):
-                if number_in_graph == 1:
-                    parts = [(n, bytes(v).decode("utf-8", "replace")) for n, v in _fields(node) if n in (1, 2, 4)]
-                    words: dict[int, list[str]] = {n: [v for m, v in parts if m == n] for n in (1, 2, 4)}
-                    yield words[1], words[2], "".join(words[4])
+    for graph in _messages(memoryview(head), 7):
+        for node in _messages(graph, 1):
+            words: dict[int, list[str]] = {1: [], 2: [], 4: []}
+            for number, word in _fields(node):
+                if number in words:
+                    words[number].append(_text(word))
+            yield words[1], words[2], "".join(words[4])
+
+
+def _messages(message: memoryview, number: int) -> Iterator[memoryview]:
+    return (content for found, content in _fields(message) if found == number)
+
+
+def _text(content: memoryview) -> str:
+    return bytes(content).decode("utf-8", "replace")
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

@@ -50,7 +50,7 @@ class WorldGuard:
         return torch.stack([(outside / (contrast.square() + 1e-3)).sqrt(), uneven, contrast], dim=1)
 
     def check(self, name: str, picture: Float[Tensor, "3 S S"], world: str) -> None:
-        """Raise OutsideWorldError if a picture is not of this world."""
+        """Raise OutsideWorldError if a picture is not of this world; ``name`` says which picture, unless it is empty."""
         structure, uneven, contrast = self.readings(picture[None])[0].tolist()
         most_structure, most_uneven, least_contrast = self.limits.tolist()
         wrong = [
@@ -63,8 +63,9 @@ class WorldGuard:
             if bad
         ]
         if wrong:
+            where = f"{name}: " if name else ""
             raise OutsideWorldError(
-                f"{name}: expected a picture of the world {world!r}, got something else ({'; '.join(wrong)}). This model "
+                f"{where}expected a picture of the world {world!r}, got something else ({'; '.join(wrong)}). This model "
                 "knows drawn portraits only, centred in the picture; for photographs of people train one on a zoo of faces "
                 "(docs/real-faces.md)"
             )

@@ -1,13 +1,11 @@
-"""What every encoder promises: photos of one person in, unit vectors out. Several photos become one vector by `pool`.
-
-An encoder that measures what it is given says so in a `Reading` a photo; several become one by `pool_readings`.
+"""What every encoder promises: photos in, a `Reading` of each out; several of one person become one by `pool_readings`.
 
 Shapes: B photos, D embedding.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +33,13 @@ class Reading:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Photos -> unit embeddings. ArcFace, CLIP and a drawn world's recogniser are interchangeable by this."""
+    """Photos -> unit embeddings. Face recognisers, CLIP, DINOv2 and a drawn world's own are interchangeable by this.
+
+    `lorasynth.encoders.open_encoder` makes one from its name.
+    """
 
     @property
-    def name(self) -> str:
-        """What is written into models made with it, to refuse another encoder later."""
-        ...
-
-    @property
-    def embedding_dim(self) -> int:
+    def dim(self) -> int:
         """D, the length of an embedding."""
         ...
 
@@ -52,21 +48,21 @@ class Encoder(Protocol):
         """Pixels a side of the square that it looks at."""
         ...
 
-    def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
-        """Embed photos, RGB and of any size, as unit vectors.
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is written into zoos and models made with it, as JSON values (see `lorasynth.encoders.records`)."""
+        ...
+
+    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
+        """Embed photos, RGB and of any size, each with how good it was and what was done to it.
 
         Raises:
             PhotoError: a photo is not one that it can embed, a face encoder's photo without a face, say.
         """
         ...
 
-
-@runtime_checkable
-class ReadingEncoder(Encoder, Protocol):
-    """An encoder that also says how good each photo was, and what was done to it."""
-
-    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
-        """Embed photos as `embed` does, with a report on each.
+    def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
+        """The embeddings of `read` alone.
 
         Raises:
             PhotoError: a photo is not one that it can embed.
@@ -118,10 +114,14 @@ def outliers(embeddings: Float[Tensor, "B D"], least: float = SAME_PERSON) -> li
     return [(index, cosine) for index, cosine in enumerate(cosines) if cosine < least]
 
 
-def pool_readings(readings: Sequence[Reading]) -> Reading:
+def pool_readings(readings: Sequence[Reading], names: Sequence[str] | None = None) -> Reading:
     """One reading from several photos of one person: `pool` of the embeddings, the mean quality, and each photo's words.
 
     Outliers are named in the warnings and stay in the mean: to leave a photo out is the user's to decide.
+
+    Args:
+        readings: of the photos.
+        names: what to call the photos; by default "photo 1 of 3" and so on, and a single one nothing.
 
     Raises:
         PhotoError: there is no photo, an embedding is not finite, or they cancel each other out.
@@ -130,16 +130,16 @@ def pool_readings(readings: Sequence[Reading]) -> Reading:
         raise PhotoError("expected at least one photo to pool, got none")
     embeddings = torch.stack([reading.embedding for reading in readings])
     pooled, count = pool(embeddings), len(readings)
+    if names is None:
+        names = [f"photo {number} of {count}" for number in range(1, count + 1)] if count > 1 else [""]
     qualities = [reading.quality for reading in readings if reading.quality is not None]
-    notes = [_numbered(i, count, note) for i, reading in enumerate(readings) for note in reading.notes]
-    warnings = [_numbered(i, count, warning) for i, reading in enumerate(readings) for warning in reading.warnings]
+    notes = [_of(name, note) for name, reading in zip(names, readings, strict=True) for note in reading.notes]
+    warnings = [_of(name, word) for name, reading in zip(names, readings, strict=True) for word in reading.warnings]
     for index, cosine in outliers(embeddings):
-        warnings.append(
-            _numbered(index, count, f"may show somebody else: cosine {cosine:.2f} to the mean of the others")
-        )
+        warnings.append(_of(names[index], f"may show somebody else: cosine {cosine:.2f} to the mean of the others"))
     quality = sum(qualities) / len(qualities) if qualities else None
     return Reading(embedding=pooled, quality=quality, notes=tuple(notes), warnings=tuple(warnings))
 
 
-def _numbered(index: int, count: int, words: str) -> str:
-    return f"photo {index + 1} of {count}: {words}" if count > 1 else words
+def _of(name: str, words: str) -> str:
+    return f"{name}: {words}" if name else words

@@ -44,7 +44,7 @@ def lora_vectors(
     report: Callable[[str], None],
 ) -> dict[str, Float[Tensor, "N P"]]:
     """LoRAs of held-out people by every method that the model holds, from one photo each; fine-tuning gets ten."""
-    embedding = world.embeddings(persons, 1, first=GIVEN_PHOTO, net=model.encoder)[:, 0]
+    embedding = world.embeddings(persons, 1, first=GIVEN_PHOTO)[:, 0]
     vectors = {"base": torch.zeros(len(persons), model.canonicalizer.layout.num_parameters)}
     for name in model.priors:
         vectors[name] = model.synthesize(embedding, seed=config.seed, prior=name)

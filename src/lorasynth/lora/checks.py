@@ -1,6 +1,7 @@
 """The gate's look at names and numbers: what is in a LoRA file, under its own names, before any converter."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +13,16 @@ from lorasynth.lora.formats.scaling import check_alpha
 _ALLOWED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DOWN_UP = {"down": "lora_A", "up": "lora_B"}
 _STYLES: dict[str, re.Pattern[str]] = {
-    "kohya": re.compile(r"(?P<name>lora_[^.]+)\.(?:lora_(?P<half>down|up)\.weight|(?P<alpha>alpha))"),
-    "diffusers": re.compile(r"(?P<name>.+)\.lora_(?P<half>[AB])\.weight"),
+    "kohya": re.compile(
+        r"(?P<name>lora_[^.]+|diffusion_model\.[A-Za-z0-9_.]+)\.(?:lora_(?P<half>down|up)\.weight|(?P<alpha>alpha))"
+    ),
+    "xlabs": re.compile(
+        r"(?P<name>(?:diffusion_model\.)?(?:double|single)_blocks\.[0-9]+\.processor\.(?:qkv|proj)_lora[12]?)"
+        r"\.(?P<half>down|up)\.weight"
+    ),
+    "diffusers": re.compile(  # a transformer's may have alphas
+        r"(?P<name>(?P<transformer>transformer\.)?.+)\.(?:lora_(?P<half>[AB])\.weight|(?(transformer)alpha|(?!)))"
+    ),
     "diffusers-2022": re.compile(r"(?P<name>.+)[._]lora\.(?P<half>down|up)\.weight"),
 }
 _PEFT_PREFIX = "base_model.model."
@@ -31,8 +40,24 @@ _OTHER_KINDS = tuple(
         (r"\.(set_weight|reshape_weight|diff|diff_b)$", "a change of the base weight itself"),
     )
 )
-_TEXT_ENCODER = re.compile(r"lora_te\d?_|text_encoder(_\d)?\.|base_model\.model\.(text_model|encoder)\.")
+_TEXT_ENCODER = re.compile(
+    r"lora_te\d?_|text_encoder(_\d)?\.|text_encoders\.|base_model\.model\.(text_model|encoder)\."
+)
+# Names of the original code's blocks, whose fused layers only kohya's and XLabs' files are taken apart from.
+_ORIGINAL_BLOCKS = re.compile(r"(double|single|joint)_blocks")
+_TRANSFORMER_BLOCKS = re.compile(
+    r"(base_model\.model\.|transformer\.|lora_transformer_)?transformer_blocks[._].*attn[._](to_[qkv]|add_[qkv]_proj)"
+)
 _WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
+_TRANSFORMER_WIDTHS = {3072: "flux", 1536: "sd3", 2432: "sd3"}
+# What headers call the bases: ours, kohya's ss_base_model_version, ModelSpec's architecture.
+_STATED = (
+    ("sd15", re.compile("sd15|sd_v1|stable-diffusion-v1")),
+    ("sd2", re.compile("sd2|sd_v2|stable-diffusion-v2")),
+    ("sdxl", re.compile("sdxl|stable-diffusion-xl")),
+    ("sd3", re.compile("sd3|stable-diffusion-3")),
+    ("flux", re.compile("flux1|flux-1|flux$")),
+)
 
 
 @dataclass
@@ -61,8 +86,9 @@ def detect_format(keys: list[str]) -> str:
     """
     if any(key.startswith(_PEFT_PREFIX) for key in keys):
         return "peft"
-    if any(_STYLES["kohya"].fullmatch(key) for key in keys):
-        return "kohya"
+    for style in ("kohya", "xlabs"):
+        if any(_STYLES[style].fullmatch(key) for key in keys):
+            return style
     if any(_STYLES[style].fullmatch(key) for style in ("diffusers", "diffusers-2022") for key in keys):
         return "diffusers"
     fix = "is this a LoRA? For a whole model, give the LoRA that was trained on it"
@@ -70,15 +96,45 @@ def detect_format(keys: list[str]) -> str:
 
 
 def detect_base(halves: dict[str, Halves]) -> str:
-    """The base model by module names and by the width of text that cross-attention takes; "" if they do not say."""
+    """The base model by module names and by the width of a UNet's text or of a transformer; "" if they do not say."""
     if any(re.search(r"single_(transformer_)?blocks|double_blocks", name) for name in halves):
         return "flux"
-    if any(re.search(r"joint_blocks|^transformer\.transformer_blocks", name) for name in halves):
+    if any("joint_blocks" in name for name in halves):
         return "sd3"
     for name, half in halves.items():
+        if half.lora_A is not None and _TRANSFORMER_BLOCKS.fullmatch(name):
+            return _TRANSFORMER_WIDTHS.get(half.lora_A[1].shape[-1], "")
         if re.search(r"attn2[._](processor\.)?to_[kv]$", name) and half.lora_A is not None:
             return _WIDTHS.get(half.lora_A[1].shape[-1], "")
     return ""
+
+
+def stated_base(metadata: Mapping[str, str]) -> tuple[str, str]:
+    """The header's field that names one of the bases that shapes can tell, and which one; "" twice if none does."""
+    for key in ("lorasynth.base", "ss_base_model_version", "modelspec.architecture"):
+        for base, words in _STATED:
+            if words.match(metadata.get(key, "")):
+                return key, base
+    return "", ""
+
+
+def without_text_encoders(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Fault]]:
+    """What is not a text encoder's, and a note that says what was left out.
+
+    Raises:
+        FaultyFileError: nothing remains.
+    """
+    rest = {key: tensor for key, tensor in tensors.items() if not _TEXT_ENCODER.match(key)}
+    left_out = [key for key in tensors if key not in rest]
+    if not left_out:
+        return tensors, []
+    fix = "as asked"
+    if not rest:
+        fix = "this LoRA changes a text encoder alone and is not supported"
+        raise refuse("text-encoder", left_out[0], "modules of the UNet or transformer", "none", fix)
+    got = f"{len(left_out)} tensors of text encoders, left out"
+    what = "modules of the UNet or transformer only"
+    return rest, [Fault(code="text-encoder", key=left_out[0], expected=what, actual=got, fix=fix, fatal=False)]
 
 
 def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[Fault]]:
@@ -112,11 +168,13 @@ def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[F
         faults.append(
             Fault(code="double", key=double[0], expected="F16, BF16 or F32", actual=got, fix=fix, fatal=False)
         )
-    base = detect_base(halves)
-    if base in ("flux", "sd3"):
-        what = {"flux": "FLUX", "sd3": "Stable Diffusion 3"}[base]
-        fix = "only LoRAs of Stable Diffusion UNets are read"
-        faults.append(Fault(code="base", key=next(iter(halves)), expected="a UNet's modules", actual=what, fix=fix))
+    original = [name for name in halves if _ORIGINAL_BLOCKS.search(name)]
+    if original and (not styles.keys() <= {"kohya", "xlabs"} or any("joint_blocks" in name for name in original)):
+        got = f"{'FLUX' if detect_base(halves) == 'flux' else 'Stable Diffusion 3'}'s original ones"
+        fix = (
+            "save it with diffusers; of transformers' files under original names, kohya's and XLabs' for FLUX are read"
+        )
+        faults.append(Fault(code="base", key=original[0], expected="names of diffusers' model", actual=got, fix=fix))
     return halves, faults
 
 
@@ -126,7 +184,8 @@ def _parse(key: str) -> tuple[str, str, str]:
         if pattern.search(key):
             raise refuse("kind", key, "a plain LoRA's tensor", kind, "not supported; train a plain LoRA")
     if _TEXT_ENCODER.match(key):
-        raise refuse("text-encoder", key, "modules of the UNet only", "one of a text encoder", "train the UNet only")
+        fix = "give --unet-only to leave it out"
+        raise refuse("text-encoder", key, "modules of the UNet only", "one of a text encoder", fix)
     for style, pattern in _STYLES.items():
         if found := pattern.fullmatch(key):
             half = found["half"]

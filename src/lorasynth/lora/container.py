@@ -10,27 +10,33 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lorasynth.lora.faults import refuse
 
 MAX_HEADER_BYTES = 1_000_000
 MAX_KEYS = 4_096
 MAX_FILE_MB = 4_096
-DTYPE_BYTES = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _KEY = re.compile(r"[A-Za-z0-9_.\-]{1,300}")
 _AGAIN = "the file is damaged; get it again"
+_NO_PICKLE = "pickles are never opened here; get a .safetensors file, or make one with `lorasynth import-legacy`"
 _OTHER_KINDS = (
     (rb"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
-    (rb"PK\x03\x04", "a zip, perhaps a PyTorch checkpoint", "pickles are never opened; get a .safetensors file"),
+    (rb"PK\x03\x04", "a zip, perhaps a PyTorch checkpoint", _NO_PICKLE),
     (
         rb"\x80[\x02-\x05]|\([dl]p|[}\])]q\x00|c[\w.]+\n\w+\n",
         "a Python pickle",
-        "pickles are never opened; get a .safetensors file",
+        _NO_PICKLE,
     ),
     (rb"\s*<[ -~\s]{6}", "HTML, a failed download perhaps", "get the file again"),
     (rb"\s*[{\[][ -~\s]{6}", "JSON, perhaps the index of a sharded model", "name a single .safetensors file"),
@@ -45,21 +51,40 @@ def read_bytes(path: Path, max_file_mb: int = MAX_FILE_MB) -> bytes:
     Raises:
         FaultyFileError: missing, unreadable, not a regular file, too large, or changed while it was read.
     """
-    try:
+    with _refused(path):
         _require_regular(path.stat(), max_file_mb)
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
             _require_regular(before, max_file_mb)
             content = file.read(before.st_size + 1)
             after = os.fstat(file.fileno())
+    if len(content) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
+        raise refuse("changed", "file", "a file at rest", "one that changed while it was read", "wait for its writer")
+    return content
+
+
+def read_start(path: Path, num_bytes: int, max_file_mb: int = MAX_FILE_MB) -> bytes:
+    """The first bytes of a regular file of bounded size.
+
+    Raises:
+        FaultyFileError: missing, unreadable, not a regular file, or too large.
+    """
+    with _refused(path):
+        _require_regular(path.stat(), max_file_mb)
+        with path.open("rb") as file:
+            return file.read(num_bytes)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """What the system says of a file, in our words."""
+    try:
+        yield
     except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
         raise refuse("not-found", "file", "a LoRA file", "nothing there", "check the path") from None
     except OSError as error:
         got = f"{error.strerror}{_owner_and_mode(path)}"
         raise refuse("unreadable", "file", "a readable file", got, "check path and rights") from None
-    if len(content) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
-        raise refuse("changed", "file", "a file at rest", "one that changed while it was read", "wait for its writer")
-    return content
 
 
 def _owner_and_mode(path: Path) -> str:
@@ -158,7 +183,7 @@ def _check_entry(key: str, entry: Any) -> None:
         got = ", ".join(sorted(map(str, entry))) if isinstance(entry, dict) else type(entry).__name__
         raise refuse("bad-entry", key, "dtype, shape and data_offsets", got or "nothing", "write the file again")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise refuse("dtype", key, "dtype F16, BF16 or F32", f"{dtype}", "save it as F16")
     if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_count, shape)):
         raise refuse("bad-shape", f"{key} shape", "up to 8 whole numbers", f"{shape}", "write the file again")
@@ -167,7 +192,7 @@ def _check_entry(key: str, entry: Any) -> None:
     begin, end = offsets
     if begin > end:
         raise refuse("bad-offsets", f"{key} data_offsets", "begin <= end", f"{begin} > {end}", "write the file again")
-    size = math.prod(shape) * DTYPE_BYTES[dtype]
+    size = math.prod(shape) * DTYPES[dtype].itemsize
     if size != end - begin:
         raise refuse("size", key, f"{size} bytes for {dtype} {shape}", f"{end - begin}", "write the file again")
 

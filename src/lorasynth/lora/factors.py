@@ -1,7 +1,7 @@
 """One LoRA: a flat vector and the layout that says what its numbers are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,6 @@ from lorasynth.files import require_new_output, write_tensors
 from lorasynth.lora.layout import Layout
 
 Format = Literal["kohya", "diffusers", "peft"]
-_TRANSFORMERS = ("sd3", "flux")  # bases that are no UNet, whose names in kohya's and diffusers' files are others
 
 
 def delta_W_inner(layout: Layout, x: Float[Tensor, "N P"], y: Float[Tensor, "M P"]) -> Float[Tensor, "N M"]:
@@ -75,7 +74,8 @@ class LoRA:
                 f"expected a vector of {self.layout.num_parameters} numbers for layout {self.layout.base!r}, "
                 f"got shape {tuple(self.vector.shape)}"
             )
-        if not torch.isfinite(self.vector).all():
+        # NaN passes through extremes, and no copy is made of what may be large.
+        if not torch.isfinite(torch.stack(self.vector.aminmax())).all():
             bad = int((~torch.isfinite(self.vector)).sum())
             raise UsageError(f"expected finite LoRA weights, got {bad} that are NaN or infinite; nothing was written")
 
@@ -127,7 +127,8 @@ class LoRA:
 
         Args:
             path: where to; ``.safetensors`` for a file.
-            format: "kohya", "diffusers" or "peft"; "kohya" is read by diffusers, ComfyUI, A1111/Forge and kohya alike.
+            format: "kohya", "diffusers" or "peft"; "kohya" is read by diffusers, ComfyUI, A1111/Forge and kohya alike, and is
+                there for UNets and FLUX.
             dtype: of the numbers in the file: float32, float16 or bfloat16.
             metadata: more for the header; stands above the LoRA's own.
             force: replace what is there.
@@ -144,11 +145,6 @@ class LoRA:
         path = Path(path)
         if format not in formats.WRITERS:
             raise UsageError(f"expected a format among {sorted(formats.WRITERS)}, got {format!r}")
-        if self.layout.base in _TRANSFORMERS and format != "peft":
-            raise UsageError(
-                f"expected format 'peft' for {self.layout.base!r}, got {format!r}; it is no UNet, and files of a UNet's names "
-                "are no use to it"
-            )
         self._require_fits(dtype)
         header = self._header(metadata or {})
         if format == "peft":
@@ -186,24 +182,28 @@ class LoRA:
             )
 
     @classmethod
-    def load(cls, path: str | Path, layout: Layout | None = None) -> "LoRA":
+    def load(
+        cls, path: str | Path, layout: Layout | None = None, *, unet_only: bool = False, base: str | None = None
+    ) -> "LoRA":
         """Read an adapter of any format through the strict gate.
 
         Args:
-            path: a kohya or diffusers file, or a PEFT folder.
+            path: a kohya, diffusers or XLabs file, or a PEFT folder.
             layout: what it must be of; otherwise the file says.
+            unet_only: leave out what belongs to text encoders, which is refused otherwise.
+            base: the base model that it is for, whatever the file says.
 
         Raises:
             LoRAFileError: the file cannot be trusted.
             LayoutError: it is not of ``layout``.
         """
         from lorasynth.lora.faults import shown
-        from lorasynth.lora.gate import read_lora
+        from lorasynth.lora.gate import read_flat
 
-        pairs, metadata, inspection = read_lora(path)
+        found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=base)
         # A file that does not say what it is for is taken to be for what the caller expects; its shapes must agree all the same.
         unsaid = layout.base if layout is not None else inspection.base
-        found = Layout.from_factors(pairs, base=metadata.get("lorasynth.base", unsaid))
+        found = replace(found, base=base or metadata.get("lorasynth.base", unsaid))
         if layout is not None and (differences := layout.diff(found)):
             more = f" (and {len(differences) - 3} more differences)" if len(differences) > 3 else ""
             made_for = f", perhaps {inspection.base}" if inspection.base not in ("", layout.base) else ""
@@ -212,7 +212,6 @@ class LoRA:
                 f"{len(found.modules)} of another{made_for}: {'; '.join(differences[:3])}{more}. Use a LoRA made for this "
                 "base model"
             )
-        vector = found.join({name: (A[None], B[None]) for name, (A, B) in pairs.items()})[0]
         return cls(found, vector, metadata)
 
     def attach(self, model: nn.Module, adapter_name: str = "lorasynth") -> None:

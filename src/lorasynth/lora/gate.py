@@ -6,75 +6,33 @@ error that names the file, the key, what was expected and what came.
 """
 
 import math
+import mmap
 import os
-import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
+from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.lora.checks import Halves, check_content, detect_base, detect_format
-from lorasynth.lora.container import MAX_FILE_MB, MAX_HEADER_BYTES, parse_header, read_bytes
-from lorasynth.lora.faults import Fault, FaultyFileError, printable, refuse, shown
+from lorasynth.lora.checks import (
+    Halves,
+    check_content,
+    detect_base,
+    detect_format,
+    stated_base,
+    without_text_encoders,
+)
+from lorasynth.lora.container import DTYPES, MAX_FILE_MB, parse_header, read_bytes
+from lorasynth.lora.effect import check_effect, check_statements, norm_of
+from lorasynth.lora.faults import Fault, FaultyFileError, refuse
 from lorasynth.lora.formats import READERS
 from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME
-from lorasynth.lora.formats.scaling import Pairs
+from lorasynth.lora.formats.scaling import Pairs, Stored
+from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout, natural_order
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """What a LoRA file is and says.
-
-    Attributes:
-        path: the file or folder.
-        format: "kohya", "diffusers", "peft" or "unknown".
-        base: by its metadata or, failing that, by its shapes: "sd15", "sd2", "sdxl", "flux", "sd3"; "" if unknown.
-        rank: of all modules, or the different ranks there are.
-        alphas: the different alphas among its tensors; empty if there are none, and alpha is the rank or stands in the metadata.
-        num_modules: how many layers it adapts.
-        modules: their names.
-        norm: Frobenius norm of all weight updates together; None where it cannot be said.
-        metadata: of the header, as found: show it escaped.
-        faults: everything that is wrong or worth knowing.
-    """
-
-    path: str
-    format: str = "unknown"
-    base: str = ""
-    rank: int | list[int] | None = None
-    alphas: list[float] = field(default_factory=list)
-    num_modules: int = 0
-    modules: list[str] = field(default_factory=list)
-    norm: float | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the file can be used."""
-        return not any(fault.fatal for fault in self.faults)
-
-    def require_ok(self) -> "Inspection":
-        """Itself.
-
-        Raises:
-            LoRAFileError: the file cannot be used; the error names the first reason.
-        """
-        fatal = [fault for fault in self.faults if fault.fatal]
-        if fatal:
-            raise FaultyFileError(fatal[0], self.path, more=len(fatal) - 1)
-        return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, safe to print: what the file says of itself comes without control characters."""
-        metadata = {printable(k, MAX_HEADER_BYTES): printable(v, MAX_HEADER_BYTES) for k, v in self.metadata.items()}
-        return {**asdict(self), "path": shown(self.path), "metadata": metadata}
 
 
 def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -89,9 +47,11 @@ def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
         raise FaultyFileError(error.fault, path) from None
 
 
-def inspect_file(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> Inspection:
+def inspect_file(
+    path: str | Path, *, max_file_mb: int = MAX_FILE_MB, unet_only: bool = False, base: str | None = None
+) -> Inspection:
     """Look at a LoRA file or PEFT folder of any format. Never raises on a bad one: what is wrong stands in ``faults``."""
-    return _read(Path(path), max_file_mb)[2]
+    return _examine(str(path), lambda: _open(Path(path), max_file_mb), unet_only, base)[1]
 
 
 def read_lora_file(
@@ -102,12 +62,36 @@ def read_lora_file(
     Raises:
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
     """
-    tensors, _, inspection = _read(Path(path), max_file_mb)
-    return tensors, inspection.require_ok().metadata, inspection
+    opened = _open(Path(path), max_file_mb)
+    inspection = _examine(str(path), lambda: opened)[1].require_ok()
+    return _tensors(opened[0], parse_header(opened[0])[0]), inspection.metadata, inspection
+
+
+def read_flat(
+    path: str | Path, *, max_file_mb: int = MAX_FILE_MB, unet_only: bool = False, base: str | None = None
+) -> tuple[Layout, Float[Tensor, " P"], dict[str, str], Inspection]:
+    """Read a LoRA file, or a PEFT folder, of any format, in memory of twice its size, or of its size in float32 if that is more.
+
+    Args:
+        path: the file or folder.
+        max_file_mb: what is larger is not opened.
+        unet_only: leave out what belongs to text encoders, which otherwise makes a file useless here.
+        base: the base model that it is for, whatever it says itself.
+
+    Returns:
+        Its layout and its vector in float32 with the scaling folded in; the header's metadata; and what was seen.
+
+    Raises:
+        LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
+    """
+    flat, inspection = _examine(str(path), lambda: _open(Path(path), max_file_mb), unet_only, base)
+    metadata = inspection.require_ok().metadata
+    assert flat is not None  # as nothing fatal was found
+    return *flat, metadata, inspection
 
 
 def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> tuple[Pairs, dict[str, str], Inspection]:
-    """Read a LoRA file, or a PEFT folder, of any format.
+    """`read_flat` by modules.
 
     Returns:
         module name -> (lora_A (R, I), lora_B (O, R)) in float32 with the scaling folded in; the header's metadata; and what was
@@ -116,8 +100,8 @@ def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> tuple[Pair
     Raises:
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
     """
-    _, pairs, inspection = _read(Path(path), max_file_mb)
-    return pairs, inspection.require_ok().metadata, inspection
+    layout, vector, metadata, inspection = read_flat(path, max_file_mb=max_file_mb)
+    return _pairs(layout, vector), metadata, inspection
 
 
 def read_lora_bytes(
@@ -134,37 +118,72 @@ def read_lora_bytes(
         LoRAFileError: as `read_lora`.
     """
     extra = {} if adapter_config is None else {CONFIG_KEY: adapter_config}
-    _, pairs, inspection = _examine(name, lambda: (content, extra))
-    return pairs, inspection.require_ok().metadata, inspection
+    flat, inspection = _examine(name, lambda: (content, extra))
+    metadata = inspection.require_ok().metadata
+    return _pairs(*flat) if flat else {}, metadata, inspection
 
 
-def _read(path: Path, max_file_mb: int) -> tuple[dict[str, Tensor], Pairs, Inspection]:
-    return _examine(str(path), lambda: _open(path, max_file_mb))
-
-
-def _examine(name: str, get: Callable[[], tuple[bytes, dict[str, str]]]) -> tuple[dict[str, Tensor], Pairs, Inspection]:
-    """Everything at once: tensors, factors (empty if anything is fatal) and what was seen."""
+def _examine(
+    name: str, get: Callable[[], tuple[bytes, dict[str, str]]], unet_only: bool = False, base: str | None = None
+) -> tuple[tuple[Layout, Tensor] | None, Inspection]:
+    """Everything at once: layout and vector (None if anything is fatal) and what was seen."""
     seen: dict[str, Any] = {"path": name, "faults": []}
-    tensors: dict[str, Tensor] = {}
-    pairs: Pairs = {}
+    flat = None
     try:
         content, extra = get()
         entries, seen["metadata"] = parse_header(content)
         _check_base(seen["metadata"])
-        decoded = _decode(content)
+        tensors = _tensors(content, entries)
         del content  # it is all in the tensors now
-        tensors = {key: decoded[key] for key in entries}  # in the order of the file: the first fault is always the same
-        seen["format"] = detect_format(list(tensors))
-        halves, seen["faults"] = check_content(tensors)
-        seen.update(_summary(halves, seen["metadata"]))
+        if unet_only:
+            tensors, seen["faults"] = without_text_encoders(tensors)
+        _check_tensors(tensors, seen, base)
         if not any(fault.fatal for fault in seen["faults"]):
-            pairs = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})
-            pairs = dict(sorted(pairs.items(), key=lambda item: natural_order(item[0])))
-            seen.update(modules=list(pairs), norm=_norm(pairs))
-            seen["faults"] = [*seen["faults"], *_check_effect(pairs, seen["norm"]), *_check_statements(pairs, seen)]
+            stored = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})
+            del tensors  # so that each goes as it is copied
+            layout, vector = flat = _flat(stored, seen["base"])
+            pairs = _pairs(layout, vector)
+            ranks = sorted({m.rank for m in layout.modules})
+            seen.update(modules=list(pairs), num_modules=len(pairs), rank=ranks[0] if len(ranks) == 1 else ranks)
+            seen["norm"] = norm_of(pairs)
+            seen["faults"] = [*seen["faults"], *check_effect(pairs, seen["norm"]), *check_statements(layout, seen)]
     except FaultyFileError as error:
-        seen["faults"] = [*seen["faults"], error.fault]
-    return tensors, pairs, Inspection(**seen)
+        flat, seen["faults"] = None, [*seen["faults"], error.fault]
+    return flat, Inspection(**seen)
+
+
+def _check_tensors(tensors: dict[str, Tensor], seen: dict[str, Any], base: str | None) -> None:
+    """Note format, base, ranks, alphas, modules and faults of a file's own tensors."""
+    seen["format"] = detect_format(list(tensors))
+    halves, faults = check_content(tensors)
+    detected, (key, stated) = detect_base(halves), stated_base(seen["metadata"])
+    if stated and detected and stated != detected:
+        fix = "name the base model with --force-base, if you know"
+        what = f"{detected}, the base model by its shapes"
+        faults.append(Fault(code="base", key=key, expected=what, actual=stated, fix=fix, fatal=base is None))
+    seen["faults"] = [*seen["faults"], *faults]
+    seen.update(_summary(halves), base=base or seen["metadata"].get("lorasynth.base") or detected)
+
+
+def _flat(stored: Stored, base: str) -> tuple[Layout, Tensor]:
+    """The layout, and the vector in float32 with the scalings folded in; ``stored`` is emptied on the way.
+
+    NOTE: straight from the file's own type into the one vector: float16 in twice its size needs just that.
+    """
+    layout = Layout.from_factors({name: (A, B) for name, (A, B, _) in stored.items()}, base=base)
+    vector = torch.empty(layout.num_parameters)
+    for name, slices in layout.slices.items():
+        A, B, scaling = stored.pop(name)
+        for part, here in zip((A, B), slices, strict=True):
+            vector[here].view(part.shape).copy_(part)
+        if scaling != 1:
+            vector[slices[1]].mul_(scaling)
+    return layout, vector
+
+
+def _pairs(layout: Layout, vector: Tensor) -> Pairs:
+    """The factors of each module, as views."""
+    return {name: (A[0], B[0]) for name, (A, B) in layout.split(vector[None]).items()}
 
 
 def _open(path: Path, max_file_mb: int) -> tuple[bytes, dict[str, str]]:
@@ -173,35 +192,56 @@ def _open(path: Path, max_file_mb: int) -> tuple[bytes, dict[str, str]]:
     if os.path.isdir(path):
         is_there = os.path.exists(path / WEIGHTS_NAME)
         if os.path.exists(path / "adapter_model.bin") and not is_there:
-            fix = "pickles are never opened; save the adapter as safetensors"
+            fix = "pickles are never opened here; save it as safetensors, or use `lorasynth import-legacy`"
             raise refuse("other-kind", "adapter_model.bin", WEIGHTS_NAME, "a Python pickle", fix)
         if not is_there:
             fix = f"name a .safetensors file, or a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
             raise refuse("not-a-file", "file", "a LoRA file or a PEFT folder", "another folder", fix)
         path = path / WEIGHTS_NAME
-    content, config, extra = read_bytes(path, max_file_mb), path.with_name(CONFIG_NAME), {}
-    if path.name == WEIGHTS_NAME and os.path.exists(config):
-        try:
-            extra[CONFIG_KEY] = read_bytes(config, max_file_mb=1).decode()
-        except FaultyFileError as error:
-            raise FaultyFileError(replace(error.fault, key=CONFIG_NAME)) from None
-        except UnicodeDecodeError as error:
-            raise refuse("not-utf8", CONFIG_NAME, "UTF-8", f"another byte at {error.start}", "save it again") from None
-    return content, extra
+    content, config = read_bytes(path, max_file_mb), adapter_config_of(path)
+    return content, {} if config is None else {CONFIG_KEY: config}
 
 
-def _decode(content: bytes) -> dict[str, Tensor]:
+def adapter_config_of(path: Path) -> str | None:
+    """The text of the adapter_config.json beside PEFT's weights; None if the file is not called so, or stands alone.
+
+    Raises:
+        FaultyFileError: it cannot be read.
+    """
+    config = path.with_name(CONFIG_NAME)
+    if path.name != WEIGHTS_NAME or not os.path.exists(config):
+        return None
     try:
-        return load(content)
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise refuse("unreadable", "file", "safetensors", f"{error}", "write the file again") from None
+        return read_bytes(config, max_file_mb=1).decode()
+    except FaultyFileError as error:
+        raise FaultyFileError(replace(error.fault, key=CONFIG_NAME)) from None
+    except UnicodeDecodeError as error:
+        raise refuse("not-utf8", CONFIG_NAME, "UTF-8", f"another byte at {error.start}", "save it again") from None
 
 
-def _summary(halves: dict[str, Halves], metadata: dict[str, str]) -> dict[str, Any]:
+def _tensors(content: bytes, entries: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+    """A file's tensors, in its own order: the first fault is always the same.
+
+    NOTE: each in pages of its own, which go back to the system with it; what malloc gives, it mostly keeps.
+    """
+    data = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
+    tensors = {}
+    for key, entry in entries.items():
+        first, last = entry["data_offsets"]
+        dtype = DTYPES[entry["dtype"]]
+        if first == last:
+            tensors[key] = torch.empty(entry["shape"], dtype=dtype)
+            continue
+        pages = mmap.mmap(-1, last - first)
+        pages[:] = data[first:last]
+        tensors[key] = torch.frombuffer(pages, dtype=dtype).reshape(entry["shape"])
+    return tensors
+
+
+def _summary(halves: dict[str, Halves]) -> dict[str, Any]:
     ranks = sorted({half.rank for half in halves.values() if half.rank is not None})
     alphas = {float(half.alpha[1].item()) for half in halves.values() if half.alpha and half.alpha[1].numel() == 1}
     return {
-        "base": metadata.get("lorasynth.base") or detect_base(halves),
         "rank": ranks[0] if len(ranks) == 1 else (ranks or None),
         "alphas": sorted(filter(math.isfinite, alphas)),
         "num_modules": len(halves),
@@ -214,60 +254,3 @@ def _check_base(metadata: dict[str, str]) -> None:
     base = metadata.get("lorasynth.base", "")
     if not base.isprintable() or len(base) > 200:
         raise refuse("bad-metadata", "lorasynth.base", "a name of at most 200 characters", base, "write the file again")
-
-
-def _norm(pairs: Pairs) -> float:
-    """Frobenius norm of all B·A, from Gram matrices of rank size, in float64.
-
-    Raises:
-        FaultyFileError: an update that F32 does not hold, be it by its scaling or by the product of its halves.
-    """
-    total = 0.0
-    for name, (A, B) in pairs.items():
-        sizes = float(A.abs().max()), float(B.abs().max())
-        if not len(A) * sizes[0] * sizes[1] <= torch.finfo(torch.float32).max:  # nor if that is no number
-            got = f"a product of numbers up to {sizes[0]:.3g} and {sizes[1]:.3g}"
-            raise refuse("too-large", name, "an update that fits F32", got, "check the training")
-        total += float(((B.double().T @ B.double()) * (A.double() @ A.double().T)).sum())
-    return max(total, 0.0) ** 0.5
-
-
-def _note(code: str, key: str, expected: str, actual: str, fix: str) -> Fault:
-    """Legal, but whoever uses the file should know."""
-    return Fault(code=code, key=key, expected=expected, actual=actual, fix=fix, fatal=False)
-
-
-def _check_effect(pairs: Pairs, norm: float) -> list[Fault]:
-    """Updates that are zero, or that float16 changes."""
-    notes: list[Fault] = []
-    largest = {name: [float(part.abs().max()) for part in pair] for name, pair in pairs.items()}
-    zero = [name for name, sizes in largest.items() if min(sizes) == 0]
-    if norm == 0:
-        notes.append(
-            _note("all-zero", "*", "an update", "zero everywhere: the file does nothing", "check the training")
-        )
-    elif zero:
-        what = f"zero, as in {len(zero)} of {len(pairs)} modules"
-        notes.append(_note("zero-pair", zero[0], "an update", what, "check the training"))
-    for name, sizes in largest.items():
-        if any(0 < size < 6e-8 for size in sizes):
-            what, fix = "all numbers below 6e-8, which vanish in float16", "scale lora_A up and lora_B down"
-            notes.append(_note("vanishing", name, "larger ones", what, fix))
-        if max(sizes) > 65_504:
-            what, fix = f"{max(sizes):.3g}, which float16 cannot hold", "check the training"
-            notes.append(_note("overflowing", name, "at most 65504", what, fix))
-    return notes
-
-
-def _check_statements(pairs: Pairs, seen: dict[str, Any]) -> list[Fault]:
-    """Where the header says otherwise than the tensors, which are what counts."""
-    notes, fix = [], "the file was changed since; check it"
-    ranks = {len(A) for A, _ in pairs.values()}
-    for key, found in (("ss_network_dim", ranks), ("ss_network_alpha", seen["alphas"] or ranks)):
-        stated = seen["metadata"].get(key, "")
-        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", stated) and set(found) != {float(stated)}:
-            notes.append(_note("stated", key, f"{sorted(found)}, as the tensors are", stated, fix))
-    stated = seen["metadata"].get("lorasynth.layout")
-    if stated and stated != Layout.from_factors(pairs, base=seen["base"]).hash:
-        notes.append(_note("layout", "lorasynth.layout", "its layout", f"modules of another than {stated}", fix))
-    return notes

@@ -87,10 +87,14 @@ def fit_prior(
         z_mean.shape[1], embeddings.shape[2], config.width, config.depth, config.conditioning, config.dropout
     )
     prior = DiffusionPrior(denoiser, ridge)
+    # NOTE: the larger spread of the two. Ridge leaves less of the people it was fitted to than of others; but along directions
+    # that the VAE's stem has fitted to the training LoRAs' noise, others vary several times less, and in their unit the loss
+    # would consist of that noise.
     with torch.no_grad():
-        prior.spread.copy_((held_z - prior.centre(held[:, 0])).std(0).clamp(min=1e-6))
+        left = [(z_mean[rows] - prior.centre(embeddings[rows, 0])).std(0) for rows in (train_rows, validation_rows)]
+        prior.spread.copy_(torch.maximum(*left).clamp(min=1e-6))
     state = prior.centre.state_dict().values()
-    data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows, *state)
+    data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows, prior.spread, *state)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]

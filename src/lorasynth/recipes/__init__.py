@@ -1,9 +1,18 @@
 """Full configurations as Python functions."""
 
-from collections.abc import Callable
+from importlib import import_module
 
 from lorasynth.errors import UsageError
-from lorasynth.recipes.recipe import Recipe
+from lorasynth.recipes.recipe import BaseRecipe, Recipe, WorldRecipe
+
+RECIPES = {
+    "portraits": "portraits",
+    "portraits_tiny": "portraits",
+    "sd15_faces": "sd15_faces",
+    "sd15_faces_small": "sd15_faces",
+    "sdxl_faces": "sdxl_faces",
+}
+"""Name, which is its function's too -> the module here that it is in."""
 
 
 def get_recipe(name: str) -> Recipe:
@@ -12,12 +21,25 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         UsageError: there is none of that name.
     """
-    from lorasynth.recipes.portraits import portraits, portraits_tiny
-
-    recipes: dict[str, Callable[[], Recipe]] = {"portraits": portraits, "portraits_tiny": portraits_tiny}
-    if name not in recipes:
-        raise UsageError(f"expected a recipe among {sorted(recipes)}, got {name!r}")
-    return recipes[name]()
+    if name not in RECIPES:
+        raise UsageError(f"expected a recipe among {sorted(RECIPES)}, got {name!r}")
+    recipe: Recipe = getattr(import_module(f"lorasynth.recipes.{RECIPES[name]}"), name)()
+    return recipe
 
 
-__all__ = ["Recipe", "get_recipe"]
+def get_world_recipe(name: str) -> WorldRecipe:
+    """A drawn world's recipe by name, for what can only be done where pictures can be drawn.
+
+    Raises:
+        UsageError: there is none of that name, or it is of a real base.
+    """
+    recipe = get_recipe(name)
+    if not isinstance(recipe, WorldRecipe):
+        raise UsageError(
+            f"expected the recipe of a drawn world, got {name!r}, of a real base; its zoo is imported (zoo import), and its "
+            "stages are vae, prior and all"
+        )
+    return recipe
+
+
+__all__ = ["RECIPES", "BaseRecipe", "Recipe", "WorldRecipe", "get_recipe", "get_world_recipe"]

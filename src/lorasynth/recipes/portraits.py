@@ -4,8 +4,8 @@
 
 Two CPU cores, about five hours (added up from single stages, some of them scaled; never run in one go): encoder
 10 min, second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 45 min (on both cores), VAE and
-priors 5 min, the critic 5 min, training the priors through the base 45 min (one on each core), end to
-end with the VAE's decoder 55 min (one core), choosing their settings 5 min, evaluation 20 min.
+priors 5 min, the critic 5 min, training the priors through the base 45 min on photos and 20 min on
+what they draw (one on each core), choosing their settings 5 min, evaluation 20 min.
 Each stage is skipped where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect:
 docs/figures.md.
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from lorasynth.prior.training import PriorConfig
-from lorasynth.recipes.recipe import Recipe
+from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.refining import RefineConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.worlds.base import BaseConfig
@@ -39,12 +39,12 @@ DECODER = DecoderConfig()
 BASE = BaseConfig()
 
 
-def portraits() -> Recipe:
+def portraits() -> WorldRecipe:
     """The shipped synthesizer of the portraits world."""
-    return Recipe(name="portraits")
+    return WorldRecipe(name="portraits")
 
 
-def portraits_tiny() -> Recipe:
+def portraits_tiny() -> WorldRecipe:
     """The same path in a minute or two, for trying out: the LoRAs are poor and the synthesizer with them."""
     adapt = AdaptConfig(steps=6, batch_size=4)
     zoo = ZooConfig(
@@ -58,14 +58,14 @@ def portraits_tiny() -> Recipe:
     refine = RefineConfig(
         people_a_step=4, validation_people=4, loop=replace(loop, steps=4), critic_people=16, critic=critic
     )
-    return Recipe(
+    return WorldRecipe(
         name="portraits_tiny",
         zoo=zoo,
         vae=vae,
         priors=priors,
         regression=replace(loop, steps=20),
         refine=refine,
-        end_to_end=refine,
+        redraw=replace(refine, states="drawn", drawing_steps=3),
         tune_people=2,
         fine_tuning=adapt,
     )

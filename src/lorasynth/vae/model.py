@@ -105,15 +105,6 @@ class LoRAVAE(nn.Module):
         """Latents -> canonical vectors."""
         return self.lift(self.decoder(z))
 
-    @torch.no_grad()
-    def orthonormalize(self) -> None:
-        """Make a stem that was trained orthonormal again; `decode` stays the same function. The encoder does not follow."""
-        change = self.stem.orthonormalize()
-        last = self.decoder.mlp[-1]
-        for layer in (self.decoder.linear, last):
-            layer.weight.copy_(change.T @ layer.weight)
-            layer.bias.copy_(layer.bias @ change)
-
     def save(self, path: str | Path) -> None:
         """Write the weights: int8 for large tables, fp16 for the rest."""
         header = {"dropout": str(self.encoder.mlp[2].p), "hidden_dim": str(self.encoder.mlp[0].out_features)}

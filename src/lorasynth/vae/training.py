@@ -75,50 +75,6 @@ def fit_vae(
             "stem 'predictable' needs the embeddings of the zoo's people; give embeddings= or use 'principal'"
         )
     vae = LoRAVAE.from_stem(seen, stem, config.latent_dim, config.hidden_dim, config.dropout)
-    return vae, _train(vae, x, config, train_rows, validation_rows, run_dir)
-
-
-def fit_encoder(
-    vae: LoRAVAE,
-    x: Float[Tensor, "N F"],
-    config: VAEConfig,
-    *,
-    train_rows: Int[Tensor, " n"],
-    validation_rows: Int[Tensor, " m"],
-) -> dict[str, float]:
-    """Fit the encoder of a VAE, in place, to a decoder that has changed; from the pseudo-inverse of its linear part.
-
-    Args:
-        vae: with an orthonormal stem.
-        x: canonical vectors.
-        config: of the VAE.
-        train_rows: LoRAs to learn from.
-        validation_rows: LoRAs to choose by.
-
-    Returns:
-        The figures of `fit_vae`; "linear_error" is that of the pseudo-inverse.
-    """
-    linear, mlp = vae.encoder.linear, vae.encoder.mlp[-1]
-    with torch.no_grad():
-        linear.weight.copy_(torch.linalg.pinv(vae.decoder.linear.weight))
-        linear.bias.copy_(-linear.weight @ vae.decoder.linear.bias)
-        mlp.weight.zero_()
-        mlp.bias.zero_()
-    vae.requires_grad_(False)
-    vae.encoder.requires_grad_(True)
-    vae.logvar.requires_grad_(True)
-    return _train(vae, x, config, train_rows, validation_rows, None)
-
-
-def _train(
-    vae: LoRAVAE,
-    x: Float[Tensor, "N F"],
-    config: VAEConfig,
-    train_rows: Int[Tensor, " n"],
-    validation_rows: Int[Tensor, " m"],
-    run_dir: Path | None,
-) -> dict[str, float]:
-    """Train what of a VAE requires gradients; its figures are `fit_vae`'s."""
     c = vae.project(x)
     held = c[validation_rows]
     missing = (x[validation_rows].square().sum(1).mean() / vae.size**2 - held.square().sum(1).mean()).item()
@@ -140,7 +96,7 @@ def _train(
     with torch.no_grad():
         mean, logvar = vae.encode_coefficients(held)
         kl = kl_divergence(mean, logvar)
-    return {
+    return vae, {
         "linear_error": linear_error, "vae_error": metrics["best_validation"], "active_units": float(active_units(mean)),
         "latent_dim": float(config.latent_dim), "kl_per_dimension": kl.mean().item(),
         "dimensions_with_kl_below_0.01": float((kl < 0.01).sum()), "best_step": metrics["best_step"],

@@ -3,29 +3,29 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lorasynth.canonical.svd import canonical_factors
-from lorasynth.encoders.images import open_photo, photo_tensor
+from lorasynth.encoders.embeddings import ENDINGS, read_embedding
+from lorasynth.encoders.images import open_photo
+from lorasynth.encoders.protocol import Encoder, Reading, pool_readings
+from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import LayoutError, LorasynthError, PhotoError, UsageError, ZooError
 from lorasynth.files import write_bytes
 from lorasynth.lora.container import read_bytes
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.formats.peft import CONFIG_NAME, WEIGHTS_NAME
 from lorasynth.lora.layout import Layout, Module
-from lorasynth.worlds.world import World
-from lorasynth.zoo.pairs import EMBEDDINGS, Entry, person_number, split_of_person
+from lorasynth.zoo.pairs import Entry, person_number, split_of_person
 from lorasynth.zoo.sketch import Seen, Sketcher
 from lorasynth.zoo.store import Zoo
 
-Embed = Callable[[Path], Float[Tensor, " D"]]
-"""A photo's unit embedding, or a PhotoError."""
 REPORT_NAME = "import.jsonl"
 
 
@@ -38,25 +38,37 @@ class Candidate:
         person: of whom.
         id: what it is called in the zoo, the same in every run.
         vector: the LoRA in the zoo's layout, and the relative error that bringing it there made.
-        face: the person's unit embedding.
+        face: the person's unit embedding, with what is to be said of the photos.
     """
 
     name: str
     person: str
     id: Callable[[], str]
     vector: Callable[[], tuple[Float[Tensor, " P"], float]]
-    face: Callable[[], Float[Tensor, " D"]]
+    face: Callable[[], Reading]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one LoRA: "imported", "present" (from an earlier run), "duplicate" (of another's update) or "refused"."""
+    """What became of one LoRA: "imported", "present" (from an earlier run), "duplicate" (of another's update) or "refused".
+
+    Attributes:
+        file: the LoRA.
+        outcome: one of the four.
+        id: of the item in the zoo.
+        reason: why it was refused, in words.
+        code: why it was refused, as programs know it: "no-face", "several-faces", "lora-file", ... (`lorasynth.errors`).
+        relative_error: of ΔW, where the rank had to be lowered.
+        warnings: why the embedding may be worse than others: photos that were left out, blur, somebody else among them.
+    """
 
     file: str
     outcome: str
     id: str = ""
     reason: str = ""
+    code: str = ""
     relative_error: float = 0.0
+    warnings: tuple[str, ...] = ()
 
 
 def import_zoo(
@@ -65,6 +77,7 @@ def import_zoo(
     layout: Layout,
     *,
     licence: str,
+    encoder: Record | None = None,
     validation: float = 0.05,
     held_out: float = 0.05,
     shard_size: int = 256,
@@ -79,6 +92,7 @@ def import_zoo(
         folder: the zoo's.
         layout: that all are brought to.
         licence: what they may be used for; kept with every item.
+        encoder: the record of the encoder that all embeddings are by, kept in the zoo's recipe; None where nobody says which.
         validation: part of the people to choose settings by.
         held_out: part of the people that nothing is to be fitted on.
         shard_size: items in one file.
@@ -89,14 +103,16 @@ def import_zoo(
 
     Raises:
         UsageError: a part of the people outside 0 to 1.
-        ZooError: another zoo is there, or not one LoRA could be used.
+        ZooError: another zoo is there, one with another encoder's embeddings, or not one LoRA could be used.
     """
     if min(validation, held_out) < 0 or validation + held_out >= 1:
         raise UsageError(f"expected parts of the people that leave some to learn from, got {validation} and {held_out}")
-    recipe = {"source": "import", "validation": validation, "held_out": held_out}
+    recipe: dict[str, Any] = {"source": "import", "validation": validation, "held_out": held_out}
+    if (kept := _same_encoder(Path(folder), encoder)) is not None:
+        recipe["encoder"] = kept
     zoo = Zoo.create(folder, layout, recipe, None)
     sketcher, seen, have = Sketcher(layout), Seen(), {item.id for item in zoo.items}
-    dim = 0  # of embeddings; the first decides
+    dim = 0 if encoder is None else int(encoder["dim"])  # else the first embedding decides
     for shard in sorted({item.shard for item in zoo.items}):
         for id, vector, embedding in zoo.rows(shard):
             seen.add(id, sketcher(vector[None])[0])
@@ -117,9 +133,32 @@ def import_zoo(
     write_bytes(zoo.folder / REPORT_NAME, lines.encode())
     zoo = Zoo.open(zoo.folder)
     if not zoo.items:
+        (zoo.folder / "zoo.json").unlink()  # so that another encoder, say, can be tried; the report stays
         first = next(o for o in outcomes if o.outcome == "refused").reason if outcomes else "there were none"
         raise ZooError(f"{folder}: expected LoRAs to take in, got none that can be used; the first: {first}")
     return zoo, outcomes
+
+
+def _same_encoder(folder: Path, encoder: Record | None) -> Record | None:
+    """The record that the zoo in a folder keeps, or shall keep, of its encoder."""
+    if not (folder / "zoo.json").exists():
+        return encoder
+    recipe = Zoo.open(folder).recipe
+    kept: Record | None = recipe.get("encoder")
+    if recipe.get("source") != "import":
+        return encoder  # another kind of zoo, which is refused as a whole
+    if kept is None and encoder is not None:
+        raise ZooError(
+            f"{folder}: its embeddings' encoder was not named, got embeddings of {encoder['name']!r}; choose another folder"
+        )
+    if kept is not None and encoder is None:
+        raise ZooError(
+            f"{folder}: expected embeddings of encoder {kept['name']!r}, got some of an encoder that is not named; give "
+            "--encoder, or choose another folder"
+        )
+    if kept is not None and encoder is not None and (words := difference(kept, encoder)):
+        raise ZooError(f"{folder}: {words}, or choose another folder")
+    return kept
 
 
 @dataclass(frozen=True)
@@ -151,16 +190,18 @@ def _taken(
             if twin := seen.twin(sketch):
                 outcomes.append(Outcome(file=name, outcome="duplicate", id=twin))
                 continue
-            face = candidate.face()
+            reading = candidate.face()
+            face = reading.embedding
             dim = dim or len(face)
             if len(face) != dim:
                 raise PhotoError(f"{name}: expected an embedding of {dim} numbers as the others, got {len(face)}")
-        except (LorasynthError, OSError) as error_found:
-            outcomes.append(Outcome(file=name, outcome="refused", reason=str(error_found)))
+        except (LorasynthError, OSError) as found:
+            code = found.code if isinstance(found, LorasynthError) else "os"
+            outcomes.append(Outcome(file=name, outcome="refused", reason=str(found), code=code))
             continue
         seen.add(id, sketch)
         have.add(id)
-        outcomes.append(Outcome(file=name, outcome="imported", id=id, relative_error=error))
+        outcomes.append(Outcome(file=name, outcome="imported", id=id, relative_error=error, warnings=reading.warnings))
         yield _Taken(id, person_number(candidate.person), vector, face, error)
 
 
@@ -175,8 +216,8 @@ def _batches(items: Iterator[_Taken], size: int) -> Iterator[list[_Taken]]:
         yield batch
 
 
-def candidates_of(entries: Sequence[Entry], layout: Layout, embed: Embed | None = None) -> list[Candidate]:
-    """Files and PEFT folders, to be brought to a layout; ``embed`` is needed where a face is a photo."""
+def candidates_of(entries: Sequence[Entry], layout: Layout, encoder: Encoder | None = None) -> list[Candidate]:
+    """Files and PEFT folders, to be brought to a layout; an encoder is needed where a face is a photo."""
 
     def candidate(entry: Entry) -> Candidate:
         return Candidate(
@@ -184,21 +225,10 @@ def candidates_of(entries: Sequence[Entry], layout: Layout, embed: Embed | None 
             person=entry.person,
             id=lambda: _content_id(entry.lora),
             vector=lambda: bring_to(LoRA.load(entry.lora), layout),
-            face=lambda: _face(entry, embed),
+            face=lambda: _face(entry, encoder),
         )
 
     return [candidate(entry) for entry in entries]
-
-
-def world_embedder(world: World) -> Embed:
-    """Photo files embedded by a drawn world's encoder; what cannot be a photo is refused, another world's pictures are not."""
-
-    def embed(path: Path) -> Float[Tensor, " D"]:
-        picture = photo_tensor(open_photo(path), world.picture_size)
-        with torch.no_grad():
-            return world.encoder(picture[None])[0]
-
-    return embed
 
 
 def bring_to(lora: LoRA, layout: Layout) -> tuple[Float[Tensor, " P"], float]:
@@ -256,32 +286,35 @@ def _content_id(lora: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _face(entry: Entry, embed: Embed | None) -> Float[Tensor, " D"]:
-    """The unit embedding of an entry: its file's, or its photo's."""
-    if entry.face is None:
+def _face(entry: Entry, encoder: Encoder | None) -> Reading:
+    """The unit embedding of an entry: its file's, or its photos'. A photo that cannot be used is left out, with a warning."""
+    if not entry.faces:
         raise PhotoError(
             f"{entry.lora}: expected an embedding or a photo beside it, got none; add one, or give a table"
         )
-    if entry.face.suffix in EMBEDDINGS:
-        return _read_embedding(entry.face)
-    if embed is None:
-        raise PhotoError(f"{entry.face}: expected an embedding, got a photo and no encoder; name one")
-    return embed(entry.face)
+    readings: list[tuple[str, Reading]] = []
+    refused: list[PhotoError] = []
+    for path in entry.faces:
+        try:
+            readings.append((path.name, _read(path, encoder)))
+        except PhotoError as error:
+            refused.append(error)
+    if not readings:
+        several = f"none of {len(entry.faces)} photos can be used; the first: " if len(entry.faces) > 1 else ""
+        raise type(refused[0])(f"{several}{refused[0]}")
+    person = pool_readings([reading for _, reading in readings], [name for name, _ in readings])
+    return replace(person, warnings=(*(f"left out: {error}" for error in refused), *person.warnings))
 
 
-def _read_embedding(path: Path) -> Float[Tensor, " D"]:
-    import numpy as np
-    from safetensors.torch import load
-
+def _read(path: Path, encoder: Encoder | None) -> Reading:
+    """One embedding's file, or one photo."""
+    if path.suffix in ENDINGS:
+        return Reading(embedding=read_embedding(path), quality=None)
+    if encoder is None:
+        raise PhotoError(f"{path}: expected an embedding, got a photo and no encoder; name one")
+    photo = open_photo(path)
     try:
-        if path.suffix == ".npy":
-            values = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
-        else:
-            (values,) = load(read_bytes(path, max_file_mb=1)).values()
-    except (OSError, EOFError, ValueError, SafetensorError) as error:
-        raise PhotoError(f"{path}: expected an embedding, one row of numbers, got {error}") from None
-    values = values.float().flatten()
-    norm = float(values.norm())
-    if not 0 < norm < float("inf"):
-        raise PhotoError(f"{path}: expected an embedding with a direction, got norm {norm}; make it again")
-    return values / norm
+        (reading,) = encoder.read([photo])
+    except PhotoError as error:
+        raise type(error)(f"{path}: {error}") from None
+    return reading

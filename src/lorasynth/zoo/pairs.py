@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorasynth.encoders.embeddings import ENDINGS
 from lorasynth.errors import UsageError
 from lorasynth.lora.formats.peft import WEIGHTS_NAME
 
-EMBEDDINGS = (".npy", ".safetensors")
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp")
 _EMBEDDING_ENDING = ".embedding"
+PHOTO_FOLDER_ENDING = ".photos"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One LoRA to take in: a file or PEFT folder, the person's name, and the face: an embedding's file or a photo."""
+    """One LoRA to take in: a file or PEFT folder, the person's name, and the face: files of an embedding or photos."""
 
     lora: Path
     person: str
-    face: Path | None
+    faces: tuple[Path, ...]
 
 
 def find_loras(paths: Sequence[str | Path]) -> list[Path]:
@@ -51,21 +52,30 @@ def _in_folder(folder: Path) -> set[Path]:
 def pair_by_name(loras: Iterable[Path]) -> list[Entry]:
     """Each LoRA with the face that lies beside it under its name; the name is the person. Several LoRAs of one need a table.
 
-    A face is ``me.embedding.npy`` (or ``.safetensors``), ``me.npy`` or a photo, ``me.png`` say, for ``me.safetensors``.
+    A face is ``me.embedding.npy`` (or ``.safetensors``), ``me.npy``, or photos: ``me.png`` say, and those in the folder
+    ``me.photos``, for ``me.safetensors``.
     """
-    return [Entry(lora=path, person=path.stem, face=_beside(path)) for path in loras]
+    return [Entry(lora=path, person=path.stem, faces=_beside(path)) for path in loras]
 
 
-def _beside(lora: Path) -> Path | None:
-    endings = [_EMBEDDING_ENDING + e for e in EMBEDDINGS] + [".npy", *PHOTOS]
-    return next((p for e in endings if (p := lora.with_name(lora.stem + e)).is_file()), None)
+def _beside(lora: Path) -> tuple[Path, ...]:
+    def there(endings: Sequence[str]) -> tuple[Path, ...]:
+        return tuple(p for e in endings if (p := lora.with_name(lora.stem + e)).is_file())
+
+    embeddings = there([_EMBEDDING_ENDING + e for e in ENDINGS] + [".npy"])
+    return embeddings[:1] or there(PHOTOS) + photos_in(lora.with_name(lora.stem + PHOTO_FOLDER_ENDING))
+
+
+def photos_in(folder: Path) -> tuple[Path, ...]:
+    """The photos that lie in a folder, by their names' endings, in sorted order; none where there is no folder."""
+    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTOS)) if folder.is_dir() else ()
 
 
 def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
     """Each LoRA with its row of a CSV, JSONL or Parquet table with the columns ``file``, ``person`` and ``face``.
 
-    ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique; ``face`` is an embedding's file or a
-    photo, relative to the table.
+    ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique; ``face`` is an embedding's file, a
+    photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table.
 
     Raises:
         UsageError: the table cannot be read, lacks a column, names a file twice, or has no row for a LoRA.
@@ -85,9 +95,15 @@ def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
             row_path = names[lora.name][0]
         if row_path is None:
             raise UsageError(f"{table}: expected a row for {lora}, got none; add it, or leave the LoRA out")
-        face = table.parent / str(rows[row_path]["face"])
-        entries.append(Entry(lora=lora, person=str(rows[row_path]["person"]), face=face))
+        faces = _faces(table.parent, rows[row_path]["face"])
+        entries.append(Entry(lora=lora, person=str(rows[row_path]["person"]), faces=faces))
     return entries
+
+
+def _faces(folder: Path, value: Any) -> tuple[Path, ...]:
+    """The files that a table's ``face`` names."""
+    paths = [folder / str(name) for name in (value if isinstance(value, list) else [value])]
+    return tuple(file for path in paths for file in (photos_in(path) if path.is_dir() else (path,)))
 
 
 def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -108,7 +124,8 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
         else:
             raise UsageError(f"{table}: expected a .csv, .jsonl or .parquet table, got {table.suffix or 'no ending'}")
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{table}: expected a table, got {error}; check the file") from None
+        reason = " ".join(str(error).split())  # in one line: Parquet's reader takes several
+        raise UsageError(f"{table}: expected a table, got {reason}; check the file") from None
     for number, row in enumerate(rows, start=1):
         if missing := [c for c in columns if not isinstance(row, dict) or row.get(c) in (None, "")]:
             raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
@@ -120,9 +137,15 @@ def _read_parquet(table: Path) -> list[dict[str, Any]]:
 
     try:
         import pyarrow.parquet as parquet
+        from pyarrow.lib import ArrowException
     except ImportError:
-        raise MissingExtraError(f"{table}: Parquet needs pyarrow; pip install pyarrow, or write CSV") from None
-    rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
+        raise MissingExtraError(
+            f"{table}: Parquet needs pyarrow; pip install 'lorasynth[parquet]', or write CSV"
+        ) from None
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
+    except ArrowException as error:  # of many classes, not all of them a ValueError
+        raise ValueError(error) from None
     return rows
 
 

@@ -6,17 +6,23 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import ModelError, ZooError
-from lorasynth.files import read_json, read_tensors, write_json, write_tensors
+from lorasynth.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from lorasynth.hub import local_copy, publish
 from lorasynth.lora.layout import Layout
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 SCHEMA_VERSION = 1
+FILES = ("zoo.json", "manifest.jsonl", "init.safetensors", "shard-*.safetensors", "README.md")
+"""What a zoo's folder consists of; README.md is its card, where it was published or somebody wrote one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,41 @@ class Zoo:
                     raise ZooError(f"{manifest}: item {item.id!r} stands twice; remove one line")
                 items[item.id] = item
         return cls(folder, Layout.from_dict(record["layout"]), record["recipe"], tuple(items.values()))
+
+    @classmethod
+    def from_hub(cls, repo_id: str) -> "Zoo":
+        """Open the local copy of a zoo's repository on the Hugging Face hub, downloaded where there is none yet.
+
+        Raises:
+            ModelError: the hub could not give it.
+            ZooError: it is no zoo.
+        """
+        return cls.open(local_copy(repo_id, "dataset", FILES))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, api: "HfApi | None" = None) -> str:
+        """Publish the zoo as a data set repository on the Hugging Face hub.
+
+        Its card is the folder's ``README.md``; where there is none, one is written.
+
+        Args:
+            repo_id: ``owner/name``; made where there is none.
+            private: whether a repository that is made now is seen by its owner only. NOTE: a zoo holds embeddings of faces.
+            api: who talks to the hub; by default `huggingface_hub.HfApi`.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ZooError: an item is not as the manifest says.
+            UsageError: it is no repository's name, or the hub refused.
+        """
+        from lorasynth.cards import zoo_card
+
+        if faults := self.verify():
+            raise ZooError(f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]})")
+        if not (self.folder / "README.md").exists():
+            write_bytes(self.folder / "README.md", zoo_card(self).encode())
+        return publish(self.folder, repo_id, "dataset", FILES, private=private, api=api)
 
     def init(self) -> Float[Tensor, " P"]:
         """The shared initialisation that every LoRA of the zoo was trained from.

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.importer import Candidate
@@ -106,7 +107,7 @@ def candidates_of(folder: Path, table: Path, embeddings: Path) -> tuple[list[Can
             person=person,
             id=lambda: f"w2w-{n:06d}",
             vector=lambda: (weights[n] * scale, 0.0),
-            face=lambda: _unit(faces[n], n),
+            face=lambda: Reading(embedding=_unit(faces[n], n), quality=None),
         )
 
     return [candidate(n, person) for n, person in _rows(table, len(weights))], layout

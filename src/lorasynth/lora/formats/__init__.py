@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lorasynth.lora.formats import diffusers, kohya, peft
-from lorasynth.lora.formats.scaling import Pairs
+from lorasynth.lora.formats import diffusers, flux, kohya, peft
+from lorasynth.lora.formats.scaling import Stored
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -19,9 +19,10 @@ WRITERS: dict[str, Callable[["LoRA", torch.dtype], tuple[dict[str, Tensor], dict
 }
 """Name -> function from (LoRA, dtype) to (tensors, header fields)."""
 
-READERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, str]], Pairs]] = {
+READERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, str]], Stored]] = {
     "kohya": kohya.from_state_dict,
+    "xlabs": flux.from_xlabs,
     "diffusers": diffusers.from_state_dict,
     "peft": peft.from_state_dict,
 }
-"""Name -> function from (tensors, metadata) to module name -> (lora_A, lora_B), scaling folded in."""
+"""Name -> function from (tensors, metadata) to module name -> (lora_A, lora_B, scaling)."""

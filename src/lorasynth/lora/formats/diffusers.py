@@ -1,4 +1,7 @@
-"""diffusers' own LoRA files: ``unet.<module>.lora_A.weight`` and the two older styles, read by diffusers' converters."""
+"""diffusers' own LoRA files: ``unet.<module>.lora_A.weight``, ``transformer.<module>…`` for FLUX and Stable Diffusion 3.
+
+A UNet's two older styles are read too, by diffusers' converters.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,18 +11,26 @@ import torch
 from torch import Tensor
 
 from lorasynth.lora.faults import refuse
-from lorasynth.lora.formats.scaling import Pairs, fold, pair
+from lorasynth.lora.formats.scaling import Scaled, Stored, check_alpha, pair, scaled_by
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.layout import Layout
 
 METADATA_KEY = "lora_adapter_metadata"
 
 
+def is_transformer(layout: "Layout") -> bool:
+    """Whether its base is a diffusion transformer, as FLUX and Stable Diffusion 3 are, and not a UNet."""
+    blocks = ("transformer_blocks.", "single_transformer_blocks.")
+    return layout.base in ("flux", "sd3") or any(m.name.startswith(blocks) for m in layout.modules)
+
+
 def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors in the newest style and their header. alpha equals rank, so a reader that ignores the header is right too."""
-    config = {f"unet.{field}": value for field, value in peft_config(lora).items()}
-    return named_factors(lora, "unet.", dtype), {METADATA_KEY: json.dumps(config, sort_keys=True)}
+    prefix = "transformer." if is_transformer(lora.layout) else "unet."
+    config = {f"{prefix}{field}": value for field, value in peft_config(lora).items()}
+    return named_factors(lora, prefix, dtype), {METADATA_KEY: json.dumps(config, sort_keys=True)}
 
 
 def named_factors(lora: "LoRA", prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -42,27 +53,45 @@ def peft_config(lora: "LoRA") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Pairs:
-    """Module name -> (lora_A, lora_B), with the scaling of the header folded in (without one, alpha is the rank).
+def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Stored:
+    """Module name -> (lora_A, lora_B, scaling); the scaling is the header's, or a transformer's alphas', or 1.
 
     Raises:
-        FaultyFileError: the header's adapter metadata is not JSON or does not fit, or a tensor is no part of a UNet's LoRA.
+        FaultyFileError: the header's adapter metadata is not JSON or does not fit, or a tensor is no part of a LoRA of a UNet or
+            a transformer.
     """
     from diffusers.utils import convert_unet_state_dict_to_peft
 
+    prefix = "transformer." if any(key.startswith("transformer.") for key in tensors) else "unet."
+    alphas = {key.removesuffix(".alpha"): tensor for key, tensor in tensors.items() if key.endswith(".alpha")}
     config: Any = {}
     if text := metadata.get(METADATA_KEY):
+        if alphas:
+            got = f"{next(iter(alphas))}.alpha too"
+            raise refuse(
+                "two-scales", METADATA_KEY, "the scale in one place", got, "remove one, diffusers refuses both"
+            )
         try:
             config = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise refuse("bad-metadata", METADATA_KEY, "JSON", f"{error}", "save the LoRA again") from None
         if not isinstance(config, dict):
             raise refuse("bad-metadata", METADATA_KEY, "an object", type(config).__name__, "save the LoRA again")
-        config = {key.removeprefix("unet."): value for key, value in config.items()}
+        config = {key.removeprefix(prefix): value for key, value in config.items()}
     flat: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        (name,) = convert_unet_state_dict_to_peft({key.removeprefix("unet."): tensor})
-        if name in flat:
-            raise refuse("duplicate-module", key, "each module once", "it again under another name", "remove one")
-        flat[name] = tensor
-    return fold(pair(flat), config, METADATA_KEY)
+        if not key.endswith(".alpha"):
+            (name,) = convert_unet_state_dict_to_peft({key.removeprefix(prefix): tensor})
+            if name in flat:
+                raise refuse("duplicate-module", key, "each module once", "it again under another name", "remove one")
+            flat[name] = tensor
+    stored = scaled_by(pair(flat), config, METADATA_KEY)
+    for module, tensor in alphas.items():
+        name = module.removeprefix(prefix)
+        if name not in stored:
+            key = f"{module}.lora_A.weight"
+            raise refuse("missing-half", key, "lora_A and lora_B for an alpha", "alpha alone", "get it again")
+        A, B, _ = stored[name]
+        check_alpha(f"{module}.alpha", float(tensor), len(A))
+        stored[name] = Scaled(A, B, float(tensor) / len(A))
+    return stored

@@ -12,7 +12,7 @@ from lorasynth.errors import OutputExistsError, UsageError
 from lorasynth.files import require_new_output, write_json, write_tensors
 from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
-from lorasynth.lora.formats.scaling import Pairs, fold, pair
+from lorasynth.lora.formats.scaling import Stored, pair, scaled_by
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -52,8 +52,8 @@ def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mappin
     return folder
 
 
-def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Pairs:
-    """Module name -> (lora_A, lora_B), with the scaling of adapter_config.json folded in.
+def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Stored:
+    """Module name -> (lora_A, lora_B, scaling), by adapter_config.json.
 
     Raises:
         FaultyFileError: there is no configuration, it is not JSON or does not fit, or a tensor is no part of a LoRA.
@@ -67,4 +67,4 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         raise refuse("bad-metadata", CONFIG_NAME, "JSON", f"{error}", "save the adapter again") from None
     if not isinstance(config, dict) or not {"r", "lora_alpha"} <= config.keys():
         raise refuse("bad-metadata", CONFIG_NAME, "an object with r and lora_alpha", "none", "save the adapter again")
-    return fold(pair({key.removeprefix(_PREFIX): t for key, t in tensors.items()}), config, CONFIG_NAME)
+    return scaled_by(pair({key.removeprefix(_PREFIX): t for key, t in tensors.items()}), config, CONFIG_NAME)

@@ -1,9 +1,9 @@
-"""From a format's tensors to ours: halves paired by module, alpha / rank folded into lora_B."""
+"""From a format's tensors to ours: halves paired by module, and the number that each module's product counts with."""
 
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,7 +12,21 @@ from lorasynth.lora.faults import refuse
 Pairs = dict[str, tuple[Tensor, Tensor]]
 """Module name -> (lora_A (R, I), lora_B (O, R))."""
 
+
+class Scaled(NamedTuple):
+    """One module as a file holds it: factors of any floating-point type, whose effect is ``scaling * lora_B @ lora_A``."""
+
+    lora_A: Tensor
+    lora_B: Tensor
+    scaling: float
+
+
+Stored = dict[str, Scaled]
+"""Module name -> its factors as a file holds them; the gate folds the scaling into lora_B, in float32."""
+
 _LITERAL = re.compile(r"\^?[A-Za-z0-9_.\-]+")
+# What PEFT's adapters may start from and still be plain LoRAs: the base model's weights are the published ones (None: not said).
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 def pair(tensors: Mapping[str, Tensor]) -> Pairs:
@@ -37,8 +51,8 @@ def pair(tensors: Mapping[str, Tensor]) -> Pairs:
     return {name: (half["A"], half["B"]) for name, half in halves.items()}
 
 
-def fold(pairs: Pairs, config: Mapping[str, Any], where: str) -> Pairs:
-    """Multiply each lora_B by the scaling that a PEFT configuration gives its module, in float32.
+def scaled_by(pairs: Pairs, config: Mapping[str, Any], where: str) -> Stored:
+    """Each module's factors with the scaling that a PEFT configuration gives it.
 
     Args:
         pairs: the factors as stored.
@@ -53,7 +67,7 @@ def fold(pairs: Pairs, config: Mapping[str, Any], where: str) -> Pairs:
         _Numbers(config, "r", "rank_pattern", where),
         _Numbers(config, "lora_alpha", "alpha_pattern", where),
     )
-    folded: Pairs = {}
+    stored: Stored = {}
     for name, (A, B) in pairs.items():
         rank = A.shape[0]
         said = rank_of(name, rank)
@@ -61,13 +75,8 @@ def fold(pairs: Pairs, config: Mapping[str, Any], where: str) -> Pairs:
             raise refuse("rank", f"{where} r of {name}", f"{rank}, as its tensors are", f"{said:g}", "get both anew")
         alpha = alpha_of(name, rank)
         check_alpha(f"{where} lora_alpha of {name}", alpha, rank)
-        folded[name] = scaled(A, B, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
-    return folded
-
-
-def scaled(A: Tensor, B: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-    """The pair with ``scaling`` in lora_B; untouched where it is 1."""
-    return (A.float(), B.float()) if scaling == 1 else (A.float(), B.float() * scaling)
+        stored[name] = Scaled(A, B, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    return stored
 
 
 def check_alpha(key: str, alpha: float, rank: int) -> None:
@@ -83,13 +92,23 @@ def check_alpha(key: str, alpha: float, rank: int) -> None:
 
 def _require_plain(config: Mapping[str, Any], where: str) -> None:
     """Only what is a plain LoRA: B·A times a number, nothing else changed in the model."""
-    for field in ("use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "megatron_config", "use_qalora"):
+    for field in (
+        "use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "megatron_config", "use_qalora", "use_bdlora",
+        "kasa_config", "arrow_config", "layer_replication",
+    ):  # fmt: skip
         if config.get(field):
             raise refuse("kind", f"{where} {field}", "a plain LoRA", "true", "train it without; it is not supported")
     if config.get("bias") not in (None, "none"):
         raise refuse("kind", f"{where} bias", "none", f"{config['bias']}", "train it without biases")
     if str(config.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
         raise refuse("kind", f"{where} peft_type", "LORA", f"{config['peft_type']}", "only LoRA is supported")
+    start = config.get("init_lora_weights")
+    if start not in _PLAIN_STARTS and str(start).lower() not in _PLAIN_STARTS:
+        # Section 3.1 of PiSSA (arXiv 2404.02948): the base loses what the factors start with, so ΔW is B·A - B₀·A₀.
+        expected = "a start that leaves the base model as it was, such as true or 'gaussian'"
+        got = f"{start!r}, whose update needs the first factors too"
+        fix = "save it with PEFT's path_initial_model_for_weight_conversion"
+        raise refuse("kind", f"{where} init_lora_weights", expected, got, fix)
 
 
 class _Numbers:

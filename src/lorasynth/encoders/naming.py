@@ -1,0 +1,79 @@
+"""One way to name an encoder, for every command and function that takes one: `open_encoder`.
+
+portraits                      a drawn world, by its own recogniser
+buffalo_l/                     a folder with one recogniser and one detector, ONNX files of insightface's convention or OpenCV's
+buffalo_l/w600k_r50.onnx       a recogniser, and the one detector that lies beside it
+aligned:w600k_r50.onnx         a recogniser, of photos that are cropped to the face and upright already
+clip:FOLDER, dinov2:FOLDER     an image tower of transformers, for what is not a face
+owner/name, clip:owner/name    the same from the Hugging Face hub
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorasynth.encoders.protocol import Encoder
+from lorasynth.errors import UsageError
+
+if TYPE_CHECKING:
+    from lorasynth.worlds.world import World
+
+ALIGNED = "aligned"
+TOWERS = ("clip", "dinov2")
+FORMS = (
+    "a world's name (portraits), a folder or file of an ONNX recogniser and its detector, aligned:FILE, clip:FOLDER, "
+    "dinov2:FOLDER, or a hub id (owner/name, clip:owner/name)"
+)
+"""What a name may be, in words for messages and help."""
+_CARD = "README.md"
+
+
+def open_encoder(spec: str | Path) -> Encoder:
+    """The encoder of a name. Model files are the user's own, or the hub's if a hub id is given; nothing else is downloaded.
+
+    Its ``record`` says which encoder it is, and under which licence; `lorasynth.encoders.describe` puts that into a line.
+
+    Args:
+        spec: one of the forms above. A world's name means the world even where a folder is called so: that is ./portraits.
+
+    Raises:
+        UsageError: the name has none of these forms, or nothing lies there.
+        ModelError: what lies there is not a model of this kind, or which of several files is meant is not clear.
+        MissingExtraError: the extra [face] is not installed.
+    """
+    name = str(spec)
+    if world := _world(name):
+        from lorasynth.encoders.drawn import WorldEncoder
+
+        return WorldEncoder(world)
+    kind, colon, rest = name.partition(":")
+    if colon and kind in TOWERS:
+        from lorasynth.encoders.towers import ImageTower
+
+        folder, called = _locate(rest, name, ("*.safetensors", "*.json", _CARD))
+        return ImageTower(folder, kind=kind, name=called)
+    from lorasynth.encoders.packs import open_pack
+
+    aligned = bool(colon) and kind == ALIGNED
+    path, called = _locate(rest if aligned else name, name, ("*.onnx", _CARD))
+    return open_pack(path, name=called, aligned=aligned)
+
+
+def _world(name: str) -> "World | None":
+    from lorasynth.worlds.world import get_world
+
+    try:
+        return get_world(name)
+    except UsageError:
+        return None
+
+
+def _locate(place: str, spec: str, patterns: tuple[str, ...]) -> tuple[Path, str]:
+    """The file or folder of a place, and what to call it: a file's or folder's own name, or the hub id."""
+    from lorasynth.hub import is_repo_id, local_copy
+
+    path = Path(place)
+    if place and path.exists():
+        return path, path.resolve().name
+    if is_repo_id(place) and path.suffix != ".onnx":
+        return local_copy(place, "model", patterns), place
+    raise UsageError(f"{spec!r}: expected an encoder: {FORMS}; got no such thing. Check the path")

@@ -1,0 +1,58 @@
+"""What a LoRA file is and says of itself, as the gate has seen it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lorasynth.lora.container import MAX_HEADER_BYTES
+from lorasynth.lora.faults import Fault, FaultyFileError, printable, shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What a LoRA file is and says.
+
+    Attributes:
+        path: the file or folder.
+        format: "kohya", "diffusers", "peft", "xlabs" or "unknown".
+        base: as the caller said, by its metadata or, failing that, by its shapes: "sd15", "sd2", "sdxl", "flux", "sd3"; "" if
+            unknown.
+        rank: of all modules, or the different ranks there are.
+        alphas: the different alphas among its tensors; empty if there are none, and alpha is the rank or stands in the metadata.
+        num_modules: how many layers it adapts.
+        modules: their names.
+        norm: Frobenius norm of all weight updates together; None where it cannot be said.
+        metadata: of the header, as found: show it escaped.
+        faults: everything that is wrong or worth knowing.
+    """
+
+    path: str
+    format: str = "unknown"
+    base: str = ""
+    rank: int | list[int] | None = None
+    alphas: list[float] = field(default_factory=list)
+    num_modules: int = 0
+    modules: list[str] = field(default_factory=list)
+    norm: float | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file can be used."""
+        return not any(fault.fatal for fault in self.faults)
+
+    def require_ok(self) -> "Inspection":
+        """Itself.
+
+        Raises:
+            LoRAFileError: the file cannot be used; the error names the first reason.
+        """
+        fatal = [fault for fault in self.faults if fault.fatal]
+        if fatal:
+            raise FaultyFileError(fatal[0], self.path, more=len(fatal) - 1)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, safe to print: what the file says of itself comes without control characters."""
+        metadata = {printable(k, MAX_HEADER_BYTES): printable(v, MAX_HEADER_BYTES) for k, v in self.metadata.items()}
+        return {**asdict(self), "path": shown(self.path), "metadata": metadata}

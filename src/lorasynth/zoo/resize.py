@@ -1,0 +1,69 @@
+"""A zoo at another rank: each LoRA by its leading singular directions, or with zeros, in a new folder."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lorasynth.errors import UsageError, ZooError
+from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout
+from lorasynth.zoo.importer import bring_to
+from lorasynth.zoo.store import Item, Zoo
+
+
+def resize_zoo(
+    zoo: Zoo, folder: str | Path, rank: int, report: Callable[[str], None] = print
+) -> tuple[Zoo, dict[str, float]]:
+    """Bring all LoRAs of a zoo to one rank. The same call again goes on where it was stopped.
+
+    A lower rank keeps the leading singular directions of each update, which is the nearest update of that rank (Eckart & Young,
+    1936); embeddings, people and splits stay. The new zoo has no shared initialisation: no LoRA of it is near to one.
+
+    Args:
+        zoo: where they come from; it is not changed.
+        folder: of the new zoo.
+        rank: of every module.
+        report: is told how far it is.
+
+    Returns:
+        The new zoo, and the "mean" and "largest" relative error ``‖ΔW - ΔW'‖ / ‖ΔW‖`` of its LoRAs since each was made: those
+        of an earlier resizing or import are included.
+
+    Raises:
+        UsageError: the zoo is of that rank already.
+        LayoutError: a module cannot have that rank.
+        ZooError: the zoo is damaged, or another one is in the folder.
+    """
+    layout = Layout(base=zoo.layout.base, modules=tuple(replace(m, rank=rank) for m in zoo.layout.modules))
+    if layout == zoo.layout:
+        raise UsageError(f"expected another rank than {rank}, which {zoo.folder} has already; use it as it is")
+    if faults := zoo.verify():
+        raise ZooError(f"{zoo.folder}: expected a sound zoo to resize, got {len(faults)} faults ({faults[0]})")
+    resized = {"rank": rank, "layout": zoo.layout.hash}
+    new = Zoo.create(folder, layout, {**zoo.recipe, "resized": resized}, None)
+    have, by_id = {item.shard for item in new.items}, {item.id: item for item in zoo.items}
+    for shard in sorted({item.shard for item in zoo.items} - have):
+        rows = zoo.rows(shard)
+        brought = [bring_to(LoRA(zoo.layout, vector), layout) for _, vector, _ in rows]
+        vectors, items = torch.stack([vector for vector, _ in brought]), [by_id[id] for id, _, _ in rows]
+        if not torch.isfinite(vectors.half()).all():
+            raise ZooError(
+                f"{shard}: expected weights that fit float16, got {vectors.abs().max():.3g}; leave its LoRA out"
+            )
+        new.append(
+            shard, [item.person for item in items], [item.split for item in items], vectors,
+            torch.stack([embeddings for _, _, embeddings in rows]), items[0].source, items[0].licence,
+            ids=[item.id for item in items],
+            relative_errors=[_together(item, error) for item, (_, error) in zip(items, brought, strict=True)],
+        )  # fmt: skip
+        report(f"{shard}: {len(rows)} LoRAs at rank {rank}")
+    new = Zoo.open(new.folder)
+    errors = [item.relative_error for item in new.items]
+    return new, {"mean": sum(errors) / max(len(errors), 1), "largest": max(errors, default=0.0)}
+
+
+def _together(item: Item, error: float) -> float:
+    """Both errors since the LoRA was made: what a second truncation takes away is orthogonal to what the first one took."""
+    return (item.relative_error**2 + (1 - item.relative_error**2) * error**2) ** 0.5

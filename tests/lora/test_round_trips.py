@@ -1,0 +1,32 @@
+"""Between all formats at the layouts of the real models, by what a LoRA does: its updates."""
+
+import itertools
+
+import pytest
+import torch
+
+from lorasynth.lora.factors import LoRA, delta_W_relative_error
+from lorasynth.lora.layout import Layout
+
+# Each format follows each other one once.
+WALK = ("kohya", "diffusers", "kohya", "peft", "diffusers", "peft", "kohya")
+
+
+def test_the_walk_takes_each_step():
+    assert set(itertools.pairwise(WALK)) == set(itertools.permutations(set(WALK), 2))
+
+
+@pytest.mark.parametrize("preset", ["sd15-w2w", "sd15-attn", "sdxl-attn"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float16, 5e-3)], ids=["fp32", "fp16"])
+def test_every_format_after_every_other_keeps_each_update(tmp_path, preset, dtype, bound):
+    lora = LoRA.random(Layout.preset(preset, rank=1), seed=1)
+    here = lora
+    for step, format in enumerate(WALK):
+        path = tmp_path / (f"{step}" if format == "peft" else f"{step}.safetensors")
+        here = LoRA.load(here.save(path, format, dtype))
+        assert here.layout == lora.layout
+        error = delta_W_relative_error(lora.layout, lora.vector[None], here.vector[None]).sqrt().item()
+        assert error <= bound, f"step {step}, {format}: {error:.2g}"
+    for m in lora.layout.modules[::20]:
+        before, after = lora.delta_W(m.name), here.delta_W(m.name)
+        assert (after - before).norm() <= bound * before.norm(), m.name

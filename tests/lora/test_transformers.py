@@ -1,0 +1,277 @@
+"""LoRAs of FLUX and Stable Diffusion 3: through diffusers' own loaders, and fused layers against plain linear algebra."""
+
+import pytest
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
+
+from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.factors import LoRA
+from lorasynth.lora.gate import inspect_file
+from lorasynth.lora.layout import Layout, Module
+from lorasynth.lora.presets import FEED_FORWARD, JOINT_ATTENTION
+
+from .making import numbers
+
+QKV = "lora_unet_double_blocks_0_img_attn_qkv"
+
+
+def build_flux(single_blocks=1):
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        in_channels=4, num_layers=2, num_single_layers=single_blocks, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=8, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return model.requires_grad_(False).eval()
+
+
+def build_sd3():
+    torch.manual_seed(0)
+    model = SD3Transformer2DModel(
+        sample_size=8, in_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=24,
+        caption_projection_dim=32, pooled_projection_dim=8, out_channels=4, pos_embed_max_size=8,
+    )  # fmt: skip
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def predict_flux(model):
+    g = torch.Generator().manual_seed(1)
+    given = {
+        "hidden_states": torch.randn(2, 6, 4, generator=g), "encoder_hidden_states": torch.randn(2, 5, 24, generator=g),
+        "pooled_projections": torch.randn(2, 8, generator=g), "timestep": torch.tensor([0.2, 0.7]),
+        "img_ids": torch.zeros(6, 3), "txt_ids": torch.zeros(5, 3),
+    }  # fmt: skip
+    return model(**given, return_dict=False)[0]
+
+
+@torch.no_grad()
+def predict_sd3(model):
+    g = torch.Generator().manual_seed(1)
+    given = {
+        "hidden_states": torch.randn(2, 4, 8, 8, generator=g), "encoder_hidden_states": torch.randn(2, 5, 24, generator=g),
+        "pooled_projections": torch.randn(2, 8, generator=g), "timestep": torch.tensor([200, 700]),
+    }  # fmt: skip
+    return model(**given, return_dict=False)[0]
+
+
+def load_into(pipeline, path, model):
+    """What ``pipe.load_lora_weights(path)`` does for its transformer."""
+    if pipeline is FluxPipeline:
+        state, alphas, metadata = pipeline.lora_state_dict(path, return_alphas=True, return_lora_metadata=True)
+        pipeline.load_lora_into_transformer(state, alphas, model, metadata=metadata)
+    else:
+        state, metadata = pipeline.lora_state_dict(path, return_lora_metadata=True)
+        pipeline.load_lora_into_transformer(state, model, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "build", "predict", "base", "format"),
+    [
+        (FluxPipeline, build_flux, predict_flux, "flux", "diffusers"),
+        (
+            FluxPipeline,
+            lambda: build_flux(single_blocks=0),
+            predict_flux,
+            "flux",
+            "kohya",
+        ),  # linear1 is of FLUX's width only
+        (StableDiffusion3Pipeline, build_sd3, predict_sd3, "sd3", "diffusers"),
+    ],
+    ids=["flux-diffusers", "flux-kohya", "sd3-diffusers"],
+)
+def test_diffusers_loads_our_file_as_what_attach_does(tmp_path, pipeline, build, predict, base, format):
+    layout = Layout.from_model(build(), JOINT_ATTENTION + FEED_FORWARD, rank=3, base=base)
+    lora = LoRA.random(layout, seed=5, std=0.3)
+    loaded, attached = build(), build()
+    load_into(pipeline, lora.save(tmp_path / "x.safetensors", format), loaded)
+    lora.attach(attached)
+    torch.testing.assert_close(predict(loaded), predict(attached), rtol=1e-5, atol=1e-6)
+    assert (predict(attached) - predict(build())).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("preset", ["sd3", "flux", "flux-full"])
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("format", ["kohya", "diffusers", "peft"])
+def test_each_format_gives_back_a_lora_of_the_real_model_bit_for_bit(tmp_path, preset, rank, format):
+    lora = LoRA.random(Layout.preset(preset, rank), seed=rank)
+    if (preset, format) == ("sd3", "kohya"):
+        with pytest.raises(UsageError, match="expected format 'diffusers' or 'peft' for 'sd3', got 'kohya'"):
+            lora.save(tmp_path / "x.safetensors", format)
+        assert list(tmp_path.iterdir()) == []
+        return
+    path = lora.save(tmp_path / ("x" if format == "peft" else "x.safetensors"), format)
+    again = LoRA.load(path)
+    assert again.layout == lora.layout
+    assert torch.equal(again.vector, lora.vector)
+    assert inspect_file(path).faults == []
+
+
+def test_a_written_fused_layer_does_what_its_parts_do(tmp_path):
+    layout = Layout.preset("flux", rank=2)
+    lora = LoRA.random(layout, seed=3)
+    tensors = load_file(lora.save(tmp_path / "x.safetensors"))
+
+    def update(name):
+        scaling = tensors[f"{name}.alpha"] / len(tensors[f"{name}.lora_down.weight"])
+        return scaling * tensors[f"{name}.lora_up.weight"] @ tensors[f"{name}.lora_down.weight"]
+
+    block = "transformer_blocks.18.attn"
+    parts = [lora.delta_W(f"{block}.to_{part}") for part in "qkv"]
+    torch.testing.assert_close(update("lora_unet_double_blocks_18_img_attn_qkv"), torch.cat(parts))
+    torch.testing.assert_close(update("lora_unet_double_blocks_18_img_attn_proj"), lora.delta_W(f"{block}.to_out.0"))
+    parts = [lora.delta_W(f"single_{block.replace('18', '37')}.to_{part}") for part in "qkv"]
+    fused = update("lora_unet_single_blocks_37_linear1")
+    assert fused.shape == (3 * 3072 + 12288, 3072)
+    torch.testing.assert_close(fused[: 3 * 3072], torch.cat(parts))
+    assert not fused[3 * 3072 :].any()  # the feed-forward, which this layout leaves alone
+
+
+@pytest.mark.parametrize(
+    ("name", "down", "up"),
+    [
+        (QKV, "lora_down", "lora_up"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv", "lora_down", "lora_up"),  # ComfyUI
+        ("double_blocks.0.processor.qkv_lora1", "down", "up"),  # XLabs
+    ],
+    ids=["kohya", "comfyui", "xlabs"],
+)
+@pytest.mark.parametrize("rank", [2, 3])  # 3 could be one of each part, by its size
+def test_a_trained_fused_layer_is_three_layers(tmp_path, name, down, up, rank):
+    A, B, alpha = numbers(rank, 8), numbers(18, rank, seed=1), 0.5
+    tensors = {f"{name}.{down}.weight": A, f"{name}.{up}.weight": B}
+    if down == "down":
+        alpha = rank
+    else:
+        tensors[f"{name}.alpha"] = torch.tensor(alpha)
+    save_file(tensors, tmp_path / "x.safetensors")
+    lora = LoRA.load(tmp_path / "x.safetensors")
+    assert (lora.layout.base, {m.rank for m in lora.layout.modules}) == ("flux", {rank})
+    parts = [lora.delta_W(f"transformer_blocks.0.attn.to_{part}") for part in "qkv"]
+    torch.testing.assert_close(torch.cat(parts), alpha / rank * B @ A)
+
+
+def test_flux_layers_beside_the_blocks_are_read(tmp_path):
+    names = {"lora_unet_img_in": "x_embedder", "lora_unet_final_layer_linear": "proj_out"}
+    tensors = {QKV + k: t for k, t in ((".lora_down.weight", numbers(1, 8)), (".lora_up.weight", numbers(18, 1)))}
+    for name in names:
+        tensors |= {f"{name}.lora_down.weight": numbers(2, 8), f"{name}.lora_up.weight": numbers(6, 2, seed=1)}
+        tensors[f"{name}.alpha"] = torch.tensor(4.0)
+    save_file(tensors, tmp_path / "x.safetensors")
+    lora = LoRA.load(tmp_path / "x.safetensors")
+    for name, module in names.items():
+        down, up = (tensors[f"{name}.lora_{half}.weight"] for half in ("down", "up"))
+        torch.testing.assert_close(lora.delta_W(module), 2 * up @ down)
+
+
+@pytest.mark.parametrize(
+    ("module", "width", "base"),
+    [
+        ("single_transformer_blocks.7.attn.to_q", 8, "flux"),
+        ("transformer_blocks.7.attn.add_k_proj", 3072, "flux"),
+        ("transformer_blocks.7.attn.to_out.0", 8, ""),
+        ("transformer_blocks.7.attn.to_v", 1536, "sd3"),
+    ],
+)
+def test_onetrainers_names_are_read(tmp_path, module, width, base):
+    name = f"lora_transformer_{module.replace('.', '_')}"
+    A, B = numbers(2, width), numbers(6, 2)
+    save_file(
+        {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B, f"{name}.alpha": torch.tensor(1.0)},
+        tmp_path / "x.safetensors",
+    )
+    lora = LoRA.load(tmp_path / "x.safetensors")
+    assert lora.layout.base == base
+    torch.testing.assert_close(lora.delta_W(module), 0.5 * B @ A)
+
+
+def test_alphas_beside_diffusers_names_are_folded_in_as_diffusers_does(tmp_path):
+    layout = Layout.from_model(build_flux(), ("attn.to_q", "attn.to_v"), rank=2, base="flux")
+    lora, name = LoRA.random(layout, seed=5, std=0.3), "transformer.transformer_blocks.1.attn.to_q"
+    tensors = load_file(lora.save(tmp_path / "plain.safetensors", "diffusers"))
+    modules = [m.name for m in layout.modules]
+    tensors |= {f"transformer.{m}.alpha": torch.tensor(6.0) for m in modules}
+    save_file(tensors, tmp_path / "alphas.safetensors")
+    again = LoRA.load(tmp_path / "alphas.safetensors", layout)
+    torch.testing.assert_close(
+        again.delta_W(name.removeprefix("transformer.")), 3 * lora.delta_W(name.removeprefix("transformer."))
+    )
+    loaded, attached = build_flux(), build_flux()
+    load_into(FluxPipeline, tmp_path / "alphas.safetensors", loaded)
+    again.attach(attached)
+    torch.testing.assert_close(predict_flux(loaded), predict_flux(attached), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "base"), [(3072, "flux"), (1536, "sd3"), (2432, "sd3"), (64, "")])
+@pytest.mark.parametrize("prefix", ["transformer.", "base_model.model."])
+def test_the_base_of_a_transformer_is_told_by_its_width(tmp_path, width, base, prefix):
+    name = f"{prefix}transformer_blocks.3.attn.add_k_proj"
+    folder = tmp_path / "x"
+    folder.mkdir()
+    save_file(
+        {f"{name}.lora_A.weight": numbers(1, width), f"{name}.lora_B.weight": numbers(4, 1)},
+        folder / "adapter_model.safetensors",
+    )
+    (folder / "adapter_config.json").write_text('{"r": 1, "lora_alpha": 1}')
+    seen = inspect_file(folder)
+    assert (seen.ok, seen.base) == (True, base)
+
+
+def module(name, out_features=6, rank=2):
+    return Module(name=name, in_features=8, out_features=out_features, rank=rank)
+
+
+@pytest.mark.parametrize(
+    ("base", "modules", "said"),
+    [
+        ("flux", [module("x_embedder")], "x_embedder: expected layers of FLUX's blocks"),
+        (
+            "flux",
+            [module("transformer_blocks.19.attn.to_q")],
+            r"transformer_blocks\.19\.attn\.to_q: expected layers of FLUX",
+        ),
+        (
+            "flux",
+            [module("single_transformer_blocks.0.attn.to_q")],
+            "linear1: expected parts of one rank in FLUX's shapes",
+        ),
+        (
+            "flux",
+            [module("transformer_blocks.0.attn.to_q"), module("transformer_blocks.0.attn.to_v", rank=3)],
+            "img_attn_qkv: expected parts of one rank",
+        ),
+        (
+            "flux",
+            [module("transformer_blocks.0.attn.to_q"), module("transformer_blocks.0.attn.to_v", out_features=7)],
+            "img_attn_qkv: expected parts of one rank",
+        ),
+        ("flux", [module("transformer_blocks.0.attn.to_q", rank=3)], "img_attn_qkv: expected parts of one rank"),
+        ("", [module("transformer_blocks.0.attn.to_q")], "expected format 'diffusers' or 'peft' for ''"),
+    ],
+    ids=[
+        "beside-the-blocks",
+        "no-such-block",
+        "another-width",
+        "ranks-differ",
+        "rows-differ",
+        "rank-too-high",
+        "base-unknown",
+    ],
+)
+def test_what_kohyas_names_cannot_say_is_refused_and_nothing_is_written(tmp_path, base, modules, said):
+    lora = LoRA.random(Layout(base=base, modules=tuple(modules)))
+    with pytest.raises(UsageError, match=said):
+        lora.save(tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
+    for format in ("diffusers", "peft"):
+        path = lora.save(tmp_path / ("x" if format == "peft" else "x.safetensors"), format)
+        assert torch.equal(LoRA.load(path, lora.layout).vector, lora.vector)
+
+
+def test_a_flux_lora_where_a_unets_is_expected_is_refused_with_its_base(tmp_path):  # row 50
+    layout = Layout(base="sd15", modules=(module("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),))
+    save_file(
+        {f"{QKV}.lora_down.weight": numbers(1, 8), f"{QKV}.lora_up.weight": numbers(18, 1)}, tmp_path / "x.safetensors"
+    )
+    with pytest.raises(LayoutError, match="expected the 1 modules of layout 'sd15', got 3 of another, perhaps flux"):
+        LoRA.load(tmp_path / "x.safetensors", layout)
