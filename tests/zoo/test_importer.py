@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
@@ -20,10 +22,12 @@ from lorasynth.errors import MissingExtraError, NoFaceError, PhotoError, UsageEr
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.importer import bring_to, candidates_of, import_zoo
+from lorasynth.zoo.candidates import bring_to, candidates_of
+from lorasynth.zoo.importer import import_zoo
 from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number, read_table, split_of_person
 from lorasynth.zoo.sketch import Sketcher
 
+TEXT_ENCODER = {"lora_down.weight": (2, 768), "lora_up.weight": (3072, 2), "alpha": ()}
 NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in ("to_q", "to_v")]
 
 
@@ -445,3 +449,45 @@ def test_by_command_with_photos_of_the_world(tmp_path):
 
     result = CliRunner().invoke(app, [*arguments, "--encoder", "nobody"])
     assert isinstance(result.exception, UsageError)  # exit code 2 and a line, by `lorasynth.cli.main`
+
+
+def test_an_update_of_a_size_unlike_all_others_is_refused_once_enough_are_in(tmp_path):
+    """Six sigma above the mean of 32 others; the very same file as one of the first three comes in."""
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    made = [LoRA.random(layout(2), seed=i, std=0.1) for i in range(34)]
+    for i, lora in enumerate(made):
+        big = LoRA(lora.layout, 30 * lora.vector) if i in (2, 33) else lora
+        big.save(loras / f"{i:02d}.safetensors")
+        np.save(loras / f"{i:02d}.npy", np.random.default_rng(i).normal(size=8))
+    (loras / "02.safetensors").rename(tmp_path / "early.safetensors")
+    zoo, outcomes = run(loras, tmp_path / "zoo")
+    (refused,) = [o for o in outcomes if o.outcome == "refused" and "02" not in o.file]
+    assert refused.file.endswith("33.safetensors")
+    assert re.search(r"expected an update of size .* as 32 others, got .*, more than 6 sigma above", refused.reason)
+    assert len(zoo) == 32
+    # The zoo remembers: the next call says the same.
+    assert [o.outcome for o in run(loras, tmp_path / "zoo")[1] if o.file.endswith("33.safetensors")] == ["refused"]
+    (tmp_path / "early.safetensors").rename(loras / "02.safetensors")
+    assert [o.outcome for o in run(loras, tmp_path / "another")[1] if o.file.endswith("02.safetensors")] == ["imported"]
+
+
+def test_what_is_refused_otherwise_comes_in_when_asked_for(folder, tmp_path):
+    """A LoRA of zeros, one with a text encoder's part, one whose header names another base."""
+    lora = LoRA.random(layout(2), seed=21, std=0.1)
+    lora.save(folder / "text.safetensors", metadata={"lorasynth.base": "sd15"})
+    tensors = load_file(folder / "text.safetensors")
+    text = {f"lora_te_text_model_encoder_layers_0_mlp_fc1.{k}": torch.ones(s) for k, s in TEXT_ENCODER.items()}
+    save_file({**tensors, **text}, folder / "text.safetensors", {"lorasynth.base": "sdxl"})
+    np.save(folder / "text.npy", np.arange(1.0, 9))
+    refused = {o.file.rpartition("/")[2] for o in run(folder, tmp_path / "a")[1] if o.outcome == "refused"}
+    assert refused >= {"zero.safetensors", "text.safetensors"}
+    entries = pair_by_name(find_loras([folder]))
+    candidates = candidates_of(entries, layout(2), unet_only=True, base="sd15")
+    zoo, outcomes = import_zoo(
+        candidates, tmp_path / "b", layout(2), licence="CC0", allow_zero=True, report=lambda _: None
+    )
+    assert {o.file.rpartition("/")[2] for o in outcomes if o.outcome == "refused"} == {
+        "bad.safetensors", "faceless.safetensors"
+    }  # fmt: skip
+    assert len(zoo) == 8

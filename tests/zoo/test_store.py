@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from lorasynth.errors import ZooError
+from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
 
@@ -86,3 +86,27 @@ def test_a_lora_that_is_not_finite_is_not_stored(zoo):
 def test_no_zoo_is_said_so(tmp_path):
     with pytest.raises(ZooError, match="expected a zoo"):
         Zoo.open(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("how", ["a link", "a name"])
+def test_a_shard_outside_the_zoo_is_not_read(zoo, tmp_path, how):
+    shard, elsewhere = zoo.folder / "shard-00001.safetensors", tmp_path / "other.safetensors"
+    shard.rename(elsewhere)
+    if how == "a link":
+        shard.symlink_to(elsewhere)
+    else:
+        manifest = zoo.folder / "manifest.jsonl"
+        manifest.write_text(manifest.read_text().replace('"shard-00001"', '"../other"'))
+        zoo = Zoo.open(zoo.folder)
+    with pytest.raises(ModelError, match="expected a shard within the zoo, got a way out of it"):
+        zoo.load()
+    assert len(zoo.verify()) == 1
+
+
+def test_a_link_that_goes_round_is_named(zoo):
+    shard = zoo.folder / "shard-00001.safetensors"
+    shard.unlink()
+    shard.symlink_to(shard)
+    with pytest.raises(ModelError, match=r"shard-00001\.safetensors"):
+        zoo.load()
+    assert len(zoo.verify()) == 1

@@ -26,6 +26,15 @@ class Format(StrEnum):
     peft = "peft"
 
 
+UnetOnly = Annotated[
+    bool, typer.Option("--unet-only", help="Leave out what changes text encoders, which is refused otherwise.")
+]
+ForceBase = Annotated[
+    str | None,
+    typer.Option("--force-base", help="The base model that it is for, whatever it says: sd15, sdxl, flux or another."),
+]
+
+
 def setup(device: str = "cpu") -> None:
     """Quiet third parties, one thread a process unless OMP_NUM_THREADS says otherwise.
 

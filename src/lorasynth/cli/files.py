@@ -6,22 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Force, Format, Json, Seed, check_json, emit, say, setup
+from lorasynth.cli.common import Device, Force, ForceBase, Format, Json, Seed, UnetOnly, check_json, emit, say, setup
 from lorasynth.errors import LayoutError, LoRAFileError, UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from lorasynth.lora.factors import LoRA
-
-
-UnetOnly = Annotated[
-    bool, typer.Option("--unet-only", help="Leave out what changes text encoders, which is refused otherwise.")
-]
-ForceBase = Annotated[
-    str | None,
-    typer.Option("--force-base", help="The base model that it is for, whatever it says: sd15, sdxl, flux or another."),
-]
 
 
 class Dtype(StrEnum):

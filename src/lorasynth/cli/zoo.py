@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Json, RecipeName, Seed, check_json, emit, say, setup
+from lorasynth.cli.common import Device, ForceBase, Json, RecipeName, Seed, UnetOnly, check_json, emit, say, setup
 
 
 def zoo_build(
@@ -96,6 +96,9 @@ def zoo_import(
             "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/real-faces.md."
         ),
     ] = None,
+    unet_only: UnetOnly = False,
+    force_base: ForceBase = None,
+    allow_zero: Annotated[bool, typer.Option("--allow-zero", help="Take in LoRAs that do nothing, too.")] = False,
     validation: Annotated[float, typer.Option(help="Part of the people to choose settings by.")] = 0.05,
     held_out: Annotated[float, typer.Option(help="Part of the people that nothing is fitted on.")] = 0.05,
     json: Json = None,
@@ -113,7 +116,8 @@ def zoo_import(
     from lorasynth.lora.presets import PRESETS
     from lorasynth.worlds.world import get_world
     from lorasynth.zoo import w2w as release
-    from lorasynth.zoo.importer import REPORT_NAME, candidates_of, import_zoo
+    from lorasynth.zoo.candidates import candidates_of
+    from lorasynth.zoo.importer import REPORT_NAME, import_zoo
     from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table
 
     opened = None if encoder is None else open_encoder(encoder)
@@ -129,11 +133,11 @@ def zoo_import(
         loras = find_loras(paths)
         entries = pair_by_name(loras) if table is None else pair_by_table(loras, table)
         chosen = Layout.preset(layout, rank) if layout in PRESETS else get_world(layout).layout(rank)
-        candidates = candidates_of(entries, chosen, opened)
+        candidates = candidates_of(entries, chosen, opened, unet_only=unet_only, base=force_base)
     record_of_encoder = None if opened is None else opened.record
     zoo, outcomes = import_zoo(
         candidates, out, chosen, licence=licence, encoder=record_of_encoder, validation=validation, held_out=held_out,
-        report=say,
+        allow_zero=allow_zero, report=say,
     )  # fmt: skip
     refused = [{"file": o.file, "reason": o.reason, "code": o.code} for o in outcomes if o.outcome == "refused"]
     warned = [{"file": o.file, "warnings": o.warnings} for o in outcomes if o.warnings]

@@ -1,9 +1,8 @@
-"""Other people's LoRAs become a zoo: each through the gate, brought to one layout and rank, or set aside with the reason."""
+"""Other people's LoRAs become a zoo: each is taken in once, or set aside with the reason."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.canonical.svd import canonical_factors
-from lorasynth.encoders.embeddings import ENDINGS, read_embedding
-from lorasynth.encoders.images import open_photo
-from lorasynth.encoders.protocol import Encoder, Reading, pool_readings
 from lorasynth.encoders.records import Record, difference
-from lorasynth.errors import LayoutError, LorasynthError, PhotoError, UsageError, ZooError
+from lorasynth.errors import LorasynthError, PhotoError, UsageError, ZooError
 from lorasynth.files import write_bytes
-from lorasynth.lora.container import read_bytes
-from lorasynth.lora.factors import LoRA
-from lorasynth.lora.formats.peft import CONFIG_NAME, WEIGHTS_NAME
-from lorasynth.lora.layout import Layout, Module
-from lorasynth.zoo.pairs import Entry, person_number, split_of_person
+from lorasynth.lora.factors import delta_W_norm2
+from lorasynth.lora.layout import Layout
+from lorasynth.zoo.candidates import Candidate
+from lorasynth.zoo.pairs import person_number, split_of_person
+from lorasynth.zoo.sizes import Sizes
 from lorasynth.zoo.sketch import Seen, Sketcher
 from lorasynth.zoo.store import Zoo
 
 REPORT_NAME = "import.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One LoRA that may come in. What it holds is read when asked for, so that a list of them weighs nothing.
-
-    Attributes:
-        name: what to call it in a report.
-        person: of whom.
-        id: what it is called in the zoo, the same in every run.
-        vector: the LoRA in the zoo's layout, and the relative error that bringing it there made.
-        face: the person's unit embedding, with what is to be said of the photos.
-    """
-
-    name: str
-    person: str
-    id: Callable[[], str]
-    vector: Callable[[], tuple[Float[Tensor, " P"], float]]
-    face: Callable[[], Reading]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +56,7 @@ def import_zoo(
     encoder: Record | None = None,
     validation: float = 0.05,
     held_out: float = 0.05,
+    allow_zero: bool = False,
     shard_size: int = 256,
     report: Callable[[str], None] = print,
 ) -> tuple[Zoo, list[Outcome]]:
@@ -95,6 +72,7 @@ def import_zoo(
         encoder: the record of the encoder that all embeddings are by, kept in the zoo's recipe; None where nobody says which.
         validation: part of the people to choose settings by.
         held_out: part of the people that nothing is to be fitted on.
+        allow_zero: whether an update that does nothing is taken in.
         shard_size: items in one file.
         report: gets a line a shard.
 
@@ -111,15 +89,15 @@ def import_zoo(
     if (kept := _same_encoder(Path(folder), encoder)) is not None:
         recipe["encoder"] = kept
     zoo = Zoo.create(folder, layout, recipe, None)
-    sketcher, seen, have = Sketcher(layout), Seen(), {item.id for item in zoo.items}
+    known = _Known(Sketcher(layout), Seen(), Sizes(), {item.id for item in zoo.items})
     dim = 0 if encoder is None else int(encoder["dim"])  # else the first embedding decides
     for shard in sorted({item.shard for item in zoo.items}):
         for id, vector, embedding in zoo.rows(shard):
-            seen.add(id, sketcher(vector[None])[0])
+            known.add(id, known.sketcher(vector[None])[0], _size(layout, vector))
             dim = embedding.shape[-1]
     outcomes: list[Outcome] = []
     number = 1 + max((int(item.shard.rpartition("-")[2]) for item in zoo.items), default=-1)
-    for batch in _batches(_taken(candidates, sketcher, seen, have, outcomes, dim), shard_size):
+    for batch in _batches(_taken(candidates, layout, known, outcomes, dim, allow_zero), shard_size):
         persons = [item.person for item in batch]
         zoo.append(
             f"shard-{number:05d}", persons, [split_of_person(p, validation, held_out) for p in persons],
@@ -170,24 +148,52 @@ class _Taken:
     error: float
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What the zoo holds, to hold another LoRA against."""
+
+    sketcher: Sketcher
+    seen: Seen
+    sizes: Sizes
+    ids: set[str]
+
+    def add(self, id: str, sketch: Float[Tensor, " K"], size: float) -> None:
+        self.seen.add(id, sketch)
+        self.sizes.add(size)
+        self.ids.add(id)
+
+
+def _size(layout: Layout, vector: Float[Tensor, " P"]) -> float:
+    return float(delta_W_norm2(layout, vector[None].double())) ** 0.5
+
+
 def _taken(
-    candidates: Sequence[Candidate], sketcher: Sketcher, seen: Seen, have: set[str], outcomes: list[Outcome], dim: int
+    candidates: Sequence[Candidate],
+    layout: Layout,
+    known: _Known,
+    outcomes: list[Outcome],
+    dim: int,
+    allow_zero: bool,
 ) -> Iterator[_Taken]:
     """Those that belong into the zoo; notes what became of all."""
     for candidate in candidates:
         name = candidate.name
         try:
             id = candidate.id()
-            if id in have:
+            if id in known.ids:
                 outcomes.append(Outcome(file=name, outcome="present", id=id))
                 continue
             vector, error = candidate.vector()
             if not torch.isfinite(vector).all() or vector.abs().max() > torch.finfo(torch.float16).max:
                 raise ZooError(f"{name}: expected weights that fit float16, got {vector.abs().max():.3g}")
-            sketch = sketcher(vector[None])[0]
-            if not sketch.any():
-                raise ZooError(f"{name}: expected an update, got zero everywhere; check its training")
-            if twin := seen.twin(sketch):
+            sketch, size = known.sketcher(vector[None])[0], _size(layout, vector)
+            if size == 0 and not allow_zero:
+                raise ZooError(
+                    f"{name}: expected an update, got zero everywhere; check its training, or give --allow-zero"
+                )
+            if problem := known.sizes.problem(size):
+                raise ZooError(f"{name}: {problem}")
+            if twin := known.seen.twin(sketch):
                 outcomes.append(Outcome(file=name, outcome="duplicate", id=twin))
                 continue
             reading = candidate.face()
@@ -199,8 +205,7 @@ def _taken(
             code = found.code if isinstance(found, LorasynthError) else "os"
             outcomes.append(Outcome(file=name, outcome="refused", reason=str(found), code=code))
             continue
-        seen.add(id, sketch)
-        have.add(id)
+        known.add(id, sketch, size)
         outcomes.append(Outcome(file=name, outcome="imported", id=id, relative_error=error, warnings=reading.warnings))
         yield _Taken(id, person_number(candidate.person), vector, face, error)
 
@@ -214,107 +219,3 @@ def _batches(items: Iterator[_Taken], size: int) -> Iterator[list[_Taken]]:
             batch = []
     if batch:
         yield batch
-
-
-def candidates_of(entries: Sequence[Entry], layout: Layout, encoder: Encoder | None = None) -> list[Candidate]:
-    """Files and PEFT folders, to be brought to a layout; an encoder is needed where a face is a photo."""
-
-    def candidate(entry: Entry) -> Candidate:
-        return Candidate(
-            name=str(entry.lora),
-            person=entry.person,
-            id=lambda: _content_id(entry.lora),
-            vector=lambda: bring_to(LoRA.load(entry.lora), layout),
-            face=lambda: _face(entry, encoder),
-        )
-
-    return [candidate(entry) for entry in entries]
-
-
-def bring_to(lora: LoRA, layout: Layout) -> tuple[Float[Tensor, " P"], float]:
-    """A LoRA's vector in a layout of the same modules and another rank.
-
-    A higher rank is reached with zeros; a lower one by the leading singular directions of each update, which is the nearest
-    update of that rank (Eckart & Young, 1936).
-
-    Returns:
-        The vector, and the relative error ``‖ΔW - ΔW'‖ / ‖ΔW‖`` over all modules.
-
-    Raises:
-        LayoutError: the modules are not the layout's, or the LoRA says that it is for another base.
-    """
-    if lora.layout.base not in ("", layout.base):
-        raise LayoutError(
-            f"expected a LoRA for {layout.base!r}, got one for {lora.layout.base!r}; import it into a zoo of its own"
-        )
-    ranks = {m.name: m.rank for m in layout.modules}
-    same_rank = Layout(
-        base=layout.base,
-        modules=tuple(
-            Module(name=m.name, in_features=m.in_features, out_features=m.out_features, rank=ranks.get(m.name, m.rank))
-            for m in lora.layout.modules
-            if ranks.get(m.name, m.rank) <= min(m.in_features, m.out_features)
-        ),
-    )
-    if differences := layout.diff(same_rank):
-        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-        raise LayoutError(
-            f"expected the {len(layout.modules)} modules of layout {layout.base!r}, got {len(lora.layout.modules)}: "
-            f"{'; '.join(differences[:3])}{more}"
-        )
-    factors, lost = {}, 0.0
-    for name, (A, B) in lora.layout.split(lora.vector[None]).items():
-        rank = ranks[name]
-        if A.shape[1] > rank:
-            A, B, S = canonical_factors(A, B)
-            lost += float(S[0, rank:].square().sum())
-            A, B = A[:, :rank], B[:, :, :rank]
-        missing = rank - A.shape[1]
-        factors[name] = (
-            torch.nn.functional.pad(A, (0, 0, 0, missing)),
-            torch.nn.functional.pad(B, (0, missing)),
-        )
-    return layout.join(factors)[0], lost**0.5 / lora.norm() if lost else 0.0
-
-
-def _content_id(lora: Path) -> str:
-    """16 hex digits of its files' sha256: the same content under another name is the same item."""
-    files = [lora / WEIGHTS_NAME, lora / CONFIG_NAME] if lora.is_dir() else [lora]
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(read_bytes(file)).digest())
-    return digest.hexdigest()[:16]
-
-
-def _face(entry: Entry, encoder: Encoder | None) -> Reading:
-    """The unit embedding of an entry: its file's, or its photos'. A photo that cannot be used is left out, with a warning."""
-    if not entry.faces:
-        raise PhotoError(
-            f"{entry.lora}: expected an embedding or a photo beside it, got none; add one, or give a table"
-        )
-    readings: list[tuple[str, Reading]] = []
-    refused: list[PhotoError] = []
-    for path in entry.faces:
-        try:
-            readings.append((path.name, _read(path, encoder)))
-        except PhotoError as error:
-            refused.append(error)
-    if not readings:
-        several = f"none of {len(entry.faces)} photos can be used; the first: " if len(entry.faces) > 1 else ""
-        raise type(refused[0])(f"{several}{refused[0]}")
-    person = pool_readings([reading for _, reading in readings], [name for name, _ in readings])
-    return replace(person, warnings=(*(f"left out: {error}" for error in refused), *person.warnings))
-
-
-def _read(path: Path, encoder: Encoder | None) -> Reading:
-    """One embedding's file, or one photo."""
-    if path.suffix in ENDINGS:
-        return Reading(embedding=read_embedding(path), quality=None)
-    if encoder is None:
-        raise PhotoError(f"{path}: expected an embedding, got a photo and no encoder; name one")
-    photo = open_photo(path)
-    try:
-        (reading,) = encoder.read([photo])
-    except PhotoError as error:
-        raise type(error)(f"{path}: {error}") from None
-    return reading

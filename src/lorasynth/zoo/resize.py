@@ -9,7 +9,7 @@ import torch
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.importer import bring_to
+from lorasynth.zoo.candidates import bring_to
 from lorasynth.zoo.store import Item, Zoo
 
 

@@ -218,23 +218,35 @@ class Zoo:
         items = sorted((i for i in self.items if split in (None, i.split)), key=lambda i: i.person)
         if not items:
             raise ZooError(f"{self.folder}: expected LoRAs of split {split!r}, got none; build the zoo first")
-        shards = {s: read_tensors(self.folder / f"{s}.safetensors")[0] for s in {i.shard for i in items}}
+        shards = {s: self._shard(s) for s in {i.shard for i in items}}
         vectors = torch.stack([shards[i.shard]["vectors"][i.row] for i in items])
         embeddings = torch.stack([shards[i.shard]["embeddings"][i.row] for i in items])
         return [i.person for i in items], vectors, embeddings
 
     def rows(self, shard: str) -> list[tuple[str, Float[Tensor, " P"], Float[Tensor, "J D"]]]:
         """Id, LoRA and embeddings of one shard's items, in fp32."""
-        tensors = read_tensors(self.folder / f"{shard}.safetensors")[0]
+        tensors = self._shard(shard)
         here = [item for item in self.items if item.shard == shard]
         return [(item.id, tensors["vectors"][item.row], tensors["embeddings"][item.row]) for item in here]
+
+    def _shard(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a shard.
+
+        Raises:
+            ModelError: it is missing, damaged, or lies outside the zoo.
+        """
+        path = self.folder / f"{name}.safetensors"
+        # NOTE: not Path.resolve, which raises a RuntimeError for a link that goes round; reading names that.
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.folder)):
+            raise ModelError(f"{path}: expected a shard within the zoo, got a way out of it; put the file itself there")
+        return read_tensors(path)[0]
 
     def verify(self) -> list[str]:
         """What is wrong with the stored items: a sentence each, naming the item (an empty list is a sound zoo)."""
         faults = []
         for shard in sorted({i.shard for i in self.items}):
             try:
-                rows = read_tensors(self.folder / f"{shard}.safetensors")[0]["vectors"].half()
+                rows = self._shard(shard)["vectors"].half()
             except (ModelError, KeyError) as error:
                 faults.append(f"{shard}: {error}")
                 continue

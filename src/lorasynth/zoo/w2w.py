@@ -18,7 +18,7 @@ from torch import Tensor
 from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.importer import Candidate
+from lorasynth.zoo.candidates import Candidate
 from lorasynth.zoo.pairs import read_table
 
 FILE_NAME = "all_weights.pt"
