@@ -164,6 +164,7 @@ class Synthesizer:
         if self.encoder is None:
             assert self.encoder_record is not None  # see __post_init__
             raise UsageError(f"expected an embedding, got photos and no encoder; {how_to_give(self.encoder_record)}")
+        self.last_warnings = ()
         names = ["photo" if isinstance(photo, Image.Image) else str(photo) for photo in several]
         images = [p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in several]
         if isinstance(self.encoder, ArcFaceNet):

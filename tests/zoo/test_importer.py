@@ -25,6 +25,7 @@ from lorasynth.zoo import Zoo
 from lorasynth.zoo.candidates import bring_to, candidates_of
 from lorasynth.zoo.importer import import_zoo
 from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number, read_table, split_of_person
+from lorasynth.zoo.sizes import Sizes
 from lorasynth.zoo.sketch import Sketcher
 
 TEXT_ENCODER = {"lora_down.weight": (2, 768), "lora_up.weight": (3072, 2), "alpha": ()}
@@ -464,12 +465,22 @@ def test_an_update_of_a_size_unlike_all_others_is_refused_once_enough_are_in(tmp
     zoo, outcomes = run(loras, tmp_path / "zoo")
     (refused,) = [o for o in outcomes if o.outcome == "refused" and "02" not in o.file]
     assert refused.file.endswith("33.safetensors")
-    assert re.search(r"expected an update of size .* as 32 others, got .*, more than 6 sigma above", refused.reason)
+    assert re.search(r"expected an update of size .*, at most .* \(6 sigma above 32 others\), got ", refused.reason)
     assert len(zoo) == 32
     # The zoo remembers: the next call says the same.
     assert [o.outcome for o in run(loras, tmp_path / "zoo")[1] if o.file.endswith("33.safetensors")] == ["refused"]
     (tmp_path / "early.safetensors").rename(loras / "02.safetensors")
     assert [o.outcome for o in run(loras, tmp_path / "another")[1] if o.file.endswith("02.safetensors")] == ["imported"]
+
+
+def test_sizes_with_a_long_tail_are_no_fault():
+    """1,000 sizes whose logarithm is normal, a spread of 0.5: none is refused; one of a thousand times the median is."""
+    sizes = Sizes()
+    for size in np.exp(0.5 * np.random.default_rng(0).normal(size=1000)):
+        assert sizes.problem(size) == ""
+        sizes.add(size)
+    assert sizes.problem(1000.0)
+    assert sizes.problem(0.0) == ""
 
 
 def test_what_is_refused_otherwise_comes_in_when_asked_for(folder, tmp_path):

@@ -22,7 +22,7 @@ BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def sd15_faces() -> BaseRecipe:
-    """The paper's scale: thousands of LoRAs, 513 at the least, and an encoder of 512 numbers or more."""
+    """The paper's scale: tens of thousands of LoRAs, 513 at the very least, and an encoder of 512 numbers or more."""
     loop = LoopConfig(
         steps=100_000, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.05, ema_decay=0.9995, validate_every=1_000,
         checkpoint_every_s=900.0,
@@ -39,11 +39,15 @@ def sd15_faces() -> BaseRecipe:
 
 
 def sd15_faces_small() -> BaseRecipe:
-    """The same for a zoo of some hundreds of LoRAs, 129 at the least: a few minutes on one core."""
+    """The same for a zoo of some hundreds of LoRAs, 65 at the least: a few minutes on one core.
+
+    A latent has to be far shorter than there are LoRAs: what a stem of nearly as many directions finds in them is their noise,
+    and no prior learns anything from its latents that ridge regression does not say (docs/figures.md).
+    """
     recipe = sd15_faces()
     return replace(
         recipe, name="sd15_faces_small",
-        vae=VAEConfig(num_components=128, local_numbers=16_000_000, latent_dim=128),
+        vae=VAEConfig(num_components=64, local_numbers=4_000_000, latent_dim=64),
         priors=tuple(
             PriorConfig(
                 conditioning=p.conditioning, dropout=0.1,
