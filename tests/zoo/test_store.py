@@ -110,3 +110,11 @@ def test_a_link_that_goes_round_is_named(zoo):
     with pytest.raises(ModelError, match=r"shard-00001\.safetensors"):
         zoo.load()
     assert len(zoo.verify()) == 1
+
+
+def test_a_record_without_its_shard_is_named(zoo):
+    (zoo.folder / "shard-00001.safetensors").unlink()
+    assert len(zoo.verify()) == 1
+    assert "shard-00001" in zoo.verify()[0]
+    with pytest.raises(ModelError, match=r"shard-00001\.safetensors"):
+        zoo.load()

@@ -119,14 +119,20 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     """Hold a run's folder for one process. The system lets go of it when the process ends, however it ends.
 
     Raises:
-        CheckpointError: another process has it.
+        CheckpointError: another process has it, or it cannot be written.
     """
     import fcntl
     import os
     import socket
 
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("a+") as file:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        opened = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise CheckpointError(
+            f"{run_dir}: expected a folder that can be written, got {error.strerror or error}; choose another run folder"
+        ) from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
