@@ -3,9 +3,12 @@
 NOTE: nothing of lorasynth may be imported here: jaxtyping's import hook is not in place yet, and would check nothing.
 """
 
+import multiprocessing
 import os
 import signal
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -42,3 +45,25 @@ def stopped_in_step():
             handle.remove()
 
     return stopped
+
+
+@pytest.fixture
+def in_a_closed_folder():
+    """Calls a function, which must not fail, with a folder that its process may not write to."""
+
+    def run(function):
+        def child(folder):
+            if os.geteuid() == 0:  # root may write anywhere: be somebody else, in this process alone
+                os.setuid(65_534)
+            function(folder)
+
+        # Not below tmp_path, which is closed to others.
+        with tempfile.TemporaryDirectory() as name:
+            Path(name).chmod(0o555)
+            process = multiprocessing.get_context("fork").Process(target=child, args=(Path(name),))
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+            Path(name).chmod(0o755)
+
+    return run

@@ -1,13 +1,10 @@
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -151,22 +148,12 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(force, tmp_path):
             files.require_new_output(path, force=force)
 
 
-def test_a_folder_without_permission_is_refused():
-    def refused():
-        if os.geteuid() == 0:  # root may write anywhere: be somebody else, in this process alone
-            os.setuid(65_534)
+def test_a_folder_without_permission_is_refused(in_a_closed_folder):
+    def refused(folder):
         with pytest.raises(UsageError, match="cannot be written"):
             files.require_new_output(folder / "x")
 
-    # Not below tmp_path, which is closed to others.
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o555)
-        process = multiprocessing.get_context("fork").Process(target=refused)
-        process.start()
-        process.join()
-        assert process.exitcode == 0
-        folder.chmod(0o755)
+    in_a_closed_folder(refused)
 
 
 def test_writing_into_a_missing_folder_is_the_users_to_mend(tmp_path):

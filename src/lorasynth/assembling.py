@@ -13,17 +13,16 @@ from lorasynth.evaluate.weights import errors_of
 from lorasynth.files import read_json
 from lorasynth.fitting import fit_prior_stage, fit_vae_stage
 from lorasynth.pretrained import UNKNOWN
-from lorasynth.prior import BASELINES, DiffusionPrior, MeanPrior
+from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import BaseRecipe
 from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.store import Zoo
 
 FOLDER = "synthesizer"
 SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
-SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
-SAMPLER_STEPS = 8
 
 
 def fit_all(recipe: BaseRecipe, zoo: Zoo, out: Path, *, report: Callable[[str], None] = print) -> dict[str, Any]:
@@ -70,28 +69,16 @@ def tune_by_weights(
     """
     _, vectors, embeddings = zoo.load("validation")
     vectors, embedding = vectors[:loras], embeddings[:loras, 0]
-    tried: dict[str, dict[str, float]] = {}
-    chosen: dict[str, dict[str, float]] = {}
 
-    def best_of(name: str, options: list[dict[str, Any]]) -> dict[str, Any]:
-        errors = [errors_of(model, vectors, model.synthesize(embedding, prior=name, **option)) for option in options]
-        for option, error in zip(options, errors, strict=True):
-            tried.setdefault(name, {})[" ".join(f"{k}={v:g}" for k, v in option.items())] = error["relative_error"]
-        best = min(range(len(options)), key=lambda i: errors[i]["relative_error"])
-        chosen[name] = errors[best]
-        return options[best]
+    def errors(name: str, **settings: Any) -> dict[str, float]:
+        return errors_of(model, vectors, model.synthesize(embedding, prior=name, **settings))
 
-    for name, prior in model.priors.items():
-        if isinstance(prior, MeanPrior):
-            chosen[name] = errors_of(model, vectors, model.synthesize(embedding, prior=name))
-            continue  # its canonical vector is zero at any scale
-        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": SAMPLER_STEPS}
-        diffusion = isinstance(prior, DiffusionPrior)
-        best = best_of(name, [{"scale": s} | (sampler if diffusion else {}) for s in SCALES])
-        if diffusion:
-            best = best_of(name, [best | {"temperature": t, "guidance_scale": g} for t, g in SAMPLERS])
-        model.settings[name] = best
-        report(f"{name}: ΔW error {chosen[name]['relative_error']:.3f} on validation LoRAs at {best}")
+    scores = choose_settings(model, SCALES, lambda name, settings: -errors(name, **settings)["relative_error"])
+    tried = {name: {setting: -score for setting, score in each.items()} for name, each in scores.items()}
+    chosen = {name: errors(name) for name in model.priors}  # each has the settings chosen
+    for name, error in chosen.items():
+        settings = in_words(model.settings.get(name, {}))
+        report(f"{name}: ΔW error {error['relative_error']:.3f} on validation LoRAs {settings}")
     return tried, chosen
 
 

@@ -1,7 +1,6 @@
 """From a zoo to a synthesizer: canonical form, VAE, priors and their settings, a folder to ship."""
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe, WorldRecipe
 from lorasynth.refining import refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
@@ -32,8 +32,6 @@ from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
 
 SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
-SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
-SAMPLER_STEPS = 8
 COPIES = 5  # of a zoo in fp32 that are in memory at most
 
 Stage = Literal["priors", "refined"]
@@ -70,11 +68,10 @@ def _load(recipe: Recipe, zoo: Zoo) -> _Data:
 def _require_memory(zoo: Zoo) -> None:
     """Refuse a zoo that does not fit, rather than be killed half-way."""
     try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         with open("/proc/meminfo") as file:  # with what the system's cache would give back
             free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return  # a system that does not say
+    except (OSError, StopIteration):
+        return  # another system than Linux, which does not say
     need = COPIES * 4 * len(zoo) * zoo.layout.num_parameters
     if need > free:
         raise ZooError(
@@ -185,27 +182,13 @@ def tune(
     persons = persons_of(Split.VALIDATION, people)
     embedding = world.embeddings(persons, 1, first=0)[:, 0]
     centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
-    tried: dict[str, dict[str, float]] = {}
 
-    def best_of(name: str, options: list[dict[str, Any]]) -> dict[str, Any]:
-        scores = []
-        for option in options:
-            scores.append(likeness(world, model, model.synthesize(embedding, prior=name, **option), centroids))
-            key = " ".join(f"{k}={v:g}" for k, v in option.items())
-            tried.setdefault(name, {})[key] = scores[-1]
-            report(f"{name} {key}: likeness {scores[-1]:.3f}")
-        return options[max(range(len(options)), key=scores.__getitem__)]
+    def score(name: str, settings: dict[str, Any]) -> float:
+        value = likeness(world, model, model.synthesize(embedding, prior=name, **settings), centroids)
+        report(f"{name} {in_words(settings)}: likeness {value:.3f}")
+        return value
 
-    for name, prior in model.priors.items():
-        if isinstance(prior, MeanPrior):
-            continue  # its canonical vector is zero at any scale
-        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": SAMPLER_STEPS}
-        diffusion = isinstance(prior, DiffusionPrior)
-        best = best_of(name, [{"scale": s} | (sampler if diffusion else {}) for s in SCALES])
-        if diffusion:
-            best = best_of(name, [best | {"temperature": t, "guidance_scale": g} for t, g in SAMPLERS])
-        model.settings[name] = best
-    return tried
+    return choose_settings(model, SCALES, score)
 
 
 def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer:

@@ -49,9 +49,7 @@ class RefineConfig:
     validation_people: int = 32
     scale: float = 1.5  # of the canonical vector; see `Synthesizer.synthesize`
     num_inference_steps: int = 8
-    states: Literal["photo", "drawn"] = (
-        "photo"  # what the critic sees predictions from; see `photo_loss`, `drawing_loss`
-    )
+    states: Literal["photo", "drawn"] = "photo"  # that the critic sees predictions from: `photo_loss`, `drawing_loss`
     noise_from: float = 0.6  # "photo": the part of the noise schedule, up to 1, in which a picture's person is decided
     drawing_steps: int = 10  # "drawn": of the base's sampler
     identity_weight: float = 1.0
@@ -102,7 +100,7 @@ def refine(
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        "loss_before" and "loss_after" (on photos of the validation people, with the LoRAs made for them), "best_step", "seconds".
+        "loss_before" and "loss_after" (on the validation people, with the LoRAs made for them), "best_step", "seconds".
         The prior's settings are those that it was trained with.
 
     Raises:

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -202,20 +199,10 @@ def test_a_run_in_use_is_refused_until_its_process_ends(tmp_path):
         assert (tmp_path / "a/new/folder").is_dir()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_at_the_start():
-    def refused():
-        if os.geteuid() == 0:  # root may write anywhere: be somebody else, in this process alone
-            os.setuid(65_534)
+def test_a_folder_that_cannot_be_written_is_refused_at_the_start(in_a_closed_folder):
+    def refused(folder):
         for place in (folder, folder / "new"):
             with pytest.raises(CheckpointError, match="can be written, got Permission denied"), run_lock(place):
                 pass
 
-    # Not below tmp_path, which is closed to others.
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o555)
-        process = multiprocessing.get_context("fork").Process(target=refused)
-        process.start()
-        process.join()
-        assert process.exitcode == 0
-        folder.chmod(0o755)
+    in_a_closed_folder(refused)

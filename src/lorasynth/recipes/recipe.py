@@ -42,6 +42,7 @@ class Recipe:
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse the layout of a zoo that this recipe is not for (a ZooError)."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which zoos it is for")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,47 @@
+"""Every prior's settings, chosen by a score: its scale first, then its sampler's temperature and guidance."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lorasynth.prior import DiffusionPrior, MeanPrior
+from lorasynth.synthesizer import Synthesizer
+
+SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
+SAMPLER_STEPS = 8
+
+
+def choose_settings(
+    model: Synthesizer, scales: Sequence[float], score: Callable[[str, dict[str, Any]], float]
+) -> dict[str, dict[str, float]]:
+    """Try scales, then sampler settings at the best of them; the best are set on ``model``.
+
+    Args:
+        model: whose priors; the mean, whose canonical vector is zero at any scale, has none to choose.
+        scales: to try.
+        score: of a prior, by name, with settings of `Synthesizer.synthesize`; the larger the better.
+
+    Returns:
+        The score of all that was tried, by prior and by the settings in words.
+    """
+    tried: dict[str, dict[str, float]] = {}
+
+    def best_of(name: str, options: list[dict[str, Any]]) -> dict[str, Any]:
+        scores = [score(name, option) for option in options]
+        tried.setdefault(name, {}).update(zip(map(in_words, options), scores, strict=True))
+        return options[max(range(len(options)), key=scores.__getitem__)]
+
+    for name, prior in model.priors.items():
+        if isinstance(prior, MeanPrior):
+            continue
+        diffusion = isinstance(prior, DiffusionPrior)
+        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": SAMPLER_STEPS}
+        best = best_of(name, [{"scale": s} | (sampler if diffusion else {}) for s in scales])
+        if diffusion:
+            best = best_of(name, [best | {"temperature": t, "guidance_scale": g} for t, g in SAMPLERS])
+        model.settings[name] = best
+    return tried
+
+
+def in_words(settings: dict[str, Any]) -> str:
+    """Settings as a line: ``scale=1.4 temperature=0``."""
+    return " ".join(f"{key}={value:g}" for key, value in settings.items())

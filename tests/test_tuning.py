@@ -1,0 +1,32 @@
+"""The best scale first, then the best sampler at that scale; the mean has nothing to choose."""
+
+import torch
+
+from lorasynth.prior import Denoiser, DiffusionPrior, MeanPrior, RidgePrior
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.tuning import SAMPLERS, choose_settings
+
+
+def test_scale_then_sampler_are_chosen_and_all_that_was_tried_is_told():
+    ridge = RidgePrior(torch.zeros(2, 8), torch.zeros(2))
+    priors = {
+        "a": DiffusionPrior(Denoiser(2, 8, width=8, depth=1)),
+        "ridge": ridge,
+        "mean": MeanPrior(torch.ones(3, 2)),
+    }
+    model = Synthesizer.__new__(Synthesizer)  # with nothing but what settings are chosen for
+    model.priors, model.settings = priors, {"mean": {"scale": 7}}
+
+    def score(name, settings):
+        """Best at scale 2; of samplers, at temperature 0.5, which is not the one that scales are tried with."""
+        return -abs(settings["scale"] - 2) - abs(settings.get("temperature", 0.5) - 0.5)
+
+    tried = choose_settings(model, (1.0, 2.0, 3.0), score)
+    assert model.settings == {
+        "a": {"scale": 2.0, "temperature": 0.5, "guidance_scale": 1.0, "num_inference_steps": 8},
+        "ridge": {"scale": 2.0}, "mean": {"scale": 7},
+    }  # fmt: skip
+    assert tried["ridge"] == {"scale=1": -1.0, "scale=2": 0.0, "scale=3": -1.0}
+    assert len(tried["a"]) == 3 + len(SAMPLERS) - 1  # the sampler that scales were tried with is tried once more
+    assert tried["a"]["scale=2 temperature=0.5 guidance_scale=1 num_inference_steps=8"] == 0.0
+    assert "mean" not in tried
