@@ -47,7 +47,7 @@ format: setup
 	$(BIN)/ruff check --fix src tests benchmarks integrations
 
 bench: setup
-	for f in benchmarks/bench_*.py; do $(BIN)/python $$f || exit 1; done
+	for f in benchmarks/bench_*.py benchmarks/canonical.py; do $(BIN)/python $$f || exit 1; done
 
 reproduce: setup
 	$(BIN)/python -m lorasynth.recipes.portraits --run-dir $(OUT)/reproduce

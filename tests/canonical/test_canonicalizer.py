@@ -82,6 +82,69 @@ def test_apply_is_idempotent_and_the_same_for_every_gauge(gauge, rank, seed):
 
 @every_gauge
 @every_rank
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10_000))
+def test_in_float32_apply_undoes_invert_and_repeats_to_the_last_bit(gauge, rank, seed):
+    layout = LAYOUTS[rank]
+    vectors, init = zoo(layout, seed)
+    canonicalizer = fit(vectors, layout, gauge, init)
+    x = canonicalizer.apply(vectors)
+    assert torch.equal(canonicalizer.apply(vectors.clone()), x)
+    again = canonicalizer.invert(x)
+    torch.testing.assert_close(canonicalizer.apply(again), x, rtol=0, atol=2e-3)
+    # Round and round nothing is lost: it is the update that stays, to float32's rounding.
+    for _ in range(3):
+        again = canonicalizer.invert(canonicalizer.apply(again))
+    assert delta_W_relative_error(layout, vectors, again).max().sqrt() < 4e-6
+
+
+DISGUISES = {
+    "as it is": lambda A, B: (A, B),
+    "lora_A tiny": lambda A, B: (A * 1e-30, B * 1e30),
+    "lora_A huge": lambda A, B: (A * 1e30, B * 1e-30),
+    "both signs turned": lambda A, B: (-A, -B),
+    "rows in another order": lambda A, B: (A.flip(1), B.flip(2)),
+    "sizes 1e12 apart": lambda A, B: (A / spread_out(A), B * spread_out(A).mT),
+}
+
+
+def spread_out(A):
+    return torch.logspace(0, 12, A.shape[1])[:, None]
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@every_gauge
+@every_rank
+def test_one_update_in_any_disguise_has_one_vector(gauge, rank, disguise):
+    layout = LAYOUTS[rank]
+    vectors, init = zoo(layout)
+    canonicalizer = fit(vectors, layout, gauge, init)
+    change = DISGUISES[disguise]
+    disguised = layout.join({name: change(A, B) for name, (A, B) in layout.split(vectors).items()})
+    x = canonicalizer.apply(disguised)
+    torch.testing.assert_close(x, canonicalizer.apply(vectors), rtol=0, atol=1e-3)
+    assert delta_W_relative_error(layout, vectors, canonicalizer.invert(x)).max().sqrt() < 2e-6
+
+
+@every_gauge
+@every_rank
+def test_zero_updates_of_every_kind_come_back_as_zero_beside_the_others(gauge, rank):
+    layout = LAYOUTS[rank]
+    vectors, init = zoo(layout)
+    a, b = layout.slices["b"]
+    vectors[0, b] = 0  # one module untrained
+    vectors[1, a] = 0
+    vectors[2] = 0
+    canonicalizer = fit(vectors, layout, gauge, init)
+    again = canonicalizer.invert(canonicalizer.apply(vectors))
+    wanted, got = ({n: B @ A for n, (A, B) in layout.split(v.double()).items()} for v in (vectors, again))
+    for name, updates in wanted.items():
+        error = (got[name] - updates).norm(dim=(1, 2))
+        assert error.max() < 1e-6 * updates.norm(dim=(1, 2)).max()
+
+
+@every_gauge
+@every_rank
 def test_scaled_vectors_have_mean_0_and_each_tensor_size_1(gauge, rank):
     layout = LAYOUTS[rank]
     vectors, init = zoo(layout, n=40)

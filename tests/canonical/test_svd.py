@@ -1,11 +1,14 @@
 """Canonical factors against the SVD of the formed product."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasynth.canonical.svd import canonical_factors
+from lorasynth.canonical import svd
+from lorasynth.canonical.svd import by_closed_form, by_gram, by_qr, canonical_factors
 from lorasynth.errors import ZooError
 
 ranks = st.integers(1, 5)
@@ -105,11 +108,117 @@ def test_degenerate_updates_keep_their_product(deficient):
     torch.testing.assert_close(S, torch.linalg.svdvals(product(A, B))[:, :3], rtol=1e-5, atol=1e-6)
 
 
-def test_badly_conditioned_gauges_keep_the_product():
-    A, B = pair(0, 4, dtype=torch.float64)
-    G = torch.diag(torch.tensor([1.0, 1e-3, 1e3, 1e5], dtype=torch.float64))
-    A_c, B_c, _ = canonical_factors(torch.linalg.solve(G, A).float(), (B @ G).float())
-    assert relative_error(product(A_c, B_c), product(torch.linalg.solve(G, A).float(), (B @ G).float())) < 1e-6
+def gauged(seed, rank, condition, n=3, inner=33, outer=21):
+    """Float32 factors in a random gauge of a condition, and how much larger they are than what they make."""
+    A, B = pair(seed, rank, n, inner, outer, torch.float64)
+    left, right = (torch.linalg.qr(normal(seed + k, n, rank, rank, dtype=torch.float64))[0] for k in (2, 3))
+    G = left * torch.logspace(0, math.log10(condition), rank, dtype=torch.float64) @ right
+    A, B = torch.linalg.solve(G, A).float(), (B @ G).float()
+    excess = A.double().norm(dim=(1, 2)) * B.double().norm(dim=(1, 2)) / product(A, B).norm(dim=(1, 2))
+    return A, B, excess.max().item()
+
+
+@pytest.mark.parametrize("condition", [1, 10, 1e2, 1e4, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("rank", [2, 4, 8, 16])
+def test_badly_conditioned_gauges_keep_the_product(rank, condition):
+    A, B, excess = gauged(0, rank, condition)
+    A_c, B_c, _ = canonical_factors(A, B)
+    # Rounding an input of such a gauge to float32 changes the update by 6e-8 x excess; float64 inside loses 1e-16 x excess.
+    assert relative_error(product(A_c, B_c), product(A, B)) < 1e-6 + 1e-15 * excess
+
+
+@pytest.mark.parametrize("condition", [1e3, 1e12])
+@pytest.mark.parametrize("rank", [2, 4, 7])
+def test_directions_of_very_different_sizes_keep_the_product_to_the_last_digit(rank, condition):
+    A, B = pair(0, rank, dtype=torch.float64)
+    G = torch.logspace(0, math.log10(condition), rank, dtype=torch.float64)
+    A, B = (A / G[:, None]).float(), (B * G).float()
+    A_c, B_c, _ = canonical_factors(A, B)
+    assert relative_error(product(A_c, B_c), product(A, B)) < 1e-6
+
+
+@given(seeds, st.integers(2, 8), st.sampled_from([1, 3, 10]))
+def test_gram_matrices_give_what_qr_gives(seed, rank, condition):
+    A, B, _ = gauged(seed, rank, condition)
+    (A_g, B_g, S_g), exact = by_gram(A, B)
+    A_q, B_q, S_q = by_qr(A, B)
+    torch.testing.assert_close(S_g[exact], S_q[exact], rtol=1e-6, atol=0)
+    gap = (S_q[:, :-1] / S_q[:, 1:]).amin(1)
+    for item in (exact & (gap > 1.01)).nonzero().flatten():
+        signs = (A_g[item] * A_q[item]).sum(1, keepdim=True).sign()
+        torch.testing.assert_close(A_g[item] * signs, A_q[item], rtol=0, atol=1e-4 * A_q[item].abs().max().item())
+        torch.testing.assert_close(B_g[item] * signs.T, B_q[item], rtol=0, atol=1e-4 * B_q[item].abs().max().item())
+
+
+@given(seeds, st.integers(2, 8), st.floats(0, 13))
+def test_what_gram_matrices_report_as_exact_is(seed, rank, log_condition):
+    A, B, _ = gauged(seed, rank, 10**log_condition)
+    (A_c, B_c, _), exact = by_gram(A, B)
+    if exact.any():
+        assert relative_error(product(A_c, B_c)[exact], product(A, B)[exact]) < 1e-6
+
+
+def test_only_the_items_that_need_it_go_through_qr(monkeypatch):
+    seen = []
+    monkeypatch.setattr(svd, "by_qr", lambda A, B: seen.append(len(A)) or by_qr(A, B))
+    easy, hard = gauged(0, 4, 1, n=5), gauged(0, 4, 1e8, n=2)
+    A, B = (torch.cat([easy[k], hard[k], torch.zeros_like(easy[k][:1])]) for k in (0, 1))
+    A_c, B_c, _ = canonical_factors(A, B)
+    assert seen == [3]
+    assert relative_error(product(A_c, B_c)[:5], product(A, B)[:5]) < 1e-6
+    assert (A_c[7] == 0).all()
+    A1, B1 = A[:, :1].clone(), B[:, :, :1].clone()
+    canonical_factors(A1, B1)
+    assert seen == [3, 1]
+
+
+def test_the_closed_form_gives_what_qr_gives():
+    A, B = pair(0, 1, n=20)
+    (A_c, B_c, S), exact = by_closed_form(A, B)
+    assert exact.all()
+    A_q, B_q, S_q = by_qr(A, B)
+    signs = (A_c * A_q).sum((1, 2), keepdim=True).sign()
+    torch.testing.assert_close((A_c * signs, B_c * signs), (A_q, B_q), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(S, S_q, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_a_zero_on_one_side_spoils_no_other_item(rank):
+    A, B = pair(0, rank, n=4)
+    A[1], B[2] = 0, 0
+    A_c, B_c, S = canonical_factors(A, B)
+    for part in (A_c, B_c, S):
+        assert (part[1:3] == 0).all()
+    assert relative_error(product(A_c, B_c), product(A, B)) < 1e-6
+
+
+@pytest.mark.parametrize("rank", [2, 3, 8])
+def test_equal_singular_values_keep_the_product(rank):
+    A = torch.linalg.qr(normal(0, 3, 33, rank))[0].transpose(1, 2).contiguous()
+    B = torch.linalg.qr(normal(1, 3, 21, rank))[0]
+    A_c, B_c, S = canonical_factors(A, B)
+    assert relative_error(product(A_c, B_c), product(A, B)) < 1e-6
+    torch.testing.assert_close(S, torch.ones_like(S), rtol=1e-6, atol=0)
+    again = canonical_factors(A_c, B_c)
+    assert relative_error(product(*again[:2]), product(A, B)) < 1e-6
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8])
+def test_the_same_factors_give_the_same_bits_alone_and_in_company(rank):
+    A, B, _ = gauged(0, rank, 10, n=6)
+    together = canonical_factors(A, B)
+    assert all(torch.equal(a, b) for a, b in zip(canonical_factors(A.clone(), B.clone()), together, strict=True))
+    alone = canonical_factors(A[3:4], B[3:4])
+    torch.testing.assert_close(alone, tuple(x[3:4] for x in together), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_half_precision_loses_no_more_than_its_own_rounding(rank, dtype):
+    A, B = pair(0, rank, dtype=dtype)
+    A_c, B_c, _ = canonical_factors(A, B)
+    assert A_c.dtype == B_c.dtype == dtype
+    assert relative_error(product(A_c, B_c), product(A, B)) < 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

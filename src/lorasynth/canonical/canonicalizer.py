@@ -124,12 +124,12 @@ class Canonicalizer:
         """
         if vectors.shape[1] != len(self.mean):
             raise LayoutError(f"expected vectors of {len(self.mean)} numbers, got {vectors.shape[1]}")
-        mean, scale = self.mean[self.active], self.scale[self.active]
         out = vectors.new_empty(len(vectors), self.num_features)
         for start in range(0, len(vectors), chunk):
             rows = slice(start, start + chunk)
             canonical = _to_gauge(self.layout, vectors[rows], self.gauge, self.reference, start)
-            out[rows] = (canonical[:, self.active] - mean) / scale
+            canonical.sub_(self.mean).div_(self.scale)
+            out[rows] = canonical if self.active.all() else canonical[:, self.active]
         return out
 
     def invert(self, scaled: Float[Tensor, "N F"]) -> Float[Tensor, "N P"]:
@@ -140,6 +140,8 @@ class Canonicalizer:
         """
         if scaled.shape[1] != self.num_features:
             raise LayoutError(f"expected canonical vectors of {self.num_features} numbers, got {scaled.shape[1]}")
+        if self.active.all():
+            return (self.mean + scaled * self.scale).to(scaled.dtype)
         vectors = self.mean.to(scaled.dtype).expand(len(scaled), -1).clone()
         vectors[:, self.active] += scaled * self.scale[self.active]
         return vectors
@@ -187,8 +189,8 @@ def _generalised_procrustes(layout: Layout, vectors: Float[Tensor, "N P"], chunk
     for _ in range(_MAX_ROUNDS):
         total = torch.zeros_like(reference)
         for start in range(0, len(vectors), chunk):
-            part = vectors[start : start + chunk].double()
-            total += _to_gauge(layout, part, "procrustes", reference, start).sum(0)
+            part = vectors[start : start + chunk]
+            total += _to_gauge(layout, part, "procrustes", reference, start).sum(0, dtype=torch.float64)
         before, reference = reference, total / len(vectors)
         if (reference - before).norm() <= 1e-6 * before.norm():
             break

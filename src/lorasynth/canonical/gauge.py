@@ -30,8 +30,9 @@ def align_to(
         sign = torch.where(cross < 0, -1.0, 1.0).to(A_NRI.dtype)
         return sign * A_NRI, B_NOR * sign
     U, _, Vh = torch.linalg.svd(cross)
-    Q = U @ Vh
-    return (Q.transpose(1, 2) @ A_NRI.double()).to(A_NRI.dtype), (B_NOR.double() @ Q).to(B_NOR.dtype)
+    # A rotation magnifies no rounding, so that the factors may stay in their own dtype.
+    Q = (U @ Vh).to(A_NRI.dtype)
+    return Q.transpose(1, 2) @ A_NRI, B_NOR @ Q
 
 
 def anchor_to(
@@ -57,8 +58,8 @@ def anchor_to(
     goal = anchor @ Q  # (N, R, R)
     factor_B = B @ R.transpose(1, 2)
     zero = (factor_B == 0).all(dim=(1, 2))
-    diagonal = R.diagonal(dim1=1, dim2=2).abs()
-    dependent = diagonal.amin(1) <= 1e-12 * diagonal.amax(1)
+    # Each row against its own length: rows of very different lengths are not dependent.
+    dependent = (R.diagonal(dim1=1, dim2=2).abs() <= 1e-12 * A.norm(dim=2)).any(1)
     condition = torch.where(dependent, torch.inf, torch.linalg.cond(goal))
     bad = ~(condition <= MAX_CONDITION) & ~zero
     if bad.any():

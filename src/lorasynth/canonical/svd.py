@@ -1,23 +1,28 @@
 """The singular value decomposition of B·A without ever forming B·A (Section 3.2)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lorasynth.errors import ZooError
 
 _TINY = 1e-300
+_MAX_LOSS = 16
+"""The most by which a change of gauge may magnify float32's rounding (6e-8) in the update: 16 keeps it below 1e-6."""
+_MAX_LOSS_OF_ONE_DIRECTION = 1e4
+"""The same of any one singular direction, of which a Gram matrix in float64 keeps 1e-16 times the square."""
+
+Balanced = tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"], Float[Tensor, "N R"]]
+"""A', B' and the singular values, largest first."""
 
 
-def canonical_factors(
-    A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], *, first_item: int = 0
-) -> tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"], Float[Tensor, "N R"]]:
+def canonical_factors(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], *, first_item: int = 0) -> Balanced:
     """Balanced singular factors of each update: ``B A = U S Vh``, then ``B' = U sqrt(S)`` and ``A' = sqrt(S) Vh``.
 
-    The update is (O, I) but has rank R, so all that needs decomposing is an R x R core: with ``B = Q_B R_B`` and
-    ``Aᵀ = Q_A R_A``, ``B A = Q_B (R_B R_Aᵀ) Q_Aᵀ``. In float64, since a gauge may be badly conditioned; the cost is linear in
-    O + I. The signs are LAPACK's, and so arbitrary: `gauge` fixes them. Never differentiate through this: the gradient of
-    singular vectors does not exist where values meet.
+    The update is (O, I) but has rank R, so all that needs decomposing is R x R: a closed form at rank 1, Gram matrices above, and
+    QR, which loses nothing to a badly conditioned gauge, for float64 and for each item that the fast way reports it would not be
+    exact on. The cost is linear in O + I. The signs are LAPACK's, and so arbitrary: `gauge` fixes them. Never differentiate
+    through this: the gradient of singular vectors does not exist where values meet.
 
     Args:
         A_NRI: lora_A of N adapters.
@@ -30,9 +35,65 @@ def canonical_factors(
     Raises:
         ZooError: an item is not finite.
     """
-    if A_NRI.shape[1] == 1 and (fast := _rank_one(A_NRI, B_NOR)):
-        return fast
-    _require_finite(A_NRI, B_NOR, first_item)
+    if A_NRI.shape[1] == 1:
+        (A_c, B_c, S), exact = by_closed_form(A_NRI, B_NOR)
+    elif A_NRI.dtype != torch.float64:
+        (A_c, B_c, S), exact = by_gram(A_NRI, B_NOR)
+    else:
+        _require_finite(A_NRI, B_NOR, first_item)
+        return by_qr(A_NRI, B_NOR)
+    if not exact.all():
+        _require_finite(A_NRI, B_NOR, first_item)
+        A_c[~exact], B_c[~exact], S[~exact] = by_qr(A_NRI[~exact], B_NOR[~exact])
+    return A_c, B_c, S
+
+
+def by_closed_form(A_NRI: Float[Tensor, "N 1 I"], B_NOR: Float[Tensor, "N O 1"]) -> tuple[Balanced, Bool[Tensor, " N"]]:
+    """Rank 1: ``S = |a| |b|``; both factors get the length ``sqrt(S)`` and keep their directions.
+
+    Returns:
+        The factors, and for which items they are exact: not where a size is zero, extreme or not finite.
+    """
+    dtype = torch.promote_types(A_NRI.dtype, torch.float32)
+    norm_A, norm_B = (
+        torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype).double() for x in (A_NRI, B_NOR)
+    )
+    ratio = (norm_B / norm_A).sqrt()
+    exact = _moderate(norm_A) & _moderate(norm_B)
+    return (A_NRI * ratio.to(A_NRI.dtype), B_NOR / ratio.to(B_NOR.dtype), (norm_A * norm_B).flatten(1)), exact.flatten()
+
+
+def by_gram(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> tuple[Balanced, Bool[Tensor, " N"]]:
+    """Small ranks: ``A' = M A`` and ``B' = B M⁻¹``, so that the update is kept whatever M; M from the factors' Gram matrices.
+
+    With ``A Aᵀ = L Lᵀ`` (Cholesky) and ``Lᵀ (BᵀB) L = V S² Vᵀ`` (eigh), ``M = sqrt(S) Vᵀ L⁻¹`` and ``M⁻¹ = L V / sqrt(S)``. These
+    are in float64; the factors are multiplied in their own dtype.
+
+    Returns:
+        The factors, and for which items they are exact: ``|M_j| |A| / |A'_j|`` is how much M magnifies the rounding of direction
+        j, and likewise for B.
+    """
+    dtype = torch.promote_types(A_NRI.dtype, torch.float32)
+    A, B = A_NRI.double(), B_NOR.double()
+    AA_NRR, BB_NRR = A @ A.transpose(1, 2), B.transpose(1, 2) @ B
+    size2_A, size2_B = (G.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) for G in (AA_NRR, BB_NRR))
+    L, failed = torch.linalg.cholesky_ex(AA_NRR)
+    exact = (failed == 0) & (_moderate(size2_A.sqrt()) & _moderate(size2_B.sqrt())).flatten()
+    core = torch.where(exact[:, None, None], L.transpose(1, 2) @ BB_NRR @ L, 0)
+    S2, V = (x.flip(-1) for x in torch.linalg.eigh(core))  # largest first
+    S = S2.sqrt()
+    root = S.sqrt()[:, None, :]
+    M_inverse = L @ V / root
+    M = torch.linalg.solve_triangular(L.transpose(1, 2), V * root, upper=True).transpose(1, 2)
+    loss2 = (M.square().sum(2) * size2_A + M_inverse.square().sum(1) * size2_B) / S
+    exact &= (loss2 <= _MAX_LOSS_OF_ONE_DIRECTION**2).all(1)
+    exact &= (S2 * loss2).sum(1) <= _MAX_LOSS**2 * S2.sum(1)
+    A_c, B_c = M.to(dtype) @ A_NRI.to(dtype), B_NOR.to(dtype) @ M_inverse.to(dtype)
+    return (A_c.to(A_NRI.dtype), B_c.to(B_NOR.dtype), S), exact
+
+
+def by_qr(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> Balanced:
+    """Any factors: with ``B = Q_B R_B`` and ``Aᵀ = Q_A R_A``, ``B A = Q_B (R_B R_Aᵀ) Q_Aᵀ``, whose core is R x R. In float64."""
     # Each factor on its own scale, so that 1e-30 times 1e30 is neither lost nor infinite.
     size_A = A_NRI.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
     size_B = B_NOR.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
@@ -46,22 +107,9 @@ def canonical_factors(
     return A_c.to(A_NRI.dtype), B_c.to(B_NOR.dtype), S
 
 
-def _rank_one(
-    A_NRI: Float[Tensor, "N 1 I"], B_NOR: Float[Tensor, "N O 1"]
-) -> tuple[Float[Tensor, "N 1 I"], Float[Tensor, "N O 1"], Float[Tensor, "N 1"]] | None:
-    """Rank 1 in closed form: ``S = |a| |b|``; both factors get the length ``sqrt(S)`` and keep their directions.
-
-    At the speed of a copy, as it never leaves the dtype given; None where some size is so extreme that it had to (or not finite).
-    """
-    norm_A = torch.linalg.vector_norm(A_NRI, dim=(1, 2), keepdim=True, dtype=torch.float64)
-    norm_B = torch.linalg.vector_norm(B_NOR, dim=(1, 2), keepdim=True, dtype=torch.float64)
-    for norm in (norm_A, norm_B):
-        if not ((norm == 0) | ((norm > 1e-15) & (norm < 1e15))).all():
-            return None
-    root = (norm_A * norm_B).sqrt()
-    A_c = A_NRI * (root / norm_A.clamp(min=_TINY)).to(A_NRI.dtype)
-    B_c = B_NOR * (root / norm_B.clamp(min=_TINY)).to(B_NOR.dtype)
-    return A_c, B_c, (norm_A * norm_B).flatten(1)
+def _moderate(norm: Tensor) -> Tensor:
+    """Sizes of which float32 holds the square and the inverse."""
+    return (norm > 1e-15) & (norm < 1e15)
 
 
 def _require_finite(A_NRI: Tensor, B_NOR: Tensor, first_item: int) -> None:
