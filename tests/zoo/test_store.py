@@ -100,7 +100,24 @@ def test_a_shard_outside_the_zoo_is_not_read(zoo, tmp_path, how):
         zoo = Zoo.open(zoo.folder)
     with pytest.raises(ModelError, match="expected a shard within the zoo, got a way out of it"):
         zoo.load()
-    assert len(zoo.verify()) == 1
+    assert "a way out of it" in zoo.verify()[-1]
+
+
+def test_a_zoo_in_the_hubs_cache_is_read_through_its_links(zoo, tmp_path):
+    """Which lies as ``snapshots/REVISION/FILE``, each a link to ``blobs/HASH``."""
+    snapshot, blobs = tmp_path / "datasets--me--zoo" / "snapshots" / "0a1b", tmp_path / "datasets--me--zoo" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(f for f in zoo.folder.iterdir() if f.name != ".lock"):
+        (blobs / f"{number:040x}").write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{number:040x}")
+    cached = Zoo.open(snapshot)
+    assert cached.load()[0] == [3, 5, 9]
+    assert cached.verify() == []
+    (snapshot / "shard-00001.safetensors").unlink()
+    (snapshot / "shard-00001.safetensors").symlink_to(zoo.folder / "shard-00001.safetensors")
+    with pytest.raises(ModelError, match="got a way out of it"):
+        cached.load()
 
 
 def test_a_link_that_goes_round_is_named(zoo):

@@ -18,6 +18,7 @@ from lorasynth.lora.layout import Layout
 from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig, adapt
+from lorasynth.zoo.manifest import free_shard_name
 from lorasynth.zoo.store import Zoo
 
 
@@ -110,7 +111,7 @@ def train_people(
 def build_zoo(
     config: ZooConfig, folder: str, *, worker: int = 0, workers: int = 1, report: Callable[[str], None] = print
 ) -> Zoo:
-    """Build a zoo, or go on with one: a bank of people is a shard, written whole, and is never trained twice.
+    """Build a zoo, or go on with one: a bank of people is a shard, written whole, and nobody is trained twice.
 
     Args:
         config: what to build.
@@ -131,8 +132,11 @@ def build_zoo(
     # Validation people first: they are few, and everything later is chosen by them.
     order = sorted(range(len(banks)), key=lambda k: split_of(banks[k][0]) != Split.VALIDATION)
     mine = [k for place, k in enumerate(order) if place % workers == worker]
-    there = {item.shard for item in zoo.items}
-    todo = [k for k in mine if f"shard-{k:05d}" not in there]
+    # NOTE: by person, not by shard: a repaired zoo lacks some of a bank, and one that somebody was taken out of never has them.
+    settled = {item.person for item in zoo.items} | zoo.forgotten_persons
+    todo = {k: missing for k in mine if (missing := [p for p in banks[k] if p not in settled])}
+    if worker == 0 and (kept_out := zoo.forgotten_persons & set(persons)):
+        report(f"{len(kept_out)} people were forgotten and stay out")
     bar = tqdm(
         total=len(todo) * config.adapt.steps,
         desc=f"zoo {worker + 1}/{workers}",
@@ -140,15 +144,16 @@ def build_zoo(
         mininterval=5.0,
         position=worker,
     )
-    for k in todo:
+    for k, missing in todo.items():
         vectors = train_people(
-            world, layout, init, banks[k], config.photos, config.adapt,
+            world, layout, init, missing, config.photos, config.adapt,
             first_photo=config.first_photo, bank_size=config.bank, on_step=bar.update,
         )  # fmt: skip
         # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
-        embeddings = world.embeddings(banks[k], config.embedding_photos, first=config.photos)
-        splits = ["validation" if split_of(p) == Split.VALIDATION else "train" for p in banks[k]]
-        zoo.append(f"shard-{k:05d}", banks[k], splits, vectors, embeddings, f"world {config.world}", "Apache-2.0")
+        embeddings = world.embeddings(missing, config.embedding_photos, first=config.photos)
+        splits = ["validation" if split_of(p) == Split.VALIDATION else "train" for p in missing]
+        shard = free_shard_name(f"shard-{k:05d}", zoo.shard_names)
+        zoo.append(shard, missing, splits, vectors, embeddings, f"world {config.world}", "Apache-2.0")
     bar.close()
     return Zoo.open(folder)
 

@@ -22,15 +22,17 @@ from lorasynth.zoo.sketch import Seen, Sketcher
 from lorasynth.zoo.store import Zoo
 
 REPORT_NAME = "import.jsonl"
+KINDS = ("imported", "present", "duplicate", "forgotten", "refused")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one LoRA: "imported", "present" (from an earlier run), "duplicate" (of another's update) or "refused".
+    """What became of one LoRA.
 
     Attributes:
         file: the LoRA.
-        outcome: one of the four.
+        outcome: "imported", "present" (from an earlier run), "duplicate" (of another's update), "forgotten" (it, or its person,
+            was taken out of the zoo and stays out) or "refused".
         id: of the item in the zoo.
         reason: why it was refused, in words.
         code: why it was refused, as programs know it: "no-face", "several-faces", "lora-file", ... (`lorasynth.errors`).
@@ -89,14 +91,15 @@ def import_zoo(
     if (kept := _same_encoder(Path(folder), encoder)) is not None:
         recipe["encoder"] = kept
     zoo = Zoo.create(folder, layout, recipe, None)
-    known = _Known(Sketcher(layout), Seen(), Sizes(), {item.id for item in zoo.items})
+    forgotten = {id for tombstone in zoo.forgotten for id in tombstone.ids}
+    known = _Known(Sketcher(layout), Seen(), Sizes(), {item.id for item in zoo.items}, forgotten, zoo.forgotten_persons)
     dim = 0 if encoder is None else int(encoder["dim"])  # else the first embedding decides
     for shard in sorted({item.shard for item in zoo.items}):
         for id, vector, embedding in zoo.rows(shard):
             known.add(id, known.sketcher(vector[None])[0], _size(layout, vector))
             dim = embedding.shape[-1]
     outcomes: list[Outcome] = []
-    number = 1 + max((int(item.shard.rpartition("-")[2]) for item in zoo.items), default=-1)
+    number = 1 + max((int(name.rpartition("-")[2].partition(".")[0]) for name in zoo.shard_names), default=-1)
     for batch in _batches(_taken(candidates, layout, known, outcomes, dim, allow_zero), shard_size):
         persons = [item.person for item in batch]
         zoo.append(
@@ -110,7 +113,7 @@ def import_zoo(
     lines = "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
     write_bytes(zoo.folder / REPORT_NAME, lines.encode())
     zoo = Zoo.open(zoo.folder)
-    if not zoo.items:
+    if not zoo.items and not zoo.forgotten:
         (zoo.folder / "zoo.json").unlink()  # so that another encoder, say, can be tried; the report stays
         first = next(o for o in outcomes if o.outcome == "refused").reason if outcomes else "there were none"
         raise ZooError(f"{folder}: expected LoRAs to take in, got none that can be used; the first: {first}")
@@ -156,6 +159,8 @@ class _Known:
     seen: Seen
     sizes: Sizes
     ids: set[str]
+    forgotten_ids: set[str]
+    forgotten_persons: set[int]
 
     def add(self, id: str, sketch: Float[Tensor, " K"], size: float) -> None:
         self.seen.add(id, sketch)
@@ -179,7 +184,13 @@ def _taken(
     for candidate in candidates:
         name = candidate.name
         try:
+            if person_number(candidate.person) in known.forgotten_persons:
+                outcomes.append(Outcome(file=name, outcome="forgotten"))
+                continue
             id = candidate.id()
+            if id in known.forgotten_ids:
+                outcomes.append(Outcome(file=name, outcome="forgotten"))
+                continue
             if id in known.ids:
                 outcomes.append(Outcome(file=name, outcome="present", id=id))
                 continue

@@ -10,6 +10,7 @@ from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.candidates import bring_to
+from lorasynth.zoo.manifest import free_shard_name
 from lorasynth.zoo.store import Item, Zoo
 
 
@@ -40,12 +41,18 @@ def resize_zoo(
     if layout == zoo.layout:
         raise UsageError(f"expected another rank than {rank}, which {zoo.folder} has already; use it as it is")
     if faults := zoo.verify():
-        raise ZooError(f"{zoo.folder}: expected a sound zoo to resize, got {len(faults)} faults ({faults[0]})")
+        raise ZooError(
+            f"{zoo.folder}: expected a sound zoo to resize, got {len(faults)} faults ({faults[0]}); run `lorasynth zoo repair`"
+        )
     resized = {"rank": rank, "layout": zoo.layout.hash}
     new = Zoo.create(folder, layout, {**zoo.recipe, "resized": resized}, None)
-    have, by_id = {item.shard for item in new.items}, {item.id: item for item in zoo.items}
-    for shard in sorted({item.shard for item in zoo.items} - have):
-        rows = zoo.rows(shard)
+    if gone := {item.person for item in new.items} & zoo.forgotten_persons:
+        raise ZooError(
+            f"{folder}: holds LoRAs of {min(gone)}, who was forgotten; run `lorasynth zoo forget` there, too"
+        )
+    have, by_id = {item.id for item in new.items}, {item.id: item for item in zoo.items}
+    for shard in sorted({item.shard for item in zoo.items if item.id not in have}):
+        rows = [row for row in zoo.rows(shard) if row[0] not in have]
         brought = [bring_to(LoRA(zoo.layout, vector), layout) for _, vector, _ in rows]
         vectors, items = torch.stack([vector for vector, _ in brought]), [by_id[id] for id, _, _ in rows]
         if not torch.isfinite(vectors.half()).all():
@@ -53,7 +60,7 @@ def resize_zoo(
                 f"{shard}: expected weights that fit float16, got {vectors.abs().max():.3g}; leave its LoRA out"
             )
         new.append(
-            shard, [item.person for item in items], [item.split for item in items], vectors,
+            free_shard_name(shard, new.shard_names), [item.person for item in items], [item.split for item in items], vectors,
             torch.stack([embeddings for _, _, embeddings in rows]), items[0].source, items[0].licence,
             ids=[item.id for item in items],
             relative_errors=[_together(item, error) for item, (_, error) in zip(items, brought, strict=True)],

@@ -1,10 +1,8 @@
 """A zoo on disk: immutable shards of LoRAs and embeddings, and a manifest that says which items exist."""
 
-import fcntl
 import hashlib
 import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,31 +11,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import ModelError, ZooError
-from lorasynth.files import read_json, read_tensors, write_bytes, write_json, write_tensors
+from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, write_json, write_tensors
 from lorasynth.hub import local_copy, publish
+from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
+from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, append_records, locked, read_manifest
+from lorasynth.zoo.shards import row_hash, shard_path
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SCHEMA_VERSION = 1
-FILES = ("zoo.json", "manifest.jsonl", "init.safetensors", "shard-*.safetensors", "README.md")
+SCHEMA_VERSION = 2
+"""Since 2 the embeddings, each line of the manifest, the initialisation and zoo.json itself have checksums; 1 is read too."""
+FILES = ("zoo.json", MANIFEST_NAME, "init.safetensors", "shard-*.safetensors", "README.md")
 """What a zoo's folder consists of; README.md is its card, where it was published or somebody wrote one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One record of the manifest. An item exists only if it has one, and ``sha256`` is that of its row as stored."""
-
-    id: str
-    person: int
-    split: str
-    shard: str
-    row: int
-    sha256: str
-    source: str
-    licence: str
-    relative_error: float = 0.0  # of ΔW, where an import had to lower the rank
 
 
 @dataclass(frozen=True)
@@ -53,6 +40,7 @@ class Zoo:
     layout: Layout
     recipe: dict[str, Any]
     items: tuple[Item, ...]
+    forgotten: tuple[Tombstone, ...] = ()
 
     @classmethod
     def create(
@@ -70,19 +58,20 @@ class Zoo:
             ZooError: another zoo is there.
         """
         folder = Path(folder)
-        record = {"schema": SCHEMA_VERSION, "layout": layout.to_dict(), "recipe": recipe}
         if (folder / "zoo.json").exists():
-            found = read_json(folder / "zoo.json")
-            if found != json.loads(json.dumps(record)):
-                changed = [k for k in recipe if found.get("recipe", {}).get(k) != json.loads(json.dumps(recipe))[k]]
+            zoo, asked = cls.open(folder), json.loads(json.dumps(recipe))
+            if (zoo.layout, zoo.recipe) != (layout, asked):
+                changed = [k for k in asked if zoo.recipe.get(k) != asked[k]]
                 raise ZooError(
                     f"{folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder"
                 )
-            return cls.open(folder)
+            if read_json(folder / "zoo.json")["schema"] < SCHEMA_VERSION:
+                write_zoo_json(folder, layout, recipe)
+            return zoo
         folder.mkdir(parents=True, exist_ok=True)
         if init is not None:
             write_tensors(folder / "init.safetensors", {"init": init})
-        write_json(folder / "zoo.json", record)
+        write_zoo_json(folder, layout, recipe)
         return cls.open(folder)
 
     @classmethod
@@ -90,26 +79,39 @@ class Zoo:
         """Open a zoo. A torn last line of the manifest (a writer was killed) is not an item.
 
         Raises:
-            ZooError: there is none, or it is of a newer version.
+            ZooError: there is none, it is of a newer version, or its manifest is damaged.
         """
         folder = Path(folder)
         try:
             record = read_json(folder / "zoo.json")
         except ModelError as error:
             raise ZooError(f"{folder}: expected a zoo: {error}") from None
-        if record.get("schema") != SCHEMA_VERSION:
+        if not isinstance(record, dict) or not {"schema", "layout", "recipe"} <= record.keys():
             raise ZooError(
-                f"{folder}: schema {record.get('schema')!r}, this version reads {SCHEMA_VERSION}; upgrade lorasynth"
+                f"{folder / 'zoo.json'}: expected a zoo's schema, layout and recipe, got others; restore it from a copy"
+            )
+        if record["schema"] not in range(1, SCHEMA_VERSION + 1):
+            raise ZooError(
+                f"{folder}: schema {record['schema']!r}, this version reads up to {SCHEMA_VERSION}; upgrade lorasynth"
             )
         items: dict[str, Item] = {}
-        manifest = folder / "manifest.jsonl"
-        for line in manifest.read_text().splitlines(keepends=True) if manifest.exists() else ():
-            if line.endswith("\n"):
-                item = Item(**json.loads(line))
-                if item.id in items:
-                    raise ZooError(f"{manifest}: item {item.id!r} stands twice; remove one line")
-                items[item.id] = item
-        return cls(folder, Layout.from_dict(record["layout"]), record["recipe"], tuple(items.values()))
+        forgotten: list[Tombstone] = []
+        manifest = folder / MANIFEST_NAME
+        for line in read_manifest(folder).lines:
+            if isinstance(line.record, Tombstone):
+                forgotten.append(line.record)
+            elif line.record is None:
+                raise ZooError(
+                    f"{manifest} line {line.number}: {printable(line.problem)}; `lorasynth zoo repair` sets it aside"
+                )
+            elif line.record.id in items:
+                raise ZooError(
+                    f"{manifest}: item {line.record.id!r} stands twice; remove one line, or run `lorasynth zoo repair`"
+                )
+            else:
+                items[line.record.id] = line.record
+        layout = Layout.from_dict(record["layout"])
+        return cls(folder, layout, record["recipe"], tuple(items.values()), tuple(forgotten))
 
     @classmethod
     def from_hub(cls, repo_id: str) -> "Zoo":
@@ -141,7 +143,10 @@ class Zoo:
         from lorasynth.cards import zoo_card
 
         if faults := self.verify():
-            raise ZooError(f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]})")
+            raise ZooError(
+                f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]}); run "
+                "`lorasynth zoo repair`"
+            )
         if not (self.folder / "README.md").exists():
             write_bytes(self.folder / "README.md", zoo_card(self).encode())
         return publish(self.folder, repo_id, "dataset", FILES, private=private, api=api)
@@ -185,26 +190,35 @@ class Zoo:
             relative_errors: of ΔW, from bringing each to the layout's rank; 0 by default.
 
         Raises:
-            ZooError: a LoRA is not finite.
+            ZooError: a LoRA is not finite, an item stands in the zoo already, or is of somebody who was forgotten.
         """
-        if not torch.isfinite(vectors).all():
+        rows, faces = vectors.half().contiguous(), embeddings.half().contiguous()
+        if not torch.isfinite(rows).all():
             raise ZooError(f"{shard}: a LoRA is not finite; its training diverged, lower the learning rate")
-        rows = vectors.half().contiguous()
+        if not torch.isfinite(faces).all():
+            raise ZooError(f"{shard}: an embedding is not finite; check the encoder, or leave its photo out")
         ids = ids or [f"{self.layout.base}-{person}" for person in persons]
         errors = relative_errors or [0.0] * len(persons)
-        write_tensors(self.folder / f"{shard}.safetensors", {"vectors": rows, "embeddings": embeddings.half()})
         records = [
             Item(
-                id=ids[i], person=person, split=split, shard=shard, row=i, sha256=_row_hash(rows[i]), source=source,
-                licence=licence, relative_error=errors[i],
+                id=ids[i], person=person, split=split, shard=shard, row=i, sha256=row_hash(rows[i]), source=source,
+                licence=licence, relative_error=errors[i], embeddings_sha256=row_hash(faces[i]),
             )
             for i, (person, split) in enumerate(zip(persons, splits, strict=True))
         ]  # fmt: skip
-        with (self.folder / "manifest.jsonl").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write("".join(json.dumps(asdict(r)) + "\n" for r in records))
-            file.flush()
-            os.fsync(file.fileno())
+        with locked(self.folder):
+            write_tensors(shard_path(self.folder, shard), {"vectors": rows, "embeddings": faces})
+            append_records(self.folder, records)
+
+    @property
+    def shard_names(self) -> set[str]:
+        """Names that a new shard may not have: those of its shards, and of shards that were deleted."""
+        return {i.shard for i in self.items} | {shard for t in self.forgotten for shard in t.shards}
+
+    @property
+    def forgotten_persons(self) -> set[int]:
+        """Who was taken out, and may not come in again."""
+        return {t.forgotten for t in self.forgotten}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -213,12 +227,15 @@ class Zoo:
         """Persons, LoRAs and embeddings, in order of person number, in fp32.
 
         Raises:
-            ZooError: there are none.
+            ZooError: there are none, or embeddings of several shapes.
+            ModelError: a shard is missing or damaged.
         """
         items = sorted((i for i in self.items if split in (None, i.split)), key=lambda i: i.person)
         if not items:
             raise ZooError(f"{self.folder}: expected LoRAs of split {split!r}, got none; build the zoo first")
         shards = {s: self._shard(s) for s in {i.shard for i in items}}
+        if len(shapes := {tuple(tensors["embeddings"].shape[1:]) for tensors in shards.values()}) > 1:
+            raise ZooError(f"{self.folder}: expected embeddings of one shape, got {shapes}; run `lorasynth zoo verify`")
         vectors = torch.stack([shards[i.shard]["vectors"][i.row] for i in items])
         embeddings = torch.stack([shards[i.shard]["embeddings"][i.row] for i in items])
         return [i.person for i in items], vectors, embeddings
@@ -235,27 +252,38 @@ class Zoo:
         Raises:
             ModelError: it is missing, damaged, or lies outside the zoo.
         """
-        path = self.folder / f"{name}.safetensors"
-        # NOTE: not Path.resolve, which raises a RuntimeError for a link that goes round; reading names that.
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.folder)):
-            raise ModelError(f"{path}: expected a shard within the zoo, got a way out of it; put the file itself there")
-        return read_tensors(path)[0]
+        tensors = read_tensors(shard_path(self.folder, name))[0]
+        n = 1 + max((item.row for item in self.items if item.shard == name), default=-1)
+        p = self.layout.num_parameters
+        vectors, faces = (tuple(tensors[key].shape) if key in tensors else () for key in ("vectors", "embeddings"))
+        if vectors[1:] != (p,) or len(faces) != 3 or min(vectors[0], faces[0]) < n:
+            raise ModelError(
+                f"{self.folder} {name}: expected vectors ({n}, {p}) and embeddings ({n}, J, D), got {vectors} and {faces}; run "
+                "`lorasynth zoo verify`"
+            )
+        return tensors
 
     def verify(self) -> list[str]:
-        """What is wrong with the stored items: a sentence each, naming the item (an empty list is a sound zoo)."""
-        faults = []
-        for shard in sorted({i.shard for i in self.items}):
-            try:
-                rows = self._shard(shard)["vectors"].half()
-            except (ModelError, KeyError) as error:
-                faults.append(f"{shard}: {error}")
-                continue
-            for item in (i for i in self.items if i.shard == shard):
-                if item.row >= len(rows) or (actual := _row_hash(rows[item.row])) != item.sha256:
-                    got = "no such row" if item.row >= len(rows) else f"sha256 {actual[:12]}"
-                    faults.append(f"{item.id}: expected sha256 {item.sha256[:12]} in {shard} row {item.row}, got {got}")
-        return faults
+        """What is wrong with the zoo as it is on disk now: a sentence each (an empty list is a sound zoo).
+
+        `lorasynth.zoo.verify.look_over` says the same for programs.
+        """
+        from lorasynth.zoo.verify import look_over
+
+        return [str(fault) for fault in look_over(self.folder).faults]
 
 
-def _row_hash(row: Tensor) -> str:
-    return hashlib.sha256(row.numpy().tobytes()).hexdigest()
+def write_zoo_json(folder: Path, layout: Layout, recipe: dict[str, Any]) -> None:
+    """Write what a zoo is of, with the hash of its initialisation and one of all this."""
+    init = folder / "init.safetensors"
+    record = {
+        "schema": SCHEMA_VERSION, "layout": layout.to_dict(), "recipe": recipe,
+        "init": sha256_file(init) if init.exists() else None,
+    }  # fmt: skip
+    write_json(folder / "zoo.json", {**record, "sha256": zoo_json_hash(record)})
+
+
+def zoo_json_hash(record: dict[str, Any]) -> str:
+    """The sha256 of what zoo.json says, but for that hash itself."""
+    values = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

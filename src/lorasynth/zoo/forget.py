@@ -1,0 +1,96 @@
+"""Taking a person out of a zoo for good: their LoRAs and embeddings leave every file, and a tombstone keeps them out."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorasynth.errors import ZooError
+from lorasynth.files import write_bytes
+from lorasynth.zoo.importer import REPORT_NAME
+from lorasynth.zoo.manifest import Tombstone, locked, sync_folder
+from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, stray_shards
+from lorasynth.zoo.verify import LEFTOVER, look_over, require_zoo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What was forgotten.
+
+    Attributes:
+        person: who.
+        ids: of the items that went, now or in an earlier call.
+        items: how many the zoo has now.
+        rewritten: shards that were written anew without them, by their old names.
+        deleted: files that are gone: the old shards, what killed writers left, and all that lay in quarantine.
+    """
+
+    person: int
+    ids: list[str]
+    items: int
+    rewritten: list[str]
+    deleted: list[str]
+
+
+def forget_person(folder: str | Path, person: int) -> Forgotten:
+    """Take all items of a person out of a zoo, and keep the person out: building and importing pass them over from now on.
+
+    Their rows are in no file of the folder any more: shards that held some are written anew without them, and quarantine, where
+    nobody knows what is whose, is emptied. The manifest keeps a tombstone: the person's number and the ids of their items. Killed
+    at any moment, the same call again finishes; a `repair_zoo` in between leaves a sound zoo, but does not finish it.
+
+    NOTE: what learned from the zoo before still knows what it learned, and so do copies of it; the free space of a disk is the
+    system's to overwrite.
+
+    Args:
+        folder: the zoo's. No other writer may be at work; those that append wait.
+        person: their number; `lorasynth.zoo.pairs.person_number` of their name.
+
+    Raises:
+        ZooError: nothing in the zoo is of that person, or the zoo is damaged, so that nobody can say what is.
+        UsageError: the folder cannot be written.
+    """
+    folder = require_zoo(folder)
+    with locked(folder):
+        survey = look_over(folder)
+        if faults := [fault for fault in survey.faults if fault.code not in LEFTOVER]:
+            raise ZooError(
+                f"{folder}: expected a sound zoo to take somebody out of, got {len(faults)} faults ({faults[0]}); run "
+                "`lorasynth zoo repair` first"
+            )
+        theirs = [item.id for item in survey.items if item.person == person]
+        before = [id for tombstone in survey.forgotten if tombstone.forgotten == person for id in tombstone.ids]
+        if not theirs and person not in {tombstone.forgotten for tombstone in survey.forgotten}:
+            raise ZooError(
+                f"{folder}: expected a person of the zoo, got {person}, of whom nothing is there; see manifest.jsonl"
+            )
+        kept = {item.id for item in survey.items} - set(theirs)
+        rewritten: list[str] = []
+        if theirs:
+            rewritten = keep_only(folder, survey, kept, Tombstone(forgotten=person, ids=theirs, shards=[]))
+        # From here on the person is not in the zoo; what follows takes their bytes out of the folder.
+        deleted = delete([*stray_shards(folder), *survey.leftovers])
+        deleted += _empty(folder / QUARANTINE_NAME)
+        _forget_outcomes(folder / REPORT_NAME, {*before, *theirs})
+        return Forgotten(
+            person=person, ids=[*before, *theirs], items=len(kept), rewritten=rewritten, deleted=deleted
+        )  # fmt: skip
+
+
+def _empty(quarantine: Path) -> list[str]:
+    """Delete all of a quarantine."""
+    if not quarantine.is_dir():
+        return []
+    names = sorted(f"{quarantine.name}/{path.name}" for path in quarantine.iterdir())
+    shutil.rmtree(quarantine)
+    sync_folder(quarantine.parent)
+    return names
+
+
+def _forget_outcomes(report: Path, ids: set[str]) -> None:
+    """Take what became of these items' files, which are named there, out of the report of the last import."""
+    if report.exists():
+        lines = report.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line).get("id") not in ids]
+        if len(kept) < len(lines):
+            write_bytes(report, "".join(kept).encode())

@@ -1,0 +1,209 @@
+"""The manifest: which items a zoo has and whom it has forgotten, one line each, each line with a checksum of its own."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lorasynth.errors import UsageError, ZooError
+from lorasynth.files import write_bytes
+
+MANIFEST_NAME = "manifest.jsonl"
+_LOCK_NAME = ".lock"
+_CHECK = re.compile(rb'(\{.*), "check": "([0-9a-f]{16})"\}', re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One record of the manifest. An item exists only if it has one, and ``sha256`` is that of its row as stored.
+
+    ``embeddings_sha256`` is that of its embeddings as stored; zoos of schema 1 have none.
+    """
+
+    id: str
+    person: int
+    split: str
+    shard: str
+    row: int
+    sha256: str
+    source: str
+    licence: str
+    relative_error: float = 0.0  # of ΔW, where an import had to lower the rank
+    embeddings_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tombstone:
+    """A person who was taken out: neither they nor these items come in again, and these shards are to be deleted."""
+
+    forgotten: int  # the person
+    ids: list[str]
+    shards: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of the manifest, read with care.
+
+    Attributes:
+        number: counted from 1.
+        raw: its bytes, without the line end.
+        record: what it says; None where it is no record.
+        problem: why it is none, as "expected ..., got ..."; empty otherwise.
+        altered: whether it was changed after it was written, by its checksum; lines of schema 1 cannot tell, and say no.
+        checked: whether it has a checksum.
+    """
+
+    number: int
+    raw: bytes
+    record: Item | Tombstone | None
+    problem: str = ""
+    altered: bool = False
+    checked: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All lines of a manifest, and what stands behind the last line end: a record that a killed writer left torn."""
+
+    lines: list[Line] = field(default_factory=list)
+    torn: bytes = b""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only one who writes to a zoo. The system lets the lock go when its holder dies.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    try:
+        file = (folder / _LOCK_NAME).open("w")
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); change its permissions") from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The lines of a zoo's manifest, bad ones too; none where there is no manifest yet.
+
+    Raises:
+        ZooError: it cannot be read.
+    """
+    try:
+        content = (folder / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except OSError as error:
+        raise ZooError(f"{folder / MANIFEST_NAME}: cannot be read ({error.strerror}); check its permissions") from None
+    *whole, torn = content.split(b"\n")
+    return Manifest(lines=[_read_line(number, raw) for number, raw in enumerate(whole, start=1)], torn=torn)
+
+
+def to_line(record: Item | Tombstone) -> bytes:
+    """A record as a line: JSON, and a checksum of all that stands before it."""
+    body = json.dumps(asdict(record)).encode()
+    return body[:-1] + b', "check": "' + _check(body) + b'"}\n'
+
+
+def append_records(folder: Path, records: Sequence[Item]) -> None:
+    """Add records, durably. Whoever calls holds the lock. What a killed writer left torn is cut off: it was no item.
+
+    Raises:
+        ZooError: an item stands there already, or is of somebody who was forgotten; nothing was written.
+        UsageError: the disk is full, or the manifest cannot be written.
+    """
+    path = folder / MANIFEST_NAME
+    content = path.read_bytes() if path.exists() else b""
+    # NOTE: both patterns are of lines as `to_line` writes them; a search is fifty times faster than reading them as JSON.
+    there = set(re.findall(rb'^\{"id": ("(?:[^"\\]|\\.)*")', content, re.MULTILINE))
+    forgotten = {int(n) for n in re.findall(rb'^\{"forgotten": (-?\d+)', content, re.MULTILINE)}
+    for record in records:
+        if json.dumps(record.id).encode() in there:
+            raise ZooError(f"{path}: expected a new item, got {record.id!r}, which stands there; leave it out")
+        if record.person in forgotten:
+            raise ZooError(f"{path}: expected people who may be in it, got {record.person}, who was forgotten")
+    try:
+        with path.open("r+b" if path.exists() else "xb") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+            file.seek(0, os.SEEK_END)
+            file.write(b"".join(map(to_line, records)))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UsageError(
+            f"{path}: could not be written ({error.strerror}); make room, run `lorasynth zoo repair`, and go on"
+        ) from None
+    sync_folder(folder)
+
+
+def replace_manifest(folder: Path, lines: Sequence[bytes]) -> None:
+    """Put other lines in the place of all, in one step. Whoever calls holds the lock."""
+    write_bytes(folder / MANIFEST_NAME, b"".join(lines))
+
+
+def free_shard_name(shard: str, taken: set[str]) -> str:
+    """A name that no shard has or had: the one asked for, or ``shard-00003.1`` after ``shard-00003``."""
+    stem, number = shard.partition(".")[0], 0
+    name = shard
+    while name in taken:
+        number += 1
+        name = f"{stem}.{number}"
+    return name
+
+
+def sync_folder(folder: Path) -> None:
+    """Make it durable which names a folder holds."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest()[:16].encode()
+
+
+def _read_line(number: int, raw: bytes) -> Line:
+    try:
+        values = json.loads(raw)
+        if not isinstance(values, dict):
+            raise ValueError(type(values).__name__)
+        checked = values.pop("check", None) is not None
+        record = _typed(Tombstone if "forgotten" in values else Item, values)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return Line(number=number, raw=raw, record=None, problem=f"expected a record, got {error}")
+    parts = _CHECK.fullmatch(raw)
+    altered = checked and (parts is None or _check(parts[1] + b"}") != parts[2])
+    return Line(number=number, raw=raw, record=record, altered=altered, checked=checked)
+
+
+def _typed(kind: type[Item] | type[Tombstone], values: dict[str, Any]) -> Item | Tombstone:
+    """A record whose fields are all there and of their types; else a ValueError that names one."""
+    known = {f.name: f for f in fields(kind)}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"the unknown field {unknown[0]!r}")
+    for name, f in known.items():
+        if name not in values and f.default in ("", 0.0):
+            continue
+        if name not in values:
+            raise ValueError(f"no {name!r}")
+        value = values[name]
+        right = {
+            str: isinstance(value, str), int: type(value) is int, float: type(value) in (int, float),
+            list[str]: isinstance(value, list) and all(isinstance(v, str) for v in value),
+        }  # fmt: skip
+        if not right[f.type]:  # type: ignore[index]
+            raise ValueError(f"{name!r} of type {type(value).__name__}")
+    if values.get("row", 0) < 0:
+        raise ValueError(f"row {values['row']}")
+    return kind(**values)

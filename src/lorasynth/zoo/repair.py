@@ -1,0 +1,89 @@
+"""Making a damaged zoo sound again: what is not sound is set aside, with the reason; what is sound is not touched."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorasynth.errors import ZooError
+from lorasynth.files import write_bytes
+from lorasynth.lora.faults import printable
+from lorasynth.zoo.manifest import locked
+from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, put_away, stray_shards
+from lorasynth.zoo.verify import LEFTOVER, UNREPAIRABLE, Fault, look_over, require_zoo
+
+LOG_NAME = "dropped.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """What a repair did.
+
+    Attributes:
+        items: how many the zoo has now.
+        faults: what was wrong.
+        dropped: lines that the manifest had and has no more, with the reason; also in ``quarantine/dropped.jsonl``.
+        rewritten: shards that were written anew without unsound rows.
+        quarantined: files that were moved into ``quarantine/``, by their names there.
+        deleted: temporary files, and shards of people who were forgotten.
+    """
+
+    items: int
+    faults: list[Fault]
+    dropped: list[dict[str, Any]]
+    rewritten: list[str]
+    quarantined: list[str]
+    deleted: list[str]
+
+
+def repair_zoo(folder: str | Path) -> Repaired:
+    """Set aside what `look_over` finds unsound, so that it finds nothing, and building or importing can make it again.
+
+    Nothing is lost: what goes from the manifest is written to ``quarantine/dropped.jsonl`` first, and shards that go are moved
+    beside it, but for those of people who were forgotten. The manifest changes in one step, by a rename; after a kill at any
+    moment the same call again finishes. A sound zoo is left as it is, to the byte.
+
+    Args:
+        folder: the zoo's. No other writer may be at work; those that append wait.
+
+    Raises:
+        ZooError: ``zoo.json`` or the initialisation is damaged, which nobody can make again; nothing was changed.
+        UsageError: the folder cannot be written.
+    """
+    folder = require_zoo(folder)
+    with locked(folder):
+        survey = look_over(folder)
+        if once := [fault for fault in survey.faults if fault.code in UNREPAIRABLE]:
+            raise ZooError(f"{folder}: cannot be repaired: {once[0]}")
+        if not survey.faults:
+            return Repaired(items=len(survey.items), faults=[], dropped=[], rewritten=[], quarantined=[], deleted=[])
+        quarantine = folder / QUARANTINE_NAME
+        _log(quarantine / LOG_NAME, survey.unsound)
+        rewritten: list[str] = []
+        if any(fault.code not in LEFTOVER for fault in survey.faults):
+            rewritten = keep_only(folder, survey, {item.id for item in survey.items})
+        private = {shard for tombstone in survey.forgotten for shard in tombstone.shards}
+        private |= {fault.place.rpartition(" row ")[0] for fault in survey.faults if fault.code == "forgotten-item"}
+        strays = stray_shards(folder)
+        gone = [path for path in strays if path.name.removesuffix(".safetensors") in private]
+        return Repaired(
+            items=len(survey.items),
+            faults=survey.faults,
+            dropped=[{"line": printable(_text(raw), 500), "reason": reason} for raw, reason in survey.unsound],
+            rewritten=rewritten,
+            quarantined=put_away([path for path in strays if path not in gone], quarantine),
+            deleted=delete([*gone, *survey.leftovers]),
+        )
+
+
+def _log(path: Path, unsound: list[tuple[bytes, str]]) -> None:
+    """Add lines that are about to go, once each, to those that went before."""
+    lines = [json.dumps({"line": _text(raw), "reason": reason}) for raw, reason in unsound]
+    before = path.read_text().splitlines() if path.exists() else []
+    if new := [line for line in dict.fromkeys(lines) if line not in before]:
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, "".join(line + "\n" for line in [*before, *new]).encode())
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

@@ -1,0 +1,102 @@
+"""A shard's bytes: the float16 matrices "vectors" and "embeddings", read strictly and hashed row by row."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.errors import LoRAFileError, ModelError, ZooError
+from lorasynth.lora.container import parse_header, read_bytes
+
+_MAX_SHARD_MB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of one shard, as stored."""
+
+    num_rows: int
+    embedding_shape: tuple[int, int]  # J, D
+    _vectors: memoryview  # their bytes
+    _embeddings: memoryview
+
+    def vector_bytes(self, row: int) -> memoryview:
+        """One LoRA's bytes."""
+        size = len(self._vectors) // self.num_rows
+        return self._vectors[row * size : (row + 1) * size]
+
+    def embedding_bytes(self, row: int) -> memoryview:
+        """One item's embeddings' bytes."""
+        size = len(self._embeddings) // self.num_rows
+        return self._embeddings[row * size : (row + 1) * size]
+
+    def take(self, rows: list[int]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n J D"]]:
+        """Some rows' LoRAs and embeddings in float16, bit for bit as stored."""
+        vectors = np.stack([np.frombuffer(self.vector_bytes(row), np.float16) for row in rows])
+        embeddings = np.stack([np.frombuffer(self.embedding_bytes(row), np.float16) for row in rows])
+        return torch.from_numpy(vectors), torch.from_numpy(embeddings.reshape(len(rows), *self.embedding_shape))
+
+
+def shard_path(folder: Path, name: str) -> Path:
+    """Where a shard is: in the zoo's folder or, of a zoo in the hub's cache, whose files are links, in that repository's blobs.
+
+    Raises:
+        ModelError: outside the zoo, by its name or a link.
+    """
+    path = folder / f"{name}.safetensors"
+    # NOTE: not Path.resolve, which raises a RuntimeError for a link that goes round; reading names that.
+    homes = [folder] + [folder.parent.parent / "blobs"] * (folder.parent.name == "snapshots")
+    if not any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home)) for home in homes):
+        raise ModelError(f"{path}: expected a shard within the zoo, got a way out of it; put the file itself there")
+    return path
+
+
+def read_shard(folder: Path, name: str, num_parameters: int | None = None) -> Shard:
+    """Read a shard whose header has to be, byte for byte, one that we write.
+
+    Args:
+        folder: the zoo's.
+        name: the shard's.
+        num_parameters: P, how many numbers a LoRA has; None where nobody knows.
+
+    Raises:
+        ZooError: it cannot be read, is damaged, or holds something else; as "expected ..., got ...".
+    """
+    try:
+        content = read_bytes(shard_path(folder, name), _MAX_SHARD_MB)
+        entries, metadata = parse_header(content)
+    except ModelError as error:
+        raise ZooError(str(error).partition(": ")[2]) from None
+    except LoRAFileError as error:
+        raise ZooError(str(error)) from None
+    start = 8 + int.from_bytes(content[:8], "little")
+    text = content[8:start].rstrip(b" ")
+    if metadata or json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False).encode() != text:
+        raise ZooError("expected a header as it is written here, got one that was changed")
+    shapes = {key: (entry["dtype"], *entry["shape"]) for key, entry in entries.items()}
+    vectors, embeddings = shapes.get("vectors", ()), shapes.get("embeddings", ())
+    if (
+        set(shapes) != {"vectors", "embeddings"}
+        or (len(vectors), len(embeddings)) != (3, 4)
+        or {vectors[0], embeddings[0]} != {"F16"}
+        or vectors[1] != embeddings[1]
+        or vectors[1] == 0
+        or num_parameters not in (None, vectors[2])
+    ):
+        raise ZooError(
+            f"expected vectors (F16, n, {num_parameters or 'P'}) and embeddings (F16, n, J, D), got {shapes}"
+        )
+    at = {key: slice(*(start + offset for offset in entry["data_offsets"])) for key, entry in entries.items()}
+    view = memoryview(content)
+    return Shard(vectors[1], (embeddings[2], embeddings[3]), view[at["vectors"]], view[at["embeddings"]])
+
+
+def row_hash(row: Tensor | memoryview) -> str:
+    """The sha256 of a row as stored, in hex."""
+    return hashlib.sha256(row.numpy().tobytes() if isinstance(row, Tensor) else row).hexdigest()

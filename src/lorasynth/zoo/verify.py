@@ -1,0 +1,299 @@
+"""Is a zoo sound? Every byte that it consists of is held against its checksum, and every fault gets a name and a place."""
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorasynth.errors import LayoutError, ModelError, ZooError
+from lorasynth.files import read_json, read_tensors, sha256_file
+from lorasynth.lora.faults import printable
+from lorasynth.lora.layout import Layout
+from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, Tombstone, read_manifest
+from lorasynth.zoo.shards import Shard, read_shard, row_hash
+from lorasynth.zoo.store import SCHEMA_VERSION, zoo_json_hash
+
+LEFTOVER = ("orphan-shard", "orphan-file")
+"""Faults that a killed writer leaves: files that no item needs."""
+UNREPAIRABLE = ("zoo-json", "init")
+"""Faults of what a zoo has once and cannot do without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something wrong in a zoo; ``code`` is stable.
+
+    ============== ==========================================================================================
+    zoo-json, init ``zoo.json`` or ``init.safetensors`` is missing, unreadable or was changed
+    torn-line      the manifest's last line has no end: its writer was killed
+    bad-line       a line is no record
+    altered-line   a line was changed after it was written
+    double-item    an id, or the row of another item, again
+    forgotten-item an item of somebody who was forgotten
+    missing-shard  a shard that items are in is not there
+    bad-shard      a shard is cut short, its header damaged, or of another layout
+    missing-row    an item's row is behind the end of its shard
+    altered-lora   an item's LoRA is not what its sha256 says; also two rows that changed places
+    altered-faces  an item's embeddings are not what their sha256 says, or not finite
+    orphan-row     a row of a shard that no item has
+    orphan-shard   a shard that no item is in
+    orphan-file    a temporary file of a writer that was killed
+    ============== ==========================================================================================
+    """
+
+    code: str
+    place: str  # "zoo.json", "manifest.jsonl line 3", "shard-00000" or "shard-00000 row 2"
+    problem: str  # "expected ..., got ..."
+    items: list[str] = field(default_factory=list)  # whom it concerns
+
+    def __str__(self) -> str:
+        named = ", ".join(self.items[:3]) + (f" and {len(self.items) - 3} more" if len(self.items) > 3 else "")
+        return printable(f"{self.place}{f' ({named})' if named else ''}: {self.problem}", limit=400)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "problem": printable(self.problem)}
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What was found in a zoo's folder.
+
+    Attributes:
+        layout: of its LoRAs; None where ``zoo.json`` does not say.
+        faults: all that is wrong; none in a sound zoo.
+        sound: the lines of items whose every byte is right, in the manifest's order.
+        tombstones: the lines of people who were forgotten.
+        unsound: all other lines' bytes, with the reason.
+        num_rows: of each shard that can be used.
+        shapes: J and D of each shard that can be read.
+        orphans: shards that no line names.
+        leftovers: temporary files.
+        unchecked: how many sound lines are of schema 1, which has a checksum of the LoRA alone.
+    """
+
+    layout: Layout | None = None
+    faults: list[Fault] = field(default_factory=list)
+    sound: list[Line] = field(default_factory=list)
+    tombstones: list[Line] = field(default_factory=list)
+    unsound: list[tuple[bytes, str]] = field(default_factory=list)
+    num_rows: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    orphans: list[str] = field(default_factory=list)
+    leftovers: list[Path] = field(default_factory=list)
+    unchecked: int = 0
+
+    @property
+    def items(self) -> list[Item]:
+        """The sound items."""
+        return [line.record for line in self.sound if isinstance(line.record, Item)]
+
+    @property
+    def forgotten(self) -> list[Tombstone]:
+        """The people who were forgotten."""
+        return [line.record for line in self.tombstones if isinstance(line.record, Tombstone)]
+
+
+def look_over(folder: str | Path) -> Survey:
+    """Read all of a zoo and find all that is wrong with it. One shard is in memory at a time; nothing is changed.
+
+    No writer should be at work: what it is about to finish would be reported as left over.
+
+    Raises:
+        ZooError: there is no such folder, or its manifest cannot be read.
+    """
+    folder = require_zoo(folder)
+    survey = Survey()
+    survey.layout = _check_zoo_json(folder, survey.faults)
+    manifest = read_manifest(folder)
+    records = _check_lines(manifest, survey)
+    by_shard: dict[str, list[_Record]] = defaultdict(list)
+    for record in records:
+        by_shard[record.item.shard].append(record)
+    for name, here in sorted(by_shard.items()):
+        _check_shard(folder, name, here, survey)
+    _check_shapes(by_shard, survey)
+    _check_doubles(records, survey)
+    survey.sound = [r.line for r in records if not r.reason]
+    survey.unsound += [(r.line.raw, r.reason) for r in records if r.reason]
+    survey.unchecked = sum(not line.checked for line in survey.sound)
+    _check_files(folder, set(by_shard), survey)
+    return survey
+
+
+def require_zoo(folder: str | Path) -> Path:
+    """A folder that holds a zoo, or what is left of one.
+
+    Raises:
+        ZooError: it does not.
+    """
+    folder = Path(folder)
+    if not (folder / "zoo.json").exists() and not (folder / MANIFEST_NAME).exists():
+        raise ZooError(f"{folder}: expected a zoo, got no zoo.json; is this the right folder?")
+    return folder
+
+
+@dataclass
+class _Record:
+    """An item's line, and why it is not sound: its first fault."""
+
+    line: Line
+    item: Item
+    reason: str = ""
+
+
+def _check_zoo_json(folder: Path, faults: list[Fault]) -> Layout | None:
+    """Hold zoo.json against its own hash and the initialisation against zoo.json's; gives the layout."""
+    path, layout = folder / "zoo.json", None
+    try:
+        record = read_json(path)
+        layout = Layout.from_dict(record["layout"])
+        if record["schema"] not in range(1, SCHEMA_VERSION + 1):
+            raise ValueError(f"schema {record['schema']!r}")
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        if record["schema"] > 1 and (
+            record.get("sha256") != zoo_json_hash(record) or path.read_bytes() != text.encode()
+        ):
+            raise ValueError("other contents than were written")
+    except (ModelError, LayoutError, LookupError, TypeError, ValueError) as error:
+        problem = f"expected what the zoo is of, as it was written, got {error}; restore it from a copy"
+        faults.append(Fault(code="zoo-json", place="zoo.json", problem=problem))
+        return layout
+    init = folder / "init.safetensors"
+    try:
+        if record["schema"] > 1:
+            actual = sha256_file(init) if init.exists() else None
+            if actual != record["init"]:
+                raise ModelError(f"expected sha256 {record['init']}, got {actual or 'no file'}")
+        elif init.exists() and read_tensors(init)[0]["init"].shape != (layout.num_parameters,):
+            raise ModelError(f"expected {layout.num_parameters} numbers, got others")
+    except (ModelError, LookupError, OSError) as error:
+        faults.append(Fault(code="init", place=init.name, problem=f"{error}; restore it from a copy"))
+    return layout
+
+
+def _check_lines(manifest: Manifest, survey: Survey) -> list[_Record]:
+    """Sort the manifest's lines; gives those of items."""
+    records = []
+
+    def fault(code: str, number: int, problem: str, items: list[str]) -> str:
+        found = Fault(code=code, place=f"{MANIFEST_NAME} line {number}", problem=problem, items=items)
+        survey.faults.append(found)
+        return str(found)
+
+    for line in manifest.lines:
+        if line.record is None:
+            survey.unsound.append((line.raw, fault("bad-line", line.number, line.problem, [])))
+        elif isinstance(line.record, Item):
+            records.append(_Record(line, line.record))
+            if line.altered:
+                problem = "expected a record as it was written, got one that was changed"
+                records[-1].reason = fault("altered-line", line.number, problem, [line.record.id])
+        elif line.altered:
+            problem = "expected a tombstone as it was written, got one that was changed; forget the person again"
+            survey.unsound.append((line.raw, fault("altered-line", line.number, problem, [])))
+        else:
+            survey.tombstones.append(line)
+    if torn := manifest.torn:
+        problem = f"expected a line end, got none after {len(torn)} bytes; it is no item"
+        survey.unsound.append((torn, fault("torn-line", len(manifest.lines) + 1, problem, [])))
+    return records
+
+
+def _check_shard(folder: Path, name: str, records: list[_Record], survey: Survey) -> None:
+    """Hold each item of a shard against its hashes."""
+    path = folder / f"{name}.safetensors"
+    if not path.exists() and not path.is_symlink():
+        _refuse_shard("missing-shard", name, f"expected {path.name}, got no such file", records, survey)
+        return
+    try:
+        shard = read_shard(folder, name, survey.layout.num_parameters if survey.layout else None)
+    except ZooError as error:
+        _refuse_shard("bad-shard", name, str(error), records, survey)
+        return
+    survey.shapes[name], survey.num_rows[name] = shard.embedding_shape, shard.num_rows
+    for record in records:
+        if not record.reason:
+            _refuse_item(record, *_problem_of(shard, record.item), survey)
+    claimed = {record.item.row for record in records}
+    survey.faults += [
+        Fault(code="orphan-row", place=f"{name} row {row}", problem="expected an item that it is of, got none")
+        for row in range(shard.num_rows)
+        if row not in claimed
+    ]
+
+
+def _check_shapes(by_shard: dict[str, list[_Record]], survey: Survey) -> None:
+    """All embeddings of a zoo have one shape."""
+    usual = Counter(survey.shapes.values()).most_common(1)
+    for name, shape in survey.shapes.items():
+        if shape != usual[0][0]:
+            problem = f"expected embeddings of shape {usual[0][0]} as in other shards, got {shape}"
+            _refuse_shard("bad-shard", name, problem, by_shard[name], survey)
+            del survey.num_rows[name]
+
+
+def _check_doubles(records: list[_Record], survey: Survey) -> None:
+    """Of items that say the same the first is sound; of people who were forgotten none is."""
+    forgotten = {tombstone.forgotten for tombstone in survey.forgotten}
+    ids: set[str] = set()
+    rows: set[tuple[str, int]] = set()
+    for record in records:
+        item = record.item
+        if record.reason:
+            continue
+        if item.id in ids or (item.shard, item.row) in rows:
+            _refuse_item(record, "double-item", "expected each id and each row once, got one again", survey)
+        elif item.person in forgotten:
+            problem = f"expected nobody who was forgotten, got person {item.person}"
+            _refuse_item(record, "forgotten-item", problem, survey)
+        else:
+            ids.add(item.id)
+            rows.add((item.shard, item.row))
+
+
+def _check_files(folder: Path, shards: set[str], survey: Survey) -> None:
+    """Files that no item needs."""
+    there = sorted(path.name.removesuffix(".safetensors") for path in folder.glob("shard-*.safetensors"))
+    survey.orphans = [name for name in there if name not in shards]
+    survey.leftovers = sorted(folder.glob(".*.part"))
+    survey.faults += [
+        Fault(code="orphan-shard", place=name, problem="expected items in it, got none") for name in survey.orphans
+    ]
+    problem = "expected no temporary file, got one of a writer that was killed"
+    survey.faults += [Fault(code="orphan-file", place=path.name, problem=problem) for path in survey.leftovers]
+
+
+def _refuse_item(record: _Record, code: str, problem: str, survey: Survey) -> None:
+    """Note what is wrong with an item, if anything."""
+    if code:
+        item = record.item
+        fault = Fault(code=code, place=f"{item.shard} row {item.row}", problem=problem, items=[item.id])
+        survey.faults.append(fault)
+        record.reason = str(fault)
+
+
+def _refuse_shard(code: str, name: str, problem: str, records: list[_Record], survey: Survey) -> None:
+    """Note what is wrong with a shard: none of its items is sound."""
+    fault = Fault(code=code, place=name, problem=problem, items=[record.item.id for record in records])
+    survey.faults.append(fault)
+    for record in records:
+        record.reason = record.reason or str(fault)
+
+
+def _problem_of(shard: Shard, item: Item) -> tuple[str, str]:
+    """What is wrong with an item's row: a fault's code and words; empty if nothing."""
+    if item.row >= shard.num_rows:
+        return "missing-row", f"expected at least {item.row + 1} rows, got {shard.num_rows}"
+    if (actual := row_hash(shard.vector_bytes(item.row))) != item.sha256:
+        return "altered-lora", f"expected sha256 {item.sha256[:12]} of its LoRA, got sha256 {actual[:12]}"
+    faces = shard.embedding_bytes(item.row)
+    if item.embeddings_sha256 and (actual := row_hash(faces)) != item.embeddings_sha256:
+        expected = item.embeddings_sha256[:12]
+        return "altered-faces", f"expected sha256 {expected} of its embeddings, got sha256 {actual[:12]}"
+    if not item.embeddings_sha256 and not np.isfinite(np.frombuffer(faces, np.float16)).all():
+        return "altered-faces", "expected finite embeddings, got others"
+    return "", ""

@@ -1,0 +1,303 @@
+"""Somebody who was forgotten is in no file any more, whatever happens in the middle of it, and does not come back."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from lorasynth.cli import main
+from lorasynth.errors import ZooError
+from lorasynth.lora.factors import LoRA
+from lorasynth.zoo import Zoo, build
+from lorasynth.zoo.build import ZooConfig, build_zoo
+from lorasynth.zoo.candidates import candidates_of
+from lorasynth.zoo.forget import forget_person
+from lorasynth.zoo.importer import import_zoo
+from lorasynth.zoo.pairs import find_loras, pair_by_name, person_number
+from lorasynth.zoo.repair import repair_zoo
+from lorasynth.zoo.resize import resize_zoo
+from lorasynth.zoo.verify import LEFTOVER, look_over
+
+from .planted import contents, layout, make_zoo, restore, stored
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    return make_zoo(tmp_path / "zoo")
+
+
+def bytes_of(zoo, person):
+    ids = {item.id for item in zoo.items if item.person == person}
+    return [part for id, parts in stored(zoo.folder).items() if id in ids for part in parts]
+
+
+def found_in(folder, needles):
+    return [name for name, content in contents(folder).items() for needle in needles if needle in content]
+
+
+def kill_at(moment, folder):
+    """Have this process killed before it changes the folder for the ``moment``-th time."""
+    seen = 0
+
+    def hook(event, arguments):
+        nonlocal seen
+        if event == "open":
+            changes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        else:
+            changes = event in ("os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.chmod")
+        if changes and any(str(folder) in str(a) for a in arguments):
+            seen += 1
+            if seen == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def killed_at(moment, folder, act):
+    """Let a process act that is to be killed; whether it was, before it was done."""
+
+    def child():
+        kill_at(moment, folder)
+        act()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def test_a_person_leaves_no_byte_and_everybody_else_stays_to_the_byte(zoo):
+    theirs, before = bytes_of(zoo, 12), stored(zoo.folder)
+    untouched = (zoo.folder / "shard-00001.safetensors").stat()
+    assert len(found_in(zoo.folder, theirs)) == 4  # two items, each with embeddings
+    done = forget_person(zoo.folder, 12)
+    assert done.ids == ["item-01", "item-03"]
+    assert done.items == 7
+    assert done.rewritten == ["shard-00000"]
+    assert found_in(zoo.folder, theirs) == []
+    assert stored(zoo.folder) == {id: parts for id, parts in before.items() if id not in done.ids}
+    assert look_over(zoo.folder).faults == []
+    now = (zoo.folder / "shard-00001.safetensors").stat()
+    assert (now.st_ino, now.st_mtime_ns) == (untouched.st_ino, untouched.st_mtime_ns)
+    assert {t.forgotten for t in Zoo.open(zoo.folder).forgotten} == {99, 12}
+
+
+def test_quarantine_and_temporary_files_go_with_them(zoo):
+    theirs = bytes_of(zoo, 22)
+    shard = zoo.folder / "shard-00001.safetensors"
+    (zoo.folder / ".shard-00001.safetensors.x.part").write_bytes(shard.read_bytes())
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1  # of somebody else in the same shard, or of theirs: it is set aside whole
+    shard.write_bytes(content)
+    with pytest.raises(ZooError, match="expected a sound zoo to take somebody out of, got 1 faults"):
+        forget_person(zoo.folder, 21)
+    repair_zoo(zoo.folder)
+    assert found_in(zoo.folder / "quarantine", theirs)
+    forget_person(zoo.folder, 21)
+    assert found_in(zoo.folder, theirs) == []
+    assert not (zoo.folder / "quarantine").exists()
+
+
+def test_whoever_is_not_in_the_zoo_cannot_be_forgotten_and_twice_is_once(zoo):
+    with pytest.raises(ZooError, match="expected a person of the zoo, got 5, of whom nothing is there"):
+        forget_person(zoo.folder, 5)
+    forget_person(zoo.folder, 31)
+    before = contents(zoo.folder)
+    again = forget_person(zoo.folder, 31)
+    assert (again.ids, again.rewritten, again.deleted) == (["item-20"], [], [])
+    assert contents(zoo.folder) == before
+
+
+@pytest.mark.parametrize("then", ["forget again", "repair, and forget again"])
+def test_killed_at_any_moment_it_can_be_finished(zoo, then):
+    (zoo.folder / "quarantine").mkdir()
+    (zoo.folder / "quarantine" / "shard-00007.safetensors").write_bytes(b"".join(bytes_of(zoo, 12)))
+    (zoo.folder / "import.jsonl").write_text(
+        '{"file": "twelve", "id": "item-01"}\n{"file": "eleven", "id": "item-00"}\n'
+    )
+    before, theirs, rows = contents(zoo.folder), bytes_of(zoo, 12), stored(zoo.folder)
+    kept = {id: parts for id, parts in rows.items() if id not in ("item-01", "item-03")}
+    number = 1
+    while killed_at(number, zoo.folder, lambda: forget_person(zoo.folder, 12)):
+        assert {fault.code for fault in look_over(zoo.folder).faults} <= set(LEFTOVER), number
+        now = stored(zoo.folder)
+        assert now in (rows, kept), number
+        if then.startswith("repair"):
+            repair_zoo(zoo.folder)
+            assert look_over(zoo.folder).faults == [], number
+            assert stored(zoo.folder) == now, number
+        forget_person(zoo.folder, 12)
+        assert look_over(zoo.folder).faults == [], number
+        assert stored(zoo.folder) == kept, number
+        assert found_in(zoo.folder, [*theirs, b"twelve"]) == [], number
+        restore(zoo.folder, before)
+        number += 1
+    assert number > 12
+
+
+def test_a_repair_killed_at_any_moment_can_be_finished(zoo):
+    shard, manifest = zoo.folder / "shard-00000.safetensors", zoo.folder / "manifest.jsonl"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    (zoo.folder / "shard-00001.safetensors").write_bytes(b"nothing")
+    manifest.write_bytes(manifest.read_bytes()[:-5])
+    before, sound = contents(zoo.folder), {item.id for item in look_over(zoo.folder).items}
+    assert len(sound) == 5
+    number = 1
+    while killed_at(number, zoo.folder, lambda: repair_zoo(zoo.folder)):
+        repair_zoo(zoo.folder)
+        assert look_over(zoo.folder).faults == [], number
+        assert stored(zoo.folder).keys() == sound, number
+        log = (zoo.folder / "quarantine" / "dropped.jsonl").read_text().splitlines()
+        assert len(log) == 4, number
+        now = contents(zoo.folder)
+        for name in ("shard-00000.safetensors", "shard-00001.safetensors"):
+            assert now[f"quarantine/{name}"] == before[name], number
+        restore(zoo.folder, before)
+        number += 1
+    assert number > 12
+
+
+def test_many_writers_that_are_killed_lose_nothing_that_was_said_to_be_stored(tmp_path):
+    """Four processes append; each is killed at some moment and started again, until all is there once."""
+    folder, p = tmp_path / "zoo", layout().num_parameters
+    Zoo.create(folder, layout(), {"rank": 2}, None)
+
+    def work(worker):
+        for k in range(5):
+            name = f"shard-{10 * worker + k:05d}"
+            zoo = Zoo.open(folder)
+            if name not in zoo.shard_names:
+                persons = [100 * worker + 2 * k, 100 * worker + 2 * k + 1]
+                rows = torch.tensor(persons)[:, None] * torch.ones(2, p)
+                zoo.append(name, persons, ["train"] * 2, rows, torch.ones(2, 1, 8), "made", "CC0")
+
+    def child(worker, moment):
+        kill_at(moment, folder)
+        work(worker)
+
+    context, kills = multiprocessing.get_context("fork"), 0
+    for moment in [2, 5, 7, 9, 12, 15, 19, 10**9]:
+        processes = [context.Process(target=child, args=(w, moment + w)) for w in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+    assert kills > 8
+    repair_zoo(folder)
+    zoo = Zoo.open(folder)
+    assert sorted(item.person for item in zoo.items) == sorted(100 * w + n for w in range(4) for n in range(10))
+    assert zoo.verify() == []
+    assert zoo.load()[1][:, 0].tolist() == sorted(item.person for item in zoo.items)
+
+
+def test_appending_somebody_who_was_forgotten_is_refused(zoo):
+    forget_person(zoo.folder, 31)
+    p = layout().num_parameters
+    for opened in (zoo, Zoo.open(zoo.folder)):  # one that was opened before, as a worker's is
+        with pytest.raises(ZooError, match="expected people who may be in it, got 31, who was forgotten"):
+            opened.append(
+                "shard-00009", [31], ["train"], torch.ones(1, p), torch.ones(1, 2, 8), "made", "CC0", ids=["x"]
+            )
+
+
+def test_importing_again_passes_over_who_was_forgotten(tmp_path):
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    for n, name in enumerate(("ada", "bob", "eve")):
+        LoRA.random(layout(), seed=n, std=0.1).save(loras / f"{name}.safetensors", "peft" if n > 9 else "kohya")
+        np.save(loras / f"{name}.npy", np.random.default_rng(n).normal(size=8))
+
+    def run():
+        candidates = candidates_of(pair_by_name(find_loras([loras])), layout(), base="toy")
+        return import_zoo(candidates, tmp_path / "zoo", layout(), licence="CC0", report=lambda _: None)
+
+    zoo, _ = run()
+    assert len(zoo) == 3
+    forget_person(zoo.folder, person_number("bob"))
+    assert "bob" not in (zoo.folder / "import.jsonl").read_text()
+    # Under another name it is the same file.
+    (loras / "eve2.safetensors").write_bytes((loras / "bob.safetensors").read_bytes())
+    np.save(loras / "eve2.npy", np.ones(8))
+    zoo, outcomes = run()
+    assert [(o.file.rpartition("/")[2].partition(".")[0], o.outcome) for o in outcomes] == [
+        ("ada", "present"), ("bob", "forgotten"), ("eve", "present"), ("eve2", "forgotten"),
+    ]  # fmt: skip
+    assert len(zoo) == 2
+    # A zoo of which everybody was forgotten stays a zoo, which remembers that.
+    for name in ("ada", "eve"):
+        forget_person(zoo.folder, person_number(name))
+    zoo, outcomes = run()
+    assert (len(zoo), {o.outcome for o in outcomes}) == (0, {"forgotten"})
+
+
+def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten(tmp_path, monkeypatch):
+    """The training is a stand-in, which gives each person the same LoRA in whatever company."""
+    config, folder, trained = ZooConfig(people=6, validation_people=2, bank=3), tmp_path / "zoo", []
+
+    def train(world, layout, init, persons, *_, **__):
+        trained.extend(persons)
+        return torch.stack([LoRA.random(layout, seed=person).vector for person in persons])
+
+    class World:
+        def layout(self, rank):
+            return layout()
+
+        def embeddings(self, persons, number, first):
+            return torch.stack([torch.full((number, 8), person % 97) for person in persons]).float()
+
+    monkeypatch.setattr(build, "get_world", lambda name: World())
+    monkeypatch.setattr(build, "train_people", train)
+    monkeypatch.setattr(build, "_begin", lambda *_: Zoo.create(folder, layout(), {"rank": 2}, torch.zeros(48)))
+    said = []
+    zoo = build_zoo(config, str(folder), report=said.append)
+    assert (len(zoo), len(trained), said) == (8, 8, [])
+    whole, someone = stored(folder), zoo.items[3]
+    forget_person(folder, someone.person)
+    trained.clear()
+    assert len(build_zoo(config, str(folder), report=said.append)) == 7
+    assert (trained, said) == ([], ["1 people were forgotten and stay out"])
+    shard = folder / "shard-00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    (lost,) = [i for i in Zoo.open(folder).items if i.id not in {s.id for s in look_over(folder).items}]
+    repair_zoo(folder)
+    again = build_zoo(config, str(folder), report=said.append)
+    assert trained == [lost.person]
+    assert again.verify() == []
+    assert stored(folder) == {id: parts for id, parts in whole.items() if id != someone.id}
+
+
+def test_a_zoo_resized_before_has_to_forget_too(zoo, tmp_path):
+    resize_zoo(zoo, tmp_path / "new", 1, report=lambda _: None)
+    forget_person(zoo.folder, 12)
+    with pytest.raises(ZooError, match="holds LoRAs of 12, who was forgotten"):
+        resize_zoo(Zoo.open(zoo.folder), tmp_path / "new", 1, report=lambda _: None)
+    forget_person(tmp_path / "new", 12)
+    new, _ = resize_zoo(Zoo.open(zoo.folder), tmp_path / "new", 1, report=lambda _: None)
+    assert {i.id for i in new.items} == {i.id for i in Zoo.open(zoo.folder).items}
+
+
+def test_the_command_forgets_by_number_and_by_name(zoo, monkeypatch, capsys):
+    def command(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["lorasynth", "zoo", "forget", str(zoo.folder), *arguments])
+        with pytest.raises(SystemExit, match=rf"^{code}$"):
+            main()
+        return capsys.readouterr()
+
+    said = command("--person", "12")
+    record = json.loads(said.out)
+    assert (record["ids"], record["items"]) == (["item-01", "item-03"], 7)
+    assert "2 LoRAs forgotten, 7 are left; train again what learned from them" in said.err
+    said = command("--person", "somebody else", code=2)
+    assert "expected a person of the zoo" in said.err
+    assert len(said.err.splitlines()) == 1
