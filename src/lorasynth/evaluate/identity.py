@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorasynth.evaluate.render import render
+from lorasynth.lora.layout import Layout
 from lorasynth.worlds.world import World
 
 
@@ -29,6 +31,19 @@ def similarity(embedding: Float[Tensor, "N K D"], centroid: Float[Tensor, "N D"]
     person are the ceiling (about 0.95 by this world's encoder).
     """
     return (embedding * centroid[:, None]).sum(2).mean(1)
+
+
+@torch.no_grad()
+def likeness(
+    world: World,
+    layout: Layout,
+    vectors: Float[Tensor, "N P"],
+    centroids: Float[Tensor, "N D"],
+    num_prompts: int = 2,
+) -> float:
+    """Mean similarity, by the conditioning encoder, of what LoRAs draw (without guidance, which costs half of the time)."""
+    drawn = render(world.pipe, list(world.prompts[:num_prompts]), layout, vectors, guidance_scale=1.0)
+    return similarity(embed_pictures(world.encoder, drawn), centroids).mean().item()
 
 
 def interval(values: Float[Tensor, " N"], resamples: int = 2_000, seed: int = 0) -> dict[str, float]:

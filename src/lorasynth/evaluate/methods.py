@@ -1,23 +1,28 @@
 """Every way to get a LoRA of a held-out person, scored the same: the table that `lorasynth evaluate` prints."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.encoders.images import to_image
 from lorasynth.evaluate.fidelity import PromptFidelity
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
+from lorasynth.evaluate.memorisation import Memorisation
 from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.store import Zoo
 
 GIVEN_PHOTO = 0  # the one photo a synthesizer is given
 SCORED_FROM = 1_000  # photos that only scores look at
@@ -55,6 +60,19 @@ def lora_vectors(
     return vectors
 
 
+def photo_seconds(world: World, model: Synthesizer, persons: list[int], seed: int = 0) -> dict[str, float]:
+    """Seconds from one photo to a LoRA by each prior: the median of a few people, after one call that does not count."""
+    photos = [to_image(picture) for picture in world.draw(persons[:6], [GIVEN_PHOTO] * len(persons[:6]), 256)]
+    seconds = {}
+    for name in model.priors:
+        times = []
+        for photo in photos:
+            model(photo, seed=seed, prior=name, allow_outside=True)  # whether the guard likes it is another question
+            times.append(model.last_seconds)
+        seconds[name] = median(times[1:] or times)
+    return seconds
+
+
 def evaluate(
     world: World,
     model: Synthesizer,
@@ -63,6 +81,7 @@ def evaluate(
     *,
     persons: list[int] | None = None,
     cache: Path | None = None,
+    trained_on: Zoo | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], dict[str, Float[Tensor, "N K 3 H W"]]]:
     """Score every method on held-out people.
@@ -74,11 +93,18 @@ def evaluate(
         config: what is evaluated.
         persons: whom, instead of the first held-out people.
         cache: a folder that keeps the fine-tuned LoRAs; see `fine_tuned_vectors`.
+        trained_on: the zoo that the model learned from: asks whether LoRAs are copies of it; see `memorisation`.
         report: gets a line now and then.
 
     Returns:
-        The record of `docs/design.md` ("methods", "people", "photos", "split", …), and some pictures of each method.
+        The record of `docs/design.md` ("methods", "people", "photos", "split", …) with "seconds" ("photo_to_lora" by each prior,
+        "picture") and perhaps "memorisation", and some pictures of each method. A method's "over_nearest" is by how much it is
+        more similar than the nearest neighbour's LoRA, person by person.
+
+    Raises:
+        LayoutError, ZooError: `trained_on` is not the model's zoo; before any other work.
     """
+    memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
     persons = persons or persons_of(Split.HELD_OUT, config.people)
     nets = {"similarity": world.encoder, "similarity2": world.second_recogniser}
     centroids = {name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()}
@@ -89,33 +115,50 @@ def evaluate(
         thresholds[name] = different.quantile(0.999).item()
     methods: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
+    scores: dict[str, Tensor] = {}
+    near: dict[str, Any] = {}
+    drawing_seconds = []
     fidelity = PromptFidelity.fit()
     for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, cache, report).items():
+        start = time.perf_counter()
         drawn = render(
             world.pipe, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
             guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,
         )  # fmt: skip
+        drawing_seconds.append((time.perf_counter() - start) / (len(drawn) * len(world.prompts)))
         methods[name] = {}
         for score, net in nets.items():
             embedded = embed_pictures(net, drawn)
-            methods[name][score] = interval(similarity(embedded, centroids[score]))
+            similarities = similarity(embedded, centroids[score])
+            methods[name][score] = interval(similarities)
+            if score == "similarity":
+                scores[name] = similarities
             verified = ((embedded * centroids[score][:, None]).sum(2) > thresholds[score]).float().mean().item()
             methods[name][f"verified_{score}"] = verified
         methods[name]["obeyed"] = fidelity.obeyed(drawn, list(world.prompts))
         methods[name]["delta_W_norm"] = (
             delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
         )
+        if memorisation is not None and name in model.priors:
+            near[name] = memorisation.of(vectors)
         pictures[name] = drawn[:8]
         report(
             f"{name:12s} similarity {methods[name]['similarity']['mean']:.3f}  second {methods[name]['similarity2']['mean']:.3f}"
         )
+    if "nearest" in scores:
+        for name in scores.keys() - {"nearest"}:
+            methods[name]["over_nearest"] = interval(scores[name] - scores["nearest"])
     real = world.draw([p for p in persons for _ in range(4)], list(range(600, 604)) * len(persons), world.picture_size)
     real = real.unflatten(0, (-1, 4))
     methods["real"] = {
         score: interval(similarity(embed_pictures(net, real), centroids[score])) for score, net in nets.items()
     }
     pictures["real"] = real[:8]
-    return {
+    seconds = {"photo_to_lora": photo_seconds(world, model, persons, config.seed), "picture": median(drawing_seconds)}
+    record = {
         "methods": methods, "people": len(persons), "photos": 1, "split": "held_out", "prompts": list(world.prompts),
-        "guidance_scale": config.guidance_scale, "num_inference_steps": config.num_inference_steps,
-    }, pictures  # fmt: skip
+        "guidance_scale": config.guidance_scale, "num_inference_steps": config.num_inference_steps, "seconds": seconds,
+    }  # fmt: skip
+    if memorisation is not None:
+        record["memorisation"] = memorisation.record(near)
+    return record, pictures
