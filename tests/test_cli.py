@@ -61,7 +61,7 @@ def test_help_imports_nothing_heavy():
         ["convert"],
         ["import-legacy"],
         ["zoo", "build"],
-        ["zoo", "resize"],
+        *(["zoo", verb] for verb in ("resize", "verify", "repair", "forget", "export", "nearest")),
         ["train", "all"],
         ["evaluate"],
     ],
@@ -156,9 +156,11 @@ def test_the_tiny_recipe_goes_all_the_way(tmp_path):
     assert info["faults"] == []
     trained = run("train", "all", "portraits_tiny", "--zoo", zoo, "--out", fit, "--workers", 2)
     assert trained.returncode == 0, trained.stderr
-    scored = run("evaluate", fit / "synthesizer", "--people", 2, "--json", tmp_path / "scores.json")
+    outputs = ("--json", tmp_path / "scores.json", "--html", tmp_path / "report.html")
+    scored = run("evaluate", fit / "synthesizer", "--people", 2, "--trained-on", zoo, *outputs)
     assert scored.returncode == 0, scored.stderr
-    methods = json.loads((tmp_path / "scores.json").read_text())["methods"]
+    record, report = json.loads((tmp_path / "scores.json").read_text()), (tmp_path / "report.html").read_text()
+    methods = record["methods"]
     assert {
         "base",
         "mean",
@@ -171,6 +173,11 @@ def test_the_tiny_recipe_goes_all_the_way(tmp_path):
         "real",
     } <= methods.keys()
     assert methods["real"]["similarity"]["mean"] > 0.8
+    assert record["memorisation"]["zoo_loras"] == 24
+    assert record["memorisation"]["methods"].keys() == methods.keys() - {"base", "fine_tuned", "real"} | {"held_back"}
+    assert record["seconds"]["photo_to_lora"]["adalora"] < 60
+    assert "data:image/png;base64," in report
+    assert "24 training LoRAs" in report
 
 
 # What people give by mistake, in this process: nothing heavy is reached.
@@ -291,6 +298,11 @@ def test_an_address_is_no_photo_and_no_lora_and_nothing_is_sent(here, tmp_path, 
         (["zoo", "resize", "z", "--out", "o", "--rank", "0"], "'--rank'"),
         (["zoo", "resize", "z", "--out", "o", "--rank", "1.5"], "'--rank'"),
         (["zoo", "resize", "z", "--out", "o", "--rank", "2"], "z: expected a zoo"),
+        (["zoo", "verify", "z"], "z: expected a zoo"),
+        (["zoo", "repair", "z"], "z: expected a zoo"),
+        (["zoo", "forget", "z", "--person", "1"], "z: expected a zoo"),
+        (["zoo", "export", "z", "--item", "a", "--out", "o"], "z: expected a zoo"),
+        (["zoo", "nearest", "z", "f", "--count", "0"], "'--count'"),
         (["convert", "x", "o", "--format", "pickle"], "'--format'"),
         (["convert", "x", "o", "--dtype", "int8"], "'--dtype'"),
         (["import-legacy", "x.pt", "o"], "expected a name that ends in .safetensors"),

@@ -1,4 +1,7 @@
-"""What a prior learns through the base shows on people it has not seen, and nothing but the prior changes."""
+"""What priors and VAE learn through the base shows on people they have not seen, and nothing else changes."""
+
+import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +10,16 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.errors import UsageError
 from lorasynth.prior import Denoiser, DiffusionPrior, RidgePrior
-from lorasynth.refining import CRITIC_PHOTOS, RefineConfig, drawing_loss, photo_loss, refine, train_critic
+from lorasynth.refining import (
+    CRITIC_PHOTOS,
+    EndToEndConfig,
+    RefineConfig,
+    drawing_loss,
+    end_to_end,
+    photo_loss,
+    refine,
+    train_critic,
+)
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE
@@ -152,6 +164,79 @@ def test_training_by_what_is_drawn_lowers_its_loss(world, model, critic):
     assert metrics["loss_after"] < metrics["loss_before"] - 0.01
 
 
+def zoo_of(model, count=40):
+    """Canonical vectors in two directions that the model's VAE knows nothing of."""
+    g = torch.Generator().manual_seed(5)
+    return torch.randn(count, 2, generator=g) @ torch.randn(2, model.canonicalizer.num_features, generator=g)
+
+
+def last_config(steps, *, zoo_weight=0.1, **changes):
+    """A direction of a stem has many small numbers: slower."""
+    slow = replace(config(steps).loop, learning_rate=3e-3)
+    through = config(steps, loop=slow, states="drawn", drawing_steps=3, **changes)
+    return EndToEndConfig(through=through, zoo_weight=zoo_weight, zoo_batch=8)
+
+
+@pytest.fixture
+def later_is_better(monkeypatch):
+    """An untrained critic knows nobody, and a few steps teach no faces: let the last weights be chosen."""
+    from lorasynth import refining
+
+    calls = iter(range(1000))
+    monkeypatch.setattr(refining, "likeness", lambda *_: next(calls) / 1000)
+
+
+def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic, later_is_better):
+    model.priors["adanorm"] = copy.deepcopy(model.priors["adalora"])
+    names = ["adalora", "adanorm"]
+    frozen = [*world.pipe.unet.parameters(), *critic.state_dict().values(), model.canonicalizer.mean]
+    before = [t.clone() for t in frozen]
+    old = {n: t.clone() for n, t in model.vae.state_dict().items()}
+    centre = model.priors["adalora"].centre.weight.clone()
+    metrics = end_to_end(world, model, names, critic, zoo_of(model), last_config(6))
+    assert metrics["likeness_after"] > metrics["likeness_before"]
+    assert all(torch.equal(a, b) for a, b in zip(frozen, before, strict=True))
+    new = model.vae.state_dict()
+    for part in ("encoder.linear.weight", "logvar.weight", "decoder.linear.weight", "stem.local.0", "stem.across"):
+        assert not torch.equal(new[part], old[part]), part
+    weights = [model.priors[n].centre.weight for n in names]
+    assert all(not torch.equal(w, centre) for w in weights)
+    assert not torch.equal(*weights)
+    assert not any(p.requires_grad for m in (model.vae, *(model.priors[n] for n in names)) for p in m.parameters())
+    # The stem is orthonormal, as the rest of the package takes it to be.
+    rows = model.vae.stem.lift(torch.eye(model.vae.stem.num_components))
+    assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-4)
+    assert all(model.settings[n]["scale"] == 1.5 for n in names)
+
+
+def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, monkeypatch):
+    from lorasynth import refining
+
+    seen = []
+
+    def spread(world, layout, vectors, centroids):
+        seen.append(vectors)
+        return vectors.std().item() / 100
+
+    monkeypatch.setattr(refining, "likeness", spread)
+    metrics = end_to_end(world, model, ["adalora"], critic, zoo_of(model), last_config(0))
+    held = persons_of(Split.VALIDATION, 4, offset=5_000)
+    expected = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
+    assert torch.allclose(seen[0], expected, atol=1e-5)
+    assert metrics["likeness_before"] == pytest.approx(expected.std().item() / 100, rel=1e-4)
+
+
+def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, critic, later_is_better):
+    zoo = zoo_of(model)
+    start, errors = copy.deepcopy(model.vae.state_dict()), []
+    for weight in (0.0, 10.0):
+        model.vae.load_state_dict(start)
+        end_to_end(world, model, ["adalora"], critic, zoo, last_config(10, zoo_weight=weight))
+        back = model.vae.decode(model.vae.encode(zoo)[0])
+        errors.append(((zoo - back).square().sum() / zoo.square().sum()).item())
+    assert errors[1] < errors[0] - 0.05
+
+
 @pytest.mark.parametrize("loss", [photo_loss, drawing_loss])
 def test_people_in_a_batch_do_not_mix(world, model, critic, loss):
     """What is asked of one person's LoRA does not depend on who else is asked: gradients are zero for all but its own row."""
@@ -184,6 +269,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(world, model, critic,
 def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):
     with pytest.raises(UsageError, match="expected a diffusion prior to refine, got RidgePrior for 'ridge'"):
         refine(world, model, "ridge", critic, config(1))
+    with pytest.raises(UsageError, match="expected a diffusion prior to refine, got RidgePrior for 'ridge'"):
+        end_to_end(world, model, ["adalora", "ridge"], critic, zoo_of(model), last_config(1))
 
 
 def test_the_critic_learns_who_is_who_from_latents(world):

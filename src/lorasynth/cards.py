@@ -117,8 +117,8 @@ Use it for your own face, of someone who agreed, or of nobody.
 def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> str:
     """The card of a drawn world's synthesizer."""
     people = sum(item.split == "train" for item in zoo.items)
-    refine, redraw = recipe.refine, recipe.redraw
-    vae, priors, refined = record["vae"], record["priors"], record["refined"]
+    refine, redraw, through = recipe.refine, recipe.redraw, recipe.end_to_end.through
+    vae, priors, refined, last = record["vae"], record["priors"], record["refined"], record["end_to_end"]
     rows = "\n".join(
         f"| {name} | {priors[name]['explained']:.3f} | {priors[name]['ridge_explained']:.3f} | "
         + " | ".join(f"{phase['loss_before']:.4f}, {phase['loss_after']:.4f}" for phase in phases.values())
@@ -138,13 +138,16 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 * **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one person. No real person, no downloaded data.
 * **Made by**: `make reproduce` (recipe `{recipe.name}`).
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
-  ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f});
-  {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
+  ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
+  {last["delta_W_error"]:.3f} after the last stage; {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
 * **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of {refine.people_a_step} people, of
   {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss. The critic of the latter has learned from
   {refine.critic_people:,} other people, and is neither the encoder nor the second recogniser that scores are told by.
 * **By what it draws**: then {redraw.loop.steps:,} steps of {redraw.people_a_step}, the critic looking at what the base is
   about to draw; identity weighs {redraw.identity_weight:g} there.
+* **End to end**: then {through.loop.steps:,} steps of {through.people_a_step}, all priors and the VAE together, which goes on
+  holding the zoo. Similarity of what is drawn for {through.validation_people} validation people, mean over the priors:
+  {last["likeness_before"]:.3f} before, {last["likeness_after"]:.3f} after (at scale {through.scale:g}).
 
 | prior | held latents' variance explained, zoo only | by ridge | loss before, after: on photos | on what it draws |
 |---|---|---|---|---|

@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,16 +13,15 @@ from torch import Tensor
 from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.errors import ZooError
-from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.evaluate.methods import SCORED_FROM
-from lorasynth.evaluate.render import render
 from lorasynth.files import read_json, write_json, write_tensors
 from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe, WorldRecipe
-from lorasynth.refining import refine, train_critic
+from lorasynth.refining import end_to_end, refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE, fit_vae
@@ -34,7 +33,9 @@ from lorasynth.zoo.store import Zoo
 SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
 COPIES = 5  # of a zoo in fp32 that are in memory at most
 
-Stage = Literal["priors", "refined"]
+END_TO_END: Final = "end-to-end"  # folder of what is trained last
+
+Stage = Literal["priors", "refined", "end-to-end"]
 
 
 @dataclass(frozen=True)
@@ -157,20 +158,6 @@ def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], fold
     return lam
 
 
-@torch.no_grad()
-def likeness(
-    world: World,
-    model: Synthesizer,
-    vectors: Float[Tensor, "N P"],
-    centroids: Float[Tensor, "N D"],
-    num_prompts: int = 2,
-) -> float:
-    """Mean similarity, by the conditioning encoder, of what LoRAs draw (without guidance, which costs half of the time)."""
-    prompts = list(world.prompts[:num_prompts])
-    drawn = render(world.pipe, prompts, model.canonicalizer.layout, vectors, guidance_scale=1.0)
-    return similarity(embed_pictures(world.encoder, drawn), centroids).mean().item()
-
-
 def tune(
     world: World, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
 ) -> dict[str, dict[str, float]]:
@@ -184,7 +171,8 @@ def tune(
     centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
 
     def score(name: str, settings: dict[str, Any]) -> float:
-        value = likeness(world, model, model.synthesize(embedding, prior=name, **settings), centroids)
+        vectors = model.synthesize(embedding, prior=name, **settings)
+        value = likeness(world, model.canonicalizer.layout, vectors, centroids)
         report(f"{name} {in_words(settings)}: likeness {value:.3f}")
         return value
 
@@ -197,18 +185,20 @@ def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer
     Args:
         recipe: whose world and priors.
         fitted: the working folder.
-        stage: whose diffusion priors to take: "priors" (what the zoo teaches) or "refined" (then trained through the base).
+        stage: whose VAE and priors to take: "priors" (what the zoo teaches), "refined" (its diffusion priors, each then trained
+            through the base) or "end-to-end" (then all of them with the VAE).
     """
     world = get_world(recipe.zoo.world)
     pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
+    last = fitted / END_TO_END if stage == "end-to-end" else fitted
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
         name = f"{config.conditioning}.safetensors"
-        priors[config.conditioning] = DiffusionPrior.load(fitted / stage / name)
-    priors |= {n: Baseline.load(fitted / "priors" / f"{n}.safetensors") for n in BASELINES}
+        priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
+    priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
     return Synthesizer(
         base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures),
-        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
+        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(last / "vae.safetensors"),
         priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
     )  # fmt: skip
 
@@ -219,6 +209,11 @@ def critic_stage(recipe: WorldRecipe, out: Path) -> Path:
     if not path.exists():
         write_tensors(path, train_critic(get_world(recipe.zoo.world), recipe.refine).state_dict())
     return path
+
+
+def _critic(recipe: WorldRecipe, out: Path) -> LatentNet:
+    world = get_world(recipe.zoo.world)
+    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
 
 
 def refine_stage(recipe: WorldRecipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -233,8 +228,7 @@ def refine_stage(recipe: WorldRecipe, out: Path, names: Sequence[str] | None = N
     Returns:
         `refine`'s figures of each, on "photo" and then on "drawn" states.
     """
-    world, model = get_world(recipe.zoo.world), put_together(recipe, out, "priors")
-    critic = load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
+    world, model, critic = get_world(recipe.zoo.world), put_together(recipe, out, "priors"), _critic(recipe, out)
     (out / "refined").mkdir(parents=True, exist_ok=True)
     metrics: dict[str, dict[str, Any]] = {}
     for name in names or [config.conditioning for config in recipe.priors]:
@@ -258,11 +252,38 @@ def refine_with_workers(recipe: WorldRecipe, out: Path, workers: int) -> dict[st
     return {name: figures for part in parts for name, figures in part.items()}
 
 
+def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]:
+    """Train all diffusion priors and the VAE together through the base; write them to ``out / "end-to-end"``.
+
+    The baselines, which the zoo alone teaches, are fitted again to the VAE as it is then.
+
+    Returns:
+        `end_to_end`'s figures, and those on ΔW that `fit_vae_stage` gives, of this VAE.
+    """
+    data, model = _load(recipe, zoo), put_together(recipe, out, "refined")
+    names = [config.conditioning for config in recipe.priors]
+    x = model.canonicalizer.apply(data.vectors)
+    metrics: dict[str, Any] = end_to_end(
+        get_world(recipe.zoo.world), model, names, _critic(recipe, out), x[data.train], recipe.end_to_end,
+        run_dir=out / "run-end-to-end",
+    )  # fmt: skip
+    (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
+    model.vae.save(out / END_TO_END / "vae.safetensors")
+    for name in names:
+        model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")
+    with torch.no_grad():
+        mean, _ = model.vae.encode(x)
+    metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / END_TO_END / "priors")}
+    metrics |= _delta_W_errors(data, model.canonicalizer, model.vae)
+    write_json(out / END_TO_END / "metrics.json", metrics)
+    return metrics
+
+
 def assemble(
     recipe: WorldRecipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
 ) -> Synthesizer:
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
-    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, "refined")
+    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, END_TO_END)
     tried = tune(world, model, recipe.tune_people, report=report)
     record = {
         "fine_tuning": asdict(recipe.fine_tuning),
@@ -270,7 +291,7 @@ def assemble(
             "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
             "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
             "refined": {c.conditioning: read_json(fitted / "refined" / f"{c.conditioning}.json") for c in recipe.priors},
-            "settings_tried": tried,
+            "end_to_end": read_json(fitted / END_TO_END / "metrics.json"), "settings_tried": tried,
         },
     }  # fmt: skip
     model.save_pretrained(out, card, record=record)

@@ -15,9 +15,10 @@ which is what a user gets: a LoRA that does well from photos need not draw well,
 with more freedom, learns to please the critic there and draws worse (dev/LOG.md).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lorasynth.errors import UsageError
+from lorasynth.evaluate.identity import likeness, person_centroids
+from lorasynth.evaluate.methods import SCORED_FROM
 from lorasynth.lora.bank import attached
 from lorasynth.prior import DiffusionPrior
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, stratified_uniform, train
+from lorasynth.vae import zoo_loss
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import RecogniserConfig, degrade, train_recogniser
@@ -62,6 +66,21 @@ class RefineConfig:
             validate_every=250, checkpoint_every_s=120.0,
         )
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndToEndConfig:
+    """Training of priors and VAE together, through the base model."""
+
+    through: RefineConfig = field(
+        default_factory=lambda: RefineConfig(
+            states="drawn", people_a_step=12, scale=1.5, identity_weight=1.0,
+            loop=replace(RefineConfig().loop, steps=3_000, learning_rate=5e-4, validate_every=200),
+        )
+    )  # fmt: skip
+    zoo_weight: float = 0.3
+    zoo_batch: int = 64
+    kl_weight: float = 1e-4
 
 
 def train_critic(world: World, config: RefineConfig) -> LatentNet:
@@ -106,49 +125,166 @@ def refine(
     Raises:
         UsageError: the prior is not a diffusion prior.
     """
-    prior = model.priors[name]
-    if not isinstance(prior, DiffusionPrior):
-        raise UsageError(f"expected a diffusion prior to refine, got {type(prior).__name__} for {name!r}")
-    of_loras = drawing_loss if config.states == "drawn" else photo_loss
-    sampler: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": config.num_inference_steps}
-    first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
     held = persons_of(Split.VALIDATION, config.validation_people, offset=5_000)
-
-    def loss_for(embedding: Float[Tensor, "N D"], photos: Photos, generator: torch.Generator) -> Tensor:
-        z = prior.sample(embedding, **sampler)
-        vectors = model.canonicalizer.invert(config.scale * model.vae.decode(z))
-        return of_loras(world, model, vectors, photos, critic, config, generator)
-
-    def loss_of(generator: torch.Generator) -> Tensor:
-        persons = (torch.randint(config.people, (config.people_a_step,), generator=generator) + first).tolist()
-        given, shown = torch.randint(config.photos, (2,), generator=generator).tolist()
-        embedding = world.embeddings(persons, 1, first=given)[:, 0]
-        return loss_for(embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown), generator)
-
     held_embedding = world.embeddings(held, 1)[:, 0]
     held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
 
     def validate() -> float:
-        return sum(loss_for(held_embedding, held_photos, step_generator(1, k)).item() for k in range(4)) / 4
+        losses = [
+            _loss_for(world, model, [name], held_embedding, held_photos, critic, config, step_generator(1, k))
+            for k in range(4)
+        ]
+        return sum(loss.item() for loss in losses) / len(losses)
 
-    prior.requires_grad_(True)  # the centre too
-    for module in prior.modules():
+    def loss_of(generator: torch.Generator) -> Tensor:
+        return _loss_for(world, model, [name], *_people(world, config, generator), critic, config, generator)
+
+    priors = _diffusion_priors(model, [name])
+    frozen = [model.vae, critic, world.pipe.unet]
+    before, metrics = _train(
+        priors, frozen, loss_of, validate, config, config_record(config), f"refine {name}", run_dir
+    )
+    model.settings[name] = _settings(config)
+    return {"loss_before": before, "loss_after": metrics["best_validation"]} | _how_long(metrics)
+
+
+def end_to_end(
+    world: World,
+    model: Synthesizer,
+    names: Sequence[str],
+    critic: nn.Module,
+    zoo: Float[Tensor, "N F"],
+    config: EndToEndConfig,
+    *,
+    run_dir: Path | None = None,
+) -> dict[str, float]:
+    """Train diffusion priors and the VAE together through the base; in place.
+
+    What a VAE has from the zoo are the directions in which LoRAs vary, and they need not be those in which a picture becomes
+    a person's. Every step gives each prior an equal share of new people, on `refine`'s loss; the VAE goes on holding the zoo:
+
+        loss = refine's + zoo_weight * VAE's own loss on LoRAs of the zoo (`zoo_loss`).
+
+    What is drawn for validation people, seen by nothing else, chooses the best weights: the mean similarity of their pictures
+    by the conditioning encoder, which no gradient has come through.
+
+    Args:
+        world: whose base, encoder and people.
+        model: holds the priors and the VAE. Other priors of its VAE have to be fitted again afterwards.
+        names: which priors.
+        critic: latents -> unit embeddings; neither of the recognisers that score.
+        zoo: canonical vectors of the zoo's training people.
+        config: settings.
+        run_dir: for checkpoints and metrics; the same folder again resumes.
+
+    Returns:
+        "likeness_before" and "likeness_after" (of the validation people, mean over the priors), "best_step", "seconds".
+        The priors' settings are those that they were trained with.
+
+    Raises:
+        UsageError: one of the priors is not a diffusion prior.
+    """
+    through = config.through
+    held = persons_of(Split.VALIDATION, through.validation_people, offset=5_000)
+    held_embedding = world.embeddings(held, 1)[:, 0]
+    centroids = person_centroids(world, held, world.encoder, SCORED_FROM)
+
+    def validate() -> float:
+        sampled = [_vectors(model, [name], held_embedding, through) for name in names]
+        return 1 - sum(likeness(world, model.canonicalizer.layout, v, centroids) for v in sampled) / len(sampled)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        loss = _loss_for(world, model, names, *_people(world, through, generator), critic, through, generator)
+        rows = torch.randint(len(zoo), (config.zoo_batch,), generator=generator)
+        return loss + config.zoo_weight * zoo_loss(model.vae, zoo[rows], config.kl_weight, generator)
+
+    learned = _diffusion_priors(model, names)
+    learned["vae"] = model.vae
+    frozen = [critic, world.pipe.unet]
+    record = config_record(config) | {"zoo": fingerprint(zoo)}
+    before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir)
+    model.vae.orthonormalize()
+    for name in names:
+        model.settings[name] = _settings(through)
+    return {"likeness_before": 1 - before, "likeness_after": 1 - metrics["best_validation"]} | _how_long(metrics)
+
+
+def _diffusion_priors(model: Synthesizer, names: Sequence[str]) -> nn.ModuleDict:
+    for name in names:
+        if not isinstance(model.priors[name], DiffusionPrior):
+            raise UsageError(
+                f"expected a diffusion prior to refine, got {type(model.priors[name]).__name__} for {name!r}"
+            )
+    return nn.ModuleDict({name: cast(DiffusionPrior, model.priors[name]) for name in names})
+
+
+def _train(
+    learned: nn.ModuleDict,
+    frozen: Sequence[nn.Module],
+    loss_of: Callable[[torch.Generator], Tensor],
+    validate: Callable[[], float],
+    config: RefineConfig,
+    record: dict[str, Any],
+    label: str,
+    run_dir: Path | None,
+) -> tuple[float, dict[str, float]]:
+    """Validation before, and the loop's figures after."""
+    learned.requires_grad_(True)  # the priors' centres too
+    for module in learned.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # new people at every step: nothing can be learned by heart
     with torch.no_grad():
         before = validate()
-    frozen = (model.vae, critic, world.pipe.unet)
-    data = fingerprint(*prior.state_dict().values(), *(t for part in frozen for t in part.state_dict().values()))
-    record = config_record(config) | {"data": data}
+    data = fingerprint(*(t for part in (learned, *frozen) for t in part.state_dict().values()))
+    record = record | {"data": data}
     metrics = train(
-        prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=f"refine {name}"
+        learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=label
     )
-    prior.requires_grad_(False)
-    model.settings[name] = {**sampler, "guidance_scale": 1.0, "scale": config.scale}
+    learned.requires_grad_(False)
+    return before, metrics
+
+
+def _people(world: World, config: RefineConfig, generator: torch.Generator) -> tuple[Float[Tensor, "N D"], Photos]:
+    """New people: the embedding of a photo of each, and other photos."""
+    first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
+    persons = (torch.randint(config.people, (config.people_a_step,), generator=generator) + first).tolist()
+    given, shown = torch.randint(config.photos, (2,), generator=generator).tolist()
+    embedding = world.embeddings(persons, 1, first=given)[:, 0]
+    return embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown)
+
+
+def _vectors(
+    model: Synthesizer, names: Sequence[str], embedding: Float[Tensor, "N D"], config: RefineConfig
+) -> Float[Tensor, "N P"]:
+    """LoRAs, with gradients; of people in equal shares by each prior."""
+    shares = zip(names, embedding.tensor_split(len(names)), strict=True)
+    sampler: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": config.num_inference_steps}
+    z = torch.cat([cast(DiffusionPrior, model.priors[name]).sample(share, **sampler) for name, share in shares])
+    return model.canonicalizer.invert(config.scale * model.vae.decode(z))
+
+
+def _loss_for(
+    world: World,
+    model: Synthesizer,
+    names: Sequence[str],
+    embedding: Float[Tensor, "N D"],
+    photos: Photos,
+    critic: nn.Module,
+    config: RefineConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    of_loras = drawing_loss if config.states == "drawn" else photo_loss
+    return of_loras(world, model, _vectors(model, names, embedding, config), photos, critic, config, generator)
+
+
+def _settings(config: RefineConfig) -> dict[str, Any]:
     return {
-        "loss_before": before, "loss_after": metrics["best_validation"], "best_step": metrics["best_step"],
-        "seconds": metrics["seconds"],
+        "temperature": 0.0, "num_inference_steps": config.num_inference_steps, "guidance_scale": 1.0, "scale": config.scale
     }  # fmt: skip
+
+
+def _how_long(metrics: dict[str, float]) -> dict[str, float]:
+    return {"best_step": metrics["best_step"], "seconds": metrics["seconds"]}
 
 
 def photo_loss(

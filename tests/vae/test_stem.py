@@ -84,3 +84,17 @@ def test_predictable_directions_are_those_an_embedding_moves():
 def test_steps_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match="3 local directions for 4 columns"):
         Stem([torch.eye(3)], torch.eye(4))
+
+
+def test_directions_that_were_trained_become_orthonormal_and_look_and_lift_the_same():
+    stem = principal_stem(zoo(), 8, BLOCKS, 400)
+    g = torch.Generator().manual_seed(0)
+    for table in stem.local:
+        table += 0.3 * torch.randn(table.shape, generator=g)
+    c, x = torch.randn(5, 8, generator=g), zoo()[:5]
+    lifted, seen = stem.lift(c), stem(x)
+    change = stem.orthonormalize()
+    rows = directions(stem)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(8), atol=1e-5)
+    torch.testing.assert_close(stem.lift(c @ change), lifted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(stem(x) @ change.T, seen, rtol=0, atol=1e-3)

@@ -8,7 +8,7 @@ import torch
 
 from lorasynth.errors import CheckpointError, ZooError
 from lorasynth.training import LoopConfig, config_record
-from lorasynth.vae import VAEConfig, fit_vae
+from lorasynth.vae import VAEConfig, fit_vae, zoo_loss
 from lorasynth.vae.stem import predictable_stem
 
 TRAIN, HELD = torch.arange(240), torch.arange(240, 300)
@@ -142,3 +142,16 @@ def test_with_embeddings_the_vae_looks_where_they_lead():
     expected = predictable_stem(x[TRAIN], embeddings[TRAIN], 4, [12], 10**6)
     held = x[HELD]
     torch.testing.assert_close(vae.stem.lift(vae.stem(held)), expected.lift(expected(held)), rtol=0, atol=1e-4)
+
+
+def test_the_loss_on_whole_vectors_is_the_error_that_is_told_and_the_kl():
+    """With next to no noise in the latent, and on one batch of all held-out LoRAs."""
+    x = curved_zoo()
+    vae, metrics = fit(x, config(40))
+    with torch.no_grad():
+        vae.logvar.weight.zero_()
+        vae.logvar.bias.fill_(-10.0)
+        mean, _ = vae.encode(x[HELD])
+        kl = 0.5 * (mean.square() + np.exp(-10) - 1 + 10).mean().item()
+        loss = zoo_loss(vae, x[HELD], 0.01, torch.Generator().manual_seed(0)).item()
+    assert loss == pytest.approx(metrics["vae_error"] + 0.01 * kl, rel=0.02)

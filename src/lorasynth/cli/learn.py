@@ -79,6 +79,27 @@ def train_refine(
     emit(refine_stage(config, out, prior), json)
 
 
+def train_end_to_end(
+    recipe: RecipeName,
+    zoo: ZooFolder,
+    out: Annotated[Path, typer.Option("--out", help="The folder that `train refine` wrote to.")],
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Train all diffusion priors and the VAE together through the base model; fit the baselines to that VAE.
+
+    Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
+    """
+    check_json(json)
+    setup(device)
+    from lorasynth.fitting import end_to_end_stage
+    from lorasynth.recipes import get_world_recipe
+    from lorasynth.zoo.store import Zoo
+
+    emit(end_to_end_stage(get_world_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
+
+
 def train_all(
     recipe: RecipeName,
     zoo: ZooFolder,
@@ -92,7 +113,7 @@ def train_all(
 ) -> None:
     """All stages of a recipe, and a synthesizer of what they make.
 
-    In a drawn world: fit VAE and priors, train the priors through the base, choose settings by pictures of validation people.
+    In a drawn world: fit VAE and priors, train priors and VAE through the base, choose settings by pictures of validation people.
     For a real base, which draws nothing here: fit VAE and priors, choose settings by the weights of validation people's LoRAs.
 
     Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit --workers 2
@@ -101,7 +122,7 @@ def train_all(
     setup(device)
     from lorasynth.cards import synthesizer_card
     from lorasynth.errors import OutputExistsError
-    from lorasynth.fitting import assemble, fit_prior_stage, fit_vae_stage, refine_with_workers
+    from lorasynth.fitting import assemble, end_to_end_stage, fit_prior_stage, fit_vae_stage, refine_with_workers
     from lorasynth.recipes import BaseRecipe, get_recipe, get_world_recipe
     from lorasynth.zoo.store import Zoo
 
@@ -117,6 +138,7 @@ def train_all(
     config = get_world_recipe(recipe).seeded(seed)
     record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
     record["refined"] = refine_with_workers(config, out, workers)
+    record["end_to_end"] = end_to_end_stage(config, opened, out)
     assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
     emit({**record, "synthesizer": str(target)}, json)
 
@@ -130,7 +152,19 @@ def evaluate(
             help="Score by the weights of this zoo's held-out LoRAs, and draw nothing: for a model of a real base."
         ),
     ] = None,
+    trained_on: Annotated[
+        Path | None,
+        typer.Option(
+            help="The zoo that the model learned from: asks whether what it makes are copies of that zoo's LoRAs."
+        ),
+    ] = None,
     grid: Annotated[Path | None, typer.Option(help="Write a picture sheet of all methods to this PNG.")] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all results to this HTML page: tables, plots, pictures, the model's card, in one file."
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Keep the fine-tuned LoRAs in this folder, so that the next evaluation finds them."),
@@ -143,41 +177,53 @@ def evaluate(
     """Identity similarity on held-out people, of every method the model holds, with bootstrap intervals.
 
     With --zoo, the error of ΔW instead: for a model of a real base, of which no picture can be drawn here.
+    With --trained-on, whether LoRAs are copies (with --zoo and --html, that zoo's unless another is named).
 
-    Example: lorasynth evaluate --people 100 --json scores.json --grid scores.png
+    Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
     """
-    from lorasynth.files import require_new_output, write_png
+    from lorasynth.files import require_new_output, write_bytes, write_png
 
-    check_json(json)
+    check_json(json, *(path for path in (grid, html) if path is not None))
     if grid is not None:
         require_new_output(grid, force=force, suffix=".png")
+    if html is not None:
+        require_new_output(html, force=force, suffix=".html")
     setup(device)
     from lorasynth.demo import fine_tuning_recipe, versions
     from lorasynth.errors import UsageError
     from lorasynth.evaluate.grid import sheet
     from lorasynth.evaluate.methods import EvaluationConfig
     from lorasynth.evaluate.methods import evaluate as score
+    from lorasynth.evaluate.page import page
+    from lorasynth.evaluate.weights import evaluate_weights
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
     from lorasynth.worlds.world import get_world
+    from lorasynth.zoo.store import Zoo
 
     folder = model or DEFAULT_MODEL
     synthesizer = Synthesizer.from_pretrained(folder)
+    learned_from = Zoo.open(trained_on) if trained_on is not None else None
+    image = None
     if zoo is not None:
-        from lorasynth.evaluate.weights import weight_errors
-        from lorasynth.zoo.store import Zoo
-
-        methods = weight_errors(synthesizer, Zoo.open(zoo), "held_out", seed=seed)
-        emit({"methods": methods, "zoo": str(zoo), "split": "held_out", "seed": seed, "versions": versions()}, json)
-        return
-    if synthesizer.encoder_record is not None:
+        true = Zoo.open(zoo)
+        if learned_from is None and html is not None and any(item.split == "train" for item in true.items):
+            learned_from = true
+        record = evaluate_weights(synthesizer, true, trained_on=learned_from, seed=seed, report=say)
+    elif synthesizer.encoder_record is not None:
         raise UsageError(
             f"{folder}: expected a drawn world's model, got one of {synthesizer.base}, which cannot be drawn here; give --zoo "
             "ZOO to score it by weights"
         )
-    config = EvaluationConfig(people=people, seed=seed)
-    recipe = fine_tuning_recipe(folder)
-    record, pictures = score(get_world(synthesizer.base), synthesizer, recipe, config, cache=cache, report=say)
-    if grid is not None:
+    else:
+        config, recipe = EvaluationConfig(people=people, seed=seed), fine_tuning_recipe(folder)
+        world = get_world(synthesizer.base)
+        record, pictures = score(world, synthesizer, recipe, config, cache=cache, trained_on=learned_from, report=say)
         names = [n for n in ("real", "fine_tuned", "adalora", "adanorm", "ridge", "nearest", "base") if n in pictures]
-        write_png(grid, sheet([pictures[n][:8, 1] for n in names], names))
-    emit({**record, "seed": seed, "versions": versions()}, json)
+        image = sheet([pictures[n][:8, 1] for n in names], names)
+    record |= {"seed": seed, "versions": versions()}
+    if grid is not None and image is not None:
+        write_png(grid, image)
+    if html is not None:
+        title = f"lorasynth synthesizer {synthesizer.base}" if model is None else str(model)
+        write_bytes(html, page(synthesizer, title, record, image).encode())
+    emit(record, json)

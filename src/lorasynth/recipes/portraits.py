@@ -23,7 +23,7 @@ import torch
 
 from lorasynth.prior.training import PriorConfig
 from lorasynth.recipes.recipe import WorldRecipe
-from lorasynth.refining import RefineConfig
+from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.worlds.base import BaseConfig
 from lorasynth.worlds.recogniser_training import RecogniserConfig
@@ -58,6 +58,7 @@ def portraits_tiny() -> WorldRecipe:
     refine = RefineConfig(
         people_a_step=4, validation_people=4, loop=replace(loop, steps=4), critic_people=16, critic=critic
     )
+    redraw = replace(refine, states="drawn", drawing_steps=3)
     return WorldRecipe(
         name="portraits_tiny",
         zoo=zoo,
@@ -65,7 +66,8 @@ def portraits_tiny() -> WorldRecipe:
         priors=priors,
         regression=replace(loop, steps=20),
         refine=refine,
-        redraw=replace(refine, states="drawn", drawing_steps=3),
+        redraw=redraw,
+        end_to_end=EndToEndConfig(through=redraw, zoo_batch=4),
         tune_people=2,
         fine_tuning=adapt,
     )

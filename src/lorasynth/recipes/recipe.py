@@ -12,7 +12,7 @@ from lorasynth.canonical.canonicalizer import Gauge
 from lorasynth.errors import ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.prior.training import PriorConfig
-from lorasynth.refining import RefineConfig
+from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
@@ -58,6 +58,7 @@ class WorldRecipe(Recipe):
             loop=replace(RefineConfig().loop, steps=2_000, learning_rate=1e-3, validate_every=200),
         )
     )  # fmt: skip
+    end_to_end: EndToEndConfig = field(default_factory=EndToEndConfig)  # then, of all priors and the VAE
     tune_people: int = 24  # validation people that scales and sampler settings are chosen on
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 
@@ -66,7 +67,9 @@ class WorldRecipe(Recipe):
         critic = replace(self.refine.critic, seed=seed)
         refine = replace(self.refine, critic=critic, loop=replace(self.refine.loop, seed=seed))
         redraw = replace(self.redraw, loop=replace(self.redraw.loop, seed=seed))
-        return replace(super().seeded(seed), refine=refine, redraw=redraw)
+        through = replace(self.end_to_end.through, loop=replace(self.end_to_end.through.loop, seed=seed))
+        last = replace(self.end_to_end, through=through)
+        return replace(super().seeded(seed), refine=refine, redraw=redraw, end_to_end=last)
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse a zoo of another base (a ZooError)."""

@@ -49,7 +49,7 @@ class LoopConfig:
 def config_record(config: Any) -> dict[str, Any]:
     """A configuration dataclass as JSON values, without what does not decide the outcome."""
     record = json.loads(json.dumps(asdict(config)))
-    for part in (record, record.get("loop", {})):
+    for part in (record, *(part for part in record.values() if isinstance(part, dict))):
         part.pop("checkpoint_every_s", None)
     return record
 

@@ -1,6 +1,7 @@
 """The weight VAE: canonical vectors of F numbers <-> latents of Z numbers (Section 3.3)."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -104,6 +105,16 @@ class LoRAVAE(nn.Module):
     def decode(self, z: Float[Tensor, "B Z"]) -> Float[Tensor, "B F"]:
         """Latents -> canonical vectors."""
         return self.lift(self.decoder(z))
+
+    @torch.no_grad()
+    def orthonormalize(self) -> None:
+        """Make a stem that was trained orthonormal again; `encode` and `decode` stay the same functions."""
+        change = self.stem.orthonormalize()
+        for layer in (self.encoder.linear, cast(nn.Linear, self.encoder.mlp[0]), self.logvar):
+            layer.weight.copy_(layer.weight @ change)
+        for layer in (self.decoder.linear, cast(nn.Linear, self.decoder.mlp[-1])):
+            layer.weight.copy_(change.T @ layer.weight)
+            layer.bias.copy_(layer.bias @ change)
 
     def save(self, path: str | Path) -> None:
         """Write the weights: int8 for large tables, fp16 for the rest."""

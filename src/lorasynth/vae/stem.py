@@ -17,8 +17,6 @@ class Stem(nn.Module):
     need Σ k_m·F_m and hold far more of a LoRA in as many (dev/LOG.md).
     """
 
-    across: Tensor
-
     def __init__(self, local: Sequence[Float[Tensor, "k Fm"]], across: Float[Tensor, "K M"]):
         """Put the two steps together.
 
@@ -32,7 +30,7 @@ class Stem(nn.Module):
                 f"{sum(len(t) for t in local)} local directions for {across.shape[1]} columns across modules"
             )
         self.local = nn.ParameterList(nn.Parameter(table, requires_grad=False) for table in local)
-        self.register_buffer("across", across)
+        self.across = nn.Parameter(across, requires_grad=False)
 
     @property
     def num_components(self) -> int:
@@ -52,6 +50,23 @@ class Stem(nn.Module):
         """Coefficients -> canonical vectors: the transpose of `forward`, and its inverse within the span."""
         parts = (c @ self.across).split([len(table) for table in self.local], dim=1)
         return torch.cat([part @ table for part, table in zip(parts, self.local, strict=True)], dim=1)
+
+    @torch.no_grad()
+    def orthonormalize(self) -> Float[Tensor, "K K"]:
+        """Make directions that were trained orthonormal again, in place, within the span they have now.
+
+        Returns:
+            M, with which ``lift_before(c) = lift_after(c @ M)`` and ``forward_before(x) = forward_after(x) @ M.T``.
+        """
+        columns = self.across.split([len(table) for table in self.local], dim=1)
+        turned = []
+        for table, part in zip(self.local, columns, strict=True):
+            directions, triangle = torch.linalg.qr(table.T)
+            table.copy_(directions.T)
+            turned.append(part @ triangle.T)
+        directions, triangle = torch.linalg.qr(torch.cat(turned, dim=1).T)
+        self.across.copy_(directions.T)
+        return triangle.T
 
     def rotated(self, rotation: Float[Tensor, "K K"]) -> "Stem":
         """The stem whose coefficients are ``rotation @ c``: other directions in the same span."""

@@ -31,6 +31,13 @@ class VAEConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2_000, learning_rate=2e-3, weight_decay=0.1))
 
 
+def zoo_loss(vae: LoRAVAE, x: Float[Tensor, "B F"], kl_weight: float, generator: torch.Generator) -> Float[Tensor, ""]:
+    """What the VAE is trained for, measured on whole canonical vectors: its stem may learn along (`refining.end_to_end`)."""
+    mean, logvar = vae.encode(x)
+    reconstructed = vae.decode(sample_posterior(mean, logvar, generator))
+    return reconstruction_error(x, reconstructed) + kl_weight * kl_divergence(mean, logvar).mean()
+
+
 def fit_vae(
     x: Float[Tensor, "N F"],
     config: VAEConfig,
