@@ -154,7 +154,7 @@ def train(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def score(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Errors of ΔW on people who were held out: of every prior, and of the planted map itself, which knows their codes."""
-    from lorasynth.evaluate.weights import errors_of, weight_errors
+    from lorasynth.evaluate.weights import errors_of, evaluate_weights
     from lorasynth.synthesizer import Synthesizer
     from lorasynth.zoo import Zoo
 
@@ -167,7 +167,7 @@ def score(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             through = model.canonicalizer.invert(model.vae.decode(model.vae.encode(x)[0]))
         scores[recipe] = {
             "latent_dim": model.vae.latent_dim,
-            "methods": weight_errors(model, zoo, "held_out")
+            "methods": evaluate_weights(model, zoo)["methods"]
             | {
                 "its own LoRA through the VAE": errors_of(model, vectors, through),
                 "planted map, no noise": errors_of(model, vectors, planted.truth(planted.codes(people))),

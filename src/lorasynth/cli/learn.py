@@ -181,16 +181,18 @@ def evaluate(
 
     Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
     """
+    from lorasynth.errors import UsageError
     from lorasynth.files import require_new_output, write_bytes, write_png
 
     check_json(json, *(path for path in (grid, html) if path is not None))
+    if grid is not None and zoo is not None:
+        raise UsageError("expected --grid or --zoo, got both: --zoo scores by weights and draws nothing; leave one out")
     if grid is not None:
         require_new_output(grid, force=force, suffix=".png")
     if html is not None:
         require_new_output(html, force=force, suffix=".html")
     setup(device)
     from lorasynth.demo import fine_tuning_recipe, versions
-    from lorasynth.errors import UsageError
     from lorasynth.evaluate.grid import sheet
     from lorasynth.evaluate.methods import EvaluationConfig
     from lorasynth.evaluate.methods import evaluate as score

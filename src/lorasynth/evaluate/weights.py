@@ -65,25 +65,6 @@ def evaluate_weights(
     return record
 
 
-def weight_errors(
-    model: Synthesizer, zoo: Zoo, split: str = "held_out", *, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Every prior of a model on the LoRAs of a split, each from the first of its embeddings, with the prior's own settings.
-
-    Returns:
-        `errors_of` by the name of the prior.
-
-    Raises:
-        ZooError: the zoo has no such LoRAs.
-        LayoutError: they are not of the model's layout.
-    """
-    _, vectors, embeddings = zoo.load(split)
-    return {
-        name: errors_of(model, vectors, model.synthesize(embeddings[:, 0], seed=seed, prior=name))
-        for name in model.priors
-    }
-
-
 def errors_of(model: Synthesizer, true: Float[Tensor, "N P"], predicted: Float[Tensor, "N P"]) -> dict[str, float]:
     """How far LoRAs are from others, ΔW against ΔW.
 
