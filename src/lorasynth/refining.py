@@ -70,15 +70,15 @@ class RefineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEndConfig:
-    """Training of priors and VAE together, through the base model."""
+    """Training of priors and VAE together, through the base model, while the VAE goes on holding the zoo."""
 
     through: RefineConfig = field(
         default_factory=lambda: RefineConfig(
             states="drawn", people_a_step=12, scale=1.5, identity_weight=1.0,
-            loop=replace(RefineConfig().loop, steps=3_000, learning_rate=5e-4, validate_every=200),
+            loop=replace(RefineConfig().loop, steps=4_500, learning_rate=5e-4, validate_every=200),
         )
     )  # fmt: skip
-    zoo_weight: float = 0.3
+    zoo_weight: float = 0.5
     zoo_batch: int = 64
     kl_weight: float = 1e-4
 

@@ -2,10 +2,10 @@
 
     make reproduce            # or: python -m lorasynth.recipes.portraits --run-dir out/reproduce
 
-Two CPU cores, about four and a half hours (added up from single stages, some of them scaled; never run in one go): encoder
+Two CPU cores, about five hours (added up from single stages, some of them scaled; never run in one go): encoder
 10 min, second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 45 min (on both cores), VAE and
 priors 5 min, the critic 5 min, training the priors through the base 45 min on photos and 20 min on
-what they draw (one on each core), choosing their settings 5 min, evaluation 20 min.
+what they draw (one on each core), end to end with the VAE 50 min (one core), choosing their settings 5 min, evaluation 20 min.
 Each stage is skipped where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect:
 docs/figures.md.
 
