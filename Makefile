@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-comfyui check fuzz format bench reproduce clean
+.PHONY: setup demo test test-comfyui check fuzz format bench reproduce reproduce-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -50,7 +50,10 @@ bench: setup
 	for f in benchmarks/bench_*.py benchmarks/canonical.py; do $(BIN)/python $$f || exit 1; done
 
 reproduce: setup
-	$(BIN)/python -m lorasynth.recipes.portraits --run-dir $(OUT)/reproduce
+	$(BIN)/python -m lorasynth.recipes.reproduce --run-dir $(OUT)/reproduce
+
+reproduce-tiny: setup
+	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny
 
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache

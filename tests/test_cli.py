@@ -103,7 +103,9 @@ def test_output_that_exists_or_cannot_be_is_refused(photo, tmp_path):
 def test_a_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
     assert_refused(run("render", "-p", "a person", "-o", tmp_path / "me.jpg"), "me.jpg", "ends in .png")
     assert_refused(run("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got 'no ending'")
-    assert_refused(run("evaluate", "--zoo", tmp_path, "--grid", tmp_path / "sheet.png"), "expected --grid or --zoo, got both")
+    assert_refused(
+        run("evaluate", "--zoo", tmp_path, "--grid", tmp_path / "sheet.png"), "expected --grid or --zoo, got both"
+    )
 
 
 def test_a_seen_person_is_refused():
