@@ -180,10 +180,10 @@ def last_config(steps, *, zoo_weight=0.1, **changes):
 @pytest.fixture
 def later_is_better(monkeypatch):
     """An untrained critic knows nobody, and a few steps teach no faces: let the last weights be chosen."""
-    from lorasynth import refining
+    from lorasynth.refining import training
 
     calls = iter(range(1000))
-    monkeypatch.setattr(refining, "likeness", lambda *_: next(calls) / 1000)
+    monkeypatch.setattr(training, "likeness", lambda *_: next(calls) / 1000)
 
 
 def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic, later_is_better):
@@ -210,7 +210,7 @@ def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic,
 
 
 def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, monkeypatch):
-    from lorasynth import refining
+    from lorasynth.refining import training
 
     seen = []
 
@@ -218,7 +218,7 @@ def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, 
         seen.append(vectors)
         return vectors.std().item() / 100
 
-    monkeypatch.setattr(refining, "likeness", spread)
+    monkeypatch.setattr(training, "likeness", spread)
     metrics = end_to_end(world, model, ["adalora"], critic, zoo_of(model), last_config(0))
     held = persons_of(Split.VALIDATION, 4, offset=5_000)
     expected = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")

@@ -1,0 +1,26 @@
+"""The critic: a third recogniser, which looks at latents and is neither of the two that score."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.refining.config import RefineConfig
+from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.recogniser import LatentNet
+from lorasynth.worlds.recogniser_training import degrade, train_recogniser
+from lorasynth.worlds.world import World
+
+
+def train_critic(world: World, config: RefineConfig) -> LatentNet:
+    """A recogniser of the base model's latents, on people that the encoder has not learned from; frozen."""
+
+    def see(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B C h w"]:
+        latents = world.latents(degrade(pictures, generator))
+        loud = config.critic_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+        return latents + loud * torch.randn(latents.shape, generator=generator)
+
+    torch.manual_seed(config.critic.seed)
+    net = LatentNet(world.pipe.unet.config.in_channels)
+    persons = persons_of(Split.ENCODER, config.critic_people, offset=50_000)
+    train_recogniser(world.draw, persons, config.critic, net=net, see=see)
+    return net.requires_grad_(False)

@@ -1,0 +1,91 @@
+"""What is asked of the base model through people's LoRAs: to denoise their photos, and to predict nobody else."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lorasynth.lora.bank import attached
+from lorasynth.refining.config import RefineConfig
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.training import stratified_uniform
+from lorasynth.worlds.world import Photos, World
+
+CRITIC_PHOTOS = 3
+"""Photos of a person whose embeddings by the critic are averaged: who the prediction shall be taken for."""
+
+
+def photo_loss(
+    world: World,
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    photos: Photos,
+    critic: nn.Module,
+    config: RefineConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """v-loss and identity loss of what the base predicts for the first photo of each of N people, through the people's LoRAs."""
+    unet, scheduler = world.pipe.unet, world.pipe.scheduler
+    latents = photos.latents[:, 0]
+    noise = torch.randn(latents.shape, generator=generator)
+    part = config.noise_from + (1 - config.noise_from) * stratified_uniform(len(latents), generator)
+    timesteps = (part * scheduler.config.num_train_timesteps).long()
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    with attached(unet, model.canonicalizer.layout, vectors):
+        v = unet(noisy, timesteps, encoder_hidden_states=photos.text[:, 0], return_dict=False)[0]
+    identity = _identity_loss(critic, _clean(scheduler, noisy, v, timesteps), photos)
+    return F.mse_loss(v, scheduler.get_velocity(latents, noise, timesteps)) + config.identity_weight * identity
+
+
+def drawing_loss(
+    world: World,
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    photos: Photos,
+    critic: nn.Module,
+    config: RefineConfig,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """v-loss as in `photo_loss`, at all noise levels; identity loss of what the base predicts on its own way to a picture.
+
+    From noise, the sampler takes some of its steps with each person's LoRA, without gradients; what is predicted in the next one
+    is shown to the critic (as ReFL does with its reward, Xu et al., NeurIPS 2023).
+    """
+    unet, scheduler, layout = world.pipe.unet, world.pipe.scheduler, model.canonicalizer.layout
+    latents, text = photos.latents[:, 0], photos.text[:, 0]
+    x = torch.randn(latents.shape, generator=generator)
+    scheduler.set_timesteps(config.drawing_steps)
+    taken = int(torch.randint(1, config.drawing_steps, (1,), generator=generator))
+    with torch.no_grad(), attached(unet, layout, vectors.detach()):
+        for t in scheduler.timesteps[:taken]:
+            v = unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
+            x = scheduler.step(v, t, x, return_dict=False)[0]
+    noise = torch.randn(latents.shape, generator=generator)
+    timesteps = (stratified_uniform(len(latents), generator) * scheduler.config.num_train_timesteps).long()
+    drawn_at = scheduler.timesteps[taken].expand(len(x))
+    # Of each person, one after the other: the state that was drawn, and the noisy photo.
+    rows = torch.stack([x, scheduler.add_noise(latents, noise, timesteps)], 1).flatten(0, 1)
+    both = torch.stack([drawn_at, timesteps], 1).flatten()
+    with attached(unet, layout, vectors):
+        v = unet(rows, both, encoder_hidden_states=text.repeat_interleave(2, 0), return_dict=False)[0]
+    of_drawn, of_photo = v.unflatten(0, (-1, 2)).unbind(1)
+    identity = _identity_loss(critic, _clean(scheduler, x, of_drawn, drawn_at), photos)
+    return F.mse_loss(of_photo, scheduler.get_velocity(latents, noise, timesteps)) + config.identity_weight * identity
+
+
+def _clean(
+    scheduler: Any, noisy: Float[Tensor, "N C h w"], v: Float[Tensor, "N C h w"], timesteps: Int[Tensor, " N"]
+) -> Float[Tensor, "N C h w"]:
+    """The clean latent that a v stands for (Salimans & Ho, ICLR 2022, appendix D)."""
+    alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * v
+
+
+def _identity_loss(critic: nn.Module, predicted: Float[Tensor, "N C h w"], photos: Photos) -> Float[Tensor, ""]:
+    """1 - cosine, by the critic, of predicted latents to the mean of each person's photos."""
+    with torch.no_grad():
+        seen = critic(photos.latents.flatten(0, 1)).unflatten(0, photos.latents.shape[:2])
+        person = F.normalize(seen.mean(1), dim=1)
+    return 1 - (critic(predicted) * person).sum(1).mean()
