@@ -170,6 +170,7 @@ def test_where_embeddings_came_without_a_name_the_model_takes_embeddings_only(lo
 def test_stages_that_need_a_world_are_refused_by_name(zoo, tmp_path):
     for words in (
         ("train", "refine", "sd15_faces", "--out", tmp_path),
+        ("train", "end-to-end", "sd15_faces", "--zoo", tmp_path, "--out", tmp_path),
         ("zoo", "build", "sd15_faces", "--out", tmp_path / "z"),
     ):
         with pytest.raises(UsageError, match="expected the recipe of a drawn world, got 'sd15_faces'"):
