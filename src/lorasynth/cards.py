@@ -118,13 +118,21 @@ def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> s
     """The card of a drawn world's synthesizer."""
     people = sum(item.split == "train" for item in zoo.items)
     refine, redraw, through = recipe.refine, recipe.redraw, recipe.end_to_end.through
-    vae, priors, refined, last = record["vae"], record["priors"], record["refined"], record["end_to_end"]
-    rows = "\n".join(
-        f"| {name} | {priors[name]['explained']:.3f} | {priors[name]['ridge_explained']:.3f} | "
-        + " | ".join(f"{phase['loss_before']:.4f}, {phase['loss_after']:.4f}" for phase in phases.values())
-        + " |"
-        for name, phases in refined.items()
-    )
+    vae, priors, last = record["vae"], record["priors"], record["end_to_end"]
+    names = [config.conditioning for config in recipe.priors]
+    head, rule = "| prior | held latents' variance explained, zoo only | by ridge |", "|---|---|---|"
+    rows = {n: f"| {n} | {priors[n]['explained']:.3f} | {priors[n]['ridge_explained']:.3f} |" for n in names}
+    apart = ""
+    if recipe.refined_apart:
+        head, rule = head + " loss before, after: on photos | on what it draws |", rule + "---|---|"
+        for name, phases in record["refined"].items():
+            rows[name] += "".join(f" {p['loss_before']:.4f}, {p['loss_after']:.4f} |" for p in phases.values())
+        apart = f"""* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of
+  {refine.people_a_step} people, of {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss.
+* **By what it draws**: then {redraw.loop.steps:,} steps of {redraw.people_a_step}, the critic looking at what the base is
+  about to draw; identity weighs {redraw.identity_weight:g} there.
+"""
+    table = "\n".join([head, rule, *rows.values()])
     return f"""---
 library_name: lorasynth
 license: apache-2.0
@@ -140,18 +148,14 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
   {last["delta_W_error"]:.3f} after the last stage; {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
-* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of {refine.people_a_step} people, of
-  {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss. The critic of the latter has learned from
-  {refine.critic_people:,} other people, and is neither the encoder nor the second recogniser that scores are told by.
-* **By what it draws**: then {redraw.loop.steps:,} steps of {redraw.people_a_step}, the critic looking at what the base is
-  about to draw; identity weighs {redraw.identity_weight:g} there.
-* **End to end**: then {through.loop.steps:,} steps of {through.people_a_step}, all priors and the VAE together, which goes on
-  holding the zoo. Similarity of what is drawn for {through.validation_people} validation people, mean over the priors:
-  {last["likeness_before"]:.3f} before, {last["likeness_after"]:.3f} after (at scale {through.scale:g}).
+{apart}* **End to end**: then {through.loop.steps:,} steps of {through.people_a_step} people, of {through.people:,} with
+  photos and no LoRAs, by the base's v-loss and an identity loss on what it is about to draw: all priors and the VAE
+  together, which goes on holding the zoo. The critic of that loss has learned from {refine.critic_people:,} other people,
+  and is neither the encoder nor the second recogniser that scores are told by. Similarity of what is drawn for
+  {through.validation_people} validation people, mean over the priors: {last["likeness_before"]:.3f} before,
+  {last["likeness_after"]:.3f} after (at scale {through.scale:g}).
 
-| prior | held latents' variance explained, zoo only | by ridge | loss before, after: on photos | on what it draws |
-|---|---|---|---|---|
-{rows}
+{table}
 
 How like their people its pictures are: `lorasynth evaluate` with this folder; for the shipped model see docs/figures.md.
 

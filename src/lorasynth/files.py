@@ -146,14 +146,15 @@ def sorted_header(content: bytes) -> bytes:
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file of ours: tensors in fp32 where they are floating point, and the metadata.
+    """Read a safetensors file of ours: tensors on the default device, in fp32 where they are floating point, and the metadata.
 
     Raises:
         ModelError: the file is missing or not safetensors.
     """
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            device = torch.get_default_device()
+            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = file.metadata() or {}
     except FileNotFoundError:
         raise ModelError(f"{path}: not found; is this the right folder?") from None

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
+from lorasynth.devices import use_device
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import likeness, person_centroids
@@ -30,7 +31,7 @@ from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
 
-SCALES = (1.0, 1.4, 1.8, 2.2, 2.6)
+SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
 COPIES = 5  # of a zoo in fp32 that are in memory at most
 
 END_TO_END: Final = "end-to-end"  # folder of what is trained last
@@ -148,10 +149,11 @@ def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], fold
     regression = RegressionPrior.fit(
         data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge, recipe.regression
     )
-    people = torch.nn.functional.normalize(data.embeddings[train].mean(1), dim=1)
+    few = train[: recipe.remembered]
+    people = torch.nn.functional.normalize(data.embeddings[few].mean(1), dim=1)
     baselines: dict[str, Baseline] = {
-        "ridge": ridge, "regression": regression, "mean": MeanPrior(mean[train]), "nearest": NearestPrior(people, mean[train]),
-        "kernel": KernelPrior.fit(people, mean[train], recipe.kernel_lambda),
+        "ridge": ridge, "regression": regression, "mean": MeanPrior(mean[train]), "nearest": NearestPrior(people, mean[few]),
+        "kernel": KernelPrior.fit(people, mean[few], recipe.kernel_lambda),
     }  # fmt: skip
     for name, baseline in baselines.items():
         baseline.save(folder / f"{name}.safetensors")
@@ -247,9 +249,15 @@ def refine_with_workers(recipe: WorldRecipe, out: Path, workers: int) -> dict[st
     if workers == 1:
         return refine_stage(recipe, out)
     critic_stage(recipe, out)
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), torch.set_num_threads, (1,)) as pool:
+    device = str(torch.get_default_device())
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), _begin_worker, (device,)) as pool:
         parts = pool.starmap(refine_stage, [(recipe, out, [name]) for name in names], chunksize=1)
     return {name: figures for part in parts for name, figures in part.items()}
+
+
+def _begin_worker(device: str) -> None:
+    torch.set_num_threads(1)
+    use_device(device)
 
 
 def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]:
@@ -260,7 +268,7 @@ def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]
     Returns:
         `end_to_end`'s figures, and those on ΔW that `fit_vae_stage` gives, of this VAE.
     """
-    data, model = _load(recipe, zoo), put_together(recipe, out, "refined")
+    data, model = _load(recipe, zoo), put_together(recipe, out, "refined" if recipe.refined_apart else "priors")
     names = [config.conditioning for config in recipe.priors]
     x = model.canonicalizer.apply(data.vectors)
     metrics: dict[str, Any] = end_to_end(
@@ -285,12 +293,13 @@ def assemble(
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
     world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, END_TO_END)
     tried = tune(world, model, recipe.tune_people, report=report)
+    names = [config.conditioning for config in recipe.priors]
     record = {
         "fine_tuning": asdict(recipe.fine_tuning),
         "made_from": {
             "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
             "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
-            "refined": {c.conditioning: read_json(fitted / "refined" / f"{c.conditioning}.json") for c in recipe.priors},
+            "refined": {n: read_json(fitted / "refined" / f"{n}.json") for n in names if recipe.refined_apart},
             "end_to_end": read_json(fitted / END_TO_END / "metrics.json"), "settings_tried": tried,
         },
     }  # fmt: skip

@@ -124,7 +124,7 @@ class Synthesizer:
     def _lora(self, embedding: Float[Tensor, " D"], seed: int, prior: str | None, settings: dict[str, Any]) -> LoRA:
         """A unit embedding's LoRA, with what its file's header shall say."""
         layout = self.canonicalizer.layout
-        vector = self.synthesize(embedding[None], seed=seed, prior=prior, **settings)[0]
+        vector = self.synthesize(embedding[None], seed=seed, prior=prior, **settings)[0].cpu()
         metadata = {
             "lorasynth.version": __version__,
             "lorasynth.base": self.base,

@@ -89,7 +89,7 @@ def test_held_people_are_predicted_better_and_only_the_prior_changes(world, mode
     assert not any(p.requires_grad for p in prior.parameters())
     # The settings are those that the prior was trained with.
     assert model.settings["adalora"] == {
-        "temperature": 0.0, "num_inference_steps": 8, "guidance_scale": 1.0, "scale": 1.5
+        "temperature": 0.0, "num_inference_steps": 8, "guidance_scale": 1.0, "scale": 1.1
     }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic,
     # The stem is orthonormal, as the rest of the package takes it to be.
     rows = model.vae.stem.lift(torch.eye(model.vae.stem.num_components))
     assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-4)
-    assert all(model.settings[n]["scale"] == 1.5 for n in names)
+    assert all(model.settings[n]["scale"] == 1.1 for n in names)
 
 
 def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, monkeypatch):

@@ -53,14 +53,16 @@ def anchor_to(
     Raises:
         ZooError: an item's lora_A has dependent rows, or (nearly) a direction that the reference does not know.
     """
-    A, B, anchor = A_NRI.double(), B_NOR.double(), reference_A.double()
+    shared = torch.equal(A_NRI, A_NRI[:1].expand_as(A_NRI))  # then one decomposition serves all items
+    A, B, anchor = (A_NRI[:1] if shared else A_NRI).double(), B_NOR.double(), reference_A.double()
     Q, R = torch.linalg.qr(A.transpose(1, 2))
-    goal = anchor @ Q  # (N, R, R)
+    goal = anchor @ Q  # (N, R, R), or (1, R, R)
     factor_B = B @ R.transpose(1, 2)
     zero = (factor_B == 0).all(dim=(1, 2))
     # Each row against its own length: rows of very different lengths are not dependent.
     dependent = (R.diagonal(dim1=1, dim2=2).abs() <= 1e-12 * A.norm(dim=2)).any(1)
     condition = torch.where(dependent, torch.inf, torch.linalg.cond(goal))
+    condition = condition.expand(len(B))
     bad = ~(condition <= MAX_CONDITION) & ~zero
     if bad.any():
         worst = int(bad.nonzero()[0])

@@ -11,9 +11,11 @@ import typer
 
 from lorasynth.errors import UsageError
 
-RecipeName = Annotated[str, typer.Argument(help="portraits, portraits_tiny; sd15_faces, sd15_faces_small, sdxl_faces.")]
+RecipeName = Annotated[
+    str, typer.Argument(help="portraits, portraits_64k, portraits_tiny; sd15_faces, sd15_faces_small, sdxl_faces.")
+]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
-Device = Annotated[str, typer.Option(help="cpu; the small world needs no other.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
 
@@ -45,8 +47,9 @@ def setup(device: str = "cpu") -> None:
 
     import torch
 
-    if device != "cpu":
-        raise UsageError(f"expected device cpu, got {device!r}; the portraits world runs on the CPU")
+    from lorasynth.devices import use_device
+
+    use_device(device)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -137,7 +137,8 @@ def train_all(
         return
     config = get_world_recipe(recipe).seeded(seed)
     record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
-    record["refined"] = refine_with_workers(config, out, workers)
+    if config.refined_apart:
+        record["refined"] = refine_with_workers(config, out, workers)
     record["end_to_end"] = end_to_end_stage(config, opened, out)
     assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
     emit({**record, "synthesizer": str(target)}, json)

@@ -102,7 +102,7 @@ def to_square(image: Image.Image, size: int) -> Image.Image:
 def photo_tensor(image: Image.Image, size: int) -> Float[Tensor, "3 S S"]:
     """The central square of an RGB image at ``size`` pixels, in [0, 1]."""
     values = np.asarray(to_square(image, size), dtype=np.float32) / 255
-    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+    return torch.as_tensor(values).permute(2, 0, 1).contiguous()
 
 
 def to_image(picture: Float[Tensor, "3 H W"]) -> Image.Image:

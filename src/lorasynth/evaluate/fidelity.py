@@ -50,7 +50,7 @@ class PromptFidelity:
     def background_obeyed(self, pictures: Float[Tensor, "N 3 H W"], colour: str) -> Bool[Tensor, " N"]:
         """Whether each picture has the background asked for."""
         corners = torch.cat([pictures[:, :, :8, :8], pictures[:, :, :8, -8:]], dim=3).mean((2, 3))
-        return torch.cdist(corners, BACKGROUND_RGB).argmin(1) == COLOUR_NAMES.index(colour)
+        return torch.cdist(corners, BACKGROUND_RGB.to(corners.device)).argmin(1) == COLOUR_NAMES.index(colour)
 
     def expression(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
         """Where each mouth lies between a frown (0) and a smile (1)."""

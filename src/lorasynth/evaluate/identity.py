@@ -48,8 +48,8 @@ def likeness(
 
 def interval(values: Float[Tensor, " N"], resamples: int = 2_000, seed: int = 0) -> dict[str, float]:
     """Mean over people with its 95 % bootstrap interval (resampling people)."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    means = values[rows].mean(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    values = values.cpu()
+    generator = torch.Generator("cpu").manual_seed(seed)
+    rows = torch.randint(len(values), (resamples, len(values)), generator=generator, device="cpu")
+    low, high = values[rows].mean(1).quantile(torch.tensor([0.025, 0.975], device="cpu")).tolist()
     return {"mean": values.mean().item(), "low": low, "high": high}

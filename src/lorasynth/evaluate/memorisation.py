@@ -176,7 +176,9 @@ def _of_split(zoo: Zoo, split: str) -> list[Item]:
 def _sample(zoo: Zoo, items: list[Item], seed: int = 0) -> tuple[list[int], Float[Tensor, "n P"]]:
     """Persons and LoRAs of some of the items: as many as `SAMPLE`, and as memory, allow."""
     count = min(SAMPLE, max(2, _SAMPLE_NUMBERS // zoo.layout.num_parameters))
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    order = torch.randperm(len(items), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")[
+        :count
+    ].tolist()
     blocks = list(_blocks(zoo, [items[i] for i in order]))
     return [item.person for some, _ in blocks for item in some], torch.cat([rows for _, rows in blocks])
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth import __version__
+from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.files import require_new_output, write_tensors
 from lorasynth.lora.layout import Layout
@@ -82,8 +83,7 @@ class LoRA:
     @classmethod
     def random(cls, layout: Layout, seed: int = 0, std: float = 0.02) -> "LoRA":
         """A LoRA of normally distributed numbers."""
-        generator = torch.Generator().manual_seed(seed)
-        return cls(layout, std * torch.randn(layout.num_parameters, generator=generator))
+        return cls(layout, std * noise_on_cpu(layout.num_parameters, seed=seed))
 
     def lora_A(self, name: str) -> Float[Tensor, "R I"]:
         """lora_A of one module."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.prior.baselines import Baseline, RidgePrior
@@ -95,12 +96,11 @@ class DiffusionPrior(nn.Module):
             num_inference_steps: DDIM steps.
             temperature: standard deviation of the starting noise; 0 gives the one latent the sampler is centred on.
         """
-        generator = torch.Generator().manual_seed(seed)
-        x = temperature * torch.randn(len(embedding), self.denoiser.latent_dim, generator=generator)
+        x = temperature * noise_on_cpu(len(embedding), self.denoiser.latent_dim, seed=seed)
         self.scheduler.set_timesteps(num_inference_steps)
         nobody = torch.ones(len(x), dtype=torch.bool)
         for t in self.scheduler.timesteps:
-            rows = t.expand(len(x))
+            rows = t.to(x.device).expand(len(x))
             v = self.denoiser(x, rows, embedding)
             if guidance_scale != 1:
                 without = self.denoiser(x, rows, embedding, nobody)

@@ -7,6 +7,7 @@ from lorasynth.recipes.recipe import BaseRecipe, Recipe, WorldRecipe
 
 RECIPES = {
     "portraits": "portraits",
+    "portraits_64k": "portraits",
     "portraits_tiny": "portraits",
     "sd15_faces": "sd15_faces",
     "sd15_faces_small": "sd15_faces",

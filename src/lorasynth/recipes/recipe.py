@@ -33,6 +33,7 @@ class Recipe:
         default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
     )
     kernel_lambda: float = 0.1
+    remembered: int = 2_000  # people whom the baselines "nearest" and "kernel" hold: their files grow with them
 
     def seeded(self: R, seed: int) -> R:
         """The same with another seed for VAE and priors."""
@@ -54,11 +55,12 @@ class WorldRecipe(Recipe):
     refine: RefineConfig = field(default_factory=RefineConfig)  # of each prior, and the critic
     redraw: RefineConfig = field(  # of each prior after that
         default_factory=lambda: RefineConfig(
-            states="drawn", people_a_step=8, scale=2.0, identity_weight=2.0,
+            states="drawn", people_a_step=8, scale=1.4, identity_weight=2.0,
             loop=replace(RefineConfig().loop, steps=2_000, learning_rate=1e-3, validate_every=200),
         )
     )  # fmt: skip
     end_to_end: EndToEndConfig = field(default_factory=EndToEndConfig)  # then, of all priors and the VAE
+    refined_apart: bool = True  # whether each prior goes through `refine` and `redraw` before `end_to_end`
     tune_people: int = 24  # validation people that scales and sampler settings are chosen on
     fine_tuning: AdaptConfig = FINE_TUNING  # the LoRA that a synthesised one is compared with
 

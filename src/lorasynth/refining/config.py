@@ -16,7 +16,7 @@ class RefineConfig:
     people_a_step: int = 16
     photos: int = 12  # of each person: as many to be given and as many to be denoised
     validation_people: int = 32
-    scale: float = 1.5  # of the canonical vector; see `Synthesizer.synthesize`
+    scale: float = 1.1  # of the canonical vector; see `Synthesizer.synthesize`
     num_inference_steps: int = 8
     states: Literal["photo", "drawn"] = "photo"  # that the critic sees predictions from: `photo_loss`, `drawing_loss`
     noise_from: float = 0.6  # "photo": the part of the noise schedule, up to 1, in which a picture's person is decided
@@ -39,7 +39,7 @@ class EndToEndConfig:
 
     through: RefineConfig = field(
         default_factory=lambda: RefineConfig(
-            states="drawn", people_a_step=12, scale=1.5, identity_weight=1.0,
+            states="drawn", people_a_step=12, identity_weight=1.0,
             loop=replace(RefineConfig().loop, steps=4_500, learning_rate=5e-4, validate_every=200),
         )
     )  # fmt: skip

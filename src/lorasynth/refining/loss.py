@@ -64,7 +64,7 @@ def drawing_loss(
             x = scheduler.step(v, t, x, return_dict=False)[0]
     noise = torch.randn(latents.shape, generator=generator)
     timesteps = (stratified_uniform(len(latents), generator) * scheduler.config.num_train_timesteps).long()
-    drawn_at = scheduler.timesteps[taken].expand(len(x))
+    drawn_at = scheduler.timesteps[taken].to(x.device).expand(len(x))
     # Of each person, one after the other: the state that was drawn, and the noisy photo.
     rows = torch.stack([x, scheduler.add_noise(latents, noise, timesteps)], 1).flatten(0, 1)
     both = torch.stack([drawn_at, timesteps], 1).flatten()
@@ -79,7 +79,7 @@ def _clean(
     scheduler: Any, noisy: Float[Tensor, "N C h w"], v: Float[Tensor, "N C h w"], timesteps: Int[Tensor, " N"]
 ) -> Float[Tensor, "N C h w"]:
     """The clean latent that a v stands for (Salimans & Ho, ICLR 2022, appendix D)."""
-    alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    alpha_bar = scheduler.alphas_cumprod.to(noisy.device)[timesteps][:, None, None, None]
     return alpha_bar.sqrt() * noisy - (1 - alpha_bar).sqrt() * v
 
 

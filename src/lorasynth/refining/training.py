@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorasynth.devices import fast_matmul
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.evaluate.methods import SCORED_FROM
@@ -160,9 +161,10 @@ def _train(
         before = validate()
     data = fingerprint(*(t for part in (learned, *frozen) for t in part.state_dict().values()))
     record = record | {"data": data}
-    metrics = train(
-        learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=label
-    )
+    with fast_matmul():
+        metrics = train(
+            learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=label
+        )
     learned.requires_grad_(False)
     return before, metrics
 

@@ -14,15 +14,16 @@ DROPOUT_STREAM = 0xD60A
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """A generator on the CPU for one step of one run.
+    """A generator on the default device for one step of one run.
 
     No state of it needs saving: the same (seed, step) always gives the same numbers, and different pairs give streams
-    that have nothing to do with each other (the pair is mixed by splitmix64 into one 63-bit seed).
+    that have nothing to do with each other (the pair is mixed by splitmix64 into one 63-bit seed). Other kinds of device have
+    other streams.
     """
     x = (seed * 0x9E3779B97F4A7C15 + step + 0xD1342543DE82EF95) & (2**64 - 1)
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return torch.Generator().manual_seed((x ^ (x >> 31)) >> 1)
+    return torch.Generator(torch.get_default_device()).manual_seed((x ^ (x >> 31)) >> 1)
 
 
 def epoch_batch(num_items: int, batch_size: int, seed: int, step: int) -> Int[Tensor, " B"]:
@@ -49,8 +50,12 @@ def stratified_uniform(count: int, generator: torch.Generator) -> Float[Tensor, 
 @contextmanager
 def local_seed(seed: int) -> Iterator[None]:
     """Run a block under its own global seed (initial weights, dropout); torch's state outside is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    device = torch.get_default_device()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield
 
 

@@ -76,7 +76,7 @@ def token_ids(pipe: "StableDiffusionPipeline", prompts: list[str]) -> Tensor:
     encoded = pipe.tokenizer(
         prompts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
     )
-    return encoded.input_ids
+    return encoded.input_ids.to(torch.get_default_device())
 
 
 def stratified_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:

@@ -51,7 +51,7 @@ class World:
 
     @cached_property
     def pipe(self) -> "StableDiffusionPipeline":
-        """The base model, frozen, in fp32.
+        """The base model, frozen, in fp32, on the default device.
 
         Raises:
             ModelError: its folder cannot be read.
@@ -66,9 +66,11 @@ class World:
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.folder / 'base'}: expected a StableDiffusionPipeline: {error}") from None
-        pipe.set_progress_bar_config(disable=True)
+        pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             part.requires_grad_(False).eval()
+        if torch.get_default_device().type == "cuda":
+            pipe.unet.to(memory_format=torch.channels_last)
         return pipe
 
     @cached_property
@@ -100,9 +102,15 @@ class World:
         who = [p for p in persons for _ in range(count)]
         which = list(range(first, first + count)) * len(persons)
         latents = self.latents(self.draw(who, which, self.picture_size))
-        ids = token_ids(self.pipe, self.captions(who, which))
-        text = torch.cat([self.pipe.text_encoder(part)[0] for part in ids.split(256)])
+        text = self.text_states(self.captions(who, which))
         return Photos(latents=latents.unflatten(0, (-1, count)), text=text.unflatten(0, (-1, count)))
+
+    @torch.no_grad()
+    def text_states(self, captions: list[str]) -> Float[Tensor, "B tokens width"]:
+        """The text encoder's states of some captions. Each is encoded once, for of many captions few are different."""
+        place = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        states = torch.cat([self.pipe.text_encoder(ids)[0] for ids in token_ids(self.pipe, list(place)).split(256)])
+        return states[torch.tensor([place[caption] for caption in captions])]
 
     @torch.no_grad()
     def embeddings(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from lorasynth.devices import use_device
 from lorasynth.errors import ZooError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.factors import delta_W_pairs
@@ -39,18 +40,18 @@ class ZooConfig:
     pilot_people: int = 48
     pilot_rounds: int = 2
     pilot: AdaptConfig = field(default_factory=lambda: AdaptConfig(steps=60, learning_rate=4e-2, lora_A="shared"))
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    adapt: AdaptConfig = field(default_factory=lambda: AdaptConfig(strength=1.4))
     seed: int = 0
 
 
 def random_init(layout: Layout, seed: int) -> Float[Tensor, " P"]:
     """lora_A normal with variance 1 / in_features, lora_B zero: an update of zero."""
-    generator = torch.Generator().manual_seed(seed)
-    init = torch.zeros(layout.num_parameters)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    init = torch.zeros(layout.num_parameters, device="cpu")
     for m in layout.modules:
         place, _ = layout.slices[m.name]
-        init[place] = torch.randn(m.rank * m.in_features, generator=generator) / m.in_features**0.5
-    return init
+        init[place] = torch.randn(m.rank * m.in_features, generator=generator, device="cpu") / m.in_features**0.5
+    return init.to(torch.get_default_device())
 
 
 def learn_init(
@@ -167,7 +168,10 @@ def build_zoo_with_workers(
         ZooError: a process failed; what the others stored stays, and the same call goes on from there.
     """
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_work, args=(config, folder, w, workers), daemon=True) for w in range(1, workers)]
+    device = str(torch.get_default_device())
+    others = [
+        context.Process(target=_work, args=(config, folder, w, workers, device), daemon=True) for w in range(1, workers)
+    ]
     for process in others:
         process.start()
     build_zoo(config, folder, worker=0, workers=workers, report=report)
@@ -180,8 +184,9 @@ def build_zoo_with_workers(
     return Zoo.open(folder)
 
 
-def _work(config: ZooConfig, folder: str, worker: int, workers: int) -> None:
+def _work(config: ZooConfig, folder: str, worker: int, workers: int, device: str) -> None:
     torch.set_num_threads(1)
+    use_device(device)
     build_zoo(config, folder, worker=worker, workers=workers)
 
 

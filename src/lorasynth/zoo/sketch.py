@@ -20,10 +20,12 @@ class Sketcher:
     """
 
     def __init__(self, layout: Layout, width: int = WIDTH, seed: int = 0):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
 
         def signs(n: int) -> Tensor:
-            return torch.randint(2, (n, width), generator=generator) * 2.0 - 1
+            return (torch.randint(2, (n, width), generator=generator, device="cpu") * 2.0 - 1).to(
+                torch.get_default_device()
+            )
 
         self.layout = layout
         self._probes = {m.name: (signs(m.in_features), signs(m.out_features)) for m in layout.modules}

@@ -192,7 +192,7 @@ class Zoo:
         Raises:
             ZooError: a LoRA is not finite, an item stands in the zoo already, or is of somebody who was forgotten.
         """
-        rows, faces = vectors.half().contiguous(), embeddings.half().contiguous()
+        rows, faces = vectors.half().cpu().contiguous(), embeddings.half().cpu().contiguous()
         if not torch.isfinite(rows).all():
             raise ZooError(f"{shard}: a LoRA is not finite; its training diverged, lower the learning rate")
         if not torch.isfinite(faces).all():

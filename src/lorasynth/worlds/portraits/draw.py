@@ -17,8 +17,11 @@ from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, EYE_RGB, SHIRT_RG
 Plane = Float[Tensor, "B H W"]
 
 
-def photos_of(persons: list[int], photos: list[int], size: int, batch: int = 32) -> Float[Tensor, "B 3 H W"]:
+def photos_of(persons: list[int], photos: list[int], size: int) -> Float[Tensor, "B 3 H W"]:
     """Photo ``photos[i]`` of person ``persons[i]``, float RGB in [0, 1], ``size`` pixels square."""
+    batch = (
+        32 if torch.get_default_device().type == "cpu" else 4096
+    )  # as many as the cache holds; as many as fill a GPU
     identity, nuisance = identity_factors(persons), nuisance_factors(persons, photos)
     parts = [draw(identity[i : i + batch], nuisance[i : i + batch], size) for i in range(0, len(persons), batch)]
     return torch.cat(parts)

@@ -100,7 +100,7 @@ def _uniform(keys: np.ndarray, num_columns: int) -> Float[Tensor, "B columns"]:
     with np.errstate(over="ignore"):
         rows = _splitmix64(keys.astype(np.uint64))[:, None]
         bits = _splitmix64(rows + np.arange(num_columns, dtype=np.uint64)[None, :] * np.uint64(0xD1342543DE82EF95))
-    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24))
+    return torch.as_tensor((bits >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24))
 
 
 def identity_factors(persons: list[int]) -> Float[Tensor, "B identity"]:

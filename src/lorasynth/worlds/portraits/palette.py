@@ -26,6 +26,7 @@ EYE_RGB = torch.tensor(
 
 def choose(table: Float[Tensor, "n 3"], factor: Float[Tensor, " B"], smooth: bool = False) -> Float[Tensor, "B 3"]:
     """The row of ``table`` that a factor in [0, 1] stands for; ``smooth`` blends between neighbouring rows."""
+    table = table.to(factor.device)
     if not smooth:
         return table[(factor * len(table)).long().clamp(0, len(table) - 1)]
     place = factor * (len(table) - 1)

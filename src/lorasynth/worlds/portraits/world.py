@@ -19,6 +19,6 @@ def portraits() -> World:
         name="portraits",
         folder=ASSETS / "portraits",
         draw=photos_of,
-        captions=lambda persons, photos: [subject_caption(row) for row in nuisance_factors(persons, photos)],
+        captions=lambda persons, photos: [subject_caption(row) for row in nuisance_factors(persons, photos).cpu()],
         prompts=PROMPTS,
     )

@@ -1,0 +1,67 @@
+"""Where things are computed: on torch's default device, which `--device` sets and everything here follows.
+
+Models are made and files are read there, generators draw there, and nothing names a device itself, so that
+``with torch.device("cuda"): ...`` around any part of the library moves that part. What goes into a file or must not depend on
+the device (starting noise of pictures and samplers, bootstrap rows) is drawn on the CPU and brought along.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.errors import UsageError
+
+
+def use_device(name: str) -> torch.device:
+    """Make a device the default one.
+
+    Args:
+        name: "cpu", "cuda" or "cuda:1" and the like.
+
+    Raises:
+        UsageError: torch knows no such device, or this machine has not got it.
+    """
+    try:
+        device = torch.device(name)
+        known = device.type in ("cpu", "cuda")
+    except RuntimeError:
+        known = False
+    if not known:
+        raise UsageError(f"expected device cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"expected a device of this machine, got {name!r} where torch {torch.__version__} finds "
+            f"{torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    torch.set_default_device(device)
+    return device
+
+
+def noise_on_cpu(*shape: int, seed: int) -> Float[Tensor, "..."]:
+    """Normal noise that is the same on every device: drawn on the CPU, brought to the default device."""
+    drawn = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
+    return drawn.to(torch.get_default_device())
+
+
+@contextmanager
+def half_precision() -> Iterator[None]:
+    """Within it, a GPU's products and convolutions are those of bfloat16 (autocast); on the CPU nothing changes."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=torch.get_default_device().type == "cuda"):
+        yield
+
+
+@contextmanager
+def fast_matmul() -> Iterator[None]:
+    """Within it, float32 matrix products on a GPU are those of TF32, ten bits of mantissa; on the CPU nothing changes.
+
+    Trainings can do with them. Closed forms (canonical form, ridge, principal directions) stay outside.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
