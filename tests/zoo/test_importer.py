@@ -452,35 +452,55 @@ def test_by_command_with_photos_of_the_world(tmp_path):
     assert isinstance(result.exception, UsageError)  # exit code 2 and a line, by `lorasynth.cli.main`
 
 
+def import_sizes(folder, loras):
+    """LoRAs, in their order, as files with a face each; what became of each when they are taken in."""
+    folder.mkdir()
+    for i, lora in enumerate(loras):
+        lora.save(folder / f"{i:02d}.safetensors")
+        np.save(folder / f"{i:02d}.npy", np.random.default_rng(i).normal(size=8))
+    zoo, outcomes = run(folder, folder.with_suffix(".zoo"))
+    return zoo, {int(Path(o.file).stem): o for o in outcomes}
+
+
 def test_an_update_of_a_size_unlike_all_others_is_refused_once_enough_are_in(tmp_path):
-    """Six sigma above the mean of 32 others; the very same file as one of the first three comes in."""
-    loras = tmp_path / "loras"
-    loras.mkdir()
-    made = [LoRA.random(layout(2), seed=i, std=0.1) for i in range(34)]
-    for i, lora in enumerate(made):
-        big = LoRA(lora.layout, 30 * lora.vector) if i in (2, 33) else lora
-        big.save(loras / f"{i:02d}.safetensors")
-        np.save(loras / f"{i:02d}.npy", np.random.default_rng(i).normal(size=8))
-    (loras / "02.safetensors").rename(tmp_path / "early.safetensors")
-    zoo, outcomes = run(loras, tmp_path / "zoo")
-    (refused,) = [o for o in outcomes if o.outcome == "refused" and "02" not in o.file]
-    assert refused.file.endswith("33.safetensors")
-    assert re.search(r"expected an update of size .*, at most .* \(6 sigma above 32 others\), got ", refused.reason)
-    assert len(zoo) == 32
+    """100 times as large, a hundredth, factors of plain noise: refused after 32 others; the same as the third file comes in."""
+    sizes = np.exp(0.3 * np.random.default_rng(0).normal(size=40))
+    made = [LoRA.random(layout(2), seed=i, std=0.1).scaled(float(sizes[i])) for i in range(40)]
+    noise = LoRA(layout(2), torch.randn(layout(2).num_parameters, generator=torch.Generator().manual_seed(0)))
+    damaged = [made[36].scaled(100.0), made[37].scaled(0.01), noise]
+    zoo, outcomes = import_sizes(tmp_path / "loras", made[:36] + damaged + made[39:])
+    assert {i for i, o in outcomes.items() if o.outcome == "refused"} == {36, 37, 38}
+    assert len(zoo) == 37
+    for i in (36, 37, 38):
+        assert re.search(r"expected an update of size .* to .*, as 36 others of median .*, got ", outcomes[i].reason)
     # The zoo remembers: the next call says the same.
-    assert [o.outcome for o in run(loras, tmp_path / "zoo")[1] if o.file.endswith("33.safetensors")] == ["refused"]
-    (tmp_path / "early.safetensors").rename(loras / "02.safetensors")
-    assert [o.outcome for o in run(loras, tmp_path / "another")[1] if o.file.endswith("02.safetensors")] == ["imported"]
+    again = {Path(o.file).stem: o.outcome for o in run(tmp_path / "loras", tmp_path / "loras.zoo")[1]}
+    assert [again[name] for name in ("35", "36", "37", "38", "39")] == ["present", *["refused"] * 3, "present"]
+    _, early = import_sizes(tmp_path / "early", [made[0], made[1], damaged[0], *made[2:36], damaged[1]])
+    assert [early[2].outcome, early[37].outcome] == ["imported", "refused"]
 
 
-def test_sizes_with_a_long_tail_are_no_fault():
-    """1,000 sizes whose logarithm is normal, a spread of 0.5: none is refused; one of a thousand times the median is."""
-    sizes = Sizes()
-    for size in np.exp(0.5 * np.random.default_rng(0).normal(size=1000)):
-        assert sizes.problem(size) == ""
+SOUND = {
+    "normal": (1e2, lambda g: 0.3 * g.normal(size=5000)),
+    "wide": (1e3, lambda g: 0.5 * g.normal(size=5000)),
+    "heavy-tailed": (1e2, lambda g: 0.2 * g.laplace(size=5000)),
+    "student": (1e2, lambda g: 0.15 * g.standard_t(8, size=5000)),
+    "skewed": (1e2, lambda g: 0.1 * g.gamma(2, size=5000)),
+    "almost equal": (1e2, lambda g: 0.001 * g.normal(size=5000)),
+}
+
+
+@pytest.mark.parametrize(("times", "draw"), SOUND.values(), ids=SOUND)
+def test_of_5000_sound_sizes_none_is_refused_and_damaged_ones_are(times, draw):
+    """Also after three damaged ones that came in before anybody knew what is usual."""
+    sizes, refused = Sizes(), []
+    for size in (500.0, 1e4, 1e6, *np.exp(draw(np.random.default_rng(0)))):
+        if sizes.problem(size):
+            refused.append(size)
         sizes.add(size)
-    assert sizes.problem(1000.0)
-    assert sizes.problem(0.0) == ""
+    assert refused == []
+    assert all(sizes.problem(size) for size in (times, 1 / times, 1e30))
+    assert sizes.problem(0.0) == ""  # which is another fault's
 
 
 def test_what_is_refused_otherwise_comes_in_when_asked_for(folder, tmp_path):
