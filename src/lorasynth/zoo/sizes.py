@@ -12,8 +12,8 @@ class Sizes:
     """The sizes ``log ‖ΔW‖`` of what has been taken in, by median and quartiles, which a few damaged ones do not move.
 
     Of the logarithm, because sizes vary by factors. Its tails are heavier than a normal one's, so that a fixed number of sigma
-    refuses sound LoRAs of a large zoo. It is taken for Laplace's, ``P(|log size - median| > t) = exp(-t / b)``, half of which lies
-    between quartiles ``2 b log 2`` apart: one of n is beyond ``t = b log(n / p)`` with a chance of at most p (Bonferroni).
+    refuses sound LoRAs of a large zoo. It is taken for Laplace's, ``P(|log size - median| > t) = exp(-t / b)``, whose quartiles
+    are ``2 b log 2`` apart: one of n is beyond ``t = b log(n / p)`` with a chance of at most p (Bonferroni).
     """
 
     def __init__(self) -> None:
