@@ -119,6 +119,8 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
                 rows: list[dict[str, Any]] = list(csv.DictReader(file))
         elif table.suffix == ".jsonl":
             rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line that is no JSON object")
         elif table.suffix == ".parquet":
             rows = _read_parquet(table)
         else:
@@ -126,10 +128,15 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())  # in one line: Parquet's reader takes several
         raise UsageError(f"{table}: expected a table, got {reason}; check the file") from None
-    for number, row in enumerate(rows, start=1):
-        if missing := [c for c in columns if not isinstance(row, dict) or row.get(c) in (None, "")]:
-            raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
+    require_columns(table, rows, columns)
     return rows
+
+
+def require_columns(table: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Raise UsageError if a row of a table has nothing in one of ``columns``."""
+    for number, row in enumerate(rows, start=1):
+        if missing := [c for c in columns if row.get(c) in (None, "")]:
+            raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
 
 
 def _read_parquet(table: Path) -> list[dict[str, Any]]:
