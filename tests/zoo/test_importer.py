@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -372,6 +373,41 @@ def write_table(path, rows):
             writer.writerows(rows)
 
 
+STRANGE_NAMES = ["../../x", "/tmp/x", "a\0b", "CON", "x" * 5_000, "\u202e\U0001f600\n"]
+
+
+def test_a_persons_name_is_never_a_path(folder, tmp_path):  # row 121
+    rows = [
+        {"file": f"{n}.safetensors", "person": p, "face": f"{n}.npy"}
+        for n, p in zip("abdef", STRANGE_NAMES, strict=False)
+    ]
+    write_table(folder / "people.jsonl", rows)
+    before = sorted(tmp_path.rglob("*"))
+    entries = pair_by_table([folder / row["file"] for row in rows], folder / "people.jsonl")
+    zoo, _ = import_zoo(
+        candidates_of(entries, layout(2)), tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None
+    )
+    assert {item.person for item in zoo.items} == {person_number(name) for name in STRANGE_NAMES[:5]}
+    written = {p.relative_to(tmp_path / "zoo").as_posix() for p in sorted(tmp_path.rglob("*")) if p not in before}
+    assert written == {".", ".lock", "zoo.json", "manifest.jsonl", "import.jsonl", "shard-00000.safetensors"}
+
+
+@pytest.mark.parametrize("column", ["file", "face"])
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_a_tables_strange_paths_are_named_and_no_crash(folder, tmp_path, column, name):  # row 121
+    rows = [{"file": f"{n}.safetensors", "person": n, "face": f"{n}.npy"} for n in "ab"]
+    write_table(folder / "people.jsonl", [rows[0], rows[1] | {column: name}])
+    loras = [folder / "a.safetensors", folder / "b.safetensors"]
+    with (
+        pytest.raises(UsageError, match=r"row 2: expected a file's name|expected a row for .*b\.safetensors")
+        if column == "file"
+        else nullcontext()
+    ):
+        candidates = candidates_of(pair_by_table(loras, folder / "people.jsonl"), layout(2))
+        _, outcomes = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
+        assert [o.outcome for o in outcomes] == ["imported", "refused"]
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
 def test_the_same_table_in_three_formats_is_the_same_zoo(folder, tmp_path, ending):
     rows = [{"file": f"{n}.safetensors", "person": n * 2, "face": f"{n}.npy"} for n in "abdef"]
@@ -403,6 +439,15 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lorasynth\[parquet\]', or write CSV"):
         read_table(tmp_path / "t.parquet", ("file",))
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 1e30])
+def test_an_embedding_without_a_direction_is_refused_and_one_of_any_norm_is_made_a_unit_one(tmp_path, value):  # row 120
+    np.save(tmp_path / "e.npy", np.full(8, 3.0))
+    assert read_embedding(tmp_path / "e.npy").norm() == pytest.approx(1)
+    np.save(tmp_path / "e.npy", np.array([value, 0, 0]))
+    with pytest.raises(PhotoError, match=r"e\.npy: expected an embedding with a direction, got norm .*; make it again"):
+        read_embedding(tmp_path / "e.npy")
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (0,)])
