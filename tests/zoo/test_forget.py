@@ -260,7 +260,7 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
     said = []
     zoo = build_zoo(config, str(folder), report=said.append)
     assert (len(zoo), len(trained), said) == (8, 8, [])
-    whole, someone = stored(folder), zoo.items[3]
+    whole, someone = stored(folder), zoo.items[0]
     forget_person(folder, someone.person)
     trained.clear()
     assert len(build_zoo(config, str(folder), report=said.append)) == 7
