@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,10 +22,11 @@ from lorasynth.zoo.filling import fill, helpers
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.verify import look_over
 
-from .planted import contents, layout
+from .planted import contents, killed_at, layout
 
 WORKERS = 8
 BANK = 8
+EXPIRES_AFTER_S = 5.0
 FORK = multiprocessing.get_context("fork")
 
 
@@ -43,7 +45,9 @@ def build(folder, items):
     """As `lorasynth.zoo.build.build_zoo` does it."""
     zoo = Zoo.create(folder, layout(), {"rank": 2}, torch.linspace(-1, 1, layout().num_parameters))
     banks = {f"shard-{k:05d}": range(k * BANK, (k + 1) * BANK) for k in range(-(-items // BANK))}
-    return fill(zoo, banks, make, split=lambda person: "train", source="made", licence="CC0")
+    return fill(
+        zoo, banks, make, split=lambda person: "train", source="made", licence="CC0", expires_after_s=EXPIRES_AFTER_S
+    )
 
 
 def worker(folder, items, pids):
@@ -117,6 +121,17 @@ def kill_and_build(tmp_path, items, kills):
         for process in coordinators:
             process.join()
     return folder, killed
+
+
+def test_killed_at_each_change_of_a_file_another_process_finishes_to_the_same_bytes(tmp_path):
+    whole, folder, number = digests(one_worker(tmp_path / "one", 3 * BANK)), tmp_path / "many", 1
+    while killed_at(number, folder, lambda: build(folder, 3 * BANK)):
+        assert digests(one_worker(folder, 3 * BANK)) == whole, number
+        assert not (folder / ".leases").exists(), number
+        shutil.rmtree(folder)
+        number += 1
+    assert number > 40
+    assert look_over(tmp_path / "one").faults == []
 
 
 @pytest.mark.slow

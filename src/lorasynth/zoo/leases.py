@@ -48,7 +48,7 @@ class Leases:
 
     def __init__(self, folder: Path, *, expires_after_s: float = EXPIRES_AFTER_S):
         self.folder = folder / FOLDER_NAME
-        self.expires_after_s = expires_after_s
+        self.expires_after_s, self.renew_every_s = expires_after_s, expires_after_s / 10
         self.host = socket.gethostname()
         self._looks: dict[Path, _Look] = {}
 
@@ -81,7 +81,7 @@ class Leases:
             raise UsageError(
                 f"{path}: cannot be written ({error.strerror}); make room, or change permissions"
             ) from None
-        return Lease(path, handle, self.host, self.expires_after_s / 10)
+        return Lease(path, handle, self.host, self.renew_every_s)
 
     def _is_free(self, path: Path) -> bool:
         """Whether the owner of a lease is gone: dead on this machine, or silent for too long."""
@@ -89,9 +89,10 @@ class Leases:
             look = self._look(path)
         except FileNotFoundError:
             return False  # given back just now; the next look finds none
-        if not look.locked and look.host in ("", self.host):
-            return True
-        return time.monotonic() - look.since > self.expires_after_s
+        silent_s = time.monotonic() - look.since
+        if not look.host:  # between O_EXCL and its owner's first word, or that never comes
+            return silent_s > self.renew_every_s
+        return silent_s > self.expires_after_s or (look.host == self.host and not look.locked)
 
     def _look(self, path: Path) -> _Look:
         with path.open("rb") as file:
@@ -111,12 +112,12 @@ class Leases:
     def require_locks_that_reach(self) -> None:
         """Check, before anything is stored, that locks of other machines that work here are seen.
 
-        Takes a fifth of ``expires_after_s`` where a lease of another machine has no lock: its owner is gone, or was not seen.
+        Takes two times ``renew_every_s`` where a lease of another machine has no lock: its owner is gone, or was not seen.
 
         Raises:
             ZooError: one raised its count and did not lock it.
         """
-        for wait_s in (self.expires_after_s / 5, 0.0):
+        for wait_s in (2 * self.renew_every_s, 0.0):
             for path in list(self.folder.glob("*.*")):
                 with suppress(FileNotFoundError):
                     self._look(path)

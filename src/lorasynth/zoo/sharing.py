@@ -64,7 +64,7 @@ def _at_once(act: Callable[[], None]) -> None:
 
 
 def _locks_exclude(path: Path) -> bool:
-    with path.open("rb") as one, path.open("rb") as other:
+    with path.open("r+b") as one, path.open("r+b") as other:  # NFS locks no file that is only read
         try:
             fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
