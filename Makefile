@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-comfyui check fuzz format bench reproduce reproduce-tiny clean
+.PHONY: setup demo test test-comfyui check fuzz soak format bench reproduce reproduce-tiny clean
 
 setup: $(VENV)/.installed
 
@@ -41,6 +41,10 @@ check: setup
 
 fuzz: setup
 	LORASYNTH_FUZZ=100000 $(BIN)/python -m pytest -s --timeout 0 tests/lora/test_fuzz.py
+
+# 64,000 items by eight processes of which 200 are killed.
+soak: setup
+	LORASYNTH_SOAK=64000,200 $(BIN)/python -m pytest -s --timeout 0 tests/zoo/test_kills.py
 
 format: setup
 	$(BIN)/ruff format src tests benchmarks integrations
