@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-comfyui check fuzz format bench reproduce reproduce-tiny clean
+.PHONY: setup demo test test-comfyui check fuzz format bench reproduce reproduce-tiny evidence clean
 
 setup: $(VENV)/.installed
 
@@ -54,6 +54,12 @@ reproduce: setup
 
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny
+
+# The claims of docs/evidence.md: runs the cells that have no result yet on a zoo of portraits, then writes the page.
+ZOO ?= runs/zoo
+evidence: setup
+	mkdir -p $(OUT)
+	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/evidence.md
 
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache
