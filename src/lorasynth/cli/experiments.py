@@ -65,7 +65,7 @@ def experiment(
         for each in experiments:
             results, _ = load(each, out)
             for claim in each.claims:
-                verdict = claim.judge(results)
+                verdict = claim.criterion.judge(results)
                 say(f"{each.name}: {claim.text}: {verdict.figure} {verdict.interval}: {verdict.word}")
                 verdicts[claim.text] = {
                     "experiment": each.name, "verdict": verdict.word, "figure": verdict.figure, **verdict.interval.__dict__

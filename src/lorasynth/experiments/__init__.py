@@ -8,6 +8,13 @@ from lorasynth.experiments.experiment import Experiment
 EXPERIMENTS = {
     "targets": "TARGETS",
     "conditioning": "CONDITIONING_EXPERIMENT",
+    "parameterisation": "PARAMETERISATION",
+    "bottleneck": "BOTTLENECK",
+    "sampler": "SAMPLER",
+    "gauge": "GAUGE",
+    "vae-shape": "VAE_SHAPE",
+    "zoo-size": "ZOO_SIZE",
+    "memorisation": "MEMORISATION",
 }
 """Name, which is its module's too -> the name of the experiment in it."""
 

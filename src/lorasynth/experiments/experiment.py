@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lorasynth.experiments.lab import Lab
-from lorasynth.experiments.statistics import Figures, Interval, Results
+from lorasynth.experiments.statistics import Figures, Interval, Results, best, difference, ratio
 
 Config = dict[str, Any]
 """What makes a cell, as JSON values."""
+Word = Literal["confirmed", "refuted", "not decidable here"]
 MATTERS = 0.01
 """The least gain, of similarity or of variance explained, that is called one."""
-ABOVE = f"the whole interval is above {MATTERS}, the least that matters (refuted: below)"
-Word = Literal["confirmed", "refuted", "not decidable here"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,20 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Criterion:
+    """A bar, and the figure that is held against it."""
+
+    words: str  # when a claim is confirmed and when refuted, in words
+    judge: Callable[[Results], Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """A sentence that can be wrong."""
 
     text: str
     source: str  # of the sentence
-    bar: str  # when it is confirmed and when refuted, in words
-    judge: Callable[[Results], Verdict]
+    criterion: Criterion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +52,7 @@ class Experiment:
     cells: dict[str, Config]
     run: Callable[[Lab, Config, int], Figures]  # (lab, config, seed) -> figures of the cell
     claims: tuple[Claim, ...]
-    max_seeds: int = 5  # of a cell that is slow, or that no seed changes
+    max_seeds: int = 5  # of cells that are slow, or that no seed changes
 
 
 def decide(figure: str, interval: Interval, bar: float) -> Verdict:
@@ -54,3 +60,25 @@ def decide(figure: str, interval: Interval, bar: float) -> Verdict:
     if interval.low > bar:
         return Verdict("confirmed", figure, interval)
     return Verdict("refuted" if interval.high < bar else "not decidable here", figure, interval)
+
+
+def more(figure: str, one: str, other: str | tuple[str, ...], bar: float = MATTERS) -> Criterion:
+    """A cell has more of a figure than another, or than the best of several, by at least the bar."""
+
+    def judge(results: Results) -> Verdict:
+        rival = other if isinstance(other, str) else best(results, other, figure)
+        return decide(f"{figure}, {one} minus {rival}", difference(results, one, rival, figure), bar)
+
+    rivals = other if isinstance(other, str) else f"the best of {', '.join(other)}"
+    words = f"{figure} of {one} minus that of {rivals}: the whole interval is above {bar:g} (refuted: below)"
+    return Criterion(words=words, judge=judge)
+
+
+def times(figure: str, one: str, other: str, bar: float) -> Criterion:
+    """A cell has so many times a figure of another."""
+
+    def judge(results: Results) -> Verdict:
+        return decide(f"{figure}, {one} over {other}", ratio(results, one, other, figure), bar)
+
+    words = f"{figure} of {one} over that of {other}: the whole interval is above {bar:g} (refuted: below)"
+    return Criterion(words=words, judge=judge)

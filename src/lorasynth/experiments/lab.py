@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
@@ -24,6 +24,7 @@ from lorasynth.experiments.statistics import Figures
 from lorasynth.fitting import SCALES
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
 from lorasynth.prior import DiffusionPrior, PriorConfig, fit_prior
+from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.training import LoopConfig
@@ -31,9 +32,8 @@ from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.store import Zoo
 
-Embeddings = Float[Tensor, "B D"]
-Predict = Callable[[Embeddings], Float[Tensor, "B F"]]
-"""Embeddings -> canonical vectors."""
+Method = Callable[[Int[Tensor, " B"]], Float[Tensor, "B F"]]
+"""Rows of the zoo -> a canonical vector for each: predicted from a photo's embedding, or made from the person's own LoRA."""
 
 CHOOSING = 12  # people whose pictures choose a scale, with one prompt each
 AT_ZERO: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": 8}
@@ -135,31 +135,39 @@ class Lab:
         """A diffusion prior of the recipe's VAE's latents."""
         return self.prior_on(*self.latents(self.vae()[0]), config, seed)
 
-    def ridge(self, target: Float[Tensor, "N Z"]) -> Predict:
-        """Ridge regression on mean embeddings; the choosing people choose its weight."""
+    def ridge(self, target: Float[Tensor, "N Z"]) -> RidgePrior:
+        """Ridge regression of any targets on mean embeddings; the choosing people choose its weight."""
         faces, train, choosing = self.faces[:, None], self.train, self.choosing
-        return best_ridge(faces[train], target[train], faces[choosing], target[choosing])[0].predict
-
-    def decoded(self, predict: Callable[..., Tensor], vae: LoRAVAE | None = None, **settings: Any) -> Predict:
-        """A predictor of latents as one of canonical vectors."""
-        decoder = vae or self.vae()[0]
-        return torch.no_grad()(lambda embedding: decoder.decode(predict(embedding, **settings)))
+        return best_ridge(faces[train], target[train], faces[choosing], target[choosing])[0]
 
     # What is scored.
 
-    def score(self, predict: Predict, canonicalizer: Canonicalizer | None = None, prefix: str = "") -> Figures:
-        """A method's figures, one number a scored person, from the first of the person's embeddings.
+    def photo(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """The embedding of the one photo that methods are given."""
+        return self.embeddings[rows, 0]
 
-        "explained" (of the scored people's ΔW, as deviations from the zoo's mean LoRA: the mean over people is the part of the
-        variance that is explained; 0 is the mean LoRA), and what `likeness_of` says.
+    def decoded(self, prior: DiffusionPrior | Baseline, vae: LoRAVAE | None = None, **settings: Any) -> Method:
+        """A prior and its VAE, the recipe's by default, as a method."""
+        decoder = vae or self.vae()[0]
+        return torch.no_grad()(lambda rows: decoder.decode(prior.predict(self.photo(rows), **settings)))
+
+    def score(self, method: Method, form: Canonicalizer | None = None, prefix: str = "") -> Figures:
+        """A method's figures, one number a scored person: "explained" (see there), and those of `likeness`.
+
+        Args:
+            method: what is scored.
+            form: the canonical form that it speaks; the recipe's by default.
+            prefix: of the figures' names.
         """
-        form = canonicalizer or self.canonicalizer
-        predicted = form.invert(predict(self.embeddings[self.scored, 0]))
-        figures = {"explained": self.explained(predicted)} | self.likeness_of(predict, form)
+        form = form or self.canonicalizer
+        figures = {"explained": self.explained(form.invert(method(self.scored)))} | self.likeness(method, form)
         return {prefix + name: values for name, values in figures.items()}
 
     def explained(self, predicted: Float[Tensor, "s P"]) -> list[float]:
-        """One minus each scored person's squared error of ΔW, in units of the mean squared deviation from the mean LoRA."""
+        """One minus each scored person's squared error of ΔW, in units of the mean squared deviation from the zoo's mean LoRA.
+
+        The mean over people is the part of the variance that is explained: 0 is the mean LoRA, 1 is exact.
+        """
         true, layout = self.vectors[self.scored], self.zoo.layout
         mean = self.canonicalizer.mean.expand(len(true), -1)
         size = delta_W_norm2(layout, true.double())
@@ -171,35 +179,34 @@ class Lab:
         true = self.x[self.scored]
         return (1 - (predicted - true).square().sum(1) / true.square().sum(1).mean()).tolist()
 
-    def likeness_of(self, predict: Predict, canonicalizer: Canonicalizer | None = None) -> Figures:
+    def likeness(self, method: Method, form: Canonicalizer) -> Figures:
         """Do the pictures show the person? Drawn by the base for some of the scored people, at a scale that others chose.
 
         Returns:
             "similarity" and "similarity2" of each person: by the conditioning encoder and by the second recogniser, to photos
             that nothing else was given; and the "scale".
         """
-        form = canonicalizer or self.canonicalizer
-        scale = self._best_scale(predict, form)
+        scale = self._best_scale(method, form)
         rows = self.scored[: self.people]
-        persons = [self.persons[i] for i in rows]
-        vectors = form.invert(scale * predict(self.embeddings[rows, 0]))
+        vectors = form.invert(scale * method(rows))
         drawn = render(self.world.pipe, list(self.world.prompts[:2]), self.zoo.layout, vectors, guidance_scale=1.0)
         figures: Figures = {"scale": scale}
         for name, net in (("similarity", self.world.encoder), ("similarity2", self.world.second_recogniser)):
-            centroids = person_centroids(self.world, persons, net, SCORED_FROM)
             with torch.no_grad():
-                figures[name] = similarity(embed_pictures(net, drawn), centroids).tolist()
+                figures[name] = similarity(embed_pictures(net, drawn), self._centroids(rows, net)).tolist()
         return figures
 
-    def _best_scale(self, predict: Predict, form: Canonicalizer) -> float:
+    def _best_scale(self, method: Method, form: Canonicalizer) -> float:
         rows = self.choosing[:CHOOSING]
-        centroids = person_centroids(self.world, [self.persons[i] for i in rows], self.world.encoder, SCORED_FROM)
-        x = predict(self.embeddings[rows, 0])
+        x, centroids = method(rows), self._centroids(rows, self.world.encoder)
 
         def value(scale: float) -> float:
             return likeness(self.world, self.zoo.layout, form.invert(scale * x), centroids, num_prompts=1)
 
         return max(SCALES, key=value)
+
+    def _centroids(self, rows: Int[Tensor, " B"], net: nn.Module) -> Float[Tensor, "B D"]:
+        return person_centroids(self.world, [self.persons[i] for i in rows], net, SCORED_FROM)
 
 
 def seeded(loop: LoopConfig, seed: int) -> LoopConfig:

@@ -61,10 +61,10 @@ def _zoos(records: list[dict[str, Any]]) -> list[str]:
 
 
 def _claim_row(experiment: Experiment, claim: Claim, results: Results, there: bool) -> str:
-    what = f"[{experiment.name}](#{experiment.name}): {claim.bar}"
+    what = f"[{experiment.name}](#{experiment.name}): {claim.criterion.words}"
     if not there:
         return f"| {claim.text} ({claim.source}) | {what} | – | not run |"
-    verdict = claim.judge(results)
+    verdict = claim.criterion.judge(results)
     return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
 
 

@@ -5,7 +5,7 @@ been with other people and other seeds of the same kinds: both are drawn anew, w
 same draws, person by person and seed by seed, which takes out what makes a person hard for either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,9 +53,9 @@ def mean(results: Results, cell: str, figure: str) -> Interval:
     return bootstrap(lambda means: means[0], scores(results, cell, figure))
 
 
-def difference(results: Results, one: str, other: str, figure: str, other_figure: str | None = None) -> Interval:
-    """``one`` minus ``other``, on the same people and seeds; of another figure of ``other`` if it is named."""
-    pair = scores(results, one, figure), scores(results, other, other_figure or figure)
+def difference(results: Results, one: str, other: str, figure: str) -> Interval:
+    """``one`` minus ``other``, on the same people and seeds."""
+    pair = scores(results, one, figure), scores(results, other, figure)
     return bootstrap(lambda means: means[0] - means[1], *pair)
 
 
@@ -64,7 +64,7 @@ def ratio(results: Results, one: str, other: str, figure: str) -> Interval:
     return bootstrap(lambda means: means[0] / means[1], scores(results, one, figure), scores(results, other, figure))
 
 
-def best(results: Results, cells: list[str], figure: str) -> str:
+def best(results: Results, cells: Sequence[str], figure: str) -> str:
     """The cell with the largest mean."""
     return max(cells, key=lambda cell: scores(results, cell, figure).mean().item())
 
