@@ -202,7 +202,7 @@ def _read(path: Path, config: Config) -> dict[str, Any] | None:
         return None
     try:
         record = read_json(path)
-        return record if record["config"] == config and record["figures"] else None
+        return record if record["figures"] and record["config"] == config else None
     except (ModelError, KeyError, TypeError):
         raise UsageError(
             f"{path}: expected the result of a cell, got something else; remove it and run again"

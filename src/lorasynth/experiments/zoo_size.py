@@ -14,7 +14,7 @@ from lorasynth.prior import DiffusionPrior, KernelPrior
 from lorasynth.prior.baselines import Baseline
 
 SIZES = (64, 128, 256, 512, 1024)
-PAPERS_ZOO = 64_000
+PAPERS_ZOO = 64_000.0
 EXPONENTS = torch.linspace(0.02, 1.5, 149, dtype=torch.float64)
 
 
