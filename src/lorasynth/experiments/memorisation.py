@@ -5,6 +5,7 @@ from functools import lru_cache
 
 import torch
 
+from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.evaluate.memorisation import PERCENTILE, Memorisation, nearest
 from lorasynth.experiments.experiment import Claim, Config, Criterion, Experiment, Verdict, decide
 from lorasynth.experiments.lab import Lab
@@ -55,7 +56,7 @@ def _prior(lab: Lab, name: str, seed: int) -> DiffusionPrior | Baseline:
 
 @lru_cache(maxsize=1)
 def _of_the_zoo(lab: Lab) -> Memorisation:
-    base, encoder = lab.zoo.layout.base, lab.world.encoder
+    base, encoder = lab.zoo.layout.base, WorldEncoder(lab.world)
     model = Synthesizer(base=base, encoder=encoder, canonicalizer=lab.canonicalizer, vae=lab.vae()[0], priors={})
     return Memorisation.fit(model, lab.zoo, report=lambda _: None)
 
