@@ -7,7 +7,7 @@ from typing import Any
 
 from lorasynth.experiments.experiment import Claim, Experiment
 from lorasynth.experiments.runner import cell_path, load
-from lorasynth.experiments.statistics import Results, mean
+from lorasynth.experiments.statistics import Interval, Results, mean
 
 HEAD = """# The evidence
 
@@ -85,8 +85,15 @@ def _section(
     ]
     lines += ["| cell | " + " | ".join([*names, "seconds"]) + " |", "|---" * (len(names) + 2) + "|"]
     for cell, runs in results.items():
-        values = [str(mean(results, cell, name)) if all(name in run for run in runs) else "–" for name in names]
+        values = [_figure(mean(results, cell, name)) if all(name in run for run in runs) else "–" for name in names]
         file = os.path.relpath(cell_path(results_folder, experiment, cell, seeds[0]), page_folder).replace(os.sep, "/")
         seconds = [r["seconds"] for r in records if r["cell"] == cell]
         lines.append(f"| [{cell}]({file}) | " + " | ".join([*values, f"{sum(seconds) / len(seconds):.0f}"]) + " |")
     return lines
+
+
+def _figure(interval: Interval) -> str:
+    """An interval; a number alone where no draw of people and seeds changes it."""
+    if interval.low == interval.high:
+        return f"{interval.mean:,.0f}" if interval.mean == round(interval.mean) else f"{interval.mean:.3g}"
+    return str(interval)
