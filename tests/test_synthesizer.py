@@ -16,6 +16,7 @@ from lorasynth.cli.app import app
 from lorasynth.encoders import open_encoder, open_photo
 from lorasynth.encoders.images import photo_tensor, to_image
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
+from lorasynth.files import read_tensors
 from lorasynth.lora.factors import LoRA
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.portraits.draw import photos_of
@@ -162,9 +163,14 @@ def test_a_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
     model.save_pretrained(tmp_path / "copy", "# card")
     again = Synthesizer.from_pretrained(tmp_path / "copy")
     assert torch.equal(again(photo, seed=3).vector, model(photo, seed=3).vector)
-    for name in ("guard", "vae", "canonical", "prior"):
+    for name in ("guard", "vae", "canonical"):
         file = f"{name}.safetensors"
         assert (tmp_path / "copy" / file).read_bytes() == (DEFAULT_MODEL / file).read_bytes(), file
+    (new, said), (old, once_said) = (read_tensors(f / "prior.safetensors") for f in (tmp_path / "copy", DEFAULT_MODEL))
+    assert new.keys() == old.keys()
+    assert all(torch.equal(new[key], old[key]) for key in old)
+    # What a prior predicts has been said since there is a choice.
+    assert said == once_said | {"prediction_type": "v_prediction"}
 
 
 def test_a_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):

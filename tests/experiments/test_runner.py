@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -26,7 +27,7 @@ def cell(lab, config, seed):
 def toy(**cells):
     claim = Claim(text="b is better", source="nobody", criterion=more("similarity", "b", "a"))
     return Experiment(
-        name="toy", title="Two numbers", run=cell, claims=(claim,), max_seeds=3,
+        name="toy", title="Two numbers", run=cell, claims=(claim,), max_seeds=3, plotted=("similarity",),
         cells={name: {"value": value} for name, value in (cells or {"a": 0.1, "b": 0.5}).items()},
     )  # fmt: skip
 
@@ -109,9 +110,11 @@ def test_a_file_that_is_no_result_is_named(go, tmp_path):
 
 def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     go(toy())
-    text = page([toy(), get_experiment("sampler")], tmp_path / "results", tmp_path / "docs")
+    where = tmp_path / "docs/page.md"
+    text = page([toy(), get_experiment("sampler")], tmp_path / "results", where)[where]
     assert "| not run |" in text
-    text = page([toy(), get_experiment("sampler")], tmp_path, tmp_path / "docs")
+    files = page([toy(), get_experiment("sampler")], tmp_path, where)
+    text = files[where]
     assert "| b is better (nobody) |" in text
     assert "similarity, b minus a: 0.400 (0.400 to 0.400) | **confirmed** |" in text
     # One draw in sixteen takes the larger seed and the larger person twice, which is more than 2.5 %.
@@ -119,7 +122,11 @@ def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert "Not run: `lorasynth experiment sampler --zoo ZOO`." in text
     assert "lorasynth experiment toy --zoo ZOO --seeds 2" in text
     # The same files, the same page.
-    assert page([toy(), get_experiment("sampler")], tmp_path, tmp_path / "docs") == text
+    assert page([toy(), get_experiment("sampler")], tmp_path, where) == files
+    assert files.keys() == {where, tmp_path / "docs/page/toy.svg"}
+    assert "![similarity of each cell](page/toy.svg)" in text
+    drawn = ElementTree.fromstring(files[tmp_path / "docs/page/toy.svg"])
+    assert {"a", "b"} <= {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
 
 
 def test_two_processes_give_what_one_gives(zoo, tmp_path):

@@ -73,5 +73,7 @@ def experiment(
         emit({"claims": verdicts, "results": str(out)}, json)
     if report is not None:
         everything = [get_experiment(each) for each in EXPERIMENTS]
-        write_bytes(report, page(everything, out, report.parent).encode())
+        for path, text in page(everything, out, report).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, text.encode())
         say(f"wrote {report}")

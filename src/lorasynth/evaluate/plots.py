@@ -89,4 +89,5 @@ def _upright(x: float, top: float, bottom: float, width: float) -> str:
 
 
 def _svg(content: str, height: float) -> str:
-    return f'<svg viewBox="0 0 {_LEFT + _WIDTH + 40} {height:.0f}" role="img">{content}</svg>'
+    size = f'viewBox="0 0 {_LEFT + _WIDTH + 40} {height:.0f}"'
+    return f'<svg {size} role="img" font-family="sans-serif" font-size="13">{content}</svg>'

@@ -139,6 +139,7 @@ GAUGE = Experiment(
     },
     run=run,
     max_seeds=3,
+    plotted=("explained",),
     claims=(
         Claim(
             text="The SVD form makes LoRAs of unlike gauges learnable",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lorasynth.evaluate.plots import bars
 from lorasynth.experiments.experiment import Claim, Experiment
 from lorasynth.experiments.runner import cell_path, load
 from lorasynth.experiments.statistics import Interval, Results, mean
@@ -25,26 +26,38 @@ zoo's mean LoRA. *scale*: of a method's canonical vectors, chosen on other peopl
 """
 
 
-def page(experiments: Sequence[Experiment], results_folder: Path, page_folder: Path) -> str:
-    """The page as Markdown.
+def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Path) -> dict[Path, str]:
+    """The page as Markdown, and its plots.
 
     Args:
         experiments: in their order.
         results_folder: where `run` wrote.
-        page_folder: where the page will be, for its links.
+        page_path: where the page will be; its plots will be in a folder of its name.
+
+    Returns:
+        The text of each file by its path.
 
     Raises:
         UsageError: a file there is no result, or an experiment's are of several zoos.
     """
     loaded = {e.name: load(e, results_folder) for e in experiments}
+    files: dict[Path, str] = {}
     lines = [HEAD, *_zoos([record for _, records in loaded.values() for record in records])]
     lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
     for experiment in experiments:
         results, records = loaded[experiment.name]
         lines += [_claim_row(experiment, claim, results, bool(records)) for claim in experiment.claims]
     for experiment in experiments:
-        lines += ["", *_section(experiment, *loaded[experiment.name], results_folder, page_folder)]
-    return "\n".join(lines) + "\n"
+        results, records = loaded[experiment.name]
+        lines += ["", f"## {experiment.name}", "", f"{experiment.title}.", ""]
+        if not records:
+            lines.append(f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`.")
+            continue
+        plot = page_path.with_suffix("") / f"{experiment.name}.svg"
+        files[plot] = _plot(experiment, results)
+        lines += [f"![{' and '.join(experiment.plotted)} of each cell]({plot.parent.name}/{plot.name})", ""]
+        lines += _table(experiment, results, records, os.path.relpath(results_folder, page_path.parent))
+    return {page_path: "\n".join(lines) + "\n"} | files
 
 
 def _zoos(records: list[dict[str, Any]]) -> list[str]:
@@ -68,16 +81,18 @@ def _claim_row(experiment: Experiment, claim: Claim, results: Results, there: bo
     return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
 
 
-def _section(
-    experiment: Experiment, results: Results, records: list[dict[str, Any]], results_folder: Path, page_folder: Path
-) -> list[str]:
+def _plot(experiment: Experiment, results: Results) -> str:
+    shown = [cell for cell, runs in results.items() if all(set(experiment.plotted) <= set(run) for run in runs)]
+    intervals = {cell: [mean(results, cell, figure) for figure in experiment.plotted] for cell in shown}
+    rows = [(cell, [(i.mean, i.low, i.high) for i in group]) for cell, group in intervals.items()]
+    return bars(rows, experiment.plotted).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+
+
+def _table(experiment: Experiment, results: Results, records: list[dict[str, Any]], folder: str) -> list[str]:
     """All figures of an experiment's cells, each with its files."""
-    lines = [f"## {experiment.name}", "", f"{experiment.title}.", ""]
-    if not records:
-        return [*lines, f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`."]
     seeds = sorted({r["seed"] for r in records})
     names = list(dict.fromkeys(name for runs in results.values() for figures in runs for name in figures))
-    lines += [
+    lines = [
         f"    {records[-1]['command']}",
         "",
         f"Seeds {', '.join(map(str, seeds))}; seconds are those of a cell.",
@@ -86,7 +101,7 @@ def _section(
     lines += ["| cell | " + " | ".join([*names, "seconds"]) + " |", "|---" * (len(names) + 2) + "|"]
     for cell, runs in results.items():
         values = [_figure(mean(results, cell, name)) if all(name in run for run in runs) else "–" for name in names]
-        file = os.path.relpath(cell_path(results_folder, experiment, cell, seeds[0]), page_folder).replace(os.sep, "/")
+        file = cell_path(Path(folder), experiment, cell, seeds[0]).as_posix()
         seconds = [r["seconds"] for r in records if r["cell"] == cell]
         lines.append(f"| [{cell}]({file}) | " + " | ".join([*values, f"{sum(seconds) / len(seconds):.0f}"]) + " |")
     return lines

@@ -98,6 +98,7 @@ ZOO_SIZE = Experiment(
     cells={f"n{n}": {"loras": n} for n in SIZES} | {"all": {"loras": None}},
     run=run,
     max_seeds=3,
+    plotted=("adalora similarity", "ridge similarity"),
     claims=(
         Claim(
             text="The VAE still gains from more LoRAs than 512",
