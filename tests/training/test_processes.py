@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -102,7 +101,8 @@ def test_two_processes_follow_the_curve_of_one_also_when_stopped_and_started_aga
     launcher, two = started(tmp_path, "two", processes=2)
     deadline = time.monotonic() + 120
     while not list(two.glob("vae/checkpoint-*/checkpoint.json")):
-        assert launcher.poll() is None and time.monotonic() < deadline
+        assert launcher.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(launcher.pid, signal.SIGTERM)
     launcher.communicate(timeout=100)
