@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorasynth.cli import main
 from lorasynth.errors import MissingExtraError, UsageError, ZooError
@@ -34,9 +35,7 @@ def work(folder, victim):
         time.sleep(600 if node == victim and len(begun) == 3 else 0.05)
         return make(persons)
 
-    zoo = Zoo.create(
-        folder, planted.layout(), {"rank": 2}, planted.torch.linspace(-1, 1, planted.layout().num_parameters)
-    )
+    zoo = Zoo.create(folder, planted.layout(), {"rank": 2}, torch.linspace(-1, 1, planted.layout().num_parameters))
     banks = {f"shard-{k:05d}": range(k * BANK, (k + 1) * BANK) for k in range(BANKS)}
     return len(
         fill(zoo, banks, slowly, split=lambda person: "train", source="made", licence="CC0", expires_after_s=5.0)
@@ -123,7 +122,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["lorasynth", "zoo", "build", "portraits_tiny", "--out", str(tmp_path / "z"), "--cluster", "local"]
     )
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main()
     assert "lorasynth[cluster]" in capsys.readouterr().err
     assert not (tmp_path / "z").exists()
