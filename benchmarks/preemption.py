@@ -4,9 +4,9 @@
     python benchmarks/preemption.py --plan           # lease length against mean time to preemption, for a build of a million
 
 The model. Each of M machines takes the next bank that nobody has, for ``bank`` seconds, and stores it. It is taken away at random,
-exponentially with mean ``preempted``, and another one stands in its place after ``back`` seconds. What it was at is lost, and free
-for others as soon as its lease has expired: 0.9 to 1 of ``lease`` after it died, as a tenth of it is the time between two signs of
-life. A machine that starts while there are such leases waits two tenths, to see whether their locks reach it.
+exponentially with mean ``preempted``, and another one stands in its place after ``back`` seconds. What it was at is lost, and
+free for others as soon as its lease has expired: 0.9 to 1 of ``lease`` after it died, as a tenth of it is the time between two
+signs of life. A machine that starts while there are such leases waits two tenths, to see whether their locks reach it.
 
 The real run. Each machine is a process under a host name of its own, so that nobody takes its free lock for its death; it is
 killed by SIGKILL, and another one started. Leases, manifest and shards are the project's own; training is a sleep.
@@ -189,7 +189,8 @@ def check(build: Build, runs: int, out: Path | None) -> None:
     measured = [run(build, seed) for seed in range(1, runs + 1)]
     for key in ("seconds", "preemptions"):
         print(f"{key}: predicted {spread([p[key] for p in predicted])}, measured {spread([m[key] for m in measured])}")
-    print(f"closed form {expected(told):.1f} s; part of the work lost: predicted {statistics.mean(p['lost'] for p in predicted):.3f}")
+    lost = statistics.mean(p["lost"] for p in predicted)
+    print(f"closed form {expected(told):.1f} s; part of the work lost: predicted {lost:.3f}")
     if out is not None:
         out.write_text(json.dumps({"cost_s": cost, "predicted": predicted, "measured": measured}, indent=2) + "\n")
 
@@ -222,7 +223,9 @@ def main() -> None:
     if arguments.plan:
         plan()
     else:
-        check(Build(machines=8, banks=160, bank=0.4, preempted=3.0, back=0.5, lease=2.0), arguments.runs, arguments.json)
+        check(
+            Build(machines=8, banks=160, bank=0.4, preempted=3.0, back=0.5, lease=2.0), arguments.runs, arguments.json
+        )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,10 @@ def place() -> Iterator[Path]:
 
 
 def row(times: int, **values: float | str) -> None:
-    print(f"{times:3d}x  " + "  ".join(f"{k} {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in values.items()), flush=True)
+    print(
+        f"{times:3d}x  " + "  ".join(f"{k} {v if isinstance(v, str) else f'{v:.4g}'}" for k, v in values.items()),
+        flush=True,
+    )
 
 
 def storage() -> None:
@@ -111,7 +114,14 @@ def memory() -> None:
         measured = int(re.findall(r"^(\d+)$", said, re.MULTILINE)[-1])
         first = first or (zoo, measured)
         grown = "-" if times == 1 else f"{(measured - first[1]) / (zoo - first[0]):.2f}"
-        row(times, items=80.0 * times, zoo_MB=zoo / 1e6, measured_MB=measured / 1e6, copies_more_than_1x=grown, wall_s=took)
+        row(
+            times,
+            items=80.0 * times,
+            zoo_MB=zoo / 1e6,
+            measured_MB=measured / 1e6,
+            copies_more_than_1x=grown,
+            wall_s=took,
+        )
 
 
 def build() -> None:
