@@ -3,7 +3,7 @@
     python benchmarks/preemption.py                  # a real run of the leases with killed processes, and its prediction
     python benchmarks/preemption.py --plan           # lease length against mean time to preemption, for a build of a million
 
-The model. Each of M machines takes the next bank that nobody has, for ``bank`` seconds, and stores it. It is taken away at random,
+The model. Each machine takes the next bank that nobody has, for ``bank`` seconds, and stores it. It is taken away at random,
 exponentially with mean ``preempted``, and another one stands in its place after ``back`` seconds. What it was at is lost, and
 free for others as soon as its lease has expired: 0.9 to 1 of ``lease`` after it died, as a tenth of it is the time between two
 signs of life. A machine that starts while there are such leases waits two tenths, to see whether their locks reach it.
