@@ -24,6 +24,7 @@ from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe, WorldRecipe
 from lorasynth.refining import end_to_end, refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.worlds.portraits.factors import Split, persons_of
@@ -83,8 +84,8 @@ def _require_memory(zoo: Zoo) -> None:
         )
 
 
-def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
-    """Fit canonical form and VAE; write them to ``out``.
+def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, float]:
+    """Fit canonical form and VAE; write them to ``out``. Of several processes, which share every batch, the main one writes.
 
     Returns:
         `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
@@ -103,12 +104,14 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, float]:
         blocks=canonicalizer.blocks,
         embeddings=people,
         run_dir=out / "run-vae",
+        processes=processes,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    canonicalizer.save(out / "canonical.safetensors")
-    vae.save(out / "vae.safetensors")
     metrics |= _delta_W_errors(data, canonicalizer, vae)
-    write_json(out / "vae.json", metrics)
+    if processes.is_main:
+        out.mkdir(parents=True, exist_ok=True)
+        canonicalizer.save(out / "canonical.safetensors")
+        vae.save(out / "vae.safetensors")
+        write_json(out / "vae.json", metrics)
     return metrics
 
 
@@ -123,8 +126,11 @@ def _delta_W_errors(data: _Data, canonicalizer: Canonicalizer, vae: LoRAVAE) -> 
     }
 
 
-def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
-    """Fit every prior of the recipe and the baselines on the VAE's latents; write them to ``out / "priors"``."""
+def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, Any]:
+    """Fit every prior of the recipe and the baselines on the VAE's latents; write them to ``out / "priors"``.
+
+    Of several processes, which share every batch of the priors, the main one fits the baselines and writes.
+    """
     data = _load(recipe, zoo)
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
     with torch.no_grad():
@@ -134,11 +140,13 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
     for config in recipe.priors:
         prior, metrics[config.conditioning] = fit_prior(
             mean, logvar, data.embeddings, config, train_rows=data.train, validation_rows=data.validation,
-            run_dir=out / f"run-{config.conditioning}",
+            run_dir=out / f"run-{config.conditioning}", processes=processes,
         )  # fmt: skip
-        prior.save(out / "priors" / f"{config.conditioning}.safetensors")
-    metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / "priors")}
-    write_json(out / "priors.json", metrics)
+        if processes.is_main:
+            prior.save(out / "priors" / f"{config.conditioning}.safetensors")
+    if processes.is_main:
+        metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / "priors")}
+        write_json(out / "priors.json", metrics)
     return metrics
 
 

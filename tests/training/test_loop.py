@@ -138,39 +138,6 @@ def test_held_the_rate_stays_and_the_cosine_fills_what_is_left():
         cosine.step()
 
 
-def test_two_halves_with_averaged_gradients_train_as_the_whole_batch():
-    """The sum that an all-reduce would make, taken in one process: the other half's gradients are found on the spot."""
-    whole, half = Toy(), Toy()
-    for toy in (whole, half):
-        toy.model[2].p = 0.0
-    whole.train(validate=None)
-    other = []
-
-    def first_half(generator):
-        x = torch.randn(8, 3, generator=generator)
-        one, two = (F.mse_loss(half.model(part), part @ TRUTH.T) for part in x.split(4))
-        other.append(torch.autograd.grad(two, list(half.model.parameters())))
-        return one
-
-    def average(gradients):
-        for gradient, too in zip(gradients, other.pop(), strict=True):
-            gradient.add_(too).div_(2)
-
-    train(half.model, first_half, CONFIG, average_gradients=average, progress=False)
-    for name, weight in whole.weights().items():
-        torch.testing.assert_close(half.weights()[name], weight, rtol=1e-4, atol=1e-5)
-
-
-def test_a_follower_resumes_from_the_run_and_writes_nothing(tmp_path, whole):
-    stopped_run(6, interrupt, tmp_path)
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    follower = Toy()
-    result = follower.train(tmp_path, leader=False)
-    assert follower.steps == 16 - 7
-    assert_same_run(whole[:2], (follower, result))
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
-
-
 def test_frozen_weights_are_neither_changed_nor_saved(tmp_path):
     toy = Toy()
     toy.model[0].requires_grad_(False)

@@ -20,15 +20,21 @@ def train_vae(
 ) -> None:
     """Fit canonical form and VAE on a zoo.
 
+    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+
     Example: lorasynth train vae portraits --zoo runs/zoo --out runs/fit
     """
     check_json(json)
     setup(device)
     from lorasynth.fitting import fit_vae_stage
     from lorasynth.recipes import get_recipe
+    from lorasynth.training import launched
     from lorasynth.zoo.store import Zoo
 
-    emit(fit_vae_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
+    with launched() as processes:
+        metrics = fit_vae_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
+        if processes.is_main:
+            emit(metrics, json)
 
 
 def train_prior(
@@ -41,15 +47,21 @@ def train_prior(
 ) -> None:
     """Fit the priors and the baselines on the VAE's latents.
 
+    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+
     Example: lorasynth train prior portraits --zoo runs/zoo --out runs/fit
     """
     check_json(json)
     setup(device)
     from lorasynth.fitting import fit_prior_stage
     from lorasynth.recipes import get_recipe
+    from lorasynth.training import launched
     from lorasynth.zoo.store import Zoo
 
-    emit(fit_prior_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
+    with launched() as processes:
+        metrics = fit_prior_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
+        if processes.is_main:
+            emit(metrics, json)
 
 
 def train_refine(
@@ -71,7 +83,9 @@ def train_refine(
     from lorasynth.errors import UsageError
     from lorasynth.fitting import refine_stage
     from lorasynth.recipes import get_world_recipe
+    from lorasynth.training import require_alone
 
+    require_alone("train refine")
     config = get_world_recipe(recipe).seeded(seed)
     known = [p.conditioning for p in config.priors]
     if unknown := [name for name in prior or [] if name not in known]:
@@ -95,8 +109,10 @@ def train_end_to_end(
     setup(device)
     from lorasynth.fitting import end_to_end_stage
     from lorasynth.recipes import get_world_recipe
+    from lorasynth.training import require_alone
     from lorasynth.zoo.store import Zoo
 
+    require_alone("train end-to-end")
     emit(end_to_end_stage(get_world_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
 
 
@@ -124,8 +140,10 @@ def train_all(
     from lorasynth.errors import OutputExistsError
     from lorasynth.fitting import assemble, end_to_end_stage, fit_prior_stage, fit_vae_stage, refine_with_workers
     from lorasynth.recipes import BaseRecipe, get_recipe, get_world_recipe
+    from lorasynth.training import require_alone
     from lorasynth.zoo.store import Zoo
 
+    require_alone("train all")
     target = out / "synthesizer"
     if (target / "config.json").exists():
         raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")

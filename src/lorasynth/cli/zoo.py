@@ -27,7 +27,16 @@ ZooFolder = Annotated[Path, typer.Argument(help="The zoo's folder.")]
 def zoo_build(
     recipe: RecipeName,
     out: Annotated[Path, typer.Option("--out", help="The zoo's folder; the same again resumes.")],
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes; one a core.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Processes, one a core; default 1, or all that a cluster has room for."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray cluster to work on: its address (ray://HOST:10001, HOST:6379, auto), or local for one of this machine."
+        ),
+    ] = None,
     people: Annotated[int | None, typer.Option(min=2, help="How many people, instead of the recipe's.")] = None,
     seed: Seed = 0,
     json: Json = None,
@@ -35,19 +44,28 @@ def zoo_build(
 ) -> None:
     """Train a zoo of LoRAs, many at once, resumable.
 
+    Any number of these commands may share a folder, on any number of machines: docs/scale.md.
+
     Example: lorasynth zoo build portraits --out runs/zoo --workers 2
     """
     check_json(json)
-    setup(device)
+    setup("cpu" if cluster else device)  # the cluster's machines have the device
     from dataclasses import replace
 
     from lorasynth.recipes import get_world_recipe
-    from lorasynth.zoo.build import build_zoo_with_workers
 
     config = get_world_recipe(recipe).zoo
     config = replace(config, seed=seed, people=config.people if people is None else people)
-    zoo = build_zoo_with_workers(config, str(out), workers, report=say)
-    emit({"zoo": str(out), "items": len(zoo), "layout": zoo.layout.hash}, json)
+    if cluster is not None:
+        from lorasynth.zoo.cluster import build_zoo_on_cluster
+
+        items, layout = build_zoo_on_cluster(config, out, cluster, tasks=workers, device=device, report=say)
+    else:
+        from lorasynth.zoo.build import build_zoo_with_workers
+
+        zoo = build_zoo_with_workers(config, str(out), workers or 1, report=say)
+        items, layout = len(zoo), zoo.layout.hash
+    emit({"zoo": str(out), "items": items, "layout": layout}, json)
 
 
 def zoo_info(

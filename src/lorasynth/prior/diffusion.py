@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lorasynth.devices import noise_on_cpu
@@ -84,10 +84,26 @@ class DiffusionPrior(nn.Module):
         dropped: Bool[Tensor, " B"],
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch at random timesteps: the squared error of v (Salimans & Ho, ICLR 2022), or of x or the noise."""
+        """The loss of a batch at random timesteps, see `loss_at`."""
+        return self.loss_at(z, embedding, dropped, *self.draw(z, generator))
+
+    def draw(
+        self, z: Float[Tensor, "B Z"], generator: torch.Generator
+    ) -> tuple[Int[Tensor, " B"], Float[Tensor, "B Z"]]:
+        """Random timesteps and noise for a batch's loss."""
+        t = (torch.rand(len(z), generator=generator) * self.scheduler.config.num_train_timesteps).long()
+        return t, torch.randn(z.shape, generator=generator)
+
+    def loss_at(
+        self,
+        z: Float[Tensor, "B Z"],
+        embedding: Float[Tensor, "B D"],
+        dropped: Bool[Tensor, " B"],
+        t: Int[Tensor, " B"],
+        noise: Float[Tensor, "B Z"],
+    ) -> Float[Tensor, ""]:
+        """The squared error of v (Salimans & Ho, ICLR 2022), or of x or the noise, at given timesteps."""
         x = self.residual(z, embedding)
-        t = (torch.rand(len(x), generator=generator) * self.scheduler.config.num_train_timesteps).long()
-        noise = torch.randn(x.shape, generator=generator)
         predicted = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
         if self.prediction_type == "v_prediction":
             return F.mse_loss(predicted, self.scheduler.get_velocity(x, noise, t))

@@ -12,7 +12,7 @@ from lorasynth.errors import ZooError
 from lorasynth.prior.baselines import RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior, PredictionType
-from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
+from lorasynth.training import ALONE, LoopConfig, Processes, config_record, fingerprint, step_generator, train
 
 RIDGE_LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -60,6 +60,7 @@ def fit_prior(
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
     run_dir: Path | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
     """Train a prior on some people; others choose the best weights.
 
@@ -71,6 +72,7 @@ def fit_prior(
         train_rows: people to learn from.
         validation_rows: people to choose by.
         run_dir: for checkpoints and metrics; the same folder again resumes.
+        processes: that share every batch.
 
     Returns:
         The prior and "validation_loss", "explained" (part of the held latents' variance that the sampler explains at temperature
@@ -111,7 +113,8 @@ def fit_prior(
         noise = torch.randn(len(rows), z_mean.shape[1], generator=generator)
         blur = torch.exp(0.5 * z_logvar[rows]) * noise
         dropped = torch.rand(len(rows), generator=generator) < config.condition_dropout
-        return prior.loss(z_mean[rows] + blur, e, dropped, generator)
+        z = z_mean[rows] + blur
+        return prior.loss_at(*processes.share(z, e, dropped, *prior.draw(z, generator)))
 
     def validate() -> float:
         total = 0.0
@@ -122,7 +125,7 @@ def fit_prior(
 
     metrics = train(
         prior, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=config_record(config) | {"data": data},
-        label=config.conditioning,
+        label=config.conditioning, processes=processes,
     )  # fmt: skip
     variance = (held_z - held_z.mean(0)).square().mean()
     middle = prior.predict(held[:, 0], temperature=0.0)

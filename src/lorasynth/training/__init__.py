@@ -2,15 +2,20 @@
 
 from lorasynth.training.ema import ExponentialAverage
 from lorasynth.training.loop import LoopConfig, config_record, train
+from lorasynth.training.processes import ALONE, Processes, launched, require_alone
 from lorasynth.training.seeding import epoch_batch, fingerprint, local_seed, step_generator, stratified_uniform
 
 __all__ = [
+    "ALONE",
     "ExponentialAverage",
     "LoopConfig",
+    "Processes",
     "config_record",
     "epoch_batch",
     "fingerprint",
+    "launched",
     "local_seed",
+    "require_alone",
     "step_generator",
     "stratified_uniform",
     "train",

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from lorasynth.errors import UsageError
 from lorasynth.files import write_bytes, write_json
 from lorasynth.training.checkpoint import load_checkpoint, run_lock
-from lorasynth.training.seeding import DROPOUT_STREAM, local_seed, step_generator
+from lorasynth.training.processes import ALONE, Processes
+from lorasynth.training.seeding import DROPOUT_STREAM, fingerprint, local_seed, step_generator
 from lorasynth.training.state import TrainingState
 
 MAX_BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite
@@ -71,15 +72,15 @@ def train(
     config_record: dict[str, Any] | None = None,
     label: str = "training",
     progress: bool = True,
-    average_gradients: Callable[[list[Tensor]], None] | None = None,
-    leader: bool = True,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Train a model in place.
 
     Args:
         model: its parameters that require gradients are trained, and saved. NOTE: buffers are not saved; they must
             follow from the data and the configuration.
-        loss_of: the loss of one batch, drawn by the generator that it is given.
+        loss_of: the loss of one batch, drawn by the generator that it is given; of several processes' batch, the loss of this
+            one's share.
         config: settings.
         validate: called with the averaged weights in the model, in evaluation mode, before the first step and then
             regularly. The weights with the smallest value are what the model holds in the end; without ``validate``,
@@ -90,14 +91,15 @@ def train(
             ``config`` says.
         label: shown in the progress bar and in messages.
         progress: whether to draw the bar (on stderr).
-        average_gradients: where several processes train one model: replaces gradients by their mean over the processes.
-        leader: of several processes, the one that draws the bar and writes ``run_dir``; the others only resume from it.
+        processes: that train this model together. The main one draws the bar and writes ``run_dir``; the others only resume
+            from it.
 
     Returns:
         "best_validation", "best_step", "steps" and "seconds" (of this call). The model is left in evaluation mode.
 
     Raises:
-        UsageError: ten steps in a row gave no finite loss, or the disk has no room for checkpoints.
+        UsageError: ten steps in a row gave no finite loss, the disk has no room for checkpoints, or processes do not begin
+            alike.
         CheckpointError: the run in ``run_dir`` cannot be continued.
         KeyboardInterrupt: after SIGINT; the run was saved first.
         SystemExit: with code 143 after SIGTERM; the run was saved first.
@@ -105,12 +107,15 @@ def train(
     begun = time.monotonic()
     state = TrainingState(model, weight_decay=config.weight_decay, beta2=config.beta2, ema_decay=config.ema_decay)
     record = config_record or _record_of(config)
-    with run_lock(run_dir) if run_dir and leader else nullcontext(), _stop_signal() as stopped:
-        if run_dir and leader:
+    with run_lock(run_dir) if run_dir and processes.is_main else nullcontext(), _stop_signal() as stopped:
+        if run_dir and processes.is_main:
             _open_run(run_dir, record, state)
         elif run_dir and (checkpoint := load_checkpoint(run_dir, record, clean=False)):
             state.restore(checkpoint)
-        if not leader:
+        if processes.count > 1:
+            alike = fingerprint(*model.state_dict().values(), *state.average.tensors.values())
+            processes.require_same(f"{label} at step {state.result.step}", f"{record} {state.result.step} {alike}")
+        if not processes.is_main:
             run_dir, progress = None, False
         saved_at = time.monotonic()
         bar = tqdm(total=config.steps, initial=state.result.step, desc=label, disable=not progress, dynamic_ncols=True)
@@ -120,10 +125,10 @@ def train(
             while (step := state.result.step) < config.steps:
                 # One step: loss, update, or leave it out.
                 model.train()
-                with local_seed(step_generator(config.seed + DROPOUT_STREAM, step).initial_seed()):
+                with local_seed(step_generator(config.seed + DROPOUT_STREAM, step).initial_seed()), processes.dropout():
                     loss = loss_of(step_generator(config.seed, step))
                 learning_rate = learning_rate_at(step, config)
-                state.update(loss, learning_rate, config.gradient_clip, average_gradients)
+                loss = state.update(loss, learning_rate, config.gradient_clip, processes)
                 if state.result.bad_steps >= MAX_BAD_STEPS:
                     raise UsageError(
                         f"{label}: no finite loss in {MAX_BAD_STEPS} steps up to step {step}; lower the learning rate"
@@ -138,11 +143,12 @@ def train(
                     _log(state, run_dir, line)
                     bar.set_postfix({k: f"{v:.4g}" for k, v in line.items() if k.endswith("loss")})
                 # Now and then, at the end, and when told to stop: a checkpoint.
-                if run_dir and (done or stopped or time.monotonic() - saved_at > config.checkpoint_every_s):
+                signalled = processes.largest(stopped[0] if stopped else 0)
+                if run_dir and (done or signalled or time.monotonic() - saved_at > config.checkpoint_every_s):
                     state.save(run_dir, record)
                     saved_at = time.monotonic()
-                if stopped:
-                    raise KeyboardInterrupt if stopped[0] == signal.SIGINT else SystemExit(128 + stopped[0])
+                if signalled:
+                    raise KeyboardInterrupt if signalled == signal.SIGINT else SystemExit(128 + signalled)
     state.finish()
     model.eval()
     result = state.result

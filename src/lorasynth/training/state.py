@@ -1,7 +1,6 @@
 """All that changes while a model trains, to and from a checkpoint."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from lorasynth.errors import CheckpointError
 from lorasynth.training.checkpoint import Checkpoint, save_checkpoint
 from lorasynth.training.ema import ExponentialAverage, copy_into
+from lorasynth.training.processes import ALONE, Processes
 
 
 @dataclass(kw_only=True)
@@ -45,21 +45,14 @@ class TrainingState:
         self.best = {n: t.clone() for n, t in self.average.tensors.items()}
         self.result = LoopResult()
 
-    def update(
-        self,
-        loss: Tensor,
-        learning_rate: float,
-        gradient_clip: float,
-        average_gradients: Callable[[list[Tensor]], None] | None = None,
-    ) -> bool:
-        """One AdamW step; False, and nothing changed, where the loss or its gradient is not finite."""
+    def update(self, loss: Tensor, learning_rate: float, gradient_clip: float, processes: Processes = ALONE) -> Tensor:
+        """One AdamW step; gives the mean loss of the processes. Nothing changes where it or its gradient is not finite."""
         self.optimizer.zero_grad()
         loss.backward()
-        if average_gradients is not None:
-            average_gradients([p.grad for p in self.parameters.values() if p.grad is not None])
+        loss = loss.detach().clone()
+        processes.average([loss, *(p.grad for p in self.parameters.values() if p.grad is not None)])
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), gradient_clip)
-        # NOTE: of several processes each has a loss of its own, but all must come to one decision: by the shared gradient.
-        finite = bool(torch.isfinite(norm) and (average_gradients is not None or torch.isfinite(loss)))
+        finite = bool(torch.isfinite(norm) and torch.isfinite(loss))
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -67,7 +60,7 @@ class TrainingState:
             self.average.update(self.result.step)
         self.result.bad_steps = 0 if finite else self.result.bad_steps + 1
         self.result.step += 1
-        return finite
+        return loss
 
     def record(self, line: dict[str, float]) -> None:
         """Keep a line of metrics, and the averaged weights if their "validation_loss" is the smallest yet."""

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
-from lorasynth.training import LoopConfig, config_record, fingerprint, train
+from lorasynth.training import ALONE, LoopConfig, Processes, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
 from lorasynth.vae.stem import predictable_stem, principal_stem
@@ -47,6 +47,7 @@ def fit_vae(
     blocks: Sequence[int] | None = None,
     embeddings: Float[Tensor, "N D"] | None = None,
     run_dir: Path | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[LoRAVAE, dict[str, float]]:
     """Train a VAE on some rows; other rows (other people) choose the best weights.
 
@@ -58,6 +59,7 @@ def fit_vae(
         blocks: how many numbers of a vector are of each module; by default all are of one.
         embeddings: one of each person, for the stem "predictable".
         run_dir: for checkpoints and metrics; the same folder again resumes.
+        processes: that share every batch.
 
     Returns:
         The VAE, and: "linear_error" (relative squared error of the untrained, linear VAE on the validation rows), "vae_error" (of
@@ -88,8 +90,10 @@ def fit_vae(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
+        noise = torch.randn(len(rows), config.latent_dim, generator=generator)
+        rows, noise = processes.share(rows, noise)
         mean, logvar = vae.encode_coefficients(c[rows])
-        z = sample_posterior(mean, logvar, generator)
+        z = mean + torch.exp(0.5 * logvar) * noise  # a sample of the posterior
         return vae_loss(c[rows], vae.decoder(z), mean, logvar, config.kl_weight)
 
     @torch.no_grad()
@@ -99,7 +103,16 @@ def fit_vae(
     vae.eval()
     linear_error = validate()
     record = config_record(config) | {"data": fingerprint(x, train_rows, validation_rows)}
-    metrics = train(vae, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label="vae")
+    metrics = train(
+        vae,
+        loss_of,
+        config.loop,
+        validate=validate,
+        run_dir=run_dir,
+        config_record=record,
+        label="vae",
+        processes=processes,
+    )
     with torch.no_grad():
         mean, logvar = vae.encode_coefficients(held)
         kl = kl_divergence(mean, logvar)

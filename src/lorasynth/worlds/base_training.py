@@ -1,13 +1,12 @@
 """Training a world's base model: captions and pictures drawn as it goes, the v-prediction loss, an average of the weights."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lorasynth.training import config_record, step_generator, train
+from lorasynth.training import config_record, launched, step_generator, train
 from lorasynth.worlds.base import BaseConfig, Batch, stratified_timesteps, token_ids, v_loss
 
 if TYPE_CHECKING:
@@ -33,12 +32,10 @@ def train_base(
         config: settings; ``batch_size`` is that of a micro-batch.
         run_dir: for checkpoints and metrics, written by the first process; the same folder again resumes.
     """
-    world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    mine = range(rank, MICRO_BATCHES, world_size)
     unet, text_encoder, scheduler = pipe.unet, pipe.text_encoder, pipe.scheduler
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        total = torch.zeros(())
+        total, mine = torch.zeros(()), range(processes.rank, MICRO_BATCHES, processes.count)
         for micro in mine:
             own = step_generator(generator.initial_seed(), micro)
             latents, captions = batch(config.batch_size, own)
@@ -51,21 +48,14 @@ def train_base(
 
     text_encoder.requires_grad_(False).eval()
     unet.requires_grad_(True)
-    train(
-        unet, loss_of, config.loop, run_dir=run_dir, config_record=config_record(config), label="base",
-        average_gradients=_all_reduce if world_size > 1 else None, leader=rank == 0,
-    )  # fmt: skip
+    with launched() as processes:
+        train(
+            unet,
+            loss_of,
+            config.loop,
+            run_dir=run_dir,
+            config_record=config_record(config),
+            label="base",
+            processes=processes,
+        )
     unet.requires_grad_(False)
-
-
-def _all_reduce(gradients: list[Tensor]) -> None:
-    """Replace gradients by their mean over the processes."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
