@@ -1,0 +1,79 @@
+"""Where LoRAs start."""
+
+import pytest
+import torch
+
+from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.factors import LoRA
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.zoo.starts import predictor, with_lora_A
+
+
+@pytest.fixture
+def few(tiny):
+    layout = tiny[2]
+    return layout, torch.stack([LoRA.random(layout, seed=i).vector for i in range(3)])
+
+
+def delta_W(layout, vectors, name):
+    A, B = layout.split(vectors)[name]
+    return B.double() @ A.double()
+
+
+def test_another_lora_A_of_the_same_rows_changes_no_update(few):
+    layout, vectors = few
+    turned = layout.split(vectors[:1])
+    G = torch.randn(2, 2, generator=torch.Generator().manual_seed(3)) + 2 * torch.eye(2)
+    init = layout.join({name: (G @ A, torch.zeros_like(B)) for name, (A, B) in turned.items()})[0]
+    moved = with_lora_A(layout, vectors[:1], init)
+    for m in layout.modules:
+        a, _ = layout.slices[m.name]
+        assert torch.equal(moved[0, a], init[a])
+        torch.testing.assert_close(
+            delta_W(layout, moved, m.name), delta_W(layout, vectors[:1], m.name), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_with_other_rows_the_update_is_the_nearest_one(few):
+    layout, vectors = few
+    init = LoRA.random(layout, seed=9).vector
+    moved = with_lora_A(layout, vectors, init)
+    for m in layout.modules:
+        A, _ = layout.split(init[None])[m.name]
+        rows = A[0].double()
+        projection = rows.T @ torch.linalg.solve(rows @ rows.T, rows)
+        expected = delta_W(layout, vectors, m.name) @ projection
+        torch.testing.assert_close(delta_W(layout, moved, m.name), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_zero_and_mean_are_the_shared_initialisation(few):
+    layout, vectors = few
+    init, embeddings = vectors[0], torch.zeros(2, 3, 8)
+    assert torch.equal(predictor("mean", "", layout)(init, embeddings), init.expand(2, -1))
+    zero = predictor("zero", "", layout)(init, embeddings)
+    for a, b in layout.slices.values():
+        assert torch.equal(zero[:, a], init[a].expand(2, -1))
+        assert not zero[:, b].any()
+    assert init[layout.slices[layout.modules[0].name][1]].any()  # a copy was emptied
+
+
+def test_a_prior_predicts_from_a_persons_mean_embedding():
+    model = Synthesizer.from_pretrained()
+    layout = model.canonicalizer.layout
+    embeddings = torch.nn.functional.normalize(
+        torch.randn(2, 3, 512, generator=torch.Generator().manual_seed(0)), dim=2
+    )
+    predicted = model.synthesize(torch.nn.functional.normalize(embeddings.mean(1), dim=1), prior="ridge")
+    starts = predictor("ridge", "", layout)(predicted[0], embeddings)
+    name = layout.modules[0].name
+    torch.testing.assert_close(
+        delta_W(layout, starts[:1], name), delta_W(layout, predicted[:1], name), rtol=1e-3, atol=1e-6
+    )
+    assert (starts[0] - starts[1]).abs().max() > 1e-3
+
+
+def test_an_unknown_prior_and_another_layout_are_refused(tiny):
+    with pytest.raises(UsageError, match="or a prior among .*'ridge'.*got 'oracle'"):
+        predictor("oracle", "", tiny[2])
+    with pytest.raises(LayoutError, match="expected a synthesizer of the zoo's layout"):
+        predictor("ridge", "", tiny[2])
