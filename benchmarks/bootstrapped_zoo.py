@@ -11,20 +11,20 @@ other start LoRAs are trained in two ways: the zoo's (lora_B alone, one lora_A f
 import argparse
 import time
 from dataclasses import replace
+from itertools import pairwise
 from statistics import median
 
 import torch
 from _harness import record
-from peft import LoraConfig, inject_adapter_in_model
+from zoo_training import BASES, bank_step, inputs, peft_step
 
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.methods import SCORED_FROM
 from lorasynth.evaluate.render import render
-from lorasynth.lora.bank import AdapterBank
-from lorasynth.worlds.base import BaseConfig, build_unet, v_loss
+from lorasynth.lora.layout import Layout
 from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of
-from lorasynth.worlds.world import TARGET_MODULES, get_world
-from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig, draw_samples
+from lorasynth.worlds.world import World, get_world
+from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.build import random_init
 from lorasynth.zoo.relay import Stopping, relay
 from lorasynth.zoo.starts import predictor
@@ -112,52 +112,26 @@ def reached(curve: list[tuple[int, float]], target: float) -> float | None:
     """Steps at which a curve first crosses a similarity, linear between looks; None if it never does."""
     if curve[0][1] >= target:
         return 0.0
-    for (a, low), (b, high) in zip(curve, curve[1:], strict=False):
+    for (a, low), (b, high) in pairwise(curve):
         if high >= target:
             return a + (b - a) * (target - low) / (high - low)
     return None
 
 
-def seconds_a_step(world, batch_size: int, layout, runs: int = 7) -> tuple[float, float]:
+def seconds_a_step(world: World, batch_size: int, layout: Layout, runs: int = 7) -> tuple[float, float]:
     """CPU seconds a LoRA and step, with inputs cached: of a bank, and of a PEFT adapter by itself; medians of turns."""
-    scheduler = world.pipe.scheduler
-    sides = []
-    for n in (PLACES, 1):
-        photos = world.photos(persons_of(Split.HELD_OUT, n), batch_size)
-        if n == 1:
-            unet = build_unet(BaseConfig(), world.pipe.unet.config.in_channels)
-            unet.load_state_dict(world.pipe.unet.state_dict())
-            unet.requires_grad_(False).eval()
-            inject_adapter_in_model(LoraConfig(r=4, lora_alpha=4, target_modules=list(TARGET_MODULES)), unet)
-            parameters, bank = [p for p in unet.parameters() if p.requires_grad], None
-        else:
-            unet = world.pipe.unet
-            bank = AdapterBank(unet, layout, n, random_init(layout, 0), lora_A="each")
-            parameters = [p for p in bank.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=1e-4)
-        config = AdaptConfig(batch_size=batch_size)
-
-        def step(unet=unet, bank=bank, optimizer=optimizer, photos=photos, n=n, config=config) -> None:
-            photo, noise, timesteps = draw_samples(photos, config, 0, scheduler.config.num_train_timesteps)
-            given = (photos.latents[:, photo].flatten(0, 1), photos.text[:, photo].flatten(0, 1),
-                     noise.repeat(n, 1, 1, 1), timesteps.repeat(n))  # fmt: skip
-            if bank is None:
-                loss = v_loss(unet, scheduler, *given).mean()
-            else:
-                with bank.attached():
-                    loss = v_loss(unet, scheduler, *given).view(n, -1).mean(1).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        sides.append((step, n))
-    times = [[], []]
+    base = BASES[world.name]
+    sides = (
+        (bank_step(world.pipe.unet, layout, PLACES, inputs(base, PLACES * batch_size)), PLACES),
+        (peft_step(base.build(), base.targets, 4, inputs(base, batch_size)), 1),
+    )
+    times: tuple[list[float], list[float]] = ([], [])
     for run in range(runs + 1):
-        for side, (step, n) in enumerate(sides):
+        for taken, (step, n) in zip(times, sides, strict=True):
             start = time.process_time()
             step()
             if run:
-                times[side].append((time.process_time() - start) / n)
+                taken.append((time.process_time() - start) / n)
     return median(times[0]), median(times[1])
 
 

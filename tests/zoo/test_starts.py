@@ -1,11 +1,15 @@
 """Where LoRAs start."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from lorasynth.errors import LayoutError, UsageError
+from lorasynth.errors import LayoutError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.synthesizer import Synthesizer
+from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.build import ZooConfig, build_zoo
 from lorasynth.zoo.starts import predictor, with_lora_A
 
 
@@ -73,7 +77,29 @@ def test_a_prior_predicts_from_a_persons_mean_embedding():
 
 
 def test_an_unknown_prior_and_another_layout_are_refused(tiny):
-    with pytest.raises(UsageError, match="or a prior among .*'ridge'.*got 'oracle'"):
+    with pytest.raises(UsageError, match=r"or a prior among .*'ridge'.*got 'oracle'"):
         predictor("oracle", "", tiny[2])
     with pytest.raises(LayoutError, match="expected a synthesizer of the zoo's layout"):
         predictor("ridge", "", tiny[2])
+
+
+def test_a_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
+    """With no step of training worth the name, what is stored is what was predicted."""
+    still = AdaptConfig(steps=1, batch_size=1, learning_rate=1e-12)
+    config = ZooConfig(
+        people=2, validation_people=1, photos=1, embedding_photos=2, bank=2, pilot_people=2, pilot_rounds=1,
+        pilot=replace(still, lora_A="shared"), adapt=still, start="ridge",
+    )  # fmt: skip
+    zoo = build_zoo(config, str(tmp_path / "zoo"), report=None)
+    assert (zoo.recipe["start"], zoo.recipe["start_model"]) == ("ridge", "")
+    _, vectors, embeddings = zoo.load("train")
+    expected = predictor("ridge", "", zoo.layout)(zoo.init(), embeddings)
+    name = zoo.layout.modules[0].name
+    stored = delta_W(zoo.layout, vectors, name)
+    assert stored.norm() > 0.1
+    assert (stored - delta_W(zoo.layout, expected, name)).norm() < 0.02 * stored.norm()  # shards are float16
+    with pytest.raises(ZooError, match="another recipe"):
+        build_zoo(replace(config, start="zero"), str(tmp_path / "zoo"), report=None)
+    # Zoos of the default start have the recipe that they had before there was a choice, and can be gone on with.
+    mean = build_zoo(replace(config, start="mean"), str(tmp_path / "mean"), report=None)
+    assert "start" not in mean.recipe
