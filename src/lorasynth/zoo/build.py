@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,12 @@ from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.filling import fill, helpers
 from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.zoo.leases import Leases
+from lorasynth.zoo.relay import Stopping, held_out_loss, relay
 from lorasynth.zoo.sharing import require_shareable
 from lorasynth.zoo.starts import MEAN, predictor
 from lorasynth.zoo.store import Zoo
+
+_HELD_OUT_PHOTOS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class ZooConfig:
     seed: int = 0
     start: str = MEAN  # where each LoRA starts: "zero", "mean", or what this prior of a synthesizer predicts
     start_model: str = ""  # the synthesizer's folder; the shipped one if empty
+    stopping: Stopping | None = None  # by the loss on photos behind those trained on; then `adapt.steps` is the most
+    places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
 
 
 def random_init(layout: Layout, seed: int) -> Float[Tensor, " P"]:
@@ -113,6 +118,24 @@ def train_people(
     return torch.cat(trained)
 
 
+def _relay(
+    world: World,
+    layout: Layout,
+    starts: Float[Tensor, "N P"],
+    persons: list[int],
+    config: ZooConfig,
+    stopping: Stopping,
+) -> Float[Tensor, "N P"]:
+    """Fine-tuned LoRAs of some people, each until its held-out photos gain no more."""
+    unet, scheduler = world.pipe.unet, world.pipe.scheduler
+    photos = world.photos(persons, config.photos, config.first_photo)
+    held_out = world.photos(persons, _HELD_OUT_PHOTOS, config.first_photo + config.photos)
+    score = held_out_loss(unet, scheduler, layout, held_out, seed=config.seed)
+    return relay(
+        unet, scheduler, layout, starts, photos, config.adapt, stopping, score, places=config.places
+    ).vectors  # fmt: skip
+
+
 def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] | None = print) -> Zoo:
     """Build a zoo, or go on with one, together with all other processes that are called to do the same, on whatever machine.
 
@@ -147,6 +170,8 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
         # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
         embeddings = world.embeddings(people, config.embedding_photos, first=config.photos)
         starts = predict(init, embeddings)
+        if config.stopping is not None:
+            return _relay(world, layout, starts, people, config, config.stopping), embeddings
         vectors = train_people(
             world, layout, starts, people, config.photos, config.adapt,
             first_photo=config.first_photo, bank_size=config.bank,
@@ -188,8 +213,10 @@ def _work(config: ZooConfig, folder: str, device: str) -> None:
 def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Callable[[str], None]) -> Zoo:
     """Open the zoo; one process makes it, the others wait for that."""
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
-    if config.start == MEAN:  # zoos made before there was a choice say nothing of it
-        del recipe["start"], recipe["start_model"]
+    # Zoos made before there was a choice say nothing of it.
+    for choice in fields(config):
+        if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
+            del recipe[choice.name]
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     leases = Leases(path)

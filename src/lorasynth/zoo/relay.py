@@ -32,7 +32,7 @@ class Stopping:
     """When a LoRA is done before `AdaptConfig.steps`: at a look that finds the target reached, or no gain since the last look."""
 
     every: int = 5  # steps between looks
-    target: float = float("inf")  # of the score
+    target: float | None = None  # of the score
     min_gain: float = 0.0  # of the score, from look to look
 
 
@@ -173,7 +173,8 @@ def _done(
         with torch.no_grad():
             scores = score(people, vectors[people]).tolist()
         for i, value in zip(looked_at, scores, strict=True):
-            if value >= stopping.target or value < taken[i].score + stopping.min_gain:
+            reached = stopping.target is not None and value >= stopping.target
+            if reached or value < taken[i].score + stopping.min_gain:
                 done.append(i)
             taken[i].score = value
     return sorted(done)
