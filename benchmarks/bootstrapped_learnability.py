@@ -35,8 +35,12 @@ def main() -> None:
     arguments.add_argument("--people", type=int, default=256)
     arguments.add_argument("--unseen", type=int, default=24)
     arguments.add_argument("--steps", type=int, default=9)
+    arguments.add_argument("--learning-rate", type=float, default=AdaptConfig().learning_rate)
     arguments.add_argument("--batch-size", type=int, default=4)
     arguments.add_argument("--starts", nargs="+", default=["mean", "ridge", "adalora"])
+    arguments.add_argument(
+        "--ways", nargs="+", choices=["zoo", "usual"], default=["zoo"], help="its optimizer, or plain Adam"
+    )
     asked = arguments.parse_args()
 
     world, zoo = get_world("portraits"), Zoo.open(asked.zoo)
@@ -78,14 +82,17 @@ def main() -> None:
         )
 
     row("zoo", with_lora_A(layout, stored, init), float("nan"))
-    short = AdaptConfig(steps=asked.steps, batch_size=asked.batch_size, average_from=0.3)
+    short = AdaptConfig(
+        steps=asked.steps, batch_size=asked.batch_size, average_from=0.3, learning_rate=asked.learning_rate
+    )
     usual = replace(FINE_TUNING, steps=asked.steps, batch_size=asked.batch_size, average_from=0.3, lora_A="frozen")
     for name in asked.starts:
         predict = predictor(name, "", layout)
         starts = predict(init, embeddings)
         if name != "mean":
             row(f"{name} itself", starts, 0.0)
-        for way, config in (("zoo", short), ("usual", usual)):
+        for way in asked.ways:
+            config = short if way == "zoo" else usual
             begun = time.process_time()
             vectors = train_people(world, layout, predict(init, embeddings), persons, 16, config, first_photo=SESSION)
             row(f"{name} {way}", vectors, (time.process_time() - begun) / len(persons))

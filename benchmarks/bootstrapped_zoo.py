@@ -46,6 +46,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=30)
     arguments.add_argument("--starts", nargs="+", default=["zero", "mean", "ridge", "adalora"])
     arguments.add_argument("--learning-rate", type=float, default=AdaptConfig().learning_rate)
+    arguments.add_argument("--usual-learning-rate", type=float, default=FINE_TUNING.learning_rate)
     arguments.add_argument("--adam-epsilon", type=float, default=AdaptConfig().adam_epsilon)
     asked = arguments.parse_args()
 
@@ -95,7 +96,8 @@ def main() -> None:
         start = time.process_time()
         starts = predictor(name, "", layout)(init, embeddings)
         predicting = (time.process_time() - start) / len(persons)
-        for way, config in (("zoo", ours), ("usual", replace(plain, steps=asked.steps))):
+        usual = replace(plain, steps=asked.steps, learning_rate=asked.usual_learning_rate)
+        for way, config in (("zoo", ours), ("usual", usual)):
             ours_curve = curve(starts, config, 3)
             print(f"{name} {way}", "  ".join(f"{step}:{value:.3f}" for step, value in ours_curve), flush=True)
             for target in (0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9):
