@@ -92,7 +92,7 @@ def test_a_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
         pilot=replace(still, lora_A="shared"), adapt=still, start="ridge",
     )  # fmt: skip
     zoo = build_zoo(config, str(tmp_path / "zoo"), report=None)
-    assert (zoo.recipe["start"], zoo.recipe["start_model"]) == ("ridge", "")
+    assert zoo.recipe["start"] == "ridge"
     _, vectors, embeddings = zoo.load("train")
     expected = predictor("ridge", "", zoo.layout)(zoo.init(), embeddings)
     name = zoo.layout.modules[0].name
