@@ -93,8 +93,9 @@ def main() -> None:
     reference = curve(random_init(layout, 0).expand(len(persons), -1), plain, 20)
     print("plain   ", "  ".join(f"{step}:{value:.3f}" for step, value in reference), flush=True)
     for name in asked.starts:
+        predict = predictor(name, "", layout)
         start = time.process_time()
-        starts = predictor(name, "", layout)(init, embeddings)
+        starts = predict(init, embeddings)
         predicting = (time.process_time() - start) / len(persons)
         usual = replace(plain, steps=asked.steps, learning_rate=asked.usual_learning_rate)
         for way, config in (("zoo", ours), ("usual", usual)):
