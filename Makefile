@@ -51,7 +51,7 @@ format: setup
 	$(BIN)/ruff check --fix src tests benchmarks integrations
 
 bench: setup
-	for f in benchmarks/bench_*.py benchmarks/canonical.py; do $(BIN)/python $$f || exit 1; done
+	for f in benchmarks/bench_*.py benchmarks/zoo_training.py benchmarks/canonical.py; do $(BIN)/python $$f || exit 1; done
 
 # Where there is a GPU: a zoo of the paper's size and what is learned from it; batched fine-tuning at Stable Diffusion 1.5's true shape.
 gpu-zoo: setup

@@ -38,9 +38,19 @@ def compare(
             if run:
                 times[side].append((time.process_time() - start) / units)
     a, b = statistics.median(times["ours"]), statistics.median(times["other"])
-    print(f"{name} ratio={b / a:.2f} (ours {a * 1e3:.3f} ms, other {b * 1e3:.3f} ms, runs {runs})", flush=True)
+    record(name, b / a, a, b, runs)
+    return b / a
+
+
+def record(name: str, ratio: float, ours_s: float, other_s: float, runs: int, note: str = "") -> None:
+    """Print a measured ratio with the CPU seconds of both sides, and append it to out/bench.jsonl."""
+    said = f"; {note}" if note else ""
+    print(
+        f"{name} ratio={ratio:.2f} (ours {ours_s * 1e3:.3f} ms, other {other_s * 1e3:.3f} ms, runs {runs}{said})",
+        flush=True,
+    )
     out = Path("out")
     out.mkdir(exist_ok=True)
     with (out / "bench.jsonl").open("a") as file:
-        file.write(json.dumps({"name": name, "ratio": b / a, "ours_s": a, "other_s": b, "runs": runs}) + "\n")
-    return b / a
+        entry = {"name": name, "ratio": ratio, "ours_s": ours_s, "other_s": other_s, "runs": runs, "note": note}
+        file.write(json.dumps(entry) + "\n")

@@ -78,6 +78,16 @@ def layout():
 
 
 @pytest.fixture(scope="session")
+def whole_layout():
+    """Rank 2 on every layer that PEFT can adapt: all linear ones and all convolutions, strided and 1 x 1 ones included."""
+    from lorasynth.lora.layout import Layout
+
+    unet = build_unet()
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    return Layout.from_model(unet, [n for n, m in unet.named_modules() if isinstance(m, kinds)], rank=2, base="tiny")
+
+
+@pytest.fixture(scope="session")
 def mixed_layout(layout):
     """Rank 1, 2 or 3, from module to module."""
     from dataclasses import replace

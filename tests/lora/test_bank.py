@@ -26,12 +26,17 @@ def rows(inputs):
 
 
 def peft_unet(make_unet, layout, vector):
-    """A UNet with one ordinary, trainable PEFT adapter in float64."""
-    unet = make_unet().double()
+    """A UNet with one ordinary, trainable PEFT adapter, in the vector's dtype."""
+    unet = make_unet().to(vector.dtype)
     names = [m.name for m in layout.modules]
     unet.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=names, init_lora_weights=False))
-    set_peft_model_state_dict(unet, named_factors(LoRA(layout, vector), "", torch.float64))
-    return unet
+    set_peft_model_state_dict(unet, named_factors(LoRA(layout, vector), "", vector.dtype))
+    return unet.to(vector.dtype)
+
+
+def peft_trained(unet, lora_A):
+    """The weights that PEFT trains, without lora_A where that is frozen."""
+    return [p for name, p in unet.named_parameters() if p.requires_grad and (lora_A == "each" or "lora_B" in name)]
 
 
 def peft_vector(unet, layout, of):
@@ -40,7 +45,7 @@ def peft_vector(unet, layout, of):
     factors = {}
     for m in layout.modules:
         A, B = (of(getattr(layers[m.name], which)["default"].weight) for which in ("lora_A", "lora_B"))
-        factors[m.name] = (A[None], B[None])
+        factors[m.name] = (A.flatten(1)[None], B.flatten(1)[None])
     return layout.join(factors)[0]
 
 
@@ -69,17 +74,31 @@ def test_gradients_are_those_of_separate_peft_adapters(make_unet, layout, vector
     assert all(p.grad is None for p in base.parameters())
 
 
+@pytest.mark.parametrize("lora_A", ["each", "frozen"])
 @pytest.mark.parametrize(
-    "make_optimizer",
-    [lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9), lambda p: torch.optim.AdamW(p, lr=1e-3)],
-    ids=["sgd", "adamw"],
+    ("dtype", "make_optimizer"),
+    [
+        (torch.float64, lambda p: torch.optim.AdamW(p, lr=1e-3)),
+        (torch.float64, lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9)),
+        (torch.float32, lambda p: torch.optim.SGD(p, lr=0.1)),
+    ],
+    ids=["adamw-float64", "sgd-float64", "sgd-float32"],
 )
 def test_training_a_bank_is_training_its_adapters_one_by_one_with_peft(
-    make_unet, layout, vectors, rows, make_optimizer
+    make_unet, whole_layout, inputs, dtype, make_optimizer, lora_A
 ):
-    base = make_unet().double()
-    bank = AdapterBank(base, layout, N, vectors)
-    optimizer = make_optimizer(bank.parameters())
+    """On every linear layer and convolution of a UNet."""
+    layout = whole_layout
+    kernels = {m.kernel for m in layout.modules}
+    assert kernels == {None, (1, 1), (3, 3)}
+    vectors = torch.stack([LoRA.random(layout, seed=i, std=0.1).vector for i in range(N)]).to(dtype)
+    if lora_A == "frozen":
+        for a, _ in layout.slices.values():
+            vectors[:, a] = vectors[0, a]
+    rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+    base = make_unet().to(dtype)
+    bank = AdapterBank(base, layout, N, vectors, lora_A=lora_A)
+    optimizer = make_optimizer([p for p in bank.parameters() if p.requires_grad])
     with bank.attached():
         for _ in range(STEPS):
             optimizer.zero_grad()
@@ -88,12 +107,29 @@ def test_training_a_bank_is_training_its_adapters_one_by_one_with_peft(
     assert (bank.vectors() - vectors).abs().max() > 1e-3
     for n in range(N):
         unet = peft_unet(make_unet, layout, vectors[n])
-        optimizer = make_optimizer([p for p in unet.parameters() if p.requires_grad])
+        optimizer = make_optimizer(peft_trained(unet, lora_A))
         for _ in range(STEPS):
             optimizer.zero_grad()
             squared(unet, own_rows(rows, n)).mean().backward()
             optimizer.step()
-        torch.testing.assert_close(bank.vectors()[n], peft_vector(unet, layout, torch.Tensor.detach), rtol=0, atol=1e-9)
+        theirs = peft_vector(unet, layout, torch.Tensor.detach)
+        torch.testing.assert_close(bank.vectors()[n], theirs, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-9)
+
+
+@pytest.mark.parametrize("lora_A", ["each", "frozen"])
+def test_a_bank_draws_what_each_adapter_draws_in_peft(make_unet, whole_layout, rows, predict, lora_A):
+    vectors = torch.stack([LoRA.random(whole_layout, seed=i, std=0.1).vector for i in range(N)]).double()
+    if lora_A == "frozen":
+        for a, _ in whole_layout.slices.values():
+            vectors[:, a] = vectors[0, a]
+    base = make_unet().double()
+    plain = predict(base)
+    with AdapterBank(base, whole_layout, N, vectors, lora_A=lora_A).attached():
+        ours = predict(base)
+    assert (ours - plain).abs().max() > 1e-2
+    for n in range(N):
+        theirs = peft_unet(make_unet, whole_layout, vectors[n])(**own_rows(rows, n), return_dict=False)[0]
+        torch.testing.assert_close(ours[n * BATCH : (n + 1) * BATCH], theirs.detach(), rtol=0, atol=1e-12)
 
 
 def test_each_adapter_sees_its_own_rows_only(unet, layout, vectors, predict):

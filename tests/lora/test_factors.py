@@ -94,9 +94,10 @@ def test_attaching_is_adding_the_updates_to_the_weights(unet, make_unet, mixed_l
     assert (predict(unet) - predict(make_unet())).abs().max() > 0.05
 
 
-def test_attaching_is_a_bank_of_one(unet, make_unet, mixed_layout, predict):
-    lora = LoRA.random(mixed_layout, std=0.3)
-    with AdapterBank(unet, mixed_layout, 1, lora.vector).attached():
+@pytest.mark.parametrize("which", ["mixed_layout", "whole_layout"])
+def test_attaching_is_a_bank_of_one(unet, make_unet, which, predict, request):
+    lora = LoRA.random(request.getfixturevalue(which), std=0.1)
+    with AdapterBank(unet, lora.layout, 1, lora.vector).attached():
         in_bank = predict(unet)
     attached = make_unet()
     lora.attach(attached)

@@ -173,10 +173,25 @@ def test_diff_says_each_difference_in_a_sentence(layout):
     assert "base is 'other', expected 'tiny'" in said
 
 
-def test_a_convolution_is_refused_by_name():
-    model = nn.Sequential(nn.Conv2d(3, 3, 1))
-    with pytest.raises(LayoutError, match="0: expected a Linear layer, got Conv2d"):
-        Layout.from_model(model, ["0"], rank=1)
+def test_a_convolution_is_a_module_whose_rows_are_its_kernel():
+    layout = Layout.from_model(nn.Sequential(nn.Conv2d(3, 5, (3, 1)), nn.Linear(3, 5)), ["0", "1"], rank=2)
+    convolution, linear = layout.modules
+    assert (convolution.in_features, convolution.out_features, convolution.kernel) == (9, 5, (3, 1))
+    assert linear.kernel is None
+    assert Layout.from_dict(layout.to_dict()) == layout
+    turned = Layout.from_model(nn.Sequential(nn.Conv2d(3, 5, (1, 3)), nn.Linear(3, 5)), ["0", "1"], rank=2)
+    assert turned.hash != layout.hash
+    assert layout.diff(turned) == [
+        "0 is a Conv2d of kernel 1 x 3, 9 -> 5 rank 2, expected a Conv2d of kernel 3 x 1, 9 -> 5 rank 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv1d(4, 4, 1), nn.Embedding(4, 4)]
+)
+def test_a_layer_that_cannot_be_adapted_is_refused_by_name(layer):
+    with pytest.raises(LayoutError, match=f"0: expected a Linear layer, or a Conv2d .*got {type(layer).__name__}"):
+        Layout.from_model(nn.Sequential(layer), ["0"], rank=1)
 
 
 def test_targets_that_match_nothing_are_refused(unet):

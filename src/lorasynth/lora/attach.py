@@ -10,6 +10,7 @@ from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.formats.diffusers import named_factors
+from lorasynth.lora.layout import Module
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -27,11 +28,8 @@ def attach(lora: "LoRA", model: nn.Module, adapter_name: str) -> None:
     for m in lora.layout.modules:
         layer: Any = layers.get(m.name)
         layer = getattr(layer, "base_layer", layer)  # an adapter may be there already
-        if not isinstance(layer, nn.Linear) or layer.weight.shape != (m.out_features, m.in_features):
-            raise LayoutError(
-                f"{m.name}: expected a Linear layer {m.in_features} -> {m.out_features}, got {layer}; "
-                f"the LoRA is for base model {lora.layout.base!r}"
-            )
+        if Module.of(m.name, layer, m.rank) != m:
+            raise LayoutError(f"{m.name}: expected {m}, got {layer}; the LoRA is for base model {lora.layout.base!r}")
     model.load_lora_adapter(named_factors(lora, "unet.", torch.float32), prefix="unet", adapter_name=adapter_name)  # type: ignore[operator]
     try:
         _require_all_there(lora, model, adapter_name)
@@ -50,7 +48,7 @@ def _require_all_there(lora: "LoRA", model: nn.Module, adapter_name: str) -> Non
                 f"{name}: expected an active adapter {adapter_name!r} after loading, got none; report this"
             )
         for which, ours in (("lora_A", A_NRI[0]), ("lora_B", B_NOR[0])):
-            theirs = getattr(layer, which)[adapter_name].weight
+            theirs = getattr(layer, which)[adapter_name].weight.flatten(1)
             if not torch.equal(theirs, ours.to(theirs)):
                 raise LayoutError(f"{name}: expected {which} as given, the model holds other numbers; report this")
         if layer.scaling[adapter_name] != 1:

@@ -1,14 +1,15 @@
 """N adapters over one frozen base in one forward pass: the primitive behind everything that handles many LoRAs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth.errors import LayoutError, UsageError
+from lorasynth.errors import UsageError
+from lorasynth.lora.batched import adapted_layers, hooked
 from lorasynth.lora.layout import Layout
 
 
@@ -22,7 +23,7 @@ class AdapterBank(nn.Module):
     Training a bank on the sum of per-adapter losses is training N LoRAs apart: no term couples two adapters.
     """
 
-    _layers: list[nn.Linear]
+    _layers: list[nn.Linear | nn.Conv2d]
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class AdapterBank(nn.Module):
         """Put ``num_adapters`` LoRAs beside ``model``.
 
         Args:
-            model: the base; must hold every module of the layout as a Linear layer.
+            model: the base; must hold every module of the layout.
             layout: names and shapes of the adapters.
             num_adapters: N.
             init: one flat vector to start every adapter from, or one each.
@@ -55,7 +56,7 @@ class AdapterBank(nn.Module):
             raise UsageError(f"expected lora_A 'each', 'shared' or 'frozen', got {lora_A!r}")
         self.layout, self.num_adapters = layout, num_adapters
         object.__setattr__(
-            self, "_layers", _adapted_layers(model, layout)
+            self, "_layers", adapted_layers(model, layout)
         )  # not our submodules: they belong to the base
         factors = layout.split(init.expand(num_adapters, -1) if init.dim() == 1 else init)
         rows = slice(None) if lora_A == "each" else slice(1)
@@ -71,7 +72,7 @@ class AdapterBank(nn.Module):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within this context every forward pass of the base goes through the bank."""
-        with _hooked(self._layers, zip(self.lora_A, self.lora_B, strict=True), self.num_adapters):
+        with hooked(self._layers, zip(self.lora_A, self.lora_B, strict=True), self.num_adapters):
             yield
 
     def vectors(self) -> Float[Tensor, "N P"]:
@@ -107,49 +108,8 @@ def attached(model: nn.Module, layout: Layout, vectors: Float[Tensor, "N P"]) ->
     Raises:
         LayoutError: the model lacks a module of the layout, or has it in another shape.
     """
-    with _hooked(_adapted_layers(model, layout), layout.split(vectors).values(), len(vectors)):
+    with hooked(adapted_layers(model, layout), layout.split(vectors).values(), len(vectors)):
         yield
-
-
-def _adapted_layers(model: nn.Module, layout: Layout) -> list[nn.Linear]:
-    """The model's layers that a layout names."""
-    found = dict(model.named_modules())
-    layers = []
-    for m in layout.modules:
-        layer = found.get(m.name)
-        if not isinstance(layer, nn.Linear) or layer.weight.shape != (m.out_features, m.in_features):
-            raise LayoutError(
-                f"{m.name}: expected a Linear layer {m.in_features} -> {m.out_features}, got {layer}; "
-                f"the layout {layout.base!r} is of another base model"
-            )
-        layers.append(layer)
-    return layers
-
-
-@contextmanager
-def _hooked(layers: list[nn.Linear], factors: Iterable[tuple[Tensor, Tensor]], num_adapters: int) -> Iterator[None]:
-    """Each layer with the updates of its (lora_A, lora_B) added, until the context is left."""
-    handles = [
-        layer.register_forward_hook(_add_update(A_NRI, B_NOR, num_adapters))
-        for layer, (A_NRI, B_NOR) in zip(layers, factors, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _add_update(A_NRI: Tensor, B_NOR: Tensor, n: int) -> Any:
-    def hook(_: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        x = args[0]
-        if x.shape[0] % n:
-            raise UsageError(f"expected a batch that {n} adapters can share equally, got {x.shape[0]} rows")
-        x_NTI = x.reshape(n, -1, x.shape[-1])
-        h_NTR = x_NTI @ A_NRI[0].T if len(A_NRI) == 1 else torch.bmm(x_NTI, A_NRI.transpose(1, 2))
-        return torch.baddbmm(out.reshape(n, -1, out.shape[-1]), h_NTR, B_NOR.transpose(1, 2)).view_as(out)
-
-    return hook
 
 
 def _require_one(name: str, A_NRI: Tensor) -> None:

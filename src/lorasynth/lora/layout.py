@@ -20,12 +20,34 @@ Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """One adapted linear layer: its update is ``lora_B (out, rank) @ lora_A (rank, in)``."""
+    """One adapted layer: its update is ``lora_B (out, rank) @ lora_A (rank, in)``.
+
+    A convolution's update is the same product, its kernel read row by row: "in" counts channels x height x width of the kernel.
+    """
 
     name: str
     in_features: int
     out_features: int
     rank: int
+    kernel: tuple[int, int] | None = None  # height and width; None for a linear layer
+
+    @classmethod
+    def of(cls, name: str, layer: nn.Module | None, rank: int) -> "Module | None":
+        """What PEFT adapts in a layer; None for what is no linear layer or 2-D convolution, or one in groups or dilated."""
+        if isinstance(layer, nn.Linear):
+            return cls(name=name, in_features=layer.in_features, out_features=layer.out_features, rank=rank)
+        if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
+            height, width = layer.kernel_size
+            return cls(
+                name=name, in_features=layer.in_channels * height * width, out_features=layer.out_channels, rank=rank,
+                kernel=(height, width),
+            )  # fmt: skip
+        return None
+
+    def __str__(self) -> str:
+        """A few words for errors."""
+        kind = "a Linear layer" if self.kernel is None else f"a Conv2d of kernel {self.kernel[0]} x {self.kernel[1]},"
+        return f"{kind} {self.in_features} -> {self.out_features}"
 
     @property
     def num_parameters(self) -> int:
@@ -36,6 +58,14 @@ class Module:
 def natural_order(name: str) -> list[str | int]:
     """A sort key under which "blocks.2" stands before "blocks.10"."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+
+def _kernel(*sizes: int) -> tuple[int, int] | None:
+    """The end of a stored row: nothing for a linear layer, two sizes for a convolution."""
+    if not sizes:
+        return None
+    height, width = sizes
+    return int(height), int(width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +119,7 @@ class Layout:
 
     def to_dict(self) -> dict[str, Any]:
         """The layout as plain JSON values."""
-        rows = [[m.name, m.in_features, m.out_features, m.rank] for m in self.modules]
+        rows = [[m.name, m.in_features, m.out_features, m.rank, *(m.kernel or ())] for m in self.modules]
         return {"base": self.base, "modules": rows}
 
     @classmethod
@@ -102,12 +132,14 @@ class Layout:
         """
         try:
             modules = tuple(
-                Module(name=str(name), in_features=int(i), out_features=int(o), rank=int(r))
-                for name, i, o, r in record["modules"]
+                Module(name=str(name), in_features=int(i), out_features=int(o), rank=int(r), kernel=_kernel(*kernel))
+                for name, i, o, r, *kernel in record["modules"]
             )
             layout = cls(base=str(record["base"]), modules=modules)
         except (KeyError, TypeError, ValueError) as error:
-            raise LayoutError(f"expected a layout with 'base' and rows of (name, in, out, rank): {error}") from None
+            raise LayoutError(
+                f"expected a layout with 'base' and rows of (name, in, out, rank[, height, width]): {error}"
+            ) from None
         for ours, theirs in zip(layout.modules, modules, strict=True):
             if ours != theirs:
                 raise LayoutError(
@@ -138,17 +170,18 @@ class Layout:
             base: a name for the base model.
 
         Raises:
-            LayoutError: nothing matches, or a match is not a linear layer.
+            LayoutError: nothing matches, or a match is neither a linear layer nor a plain 2-D convolution.
         """
         modules = []
         for name, layer in model.named_modules():
             if not any(name == t or name.endswith("." + t) for t in target_modules):
                 continue
-            if not isinstance(layer, nn.Linear):
+            if (module := Module.of(name, layer, rank)) is None:
+                got = layer if isinstance(layer, nn.Conv2d) else type(layer).__name__
                 raise LayoutError(
-                    f"{name}: expected a Linear layer, got {type(layer).__name__}; choose targets that are linear"
+                    f"{name}: expected a Linear layer, or a Conv2d without groups and dilation, got {got}; choose other targets"
                 )
-            modules.append(Module(name=name, in_features=layer.in_features, out_features=layer.out_features, rank=rank))
+            modules.append(module)
         if not modules:
             raise LayoutError(f"no module of the model ends in any of {list(target_modules)}; check the target names")
         return cls(base=base, modules=tuple(modules))
@@ -175,10 +208,13 @@ class Layout:
         for name in mine.keys() & theirs.keys():
             a, b = mine[name], theirs[name]
             if a != b:
-                said.append(
-                    f"{name} is {b.in_features} -> {b.out_features} rank {b.rank}, "
-                    f"expected {a.in_features} -> {a.out_features} rank {a.rank}"
-                )
+                if a.kernel == b.kernel:
+                    said.append(
+                        f"{name} is {b.in_features} -> {b.out_features} rank {b.rank}, "
+                        f"expected {a.in_features} -> {a.out_features} rank {a.rank}"
+                    )
+                else:
+                    said.append(f"{name} is {b} rank {b.rank}, expected {a} rank {a.rank}")
         return sorted(said)
 
     def split(self, vectors: Float[Tensor, "N P"]) -> Factors:

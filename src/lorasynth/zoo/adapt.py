@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.devices import half_precision
@@ -73,7 +73,7 @@ def adapt(
     Returns:
         The trained LoRAs: for each the average of its weights over the last part of the training.
     """
-    n, num_photos = photos.latents.shape[:2]
+    n = len(photos.latents)
     parameters = [p for p in bank.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True
@@ -84,18 +84,14 @@ def adapt(
         for step in range(config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step / config.steps)
-            generator = step_generator(config.seed, step)
-            b = config.batch_size
-            photo = torch.randperm(num_photos, generator=generator).repeat(-(-b // num_photos))[:b]
-            noise = torch.randn(b, *photos.latents.shape[2:], generator=generator)
-            timesteps = stratified_timesteps(b, scheduler.config.num_train_timesteps, generator)
+            photo, noise, timesteps = draw_samples(photos, config, step, scheduler.config.num_train_timesteps)
             losses = v_loss(
                 unet, scheduler,
                 photos.latents[:, photo].flatten(0, 1), photos.text[:, photo].flatten(0, 1),
                 noise.repeat(n, 1, 1, 1), timesteps.repeat(n),
             )  # fmt: skip
             # A sum over adapters of each one's mean: no adapter feels how many others there are.
-            loss = losses.view(n, b).mean(1).sum()
+            loss = losses.view(n, -1).mean(1).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -113,6 +109,17 @@ def adapt(
             for p, start, mean in zip(parameters, begun, average, strict=True):
                 p.copy_(start.lerp(mean, config.strength))
     return bank.vectors()
+
+
+def draw_samples(
+    photos: Photos, config: AdaptConfig, step: int, num_train_timesteps: int
+) -> tuple[Int[Tensor, " B"], Float[Tensor, "B C h w"], Int[Tensor, " B"]]:
+    """Photo numbers, noise and timesteps of one step: the same for everybody, whenever they take it."""
+    num_photos, b = photos.latents.shape[1], config.batch_size
+    generator = step_generator(config.seed, step)
+    photo = torch.randperm(num_photos, generator=generator).repeat(-(-b // num_photos))[:b]
+    noise = torch.randn(b, *photos.latents.shape[2:], generator=generator)
+    return photo, noise, stratified_timesteps(b, num_train_timesteps, generator)
 
 
 def _schedule(progress: float) -> float:

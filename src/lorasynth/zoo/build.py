@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,12 @@ from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.filling import fill, helpers
 from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.zoo.leases import Leases
+from lorasynth.zoo.relay import Stopping, held_out_loss, relay
 from lorasynth.zoo.sharing import require_shareable
+from lorasynth.zoo.starts import MEAN, predictor
 from lorasynth.zoo.store import Zoo
+
+_HELD_OUT_PHOTOS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,10 @@ class ZooConfig:
     pilot: AdaptConfig = field(default_factory=lambda: AdaptConfig(steps=60, learning_rate=4e-2, lora_A="shared"))
     adapt: AdaptConfig = field(default_factory=lambda: AdaptConfig(strength=1.4))
     seed: int = 0
+    start: str = MEAN  # where each LoRA starts: "zero", "mean", or what this prior of a synthesizer predicts
+    start_model: str = ""  # the synthesizer's folder; the shipped one if empty
+    stopping: Stopping | None = None  # by the loss on photos behind those trained on; then `adapt.steps` is the most
+    places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
 
 
 def random_init(layout: Layout, seed: int) -> Float[Tensor, " P"]:
@@ -90,7 +98,7 @@ def learn_init(
 def train_people(
     world: World,
     layout: Layout,
-    init: Float[Tensor, " P"],
+    init: Float[Tensor, " P"] | Float[Tensor, "N P"],
     persons: list[int],
     num_photos: int,
     config: AdaptConfig,
@@ -99,15 +107,33 @@ def train_people(
     bank_size: int = 16,
     on_step: Callable[[], None] | None = None,
 ) -> Float[Tensor, "N P"]:
-    """Fine-tuned LoRAs of some people, ``bank_size`` at once, from a shared initialisation."""
-    trained = []
+    """Fine-tuned LoRAs of some people, ``bank_size`` at once, from a shared initialisation or from one each."""
+    trained, starts = [], init.expand(len(persons), -1)
     for i in range(0, len(persons), bank_size):
         part = persons[i : i + bank_size]
-        bank = AdapterBank(world.pipe.unet, layout, len(part), init, lora_A=config.lora_A)
+        bank = AdapterBank(world.pipe.unet, layout, len(part), starts[i : i + bank_size], lora_A=config.lora_A)
         photos = world.photos(part, num_photos, first_photo)
         step = (lambda _, __: on_step()) if on_step else None
         trained.append(adapt(world.pipe.unet, world.pipe.scheduler, bank, photos, config, on_step=step))
     return torch.cat(trained)
+
+
+def _relay(
+    world: World,
+    layout: Layout,
+    starts: Float[Tensor, "N P"],
+    persons: list[int],
+    config: ZooConfig,
+    stopping: Stopping,
+) -> Float[Tensor, "N P"]:
+    """Fine-tuned LoRAs of some people, each until its held-out photos gain no more."""
+    unet, scheduler = world.pipe.unet, world.pipe.scheduler
+    photos = world.photos(persons, config.photos, config.first_photo)
+    held_out = world.photos(persons, _HELD_OUT_PHOTOS, config.first_photo + config.photos)
+    score = held_out_loss(unet, scheduler, layout, held_out, seed=config.seed)
+    return relay(
+        unet, scheduler, layout, starts, photos, config.adapt, stopping, score, places=config.places
+    ).vectors  # fmt: skip
 
 
 def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] | None = print) -> Zoo:
@@ -128,6 +154,7 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
     layout = world.layout(config.rank)
     zoo = _begin(config, folder, world, layout, say)
     init = zoo.init()
+    predict = predictor(config.start, config.start_model, layout)
     persons = persons_of(Split.ZOO, config.people) + persons_of(Split.VALIDATION, config.validation_people)
     banks = [persons[i : i + config.bank] for i in range(0, len(persons), config.bank)]
     # Validation people first: they are few, and everything later is chosen by them.
@@ -140,12 +167,16 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
         bar.update(len(persons) - missing - bar.n)
 
     def make(people: list[int]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n J D"]]:
+        # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
+        embeddings = world.embeddings(people, config.embedding_photos, first=config.photos)
+        starts = predict(init, embeddings)
+        if config.stopping is not None:
+            return _relay(world, layout, starts, people, config, config.stopping), embeddings
         vectors = train_people(
-            world, layout, init, people, config.photos, config.adapt,
+            world, layout, starts, people, config.photos, config.adapt,
             first_photo=config.first_photo, bank_size=config.bank,
         )  # fmt: skip
-        # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
-        return vectors, world.embeddings(people, config.embedding_photos, first=config.photos)
+        return vectors, embeddings
 
     with bar:
         return fill(
@@ -182,6 +213,10 @@ def _work(config: ZooConfig, folder: str, device: str) -> None:
 def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Callable[[str], None]) -> Zoo:
     """Open the zoo; one process makes it, the others wait for that."""
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
+    # Zoos made before there was a choice say nothing of it.
+    for choice in fields(config):
+        if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
+            del recipe[choice.name]
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     leases = Leases(path)

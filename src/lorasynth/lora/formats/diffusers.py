@@ -34,11 +34,14 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
 
 
 def named_factors(lora: "LoRA", prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """``<prefix><module>.lora_A.weight`` and ``….lora_B.weight`` of every module."""
+    """``<prefix><module>.lora_A.weight`` and ``….lora_B.weight`` of every module; a convolution's as kernels."""
     tensors = {}
-    for name, (A_NRI, B_NOR) in lora.layout.split(lora.vector[None]).items():
-        tensors[f"{prefix}{name}.lora_A.weight"] = A_NRI[0].to(dtype).contiguous()
-        tensors[f"{prefix}{name}.lora_B.weight"] = B_NOR[0].to(dtype).contiguous()
+    factors = lora.layout.split(lora.vector[None])
+    for m in lora.layout.modules:
+        A_RI, B_OR = (factor[0].to(dtype).contiguous() for factor in factors[m.name])
+        if m.kernel is not None:
+            A_RI, B_OR = A_RI.view(m.rank, -1, *m.kernel), B_OR[..., None, None]
+        tensors[f"{prefix}{m.name}.lora_A.weight"], tensors[f"{prefix}{m.name}.lora_B.weight"] = A_RI, B_OR
     return tensors
 
 

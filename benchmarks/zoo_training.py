@@ -1,0 +1,125 @@
+"""Fine-tuning LoRAs: one AdapterBank against a PEFT adapter at a time, same base, updates, photos and cached inputs, in turns.
+
+    python benchmarks/zoo_training.py            # N · b = 64
+    python benchmarks/zoo_training.py calibrate  # and what this machine's own measurement chooses
+
+Bases: "t" and "s" have two and three levels, 8 x 8 and 16 x 16 latents, and adapt all of attention; "portraits" is the shipped
+world's shape with the layers that its zoo adapts.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from _harness import compare
+from peft import LoraConfig, inject_adapter_in_model
+
+from lorasynth.lora.bank import AdapterBank
+from lorasynth.lora.layout import Layout
+from lorasynth.worlds.base import BaseConfig, build_scheduler, build_unet, v_loss
+from lorasynth.worlds.world import TARGET_MODULES, Photos
+from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.build import random_init
+from lorasynth.zoo.calibration import calibrate
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class Base:
+    """A shape of base model and what is adapted in it."""
+
+    channels: tuple[int, ...]
+    latent_channels: int
+    size: int
+    targets: tuple[str, ...]
+
+    def build(self) -> "UNet2DConditionModel":
+        """With random weights, frozen."""
+        unet = build_unet(BaseConfig(channels=self.channels), self.latent_channels)
+        return unet.requires_grad_(False).eval()
+
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+BASES = {
+    "t": Base((32, 64), 4, 8, ATTENTION),
+    "s": Base((32, 64, 64), 4, 16, ATTENTION),
+    "portraits": Base(BaseConfig().channels, 16, 8, TARGET_MODULES),
+}
+
+
+def bank_step(
+    unet: "UNet2DConditionModel", layout: Layout, n: int, given: Sequence[torch.Tensor], lora_A: str = "each"
+) -> Callable[[], None]:
+    """One step of n adapters in a bank, on n · b rows of (latents, text, noise, timesteps)."""
+    scheduler = build_scheduler()
+    bank = AdapterBank(unet, layout, n, random_init(layout, 0), lora_A=lora_A)
+    optimizer = torch.optim.Adam([p for p in bank.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step() -> None:
+        with bank.attached():
+            loss = v_loss(unet, scheduler, *given).view(n, -1).mean(1).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def peft_step(
+    unet: "UNet2DConditionModel", targets: Sequence[str], rank: int, given: Sequence[torch.Tensor]
+) -> Callable[[], None]:
+    """One step of a PEFT adapter, which is put into the model, on b rows of (latents, text, noise, timesteps)."""
+    scheduler = build_scheduler()
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), unet)
+    optimizer = torch.optim.Adam([p for p in unet.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step() -> None:
+        loss = v_loss(unet, scheduler, *given).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def inputs(base: Base, rows: int) -> tuple[torch.Tensor, ...]:
+    """Latents, text states, noise and timesteps of made-up samples."""
+    x, noise = torch.randn(2, rows, base.latent_channels, base.size, base.size)
+    return x, torch.randn(rows, 40, BaseConfig().text_width), noise, torch.randint(0, 1000, (rows,))
+
+
+def chosen_here(base: Base, b: int) -> int:
+    """N as `calibrate` finds it, printed with what it measured."""
+    unet = base.build()
+    layout = Layout.from_model(unet, base.targets, 4)
+    x, text, _, _ = inputs(base, b)
+    config = AdaptConfig(batch_size=b, lora_A="each")
+    found = calibrate(
+        unet, build_scheduler(), layout, random_init(layout, 0), Photos(latents=x[None], text=text[None]), config
+    )
+    timings = ", ".join(f"N={n} on {threads}: {s * 1e3:.1f}" for (threads, n), s in found.seconds.items())
+    print(f"calibrated: N={found.places}, threads {found.threads}; ms a LoRA and step {timings}", flush=True)
+    return found.places
+
+
+def main() -> None:
+    """Print a ratio for each base and batch."""
+    for name, base in BASES.items():
+        for b in (1, 4, 8) if name == "portraits" else (1, 4):
+            for n in {64 // b, *([chosen_here(base, b)] if "calibrate" in sys.argv else [])}:
+                ours, theirs = base.build(), base.build()
+                layout = Layout.from_model(ours, base.targets, 4)
+                compare(
+                    f"zoo_training_{name}_b{b}_n{n}",
+                    bank_step(ours, layout, n, inputs(base, n * b)),
+                    peft_step(theirs, base.targets, 4, inputs(base, b)),
+                    per_ours=n,
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""What N LoRAs add to one layer's output, for a batch that they share, adapter after adapter."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.layout import Layout, Module
+
+Layer = nn.Linear | nn.Conv2d
+
+
+def adapted_layers(model: nn.Module, layout: Layout) -> list[Layer]:
+    """The model's layers that a layout names.
+
+    Raises:
+        LayoutError: the model lacks one, or has it in another shape.
+    """
+    found = dict(model.named_modules())
+    layers: list[Layer] = []
+    for m in layout.modules:
+        layer = found.get(m.name)
+        if not isinstance(layer, Layer) or Module.of(m.name, layer, m.rank) != m:
+            raise LayoutError(
+                f"{m.name}: expected {m}, got {layer}; the layout {layout.base!r} is of another base model"
+            )
+        layers.append(layer)
+    return layers
+
+
+@contextmanager
+def hooked(layers: Iterable[Layer], factors: Iterable[tuple[Tensor, Tensor]], num_adapters: int) -> Iterator[None]:
+    """Each layer with the updates of its (lora_A, lora_B) added, until the context is left.
+
+    A lora_A of shape (1, R, I) is one for all adapters.
+    """
+    handles = [
+        layer.register_forward_hook(_hook(A_NRI, B_NOR, num_adapters))
+        for layer, (A_NRI, B_NOR) in zip(layers, factors, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(A_NRI: Tensor, B_NOR: Tensor, n: int) -> Callable[[Layer, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(layer: Layer, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        x = args[0]
+        if x.shape[0] % n:
+            raise UsageError(f"expected a batch that {n} adapters can share equally, got {x.shape[0]} rows")
+        if isinstance(layer, nn.Linear):
+            return _add_linear(x, out, A_NRI, B_NOR, n)
+        return _add_convolution(layer, x, out, A_NRI, B_NOR, n)
+
+    return hook
+
+
+def _add_linear(
+    x: Float[Tensor, "NB ... I"],
+    out: Float[Tensor, "NB ... O"],
+    A_NRI: Float[Tensor, "_ R I"],
+    B_NOR: Float[Tensor, "N O R"],
+    n: int,
+) -> Float[Tensor, "NB ... O"]:
+    """Adds x @ A.T @ B.T, each adapter on its own rows."""
+    x_NTI = x.reshape(n, -1, x.shape[-1])
+    h_NTR = x_NTI @ A_NRI[0].T if len(A_NRI) == 1 else torch.bmm(x_NTI, A_NRI.transpose(1, 2))
+    return torch.baddbmm(out.reshape(n, -1, out.shape[-1]), h_NTR, B_NOR.transpose(1, 2)).view_as(out)
+
+
+def _add_convolution(
+    layer: nn.Conv2d,
+    x: Float[Tensor, "NB C H W"],
+    out: Float[Tensor, "NB O h w"],
+    A_NRI: Float[Tensor, "_ R I"],
+    B_NOR: Float[Tensor, "N O R"],
+    n: int,
+) -> Float[Tensor, "NB O h w"]:
+    """Adds B (A * x): PEFT's pair of convolutions, of the layer's kernel to R channels and of 1 x 1 from there."""
+    weight = A_NRI.reshape(-1, layer.in_channels, *layer.kernel_size)
+    if len(A_NRI) == 1:
+        h = F.conv2d(x, weight, None, layer.stride, layer.padding)
+        h_NBRL = h.reshape(n, -1, *h.shape[1:]).flatten(3)
+    else:  # adapters as groups of channels
+        x_side_by_side = x.unflatten(0, (n, -1)).transpose(0, 1).flatten(1, 2)
+        h = F.conv2d(x_side_by_side, weight, None, layer.stride, layer.padding, groups=n)
+        h_NBRL = h.unflatten(1, (n, -1)).transpose(0, 1).flatten(3)
+    return out + (B_NOR[:, None] @ h_NBRL).reshape(out.shape)

@@ -1,0 +1,112 @@
+"""How many people to train at once, and on how many threads: measured on this machine in a few steps.
+
+More adapters in a batch share the cost of a step until caches overflow (or a GPU is full); where that is no table knows.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.errors import UsageError
+from lorasynth.lora.bank import AdapterBank
+from lorasynth.lora.layout import Layout
+from lorasynth.worlds.world import Photos
+from lorasynth.zoo.adapt import AdaptConfig, adapt
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+_WORTHWHILE = 0.97  # of the seconds: what is gained by less is noise, and the smaller batch is taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What was measured, and chosen by it."""
+
+    places: int  # N, people trained at once
+    threads: int
+    seconds: dict[tuple[int, int], float]  # (threads, N) -> wall seconds a LoRA and step
+
+
+def calibrate(
+    unet: "UNet2DConditionModel",
+    scheduler: "DDIMScheduler",
+    layout: Layout,
+    init: Float[Tensor, " P"],
+    photos: Photos,
+    config: AdaptConfig,
+    *,
+    sample_budget: int = 256,
+    steps: int = 2,
+) -> Calibration:
+    """Time a few steps with 1, 2, 4, … adapters while N · batch_size keeps within a budget; then perhaps one thread.
+
+    NOTE: floating-point sums depend on N and on threads. Two machines that calibrate for themselves make zoos that differ in
+    the last digits; `ZooConfig.bank` is fixed for that reason.
+
+    Args:
+        unet: the frozen base.
+        scheduler: its noise schedule.
+        layout: of the LoRAs.
+        init: any LoRA.
+        photos: of one person or more; people are repeated where N is larger.
+        config: batch and optimizer.
+        sample_budget: samples in a batch at most; what fits into memory is the caller's knowledge.
+        steps: timed for each candidate, after one that is not.
+
+    Raises:
+        UsageError: the budget is smaller than one person's batch.
+    """
+    if sample_budget < config.batch_size:
+        raise UsageError(
+            f"expected a budget of at least one person's batch, {config.batch_size} samples, got {sample_budget}; raise it, or "
+            "lower AdaptConfig.batch_size"
+        )
+    measured: dict[tuple[int, int], float] = {}
+
+    def measure(threads: int, n: int) -> float:
+        rows = torch.arange(n) % len(photos.latents)
+        some = Photos(latents=photos.latents[rows], text=photos.text[rows])
+        bank = AdapterBank(unet, layout, n, init, lora_A=config.lora_A)
+        with _threads(threads):
+            adapt(unet, scheduler, bank, some, replace(config, steps=1))
+            _wait()
+            start = time.perf_counter()
+            adapt(unet, scheduler, bank, some, replace(config, steps=steps))
+            _wait()
+        measured[threads, n] = (time.perf_counter() - start) / (n * steps)
+        return measured[threads, n]
+
+    threads, most = torch.get_num_threads(), sample_budget // config.batch_size
+    best = 1
+    for n in (2**k for k in range(most.bit_length())):
+        if measure(threads, n) < _WORTHWHILE * measured[threads, best]:
+            best = n
+        elif n >= 4 * best:  # two doublings brought nothing
+            break
+    # One thread has no barriers to wait at, which on a busy machine can be more than a second thread brings.
+    if threads > 1 and unet.device.type == "cpu" and measure(1, best) * _WORTHWHILE < measured[threads, best]:
+        threads = 1
+    return Calibration(places=best, threads=threads, seconds=measured)
+
+
+def _wait() -> None:
+    """Until the device has done what it was given."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

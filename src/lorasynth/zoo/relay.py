@@ -1,0 +1,199 @@
+"""Fine-tuning many people in few places of a batch: who is done leaves, and the next person begins there and then.
+
+Nobody feels the others: each LoRA is, but for rounding, what training this person alone to the same step gives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorasynth.devices import half_precision
+from lorasynth.errors import UsageError
+from lorasynth.lora.bank import AdapterBank, attached
+from lorasynth.lora.layout import Layout
+from lorasynth.worlds.base import v_loss
+from lorasynth.worlds.world import Photos
+from lorasynth.zoo.adapt import AdaptConfig, draw_samples
+from lorasynth.zoo.optimizer import BankAdamW, clip_each
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+Score = Callable[[list[int], Float[Tensor, "n P"]], Float[Tensor, " n"]]
+"""(people, their LoRAs so far) -> how well each matches the person's held-out photos; more is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping:
+    """When a LoRA is done before `AdaptConfig.steps`: at a look that finds the target reached, or no gain since the last look."""
+
+    every: int = 5  # steps between looks
+    target: float | None = None  # of the score
+    min_gain: float = 0.0  # of the score, from look to look
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a relay gives."""
+
+    vectors: Float[Tensor, "M P"]
+    steps: Int[Tensor, " M"]  # that each LoRA took
+    rounds: int  # steps of the whole batch
+
+
+@dataclass
+class _Place:
+    """One place of the batch."""
+
+    person: int
+    step: int = 0
+    score: float = -float("inf")
+
+
+def relay(
+    unet: "UNet2DConditionModel",
+    scheduler: "DDIMScheduler",
+    layout: Layout,
+    starts: Float[Tensor, "M P"],
+    photos: Photos,
+    config: AdaptConfig,
+    stopping: Stopping,
+    score: Score,
+    *,
+    places: int,
+    learning_rates: Float[Tensor, " M"] | None = None,
+    max_grad_norm: float = float("inf"),
+) -> Trained:
+    """Train M people's LoRAs, ``places`` at a time, each until it is done.
+
+    As nobody knows when that is, the learning rate stays constant, and the LoRA is the mean of the weights so far with weights
+    that grow along the way (polynomial-decay averaging, Shamir & Zhang, ICML 2013, with eta = 3).
+
+    Args:
+        unet: the frozen base.
+        scheduler: its noise schedule.
+        layout: of the LoRAs.
+        starts: where each begins; with a frozen lora_A, the same one in all.
+        photos: of M people.
+        config: steps at most, batch and optimizer; schedule and strength are not used.
+        stopping: when a LoRA is done.
+        score: what it is done by.
+        places: people trained at once.
+        learning_rates: one each, instead of the configuration's.
+        max_grad_norm: each LoRA's gradient is cut to that.
+
+    Raises:
+        UsageError: no places, no people, or a lora_A to be trained for all at once, which ties them together.
+    """
+    if places < 1 or not len(starts) or config.lora_A == "shared":
+        raise UsageError(
+            f"expected places and people, and lora_A 'each' or 'frozen', got {places}, {len(starts)}, {config.lora_A!r}"
+        )
+    rates = torch.full((len(starts),), config.learning_rate) if learning_rates is None else learning_rates
+    vectors, steps = starts.clone(), torch.zeros(len(starts), dtype=torch.long)
+    waiting = list(range(len(starts)))[::-1]
+    taken = [_Place(waiting.pop()) for _ in range(min(places, len(starts)))]
+    bank = AdapterBank(unet, layout, len(taken), starts[[p.person for p in taken]], lora_A=config.lora_A)
+    optimizer = BankAdamW(trained(bank), betas=(config.beta1, config.beta2), eps=config.adam_epsilon)
+    rounds = 0
+    with half_precision():
+        while taken:
+            people = [p.person for p in taken]
+            losses = _losses(unet, scheduler, bank, photos, taken, config)
+            optimizer.zero_grad()
+            losses.sum().backward()
+            if max_grad_norm < float("inf"):
+                clip_each(optimizer.parameters, max_grad_norm)
+            optimizer.step(rates[people])
+            rounds += 1
+            for place in taken:
+                place.step += 1
+            now = torch.tensor([[4 / (place.step + 3)] for place in taken])
+            vectors[people] = vectors[people].lerp(bank.vectors(), now)
+            done = _done(taken, vectors, config.steps, stopping, score)
+            if not done:
+                continue
+            for i in done:
+                steps[taken[i].person] = taken[i].step
+            # Who waits begins where somebody left; with nobody waiting the batch becomes smaller.
+            refilled = done[: len(waiting)]
+            current = bank.vectors()
+            for i in refilled:
+                taken[i] = _Place(waiting.pop())
+                current[i] = starts[taken[i].person]
+                optimizer.restart(i)
+            stay = [i for i in range(len(taken)) if i in refilled or i not in done]
+            taken = [taken[i] for i in stay]
+            if len(stay) == len(current):
+                bank.load_vectors(current)
+            elif stay:
+                bank = AdapterBank(unet, layout, len(stay), current[stay], lora_A=config.lora_A)
+                optimizer = optimizer.moved(trained(bank), stay)
+    return Trained(vectors=vectors, steps=steps, rounds=rounds)
+
+
+def trained(bank: AdapterBank) -> list[torch.nn.Parameter]:
+    """What a bank trains."""
+    return [p for p in bank.parameters() if p.requires_grad]
+
+
+def _losses(
+    unet: "UNet2DConditionModel",
+    scheduler: "DDIMScheduler",
+    bank: AdapterBank,
+    photos: Photos,
+    taken: list[_Place],
+    config: AdaptConfig,
+) -> Float[Tensor, " n"]:
+    """Each place's mean loss, on what its own step draws."""
+    drawn = {p.step: draw_samples(photos, config, p.step, scheduler.config.num_train_timesteps) for p in taken}
+    photo, noise, timesteps = (torch.stack(x) for x in zip(*(drawn[p.step] for p in taken), strict=True))
+    person = torch.tensor([p.person for p in taken])[:, None]
+    with bank.attached():
+        losses = v_loss(
+            unet, scheduler,
+            photos.latents[person, photo].flatten(0, 1), photos.text[person, photo].flatten(0, 1),
+            noise.flatten(0, 1), timesteps.flatten(),
+        )  # fmt: skip
+    return losses.view(len(taken), -1).mean(1)
+
+
+def _done(
+    taken: list[_Place], vectors: Float[Tensor, "M P"], most_steps: int, stopping: Stopping, score: Score
+) -> list[int]:
+    """The places whose LoRAs are done."""
+    done = [i for i, p in enumerate(taken) if p.step >= most_steps]
+    looked_at = [i for i, p in enumerate(taken) if p.step % stopping.every == 0 and i not in done]
+    if looked_at:
+        people = [taken[i].person for i in looked_at]
+        with torch.no_grad():
+            scores = score(people, vectors[people]).tolist()
+        for i, value in zip(looked_at, scores, strict=True):
+            reached = stopping.target is not None and value >= stopping.target
+            if reached or value < taken[i].score + stopping.min_gain:
+                done.append(i)
+            taken[i].score = value
+    return sorted(done)
+
+
+def held_out_loss(
+    unet: "UNet2DConditionModel", scheduler: "DDIMScheduler", layout: Layout, photos: Photos, *, seed: int = 0
+) -> Score:
+    """A score that any base has: minus the v-loss on held-out photos, always with the same noise at the same timesteps."""
+    num_photos = photos.latents.shape[1]
+    config = AdaptConfig(batch_size=num_photos, seed=seed)
+    photo, noise, timesteps = draw_samples(photos, config, 0, scheduler.config.num_train_timesteps)
+
+    @torch.no_grad()
+    def score(people: list[int], vectors: Float[Tensor, "n P"]) -> Float[Tensor, " n"]:
+        x, text = (held[people][:, photo].flatten(0, 1) for held in (photos.latents, photos.text))
+        n = len(people)
+        with attached(unet, layout, vectors):
+            losses = v_loss(unet, scheduler, x, text, noise.repeat(n, 1, 1, 1), timesteps.repeat(n))
+        return -losses.view(n, -1).mean(1)
+
+    return score

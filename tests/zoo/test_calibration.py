@@ -1,0 +1,65 @@
+"""Choosing N by measurement: with a clock of our own, as a real one says another thing each time."""
+
+import pytest
+import torch
+
+from lorasynth.errors import UsageError
+from lorasynth.zoo import calibration
+from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.build import random_init
+
+
+@pytest.fixture
+def calibrated(tiny, monkeypatch):
+    """Function from (seconds of one step by N, budget) to the calibration; trainings are real, only the clock is ours."""
+    unet, scheduler, layout, photos = tiny
+
+    def run(seconds_of, budget, threads=1):
+        now, given = [0.0], []
+        real = calibration.adapt
+
+        def adapt(unet, scheduler, bank, some, config):
+            given.append((bank.num_adapters, len(some.latents), torch.get_num_threads()))
+            now[0] += config.steps * seconds_of(bank.num_adapters, torch.get_num_threads())
+            return real(unet, scheduler, bank, some, config)
+
+        monkeypatch.setattr(calibration, "adapt", adapt)
+        monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            config = AdaptConfig(batch_size=2)
+            found = calibration.calibrate(
+                unet, scheduler, layout, random_init(layout, 0), photos, config, sample_budget=budget
+            )
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+        assert all(n == people for n, people, _ in given)
+        return found
+
+    return run
+
+
+def test_the_bank_grows_while_that_pays_and_within_the_budget(calibrated):
+    overhead = calibrated(lambda n, _: 10 + n, 20)  # 10 people of two samples: 8 is the last power of two
+    assert overhead.places == 8
+    assert overhead.seconds == pytest.approx({(1, 1): 11, (1, 2): 6, (1, 4): 3.5, (1, 8): 2.25})
+
+
+def test_it_stops_when_two_doublings_brought_nothing(calibrated):
+    found = calibrated(lambda n, _: 10 + n if n <= 2 else 6 * n, 64)
+    assert found.places == 2
+    assert sorted(n for _, n in found.seconds) == [1, 2, 4, 8]
+
+
+@pytest.mark.parametrize(("gain", "threads"), [(1.0, 1), (1.8, 2)])
+def test_a_second_thread_is_kept_only_if_it_brings_something(calibrated, gain, threads):
+    found = calibrated(lambda n, t: (1 + n) / (gain if t == 2 else 1), 8, threads=2)
+    assert found.threads == threads
+    assert (1, found.places) in found.seconds
+
+
+def test_a_budget_below_one_batch_is_refused(calibrated):
+    with pytest.raises(UsageError, match="at least one person's batch, 2 samples, got 1"):
+        calibrated(lambda n, _: n, 1)
