@@ -10,7 +10,7 @@ from lorasynth.training import step_generator
 from lorasynth.worlds.base import stratified_timesteps, v_loss
 from lorasynth.worlds.world import Photos, World
 
-BATCH = 8  # noises of the one photo in a step
+BATCH = 4  # noises of the one photo in a step
 
 
 def fit_coefficients(
