@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasynth.worlds.portraits.draw import draw
 from lorasynth.worlds.portraits.factors import IDENTITY, Split, identity_factors, nuisance_factors, persons_of
 
-READER_PHOTOS = 12_000
+READER_PHOTOS = 6_000
 RIDGE = 0.1  # relative to the mean of what pixels vary
 _FIRST_PERSON = 80_000  # of the second recogniser's people; it has learned from the first ones only
 _SIZE = 64

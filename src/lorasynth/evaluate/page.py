@@ -116,8 +116,8 @@ def _features(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     return [
         "<h2>The person's own features</h2>",
         "<p>The drawn world knows the factors a person was drawn from. They are read off pictures by ridge regression on pixels: "
-        "one minus the squared error over a factor's variance, mean over factors. 0 is the mean person drawn for everybody, below 0 "
-        "differs from the mean in wrong ways; real photos are the most that can be read.</p>",
+        "one minus the squared error over a factor's variance, mean over factors. 0 is the mean person drawn for everybody, "
+        "below 0 differs from the mean in wrong ways; real photos are the most that can be read.</p>",
         table(["", "factors explained", "of real photos'"], rows, names.index(model.default_prior)),
         f"<details><summary>Each factor</summary>{table(['', *map(titled, names)], by_name)}</details>",
     ]
@@ -135,8 +135,8 @@ def _sets(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     return [
         "<h2>Pictures as a set</h2>",
         f"<p>Fréchet distance, in each recogniser's space, to {count:,} real photos of as many other people. {count:,} pictures "
-        "are few for so many dimensions and the distance is too large by that: hold it against the row of real photos, which are as "
-        "many. Between people: one minus the mean cosine of two people's pictures for one prompt; 0 is one face for everybody. "
+        "are few for so many dimensions and the distance is too large by that: hold it against the row of real photos, which are "
+        "as many. Between people: one minus the mean cosine of two people's pictures for one prompt; 0 is one face for everybody. "
         "Between pictures: root mean square difference of one person's pictures, in pixels.</p>",
         table(["", "Fréchet distance", "the same, second recogniser", "between people, by each", "between pictures"],
               rows, names.index(model.default_prior)),

@@ -129,12 +129,12 @@ BASELINES = Experiment(
     title="LoRAs from one photo by retrieval, a Gaussian, ridge, the prior, and combinations of the zoo's LoRAs fitted to the "
     "photo by the base's denoising loss (rate and steps chosen on the choosing people)",
     cells={
+        **INVERSIONS,
+        "zoo": _fitting("zoo", 0.2),
         "nearest": {"method": "neighbours", "count": 1},
         "neighbours5": {"method": "neighbours", "count": NEIGHBOURS},
         "gaussian": {"method": "gaussian", "num_components": 256, "temperature": 1.0},
         "ridge": {"method": "ridge"},
-        "zoo": _fitting("zoo", 0.2),
-        **INVERSIONS,
         "adalora": {"method": "adalora"},
         "shipped": {"method": "shipped"},
     },
