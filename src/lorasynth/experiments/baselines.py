@@ -123,14 +123,14 @@ def _fitting(method: str, learning_rate: float, num_components: int = 0) -> Conf
     }  # fmt: skip
 
 
-INVERSIONS = {f"principal{m}": _fitting("principal", 0.2, m) for m in (32, 128, 512)}
+INVERSIONS = {f"principal{m}": _fitting("principal", 0.1, m) for m in (32, 128, 512)}
 BASELINES = Experiment(
     name="baselines",
     title="LoRAs from one photo by retrieval, a Gaussian, ridge, the prior, and combinations of the zoo's LoRAs fitted to the "
     "photo by the base's denoising loss (rate and steps chosen on the choosing people)",
     cells={
         **INVERSIONS,
-        "zoo": _fitting("zoo", 0.2),
+        "zoo": _fitting("zoo", 0.1),
         "nearest": {"method": "neighbours", "count": 1},
         "neighbours5": {"method": "neighbours", "count": NEIGHBOURS},
         "gaussian": {"method": "gaussian", "num_components": 256, "temperature": 1.0},
