@@ -14,8 +14,8 @@ from lorasynth.encoders.images import to_image
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
-from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
-from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.methods import GIVEN_PHOTO
 from lorasynth.files import read_json, write_json, write_png
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.portraits.factors import Split, split_of

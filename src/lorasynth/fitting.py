@@ -14,8 +14,7 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import use_device
 from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.errors import ZooError
-from lorasynth.evaluate.identity import likeness, person_centroids
-from lorasynth.evaluate.methods import SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
 from lorasynth.files import read_json, write_json, write_tensors
 from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior

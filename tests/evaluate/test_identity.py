@@ -2,7 +2,9 @@
 
 import torch
 
-from lorasynth.evaluate.identity import interval, similarity
+from lorasynth.evaluate.identity import interval, person_centroids, similarity, verification_threshold
+from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.world import get_world
 
 
 def test_the_persons_own_direction_scores_one_and_a_stranger_zero():
@@ -18,3 +20,15 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
         found = interval(torch.randn(60, generator=generator) + 0.3, resamples=300)
         inside += found["low"] <= 0.3 <= found["high"]
     assert 0.89 <= inside / 200 <= 0.99
+
+
+def test_one_in_a_hundred_strangers_passes_where_one_in_a_hundred_may():
+    """Counted on other people and other photos than those the threshold was set on."""
+    world = get_world("portraits")
+    loose, strict = (verification_threshold(world, world.encoder, rate) for rate in (1e-2, 1e-3))
+    persons = persons_of(Split.HELD_OUT, 150)
+    cosines = world.embeddings(persons, 1, first=5)[:, 0] @ person_centroids(world, persons, world.encoder, 1_000).T
+    strangers = cosines[~torch.eye(150, dtype=torch.bool)]
+    assert 0.005 < (strangers > loose).float().mean() < 0.02
+    assert (strangers > strict).float().mean() < 0.003
+    assert (cosines.diagonal() > strict).float().mean() > 0.98

@@ -76,7 +76,11 @@ def run(*words):
 def drawn_record(memorisation=None):
     """What the evaluation of a drawn world's model says."""
     near = {"mean": 0.8, "low": 0.7, "high": 0.9}
-    score = {"similarity": near, "similarity2": near}
+    score = {
+        "similarity": near, "similarity2": near, "factors": {"mean": 0.4, "low": 0.3, "high": 0.5},
+        "factors_by_name": {"jaw": 0.1, "beard": 0.7}, "frechet_similarity": 0.125, "frechet_similarity2": 0.25,
+        "people_spread_similarity": 0.9, "people_spread_similarity2": 0.95, "picture_spread": near,
+    }  # fmt: skip
     full = {**score, "verified_similarity": 1.0, "verified_similarity2": 0.5, "obeyed": {"background": 0.25}}
     methods = {
         "real": score,
@@ -102,7 +106,8 @@ def test_all_parts_of_a_drawn_evaluation_are_on_the_page(zoo):
     assert found.tags.count("img") == 1
     for words in (
         "0.800 (0.700 to 0.900)", "100 %, 50 %", "25 %", "0.040 s", "zero-shot, ADALoRA: not copies", "people held back",
-        "yes, similarity +0.300 (+0.200 to +0.400)", "12 training LoRAs", "# a card",
+        "yes, similarity +0.300 (+0.200 to +0.400)",
+        "0.400 (0.300 to 0.500)", "100 %", "0.70", "0.125", "0.250", "0.90, 0.95", "12 training LoRAs", "# a card",
     ):  # fmt: skip
         assert words in found.text
     assert "<script" not in text

@@ -15,7 +15,7 @@ from lorasynth.experiments.zoo_size import power_law
 
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
-SMALL = {  # two cells of each, as small as the zoo
+SMALL = {  # some cells of each, as small as the zoo
     "targets": ("canonical", "pca"),
     "conditioning": ("adanorm", "adalora-r2"),
     "parameterisation": ("x0", "noise-sampled"),
@@ -25,12 +25,14 @@ SMALL = {  # two cells of each, as small as the zoo
     "vae-shape": ("linear-principal-m32", "mlp-predictable-m32"),
     "zoo-size": ("n64", "all"),
     "memorisation": ("adalora", "nearest"),
+    "baselines": ("nearest", "neighbours5", "gaussian", "ridge", "principal32", "zoo", "adalora", "shipped"),
+    "seconds": ("zero-shot", "refined-5", "tuned-5", "tuned-one-photo-50"),
 }
 
 
 def smaller(config):
-    few = {"latent_dim": 6, "num_components": 8, "loras": 12, "people": 3}
-    return {key: few[key] if key in few and value is not None else value for key, value in config.items()}
+    few = {"latent_dim": 6, "num_components": 8, "loras": 12, "people": 3, "fitting_steps": 2}
+    return {key: few[key] if key in few and value else value for key, value in config.items()}
 
 
 @every_experiment

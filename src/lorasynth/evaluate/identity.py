@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
+from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import World
+
+SCORED_FROM = 1_000  # photos that only scores look at
+FALSE_ACCEPT_RATE = 1e-3  # of real photos of strangers, at which pictures are verified
+_STRANGERS = 200  # whom the rate is counted on: 39,800 pairs
 
 
 @torch.no_grad()
@@ -31,6 +36,18 @@ def similarity(embedding: Float[Tensor, "N K D"], centroid: Float[Tensor, "N D"]
     person are the ceiling (about 0.95 by this world's encoder).
     """
     return (embedding * centroid[:, None]).sum(2).mean(1)
+
+
+@torch.no_grad()
+def verification_threshold(world: World, net: nn.Module, rate: float = FALSE_ACCEPT_RATE) -> float:
+    """The cosine with a person's centroid that real photos of other people exceed at the given rate (false accept rate).
+
+    The part of pictures above it is the verification rate (TAR at FAR); good is what real photos of the person reach.
+    """
+    strangers = persons_of(Split.VALIDATION, _STRANGERS, offset=9_000)
+    centroids = person_centroids(world, strangers, net, SCORED_FROM)
+    cosines = world.embeddings(strangers, 1, first=0, net=net)[:, 0] @ centroids.T
+    return cosines[~torch.eye(_STRANGERS, dtype=torch.bool)].quantile(1 - rate).item()
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.encoders.images import to_image
-from lorasynth.evaluate.fidelity import PromptFidelity
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
+from lorasynth.evaluate.identity import interval
 from lorasynth.evaluate.memorisation import Memorisation
 from lorasynth.evaluate.render import render
+from lorasynth.evaluate.scoring import Scorer
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.portraits.factors import Split, persons_of
@@ -25,7 +25,6 @@ from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.store import Zoo
 
 GIVEN_PHOTO = 0  # the one photo a synthesizer is given
-SCORED_FROM = 1_000  # photos that only scores look at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,19 +105,12 @@ def evaluate(
     """
     memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
     persons = persons or persons_of(Split.HELD_OUT, config.people)
-    nets = {"similarity": world.encoder, "similarity2": world.second_recogniser}
-    centroids = {name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()}
-    # What different real people look like to each other decides when a picture counts as verified.
-    thresholds = {}
-    for name in nets:
-        different = (centroids[name] @ centroids[name].T)[~torch.eye(len(persons), dtype=torch.bool)]
-        thresholds[name] = different.quantile(0.999).item()
+    scorer = Scorer.fit(world, persons, len(world.prompts))
     methods: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
     scores: dict[str, Tensor] = {}
     near: dict[str, Any] = {}
     drawing_seconds = []
-    fidelity = PromptFidelity.fit()
     for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, cache, report).items():
         start = time.perf_counter()
         drawn = render(
@@ -126,16 +118,8 @@ def evaluate(
             guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,
         )  # fmt: skip
         drawing_seconds.append((time.perf_counter() - start) / (len(drawn) * len(world.prompts)))
-        methods[name] = {}
-        for score, net in nets.items():
-            embedded = embed_pictures(net, drawn)
-            similarities = similarity(embedded, centroids[score])
-            methods[name][score] = interval(similarities)
-            if score == "similarity":
-                scores[name] = similarities
-            verified = ((embedded * centroids[score][:, None]).sum(2) > thresholds[score]).float().mean().item()
-            methods[name][f"verified_{score}"] = verified
-        methods[name]["obeyed"] = fidelity.obeyed(drawn, list(world.prompts))
+        methods[name] = scorer.score(drawn, list(world.prompts))
+        scores[name] = scorer.similarity(drawn)
         methods[name]["delta_W_norm"] = (
             delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
         )
@@ -148,11 +132,8 @@ def evaluate(
     if "nearest" in scores:
         for name in scores.keys() - {"nearest"}:
             methods[name]["over_nearest"] = interval(scores[name] - scores["nearest"])
-    real = world.draw([p for p in persons for _ in range(4)], list(range(600, 604)) * len(persons), world.picture_size)
-    real = real.unflatten(0, (-1, 4))
-    methods["real"] = {
-        score: interval(similarity(embed_pictures(net, real), centroids[score])) for score, net in nets.items()
-    }
+    real = scorer.real_photos(world)
+    methods["real"] = scorer.score(real, [])
     pictures["real"] = real[:8]
     seconds = {"photo_to_lora": photo_seconds(world, model, persons, config.seed), "picture": median(drawing_seconds)}
     record = {

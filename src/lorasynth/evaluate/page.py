@@ -1,15 +1,14 @@
 """An evaluation as one HTML page that needs no other file: tables, plots, pictures, memorisation, the model's card.
 
-NOTE: names, cards and settings come from files that anybody may have written. All text goes through `_text`, and the page
+NOTE: names, cards and settings come from files that anybody may have written. All text goes through `text`, and the page
 forbids scripts and anything from outside.
 """
 
 import base64
 import io
-from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
+from lorasynth.evaluate.html import in_order, percent, table, text, titled, triple, with_interval
 from lorasynth.evaluate.memorisation import GOOD_SHARE
 from lorasynth.evaluate.plots import bars, ranges
 from lorasynth.synthesizer import Synthesizer
@@ -17,21 +16,6 @@ from lorasynth.synthesizer import Synthesizer
 if TYPE_CHECKING:
     from PIL import Image
 
-TITLES = {
-    "real": "other real photos (ceiling)",
-    "fine_tuned": "fine-tuned LoRA",
-    "adalora": "zero-shot, ADALoRA",
-    "adanorm": "zero-shot, AdaNorm",
-    "kernel": "zero-shot, kernel ridge",
-    "ridge": "zero-shot, ridge",
-    "regression": "zero-shot, MLP regression",
-    "nearest": "nearest neighbour's LoRA",
-    "mean": "the zoo's mean LoRA",
-    "base": "base model, no LoRA",
-    "held_back": "people held back, their own LoRAs",
-    "own": "the zoo's own LoRAs",
-}
-"""How methods are called, in the order of tables; others come last, by their own names."""
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -60,10 +44,14 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
     drawn = "prompts" in record
     given = "one photo" if drawn else "one embedding"
     sections = [
-        f"<h1>{_text(name)}</h1>",
-        f"<p>{record['people']:,} held-out people, {given} of each; base <code>{_text(model.base)}</code>, "
+        f"<h1>{text(name)}</h1>",
+        f"<p>{record['people']:,} held-out people, {given} of each; base <code>{text(model.base)}</code>, "
         f"seed {record['seed']}.</p>",
-        *(_likeness(model, record) if drawn else _weights(model, record)),
+        *(
+            (*_likeness(model, record), *_features(model, record), *_sets(model, record))
+            if drawn
+            else _weights(model, record)
+        ),
     ]
     if pictures is not None:
         content = io.BytesIO()
@@ -71,7 +59,7 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
         source = base64.b64encode(content.getvalue()).decode()
         sections.append(
             "<h2>Pictures</h2><p>A column a person, the same starting noise in all rows. Prompt: "
-            f"<q>{_text(record['prompts'][1])}</q>.</p>"
+            f"<q>{text(record['prompts'][1])}</q>.</p>"
             f'<img alt="Pictures of each method, a row a method" src="data:image/png;base64,{source}">'
         )
     sections += [*_speed(record), *_memorisation(model, record), *_facts(model, record)]
@@ -79,7 +67,7 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(name)}: evaluation</title><style>{_STYLE}</style></head><body>\n"
+        f"<title>{text(name)}: evaluation</title><style>{_STYLE}</style></head><body>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
@@ -87,40 +75,86 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
 
 def _likeness(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     """Similarity by both recognisers with intervals, and whether prompts were obeyed."""
-    names = _ordered(record["methods"])
+    names = in_order(record["methods"])
     scores = [(n, record["methods"][n]) for n in names]
-    rows = [[_title(n), _interval(m["similarity"]), _interval(m["similarity2"]), _verified(m)] for n, m in scores]
+    rows = [
+        [titled(n), with_interval(m["similarity"]), with_interval(m["similarity2"]), _verified(m)] for n, m in scores
+    ]
     plot = bars(
-        [(_title(n), [_triple(m["similarity"]), _triple(m["similarity2"])]) for n, m in scores],
+        [(titled(n), [triple(m["similarity"]), triple(m["similarity2"])]) for n, m in scores],
         ["similarity", "second recogniser"],
     )
     asked = sorted({what for _, m in scores for what in m.get("obeyed", {})})
-    obeyed = [[_title(n), *(_percent(m["obeyed"].get(a)) for a in asked)] for n, m in scores if "obeyed" in m]
+    obeyed = [[titled(n), *(percent(m["obeyed"].get(a)) for a in asked)] for n, m in scores if "obeyed" in m]
     return [
         "<h2>Likeness</h2>",
         "<p>Mean cosine of what a LoRA draws with other real photos of the person, by the encoder that conditions the model and "
         "by a second recogniser that no stage has used; in brackets the 95 % bootstrap interval over people. 0 is a stranger. "
-        "Verified, by each: pictures nearer to the person than 999 of 1,000 pairs of different people are to each other.</p>",
-        _table(["", "similarity", "second recogniser", "verified"], rows, names.index(model.default_prior)),
+        "Verified, by each: pictures nearer to the person than 999 of 1,000 real photos of strangers are.</p>",
+        table(["", "similarity", "second recogniser", "verified"], rows, names.index(model.default_prior)),
         plot,
         "<h2>Prompts obeyed</h2>",
         "<p>Part of pictures that show what the prompt asked for.</p>",
-        _table(["", *asked], obeyed),
+        table(["", *asked], obeyed),
     ]
+
+
+def _features(model: Synthesizer, record: dict[str, Any]) -> list[str]:
+    """Whether the person's own, known factors are there: no recogniser has a say in it."""
+    methods = record["methods"]
+    names = in_order(methods)
+    real = methods["real"]["factors"]["mean"]
+    rows = [
+        [titled(n), with_interval(m["factors"]), percent(m["factors"]["mean"] / real)]
+        for n in names
+        for m in [methods[n]]
+    ]
+    by_name = [
+        [factor, *(f"{methods[n]['factors_by_name'][factor]:.2f}" for n in names)]
+        for factor in sorted(methods["real"]["factors_by_name"], key=lambda f: -methods["real"]["factors_by_name"][f])
+    ]
+    return [
+        "<h2>The person's own features</h2>",
+        "<p>The drawn world knows the factors a person was drawn from. They are read off pictures by ridge regression on pixels: "
+        "one minus the squared error over a factor's variance, mean over factors. 0 is the mean person drawn for everybody, "
+        "below 0 differs from the mean in wrong ways; real photos are the most that can be read.</p>",
+        table(["", "factors explained", "of real photos'"], rows, names.index(model.default_prior)),
+        f"<details><summary>Each factor</summary>{table(['', *map(titled, names)], by_name)}</details>",
+    ]
+
+
+def _sets(model: Synthesizer, record: dict[str, Any]) -> list[str]:
+    """Pictures as a set: distance from real ones, and difference from each other."""
+    names = in_order(record["methods"])
+    rows = [
+        [titled(n), f"{m['frechet_similarity']:.3f}", f"{m['frechet_similarity2']:.3f}",
+         f"{m['people_spread_similarity']:.2f}, {m['people_spread_similarity2']:.2f}", with_interval(m["picture_spread"])]
+        for n in names for m in [record["methods"][n]]
+    ]  # fmt: skip
+    count = record["people"] * len(record["prompts"])
+    return [
+        "<h2>Pictures as a set</h2>",
+        f"<p>Fréchet distance, in each recogniser's space, to {count:,} real photos of as many other people. {count:,} pictures "
+        "are few for so many dimensions and the distance is too large by that: hold it against the row of real photos, which are "
+        "as many. Between people: one minus the mean cosine of two people's pictures for one prompt; 0 is one face for "
+        "everybody. Between pictures: root mean square difference of one person's pictures, in pixels.</p>",
+        table(["", "Fréchet distance", "the same, second recogniser", "between people, by each", "between pictures"],
+              rows, names.index(model.default_prior)),
+    ]  # fmt: skip
 
 
 def _weights(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     """Errors of weights, of a model of which no picture is drawn."""
-    names = _ordered(record["methods"])
+    names = in_order(record["methods"])
     rows = [
-        [_title(n), f"{m['relative_error']:.3f}", f"{m['explained']:.3f}"]
+        [titled(n), f"{m['relative_error']:.3f}", f"{m['explained']:.3f}"]
         for n in names
         for m in [record["methods"][n]]
     ]
     return [
         "<h2>Weights</h2>",
         "<p>How far synthesised LoRAs are from the people's own in the zoo, ΔW against ΔW. Weights are not likeness.</p>",
-        _table(
+        table(
             ["", "relative squared error (0 is exact)", "explained of the deviation from the mean (1 is exact)"],
             rows,
             names.index(model.default_prior),
@@ -133,12 +167,12 @@ def _speed(record: dict[str, Any]) -> list[str]:
     seconds = record["seconds"]
     given = "photo" if "photo_to_lora" in seconds else "embedding"
     rows = [
-        [f"{given} to LoRA, {_title(n)}", f"{seconds[f'{given}_to_lora'][n]:.3f} s"]
-        for n in _ordered(seconds[f"{given}_to_lora"])
+        [f"{given} to LoRA, {titled(n)}", f"{seconds[f'{given}_to_lora'][n]:.3f} s"]
+        for n in in_order(seconds[f"{given}_to_lora"])
     ]
     if "picture" in seconds:
         rows.append(["one picture, many LoRAs in a batch", f"{seconds['picture']:.3f} s"])
-    return ["<h2>Speed</h2>", "<p>On the machine that ran the evaluation.</p>", _table(["", "median"], rows)]
+    return ["<h2>Speed</h2>", "<p>On the machine that ran the evaluation.</p>", table(["", "median"], rows)]
 
 
 def _memorisation(model: Synthesizer, record: dict[str, Any]) -> list[str]:
@@ -151,28 +185,28 @@ def _memorisation(model: Synthesizer, record: dict[str, Any]) -> list[str]:
             "<code>lorasynth evaluate MODEL --trained-on ZOO</code>.</p>",
         ]
     found = record["memorisation"]
-    names, own = _ordered(found["methods"]), found["own"]
+    names, own = in_order(found["methods"]), found["own"]
     rows = [
         [
-            _title(n), f"{m['distance']['p50']:.3g}", _percent(m["too_near"]),
-            f"{m['cosine']['p50']:.3f}", _percent(m["too_aligned"]),
+            titled(n), f"{m['distance']['p50']:.3g}", percent(m["too_near"]),
+            f"{m['cosine']['p50']:.3f}", percent(m["too_aligned"]),
             f"{m['closest']['id']} at {m['closest']['distance']:.3g}", _over_nearest(record["methods"], n),
         ]
         for n in names for m in [found["methods"][n]]
     ]  # fmt: skip
     default = found["methods"][model.default_prior]
     good = max(default["too_near"], default["too_aligned"]) <= GOOD_SHARE
-    verdict = f"{_title(model.default_prior)}: {'not copies' if good else 'some may be copies'}"
+    verdict = f"{titled(model.default_prior)}: {'not copies' if good else 'some may be copies'}"
     parts = [
         heading,
-        f"<p><strong>{_text(verdict)}</strong> ({_percent(default['too_near'])} too near, {_percent(default['too_aligned'])} too "
-        f"aligned; good is at most {_percent(GOOD_SHARE)} of each).</p>",
-        f"<p>Each LoRA is held against its nearest of the {found['zoo_loras']:,} training LoRAs of {_text(found['zoo'])}. Too "
+        f"<p><strong>{text(verdict)}</strong> ({percent(default['too_near'])} too near, {percent(default['too_aligned'])} too "
+        f"aligned; good is at most {percent(GOOD_SHARE)} of each).</p>",
+        f"<p>Each LoRA is held against its nearest of the {found['zoo_loras']:,} training LoRAs of {text(found['zoo'])}. Too "
         "near, or too aligned, is what 99 of 100 of those LoRAs are not to their own nearest of another person "
         f"({found['sampled']:,} were looked at). Cosines are of deviations from the mean LoRA and blind to size: a copy made "
         "larger is far away and aligned. People held back are new people's own LoRAs, copies of nothing: they show what chance "
         "gives.</p>",
-        _table(
+        table(
             ["", "median distance", "too near", "median cosine", "too aligned", "closest to", "better than retrieval"],
             rows,
             names.index(model.default_prior),
@@ -183,7 +217,7 @@ def _memorisation(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         ("cosine", "Largest cosine with a LoRA", own["cosine"]["p99"], "too aligned: right of this"),
     ]
     for key, title, mark, label in plots:
-        drawn = [(_title("own"), own[key]), *((_title(n), found["methods"][n][key]) for n in names)]
+        drawn = [(titled("own"), own[key]), *((titled(n), found["methods"][n][key]) for n in names)]
         parts.append(f"<h3>{title}</h3>{ranges(drawn, mark, label)}")
     return parts
 
@@ -206,8 +240,8 @@ def _facts(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     """What the model is, and its card."""
     layout = model.canonicalizer.layout
     settings = [
-        [_title(n), ", ".join(f"{key} {value}" for key, value in model.settings.get(n, {}).items()) or "–"]
-        for n in _ordered(model.priors)
+        [titled(n), ", ".join(f"{key} {value}" for key, value in model.settings.get(n, {}).items()) or "–"]
+        for n in in_order(model.priors)
     ]
     rows = [
         ["base", model.base],
@@ -219,50 +253,13 @@ def _facts(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     return [
         "<h2>The model</h2>",
-        _table(["", ""], rows),
-        _table(["prior", "settings"], settings),
-        f"<details><summary>Its card</summary><pre>{_text(model.card)}</pre></details>" if model.card else "",
+        table(["", ""], rows),
+        table(["prior", "settings"], settings),
+        f"<details><summary>Its card</summary><pre>{text(model.card)}</pre></details>" if model.card else "",
     ]
-
-
-def _text(value: object) -> str:
-    """Any value as text that is nothing but text to a browser, and that UTF-8 can hold."""
-    return escape(str(value).encode(errors="replace").decode())
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], default: int | None = None) -> str:
-    head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
-    body = "".join(
-        ('<tr class="default">' if i == default else "<tr>")
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row)
-        + "</tr>"
-        for i, row in enumerate(rows)
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _ordered(names: Any) -> list[str]:
-    known = list(TITLES)
-    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name, name)
-
-
-def _triple(score: dict[str, float]) -> tuple[float, float, float]:
-    return score["mean"], score["low"], score["high"]
-
-
-def _interval(score: dict[str, float]) -> str:
-    return f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
-
-
-def _percent(part: float | None) -> str:
-    return "–" if part is None else f"{100 * part:.0f} %"
 
 
 def _verified(method: dict[str, Any]) -> str:
     if "verified_similarity" not in method:
         return "–"
-    return f"{_percent(method['verified_similarity'])}, {_percent(method['verified_similarity2'])}"
+    return f"{percent(method['verified_similarity'])}, {percent(method['verified_similarity2'])}"

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
-from lorasynth.evaluate.methods import SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.world import get_world

@@ -15,6 +15,8 @@ EXPERIMENTS = {
     "vae-shape": "VAE_SHAPE",
     "zoo-size": "ZOO_SIZE",
     "memorisation": "MEMORISATION",
+    "baselines": "BASELINES",
+    "seconds": "SECONDS",
 }
 """Name, which is its module's too -> the name of the experiment in it."""
 

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
-from lorasynth.evaluate.identity import embed_pictures, likeness, person_centroids, similarity
-from lorasynth.evaluate.methods import SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, likeness, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.experiments.statistics import Figures
 from lorasynth.fitting import SCALES
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
+from lorasynth.lora.layout import Layout
 from lorasynth.prior import DiffusionPrior, PriorConfig, fit_prior
 from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
-from lorasynth.worlds.world import World, get_world
+from lorasynth.worlds.world import Photos, World, get_world
 from lorasynth.zoo.store import Zoo
 
 Method = Callable[[Int[Tensor, " B"]], Float[Tensor, "B F"]]
@@ -146,6 +146,14 @@ class Lab:
         """The embedding of the one photo that methods are given."""
         return self.embeddings[rows, 0]
 
+    def photo_itself(self, rows: Int[Tensor, " B"]) -> Photos:
+        """That photo as the base model sees it; no LoRA of the zoo was trained on it."""
+        return self.world.photos(self.persons_of(rows), 1, first=self.zoo.recipe["photos"])
+
+    def persons_of(self, rows: Int[Tensor, " B"]) -> list[int]:
+        """Whose rows they are."""
+        return [self.persons[i] for i in rows.tolist()]
+
     def decoded(self, prior: DiffusionPrior | Baseline, vae: LoRAVAE | None = None, **settings: Any) -> Method:
         """A prior and its VAE, the recipe's by default, as a method."""
         decoder = vae or self.vae()[0]
@@ -189,12 +197,7 @@ class Lab:
         scale = self._best_scale(method, form)
         rows = self.scored[: self.people]
         vectors = form.invert(scale * method(rows))
-        drawn = render(self.world.pipe, list(self.world.prompts[:2]), self.zoo.layout, vectors, guidance_scale=1.0)
-        figures: Figures = {"scale": scale}
-        for name, net in (("similarity", self.world.encoder), ("similarity2", self.world.second_recogniser)):
-            with torch.no_grad():
-                figures[name] = similarity(embed_pictures(net, drawn), self._centroids(rows, net)).tolist()
-        return figures
+        return {"scale": scale} | resemblance(self.world, self.persons_of(rows), self.zoo.layout, vectors)
 
     def _best_scale(self, method: Method, form: Canonicalizer) -> float:
         rows = self.choosing[:CHOOSING]
@@ -206,7 +209,20 @@ class Lab:
         return max(SCALES, key=value)
 
     def _centroids(self, rows: Int[Tensor, " B"], net: nn.Module) -> Float[Tensor, "B D"]:
-        return person_centroids(self.world, [self.persons[i] for i in rows], net, SCORED_FROM)
+        return person_centroids(self.world, self.persons_of(rows), net, SCORED_FROM)
+
+
+def resemblance(world: World, persons: list[int], layout: Layout, vectors: Float[Tensor, "N P"]) -> Figures:
+    """Do a LoRA's pictures show its person? Two prompts, no guidance.
+
+    Returns:
+        "similarity" and "similarity2" of each person: by the conditioning encoder and by the second recogniser, to photos that
+        nothing else was given.
+    """
+    drawn = render(world.pipe, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0)
+    nets = {"similarity": world.encoder, "similarity2": world.second_recogniser}
+    centroids = {name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()}
+    return {name: similarity(embed_pictures(net, drawn), centroids[name]).tolist() for name, net in nets.items()}
 
 
 def seeded(loop: LoopConfig, seed: int) -> LoopConfig:

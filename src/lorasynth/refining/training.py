@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from lorasynth.devices import fast_matmul
 from lorasynth.errors import UsageError
-from lorasynth.evaluate.identity import likeness, person_centroids
-from lorasynth.evaluate.methods import SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, drawing_loss, photo_loss
