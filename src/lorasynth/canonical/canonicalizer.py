@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lorasynth.canonical.gauge import align_to, anchor_to
@@ -15,6 +15,8 @@ from lorasynth.canonical.svd import canonical_factors
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Factors, Layout
+from lorasynth.rows import Rows, chunks
+from lorasynth.training.seeding import fingerprint
 
 Gauge = Literal["procrustes", "anchored"]
 _MAX_ROUNDS = 20
@@ -52,11 +54,11 @@ class Canonicalizer:
     @classmethod
     def fit(
         cls,
-        vectors: Float[Tensor, "N P"],
+        vectors: Float[Tensor, "N P"] | Rows,
         layout: Layout,
         gauge: Gauge = "procrustes",
         reference: Float[Tensor, " P"] | None = None,
-        chunk: int = 256,
+        chunk: int | None = None,
     ) -> "Canonicalizer":
         """Fit gauge reference, mean and scale.
 
@@ -64,13 +66,13 @@ class Canonicalizer:
         and most of a raw zoo's variance is what all of its items share.
 
         Args:
-            vectors: LoRAs of the training split.
+            vectors: LoRAs of the training split, in memory or on disk; the result is the same.
             layout: their layout.
             gauge: "procrustes" (the paper's SVD form, signs and order fixed to a reference) or "anchored" (for a zoo with one
                 shared lora_A).
             reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, by
                 generalised Procrustes analysis (Gower, 1975), begun from the largest item.
-            chunk: items handled at once, which bounds the memory.
+            chunk: items handled at once, which bounds the memory; see `chunks`.
 
         Raises:
             ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge, or
@@ -88,23 +90,22 @@ class Canonicalizer:
             )
         if reference is None:
             reference = _generalised_procrustes(layout, vectors, chunk)
-        parts = [p for pair in layout.slices.values() for p in pair]
         # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
         seen, mean = 0, torch.zeros(layout.num_parameters, dtype=torch.float64)
         squares = torch.zeros_like(mean)
-        for start in range(0, len(vectors), chunk):
-            canonical = _to_gauge(layout, vectors[start : start + chunk], gauge, reference, start).double()
+        for part in chunks(vectors, chunk):
+            canonical = _to_gauge(layout, part, gauge, reference, seen).double()
             n, its_mean = len(canonical), canonical.mean(0)
             difference = its_mean - mean
-            squares += (canonical - its_mean).square().sum(0) + difference.square() * (seen * n / (seen + n))
+            squares += canonical.sub_(its_mean).square_().sum(0) + difference.square() * (seen * n / (seen + n))
             mean += difference * (n / (seen + n))
             seen += n
         scale, active = torch.ones_like(mean), torch.zeros_like(mean, dtype=torch.bool)
-        for part in parts:
-            deviation = (squares[part].mean() / seen).sqrt()
+        for place in (p for pair in layout.slices.values() for p in pair):
+            deviation = (squares[place].mean() / seen).sqrt()
             # Below this it is float32's rounding of a tensor that does not vary.
-            if deviation > 1e-6 * mean[part].square().mean().sqrt():
-                scale[part], active[part] = deviation, True
+            if deviation > 1e-6 * mean[place].square().mean().sqrt():
+                scale[place], active[place] = deviation, True
         if not active.any():
             raise ZooError(
                 "expected LoRAs that differ, got one and the same in all items; nothing can be learned from them"
@@ -115,22 +116,47 @@ class Canonicalizer:
             mean=mean.to(dtype), scale=scale.to(dtype), active=active,
         )  # fmt: skip
 
-    def apply(self, vectors: Float[Tensor, "N P"], chunk: int = 256) -> Float[Tensor, "N F"]:
+    def apply(
+        self, vectors: Float[Tensor, "N P"], chunk: int | None = None, *, first_item: int = 0
+    ) -> Float[Tensor, "N F"]:
         """LoRAs -> canonical scaled vectors.
+
+        Args:
+            vectors: LoRAs.
+            chunk: items handled at once, which bounds the memory; see `chunks`.
+            first_item: the number of the first one in its zoo, for messages.
 
         Raises:
             ZooError: an item is not finite, or (anchored) its lora_A does not span the reference.
             LayoutError: the vectors have another length.
         """
+        self._require_length(vectors)
+        out = vectors.new_empty(len(vectors), self.num_features)
+        done, all_active = 0, bool(self.active.all())
+        for part in chunks(vectors, chunk):
+            canonical = _to_gauge(self.layout, part, self.gauge, self.reference, first_item + done)
+            canonical.sub_(self.mean).div_(self.scale)
+            out[done : done + len(part)] = canonical if all_active else canonical[:, self.active]
+            done += len(part)
+        return out
+
+    def view(self, vectors: Rows) -> Rows:
+        """The canonical scaled vectors of LoRAs on disk, each computed when it is asked for.
+
+        Raises:
+            LayoutError: the vectors have another length. Reading rows raises what `apply` does.
+        """
+
+        def read(index: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
+            return self.apply(vectors[index], first_item=int(index[0]) if len(index) else 0)
+
+        self._require_length(vectors)
+        digest = vectors.digest + fingerprint(self.reference, self.mean, self.scale, self.active)
+        return Rows(read, (len(vectors), self.num_features), digest)
+
+    def _require_length(self, vectors: Tensor | Rows) -> None:
         if vectors.shape[1] != len(self.mean):
             raise LayoutError(f"expected vectors of {len(self.mean)} numbers, got {vectors.shape[1]}")
-        out = vectors.new_empty(len(vectors), self.num_features)
-        for start in range(0, len(vectors), chunk):
-            rows = slice(start, start + chunk)
-            canonical = _to_gauge(self.layout, vectors[rows], self.gauge, self.reference, start)
-            canonical.sub_(self.mean).div_(self.scale)
-            out[rows] = canonical if self.active.all() else canonical[:, self.active]
-        return out
 
     def invert(self, scaled: Float[Tensor, "N F"]) -> Float[Tensor, "N P"]:
         """Canonical scaled vectors -> LoRAs.
@@ -180,17 +206,19 @@ class Canonicalizer:
         return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active)
 
 
-def _generalised_procrustes(layout: Layout, vectors: Float[Tensor, "N P"], chunk: int) -> Float[Tensor, " P"]:
+def _generalised_procrustes(
+    layout: Layout, vectors: Float[Tensor, "N P"] | Rows, chunk: int | None
+) -> Float[Tensor, " P"]:
     """The mean of the zoo, each item aligned with that mean."""
     from lorasynth.lora.factors import delta_W_norm2
 
-    largest = int(torch.cat([delta_W_norm2(layout, part.double()) for part in vectors.split(chunk)]).argmax())
+    largest = int(torch.cat([delta_W_norm2(layout, part.double()) for part in chunks(vectors, chunk)]).argmax())
     reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
     for _ in range(_MAX_ROUNDS):
-        total = torch.zeros_like(reference)
-        for start in range(0, len(vectors), chunk):
-            part = vectors[start : start + chunk]
-            total += _to_gauge(layout, part, "procrustes", reference, start).sum(0, dtype=torch.float64)
+        total, seen = torch.zeros_like(reference), 0
+        for part in chunks(vectors, chunk):
+            total += _to_gauge(layout, part, "procrustes", reference, seen).sum(0, dtype=torch.float64)
+            seen += len(part)
         before, reference = reference, total / len(vectors)
         if (reference - before).norm() <= 1e-6 * before.norm():
             break

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
+from lorasynth.rows import Rows, chunks
 from lorasynth.training import LoopConfig, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
@@ -39,7 +40,7 @@ def zoo_loss(vae: LoRAVAE, x: Float[Tensor, "B F"], kl_weight: float, generator:
 
 
 def fit_vae(
-    x: Float[Tensor, "N F"],
+    x: Float[Tensor, "N F"] | Rows,
     config: VAEConfig,
     *,
     train_rows: Int[Tensor, " n"],
@@ -50,8 +51,11 @@ def fit_vae(
 ) -> tuple[LoRAVAE, dict[str, float]]:
     """Train a VAE on some rows; other rows (other people) choose the best weights.
 
+    Training is on the stem's coefficients, K numbers a LoRA, and these are in memory. Whole vectors are gone through once or
+    twice for the stem, and once for the coefficients.
+
     Args:
-        x: canonical vectors.
+        x: canonical vectors, in memory or on disk; the result is the same.
         config: settings.
         train_rows: LoRAs to learn from.
         validation_rows: LoRAs to choose by.
@@ -71,7 +75,7 @@ def fit_vae(
             f"expected at least 2 training and 2 validation LoRAs, got {len(train_rows)}, {len(validation_rows)}"
         )
     torch.manual_seed(config.loop.seed)
-    seen = x[train_rows]
+    seen = x.take(train_rows) if isinstance(x, Rows) else x[train_rows]
     sizes = list(blocks or [x.shape[1]])
     if config.stem == "principal":
         stem = principal_stem(seen, config.num_components, sizes, config.local_numbers)
@@ -81,10 +85,12 @@ def fit_vae(
         raise ZooError(
             "stem 'predictable' needs the embeddings of the zoo's people; give embeddings= or use 'principal'"
         )
-    vae = LoRAVAE.from_stem(seen, stem, config.latent_dim, config.hidden_dim, config.dropout)
-    c = vae.project(x)
+    projected, norm2 = zip(*((stem(part), part.square().sum(1)) for part in chunks(x)), strict=True)
+    c = torch.cat(projected)
+    vae, turn = LoRAVAE.from_coefficients(c[train_rows], stem, config.latent_dim, config.hidden_dim, config.dropout)
+    c = c @ turn
     held = c[validation_rows]
-    missing = (x[validation_rows].square().sum(1).mean() / vae.size**2 - held.square().sum(1).mean()).item()
+    missing = (torch.cat(norm2)[validation_rows].mean() / vae.size**2 - held.square().sum(1).mean()).item()
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
@@ -98,7 +104,7 @@ def fit_vae(
 
     vae.eval()
     linear_error = validate()
-    record = config_record(config) | {"data": fingerprint(x, train_rows, validation_rows)}
+    record = config_record(config) | {"data": fingerprint(c, train_rows, validation_rows)}
     metrics = train(vae, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label="vae")
     with torch.no_grad():
         mean, logvar = vae.encode_coefficients(held)
