@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-comfyui check fuzz format bench reproduce reproduce-tiny clean
+.PHONY: setup demo test test-comfyui check fuzz soak format bench gpu-zoo gpu-bench reproduce reproduce-tiny evidence clean
 
 setup: $(VENV)/.installed
 
@@ -42,6 +42,10 @@ check: setup
 fuzz: setup
 	LORASYNTH_FUZZ=100000 $(BIN)/python -m pytest -s --timeout 0 tests/lora/test_fuzz.py
 
+# 64,000 items by eight processes of which 200 are killed.
+soak: setup
+	LORASYNTH_SOAK=64000,200 $(BIN)/python -m pytest -s --timeout 0 tests/zoo/test_kills.py
+
 format: setup
 	$(BIN)/ruff format src tests benchmarks integrations
 	$(BIN)/ruff check --fix src tests benchmarks integrations
@@ -49,11 +53,26 @@ format: setup
 bench: setup
 	for f in benchmarks/bench_*.py benchmarks/canonical.py; do $(BIN)/python $$f || exit 1; done
 
+# Where there is a GPU: a zoo of the paper's size and what is learned from it; batched fine-tuning at Stable Diffusion 1.5's true shape.
+gpu-zoo: setup
+	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || { echo "gpu-zoo: skipped, torch finds no CUDA device"; exit 0; } && \
+	$(BIN)/lorasynth zoo build portraits_64k --out $(OUT)/gpu/zoo --device cuda --workers 2 && \
+	$(BIN)/lorasynth train all portraits_64k --zoo $(OUT)/gpu/zoo --out $(OUT)/gpu/fit --device cuda
+
+gpu-bench: setup
+	$(BIN)/python benchmarks/gpu_bank.py
+
 reproduce: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --run-dir $(OUT)/reproduce
 
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny
+
+# The claims of docs/evidence.md: runs the cells that have no result yet on a zoo of portraits, then writes the page.
+ZOO ?= runs/zoo
+evidence: setup
+	mkdir -p $(OUT)
+	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/evidence.md
 
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,7 @@ import sys
 import warnings
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -274,13 +275,23 @@ def test_what_is_behind_a_picture_is_no_part_of_it(tmp_path):  # row 118: JPEG a
         "https://example.com/me.jpg",
     ],
 )  # fmt: skip
-def test_an_address_is_no_photo_and_no_lora_and_nothing_is_sent(here, tmp_path, address):  # row 122
-    out = tmp_path / "me.safetensors"
-    code, err = here("synthesize", address, "-o", out, "--consent", "self")
-    assert (code, "expected a photo, got no such file" in err, len(err.splitlines())) == (2, True, 1)
-    for verb in (["inspect", address], ["convert", address, out]):
+def test_an_address_is_no_file_of_any_kind_and_nothing_is_sent(here, tmp_path, address):  # row 122
+    out, photo = tmp_path / "me.safetensors", Path(__file__).parents[1] / "docs" / "demo.png"
+    zoo = ["--licence", "CC0", "--out", out.with_suffix(".zoo")]
+    for verb, said in (
+        (["synthesize", address, "-o", out, "--consent", "self"], "expected a photo, got no such file"),
+        (["synthesize", photo, "--model", address, "-o", out, "--consent", "self"], "expected a folder, or a hub id"),
+        (["synthesize", "--embedding", address, "-o", out, "--consent", "self"], "expected a LoRA file, got nothing there"),
+        (["inspect", address], "expected a LoRA file, got nothing there"),
+        (["convert", address, out], "expected a LoRA file, got nothing there"),
+        (["import-legacy", address, out], "nothing there"),
+        (["render", "--lora", address, "-p", "x", "-o", out.with_suffix(".png")], "expected a LoRA file, got nothing there"),
+        (["render", "--base", address, "-p", "x", "-o", out.with_suffix(".png")], "expected a StableDiffusionPipeline's folder"),
+        (["zoo", "import", address, *zoo], "expected LoRA files or folders"),
+        (["zoo", "import", photo, "--encoder", address, *zoo], "expected an encoder"),
+    ):  # fmt: skip
         code, err = here(*verb)
-        assert (code, "expected a LoRA file, got nothing there" in err, len(err.splitlines())) == (2, True, 1)
+        assert (code, said in err, len(err.splitlines())) == (2, True, 1), (verb, err)
     assert list(tmp_path.iterdir()) == []
 
 

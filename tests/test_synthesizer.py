@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
 from lorasynth.encoders import open_encoder, open_photo
-from lorasynth.encoders.images import to_image
+from lorasynth.encoders.images import photo_tensor, to_image
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.lora.factors import LoRA
-from lorasynth.synthesizer import Synthesizer
+from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.portraits.draw import photos_of
 from lorasynth.worlds.world import get_world
 
@@ -99,6 +100,19 @@ def test_several_photos_are_pooled(model, photo, tmp_path):
     assert torch.allclose(pooled, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_embedding_is_the_unit_mean_of_the_worlds_own_recognisers_bit_for_bit(model, count):
+    images = [to_image(picture) for picture in photos_of([21] * count, list(range(count)), 200)]
+    with torch.no_grad():
+        rows = get_world("portraits").encoder(torch.stack([photo_tensor(image, 64) for image in images]))
+    assert torch.equal(model.embed(images), torch.nn.functional.normalize(rows.mean(0), dim=0))
+
+
+def test_a_stranger_among_the_photos_is_named(model):
+    model.embed([to_image(picture) for picture in photos_of([21, 21, 21, 34], [0, 1, 2, 0], 128)])
+    assert [warning.partition(":")[0] for warning in model.last_warnings] == ["photo 4 of 4"]
+
+
 def test_a_picture_of_another_kind_is_refused(model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     rough = Image.fromarray(noise)
@@ -111,8 +125,14 @@ def test_a_picture_of_another_kind_is_refused(model, tmp_path):
     for name, image in (("rough", rough), ("flat", flat), ("natural", natural)):
         path = tmp_path / f"{name}.png"
         image.save(path)
-        with pytest.raises(OutsideWorldError, match="expected a picture of the world 'portraits'"):
+        with pytest.raises(
+            OutsideWorldError, match=f"^{re.escape(str(path))}: expected a picture of the world 'portraits'"
+        ):
             model(path)
+        assert model.embed(path, allow_outside=True).norm().item() == pytest.approx(1, abs=1e-5)
+    fine = to_image(photos_of([300], [0], 128)[0])
+    with pytest.raises(OutsideWorldError, match=r"^photo 2 of 2: expected a picture of the world"):
+        model.embed([fine, natural])
 
 
 def test_people_of_the_world_are_not_refused(model):
@@ -142,6 +162,9 @@ def test_a_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
     model.save_pretrained(tmp_path / "copy", "# card")
     again = Synthesizer.from_pretrained(tmp_path / "copy")
     assert torch.equal(again(photo, seed=3).vector, model(photo, seed=3).vector)
+    for name in ("guard", "vae", "canonical", "prior"):
+        file = f"{name}.safetensors"
+        assert (tmp_path / "copy" / file).read_bytes() == (DEFAULT_MODEL / file).read_bytes(), file
 
 
 def test_a_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):

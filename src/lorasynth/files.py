@@ -85,6 +85,10 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            raise UsageError(
+                f"{path}: is written, but may not outlast a power cut ({error.strerror}); check the disk"
+            ) from None
         finally:
             os.close(folder)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import use_device
-from lorasynth.encoders.guard import WorldGuard
+from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.evaluate.methods import SCORED_FROM
@@ -181,7 +181,6 @@ def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer
             through the base) or "end-to-end" (then all of them with the VAE).
     """
     world = get_world(recipe.zoo.world)
-    pictures = world.draw(persons_of(Split.ENCODER, 2000), [0] * 2000, world.picture_size)
     last = fitted / END_TO_END if stage == "end-to-end" else fitted
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
@@ -189,7 +188,7 @@ def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer
         priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
     priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
     return Synthesizer(
-        base=recipe.zoo.world, encoder=world.encoder, guard=WorldGuard.fit(pictures),
+        base=recipe.zoo.world, encoder=WorldEncoder(world),
         canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(last / "vae.safetensors"),
         priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
     )  # fmt: skip

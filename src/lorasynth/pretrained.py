@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
+from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, describe, difference
@@ -15,7 +16,6 @@ from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
 from lorasynth.weights import pack
-from lorasynth.worlds.recogniser import ArcFaceNet
 from lorasynth.worlds.world import get_world
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def write_synthesizer(
     model.vae.save(folder / "vae.safetensors")
     for name in priors:
         model.priors[name].save(_prior_file(folder, name, default))
-    if model.guard is not None:
-        write_tensors(folder / "guard.safetensors", pack(model.guard.__dict__))
+    if isinstance(model.encoder, WorldEncoder):
+        write_tensors(folder / "guard.safetensors", pack(model.encoder.guard.__dict__))
     write_bytes(folder / "README.md", (model.card if card is None else card).encode())
     encoder = model.encoder_record
     if encoder is None:
@@ -113,8 +113,7 @@ def _eyes(folder: Path, record: Record, given: str | Encoder | None) -> dict[str
             raise UsageError(
                 f"{folder}: is of the drawn world {record['world']!r}, which has its encoder; leave encoder out"
             )
-        guard, _ = read_tensors(folder / "guard.safetensors")
-        return {"encoder": _world_encoder(folder, **record), "guard": WorldGuard(**guard)}
+        return {"encoder": _world_encoder(folder, **record)}
     if given is None:
         return {"encoder_record": record}
     if record["kind"] == UNKNOWN:
@@ -128,12 +127,12 @@ def _eyes(folder: Path, record: Record, given: str | Encoder | None) -> dict[str
     return {"encoder": given, "encoder_record": record}
 
 
-def _world_encoder(folder: Path, world: str, sha256: str) -> ArcFaceNet:
+def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
     """The world's encoder, if it is the one that the synthesizer was made with: another's embeddings mean nothing to it."""
-    encoder = get_world(world).encoder
     if (actual := sha256_file(_encoder_file(world))) != sha256:
         raise ModelError(
             f"{folder}: expected the encoder of world {world!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
             "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
         )
-    return encoder
+    guard, _ = read_tensors(folder / "guard.safetensors")
+    return WorldEncoder(get_world(world), guard=WorldGuard(**guard))

@@ -8,26 +8,24 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
-from lorasynth.encoders.guard import WorldGuard
-from lorasynth.encoders.images import open_photo, photo_tensor
+from lorasynth.encoders.drawn import WorldEncoder
+from lorasynth.encoders.images import open_photo
 from lorasynth.encoders.protocol import Encoder, pool_readings
 from lorasynth.encoders.records import Record
-from lorasynth.errors import UsageError
+from lorasynth.errors import PhotoError, UsageError
 from lorasynth.hub import publish
 from lorasynth.lora.factors import LoRA
 from lorasynth.pretrained import FILES, how_to_give, read_synthesizer, write_synthesizer
 from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
-from lorasynth.worlds.recogniser import ArcFaceNet
-from lorasynth.worlds.world import ASSETS, get_world
+from lorasynth.worlds.world import ASSETS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,14 +44,13 @@ _ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1
 class Synthesizer:
     """What a user downloads and calls: ``Synthesizer.from_pretrained(folder)("me.png").save("me.safetensors")``.
 
-    Of one of two kinds. A drawn world's has the world's encoder and a guard, and knows at once whether a photo is of that world.
-    A real base's is conditioned on an encoder that is the user's own: it says which, and takes no other; without it, embeddings
-    are all that it takes.
+    Of one of two kinds. A drawn world's has the world's encoder, which knows at once whether a photo is of that world. A real
+    base's is conditioned on an encoder that is the user's own: it says which, and takes no other; without it, embeddings are all
+    that it takes.
     """
 
     base: str  # a world's name; else the base model, a hub id or folder
-    encoder: ArcFaceNet | Encoder | None = None
-    guard: WorldGuard | None = None  # of a world
+    encoder: Encoder | None = None  # of a drawn world a `WorldEncoder`
     encoder_record: Record | None = None  # of a real base: what its zoo was embedded by, `UNKNOWN` where nobody said
     canonicalizer: Canonicalizer
     vae: LoRAVAE
@@ -146,9 +143,10 @@ class Synthesizer:
     @property
     def embedding_dim(self) -> int:
         """D."""
-        if self.encoder_record is not None:
-            return int(self.encoder_record["dim"])
-        return get_world(self.base).encoder.head.out_features
+        if self.encoder is not None:
+            return self.encoder.dim
+        assert self.encoder_record is not None
+        return int(self.encoder_record["dim"])
 
     @torch.no_grad()
     def embed(self, photos: Photo | Sequence[Photo], *, allow_outside: bool = False) -> Float[Tensor, " D"]:
@@ -162,18 +160,17 @@ class Synthesizer:
         if not several:
             raise UsageError("expected at least one photo, got none")
         if self.encoder is None:
-            assert self.encoder_record is not None  # see __post_init__
+            assert self.encoder_record is not None
             raise UsageError(f"expected an embedding, got photos and no encoder; {how_to_give(self.encoder_record)}")
         self.last_warnings = ()
         names = ["photo" if isinstance(photo, Image.Image) else str(photo) for photo in several]
         images = [p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in several]
-        if isinstance(self.encoder, ArcFaceNet):
-            pictures = [photo_tensor(image, self.picture_size) for image in images]
-            if self.guard is not None and not allow_outside:
-                for name, picture in zip(names, pictures, strict=True):
-                    self.guard.check(name, picture, self.base)
-            return F.normalize(self.encoder(torch.stack(pictures)).mean(0), dim=0)
-        reading = pool_readings(self.encoder.read(images))
+        outside = {"allow_outside": True} if allow_outside and isinstance(self.encoder, WorldEncoder) else {}
+        try:
+            readings = self.encoder.read(images, **outside)
+        except PhotoError as error:  # of several, it says which
+            raise type(error)(f"{names[0]}: {error}" if len(names) == 1 else str(error)) from None
+        reading = pool_readings(readings)
         self.last_warnings = reading.warnings
         return reading.embedding
 

@@ -104,6 +104,18 @@ def test_anchored_is_linear_in_the_update_where_all_share_one_row_space(seed, ra
     torch.testing.assert_close(mixed_B, 0.3 * B - 2 * C)
 
 
+def test_items_of_one_lora_A_anchor_as_each_does_by_itself():
+    generator = torch.Generator().manual_seed(7)
+    A, anchor = torch.randn(3, 20, generator=generator), torch.randn(3, 20, generator=generator)
+    B = torch.randn(5, 8, 3, generator=generator)
+    B[2] = 0  # its lora_A is the anchor, the others' is not
+    together = anchor_to(A.expand(5, -1, -1), B, anchor)
+    for i in range(5):
+        new_A, new_B = anchor_to(A[None], B[i : i + 1], anchor)
+        torch.testing.assert_close(together[0][i], new_A[0])
+        torch.testing.assert_close(together[1][i], new_B[0])
+
+
 def test_a_zero_update_anchors_at_the_anchor():
     anchor = normal(0, 2, 9)
     A, B = pair(1, 2)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from lorasynth.encoders.alignment import TEMPLATE_112, align, sharpness, similarity, template, turn
+from lorasynth.encoders.alignment import TEMPLATE_112, align, misfit, sharpness, similarity, template, turn
 from lorasynth.errors import FaceError
 
 
@@ -148,3 +148,26 @@ def test_the_turn_is_zero_for_the_template_whichever_way_up_and_half_where_the_n
     profile[:3] = [[30, 50], [80, 50], [80, 70]]
     assert turn(profile) == pytest.approx(0.5)
     assert turn(np.zeros((5, 2))) == math.inf
+
+
+def test_the_misfit_is_that_of_the_best_turn_scale_and_shift():
+    assert misfit(moved(TEMPLATE_112, cmath.rect(3, 2), 5j)) == pytest.approx(0, abs=1e-9)
+    odd = TEMPLATE_112.copy()
+    odd[2] += [0, -30]
+    c, shift = umeyama(odd, TEMPLATE_112)
+    left = odd @ c.T + shift - TEMPLATE_112
+    assert misfit(odd) == pytest.approx(
+        np.sqrt(np.square(left).sum(1).mean()) / np.linalg.norm(np.diff(TEMPLATE_112[:2], axis=0))
+    )
+    assert misfit(odd) == pytest.approx(misfit(moved(odd, cmath.rect(0.2, 1), 9)))
+
+
+@pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (30, 0), (40, 0), (0, 40), (0, -40), (25, 25), (-25, -25)])
+def test_a_head_that_turns_and_nods_keeps_a_faces_proportions(yaw, pitch):
+    """The tip of the nose half an eye distance before the eyes, the corners of the mouth an eighth; seen from afar."""
+    points = np.concatenate([TEMPLATE_112 - TEMPLATE_112.mean(0), [[0.0], [0], [-17.5], [-4.4], [-4.4]]], axis=1)
+    (cy, sy), (cp, sp) = ((np.cos(a), np.sin(a)) for a in np.radians([yaw, pitch]))
+    turned = (
+        points @ np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+    )
+    assert misfit(turned[:, :2]) < 0.2

@@ -240,6 +240,39 @@ def test_the_face_that_is_chosen_is_the_one_that_is_embedded(recogniser):
     assert "number 1 of 2 faces was taken" in right.notes[0]
 
 
+class SeesWithMargin(Sees):
+    """A detector that overlooks a face unless there is room around it: some pixels of black at the photo's corner."""
+
+    def detect(self, image):
+        return super().detect(image) if image.getpixel((0, 0)) == (0, 0, 0) else []
+
+
+def test_a_face_that_fills_the_frame_is_embedded_after_one_retry_and_that_is_noted(recogniser):
+    image = Image.effect_noise((150, 150), 90).convert("RGB")
+    image.putpixel((0, 0), (9, 9, 9))
+    at = TEMPLATE_112 + np.array([15, 15])
+    found = ArcFaceEncoder(recogniser(), detector=SeesWithMargin(at + 75)).read([image])[0]  # 75 pixels of margin
+    expected = ArcFaceEncoder(recogniser(), detector=Sees(at)).read([image])[0]
+    torch.testing.assert_close(found.embedding, expected.embedding)
+    assert (expected.notes, len(found.notes)) == ((), 1)
+    assert "found only after a margin" in found.notes[0]
+
+
+def test_a_drawing_and_a_face_in_doubt_are_embedded_with_a_warning(recogniser, constant_scrfd):
+    """A cartoon's landmarks, which a detector file reports with little confidence, as of a covered or a drawn face."""
+    cartoon = np.array(
+        [[-1.5, -0.5], [1.5, -0.5], [0, 0.5], [-0.4, 1.1], [0.4, 1.1]]
+    )  # in strides of 32 from the centre
+    box, points = np.full(4, 2.5, np.float32), cartoon.ravel().astype(np.float32)
+    detector = Scrfd(constant_scrfd([(32, 10, 10, 0, 0.55, box, points)]))
+    encoder = ArcFaceEncoder(recogniser(name="recogniser.onnx"), detector=detector)
+    reading = encoder.read([Image.effect_noise((640, 640), 90).convert("RGB")])[0]
+    assert [warning.partition(":")[0] for warning in reading.warnings[-2:]] == [
+        "drawn, or seen steeply from above or below", "hardly a face to the detector"
+    ]  # fmt: skip
+    assert reading.quality < 0.56
+
+
 def test_a_person_of_several_photos_is_their_mean_and_a_stranger_among_them_is_named(recogniser):
     encoder = ArcFaceEncoder(recogniser(), detector=Sees(TEMPLATE_112 + np.array([15, 15])))
     person = pool_readings(encoder.read(colours("red", (250, 5, 5), "cyan", (240, 0, 10))))

@@ -113,6 +113,26 @@ def test_blur_and_profile_are_warned_of_and_lower_the_quality():
     assert warning.startswith("in profile")
 
 
+# A cartoon's: large eyes far apart, a small mouth; and small eyes close together over a wide one.
+CARTOON = np.array([[30.0, 60], [82, 60], [56, 78], [50, 88], [62, 88]])
+WIDE_MOUTH = np.array([[40.0, 40], [60, 40], [50, 55], [25, 85], [75, 85]])
+
+
+@pytest.mark.parametrize("landmarks", [CARTOON, 3 * WIDE_MOUTH + 70])
+def test_a_face_of_a_drawings_proportions_is_warned_of(landmarks):
+    _, (warning,) = judge(face(landmarks=landmarks), sharp_crop())
+    assert re.match(
+        r"drawn, or seen steeply .* lie 0\.2\d eye distances from a face's, expected at most 0\.2;", warning
+    )
+
+
+def test_a_face_that_the_detector_hardly_believes_in_is_warned_of():
+    """A mask, a hand, a drawing, a statue: only the detector's own doubt shows it."""
+    _, (warning,) = judge(face(width=200, height=200, score=0.55), sharp_crop())
+    assert warning.startswith("hardly a face to the detector: score 0.55, expected at least 0.65")
+    assert judge(face(width=200, height=200, score=0.7), sharp_crop())[1] == ()
+
+
 def test_quality_falls_with_size_and_score():
     crop = sharp_crop()
     best = judge(face(width=200, height=200), crop)[0]

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorasynth.errors import UsageError
 from lorasynth.prior import CONDITIONING
-from lorasynth.prior.conditioning import AdaLoRALinear
+from lorasynth.prior.conditioning import AdaLoRALinear, block_of
 
 every_block = pytest.mark.parametrize("name", CONDITIONING)
 
@@ -116,3 +117,61 @@ def test_a_row_does_not_see_the_others(name):
         torch.nn.init.normal_(parameter, std=0.3)
     h, c = normal(1, 4, 12), normal(2, 4, 6)
     torch.testing.assert_close(made(h, c)[2:3], made(h[2:3], c[2:3]))
+
+
+def awake(name):
+    made = block(name)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return made, normal(1, 3, 12), normal(2, 3, 6)
+
+
+def test_adaln_zero_begins_as_the_identity():
+    made, h = block("adaln_zero"), normal(1, 4, 12)
+    assert torch.equal(made(h, normal(2, 4, 6)), h)
+
+
+def test_adaln_zero_with_an_open_gate_is_adanorm():
+    made, h, c = awake("adaln_zero")
+    other = block("adanorm")
+    with torch.no_grad():
+        made.modulation.weight[24:], made.modulation.bias[24:] = 0, 1
+    shared = {n: t[:24] if n.startswith("modulation") else t for n, t in made.state_dict().items()}
+    other.load_state_dict(shared)
+    torch.testing.assert_close(made(h, c), other(h, c))
+
+
+def test_film_scales_and_shifts_hidden_features():
+    made, h, c = awake("film")
+    hidden = made.up(made.norm(h)).detach().numpy()
+    both = (c @ made.modulation.weight.T + made.modulation.bias).detach().numpy()
+    x = torch.from_numpy((1 + both[:, :12]) * hidden + both[:, 12:])
+    torch.testing.assert_close(made(h, c), h + made.down(x * torch.sigmoid(x)))
+
+
+def test_concat_is_one_linear_layer_on_input_and_condition_side_by_side():
+    made, h, c = awake("concat")
+    W = torch.cat([made.up.weight, made.from_condition.weight], dim=1)
+    x = F.linear(torch.cat([made.norm(h), c], dim=1), W, made.up.bias + made.from_condition.bias)
+    torch.testing.assert_close(made(h, c), h + made.down(F.silu(x)))
+
+
+def test_cross_attention_weighs_the_conditions_tokens_by_the_input():
+    """Softmax attention written out; the weights differ from row to row and sum to 1."""
+    made, h, c = awake("cross_attention")
+    tokens, a = made.to_tokens(c), made.attention
+    bias_q, bias_k, bias_v = a.in_proj_bias.chunk(3)
+    q = F.linear(made.norm_attention(h), a.q_proj_weight, bias_q)
+    k, v = F.linear(tokens, a.k_proj_weight, bias_k), F.linear(tokens, a.v_proj_weight, bias_v)
+    weights = (torch.einsum("bw,btw->bt", q, k) / 12**0.5).softmax(1)
+    attended = h + a.out_proj(torch.einsum("bt,btw->bw", weights, v))
+    torch.testing.assert_close(made(h, c), attended + made.down(F.silu(made.up(made.norm(attended)))))
+    assert (weights[0] - weights[1]).abs().max() > 1e-3
+
+
+def test_adaloras_rank_can_be_named():
+    assert block_of("adalora-r3")(12, 6).up.rank == 3
+    assert block_of("adalora")(12, 6).up.rank == 8
+    for name in ("adalora-r0", "adalora-r", "adalora-r-1", "adanorm-r4"):
+        with pytest.raises(UsageError, match=r"or adalora-rRANK, got 'ada"):
+            block_of(name)

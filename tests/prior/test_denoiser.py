@@ -82,5 +82,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_an_unknown_conditioning_is_refused_by_naming_the_known():
-    with pytest.raises(UsageError, match=r"expected a conditioning among \['adalora', 'adanorm'.*\], got 'film'"):
-        Denoiser(4, 6, conditioning="film")
+    with pytest.raises(
+        UsageError, match=r"expected a conditioning among \['adaln_zero', 'adalora'.*\] or .*, got 'nonsense'"
+    ):
+        Denoiser(4, 6, conditioning="nonsense")

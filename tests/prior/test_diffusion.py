@@ -177,6 +177,56 @@ def test_the_embedding_decides_the_person():
     assert (other[0] - other[1]).abs().max() > 1e-2
 
 
+# --- What is predicted ------------------------------------------------------------------------------------------------
+
+
+class Knowing(Denoiser):
+    """A denoiser that knows the one x there is, and says it as it is asked to."""
+
+    def __init__(self, says, x):
+        super().__init__(Z, D, width=8, depth=1)
+        self.says, self.x = says, x
+
+    def forward(self, z_t, t, embedding, dropped=None):
+        from lorasynth.prior.diffusion import prior_scheduler
+
+        signal2 = prior_scheduler(self.says).alphas_cumprod[t][:, None]
+        alpha, sigma = signal2.sqrt(), (1 - signal2).sqrt()
+        noise = (z_t - alpha * self.x) / sigma
+        return {"sample": self.x.expand_as(z_t), "epsilon": noise, "v_prediction": alpha * noise - sigma * self.x}[
+            self.says
+        ]
+
+
+@pytest.mark.parametrize("says", ["v_prediction", "sample", "epsilon"])
+def test_who_knows_the_answer_has_no_loss_and_samples_it(says):
+    x = torch.tensor([0.5, -1.0, 2.0, 0.0])
+    made = DiffusionPrior(Knowing(says, x), prediction_type=says)
+    e = embeddings(64)
+    loss = made.loss(x.expand(64, -1), e, torch.zeros(64, dtype=torch.bool), torch.Generator().manual_seed(0))
+    assert loss.item() < 1e-6
+    torch.testing.assert_close(made.predict(e, num_inference_steps=10), x.expand(64, -1), rtol=0, atol=2e-2)
+
+
+def test_only_noise_keeps_a_signal_at_the_end_and_clips():
+    ends = {says: DiffusionPrior(Denoiser(Z, D, 16, 1), None, says).scheduler for says in ("sample", "epsilon")}
+    assert ends["sample"].alphas_cumprod[-1] == 0
+    assert 0 < ends["epsilon"].alphas_cumprod[-1] < 1e-6
+    assert ends["epsilon"].config.clip_sample
+    assert not ends["sample"].config.clip_sample
+
+
+@pytest.mark.parametrize("says", ["v_prediction", "sample", "epsilon"])
+def test_a_file_says_what_is_predicted_and_an_older_one_means_v(tmp_path, says):
+    path = tmp_path / "prior.safetensors"
+    DiffusionPrior(Denoiser(Z, D, 16, 1), None, says).save(path)
+    assert DiffusionPrior.load(path).prediction_type == says
+    tensors, header = read_tensors(path)
+    del header["prediction_type"]
+    write_tensors(path, tensors, header)
+    assert DiffusionPrior.load(path).prediction_type == "v_prediction"
+
+
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +265,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         (tensors, header | {"conditioning": "adanorm"}),
         (tensors | {"centre.weight": torch.zeros(Z)}, header),
         (tensors, header | {"centre": "Denoiser"}),
+        (tensors, header | {"prediction_type": "noise"}),
         ({n: t for n, t in tensors.items() if n != "spread"}, header),
     ):
         write_tensors(path, changed, also)

@@ -160,3 +160,12 @@ def test_a_run_on_other_people_is_refused(tmp_path):
 def test_one_validation_person_is_too_few():
     with pytest.raises(ZooError, match="expected at least 2 training and 2 validation people, got 320, 1"):
         fit_prior(*people(), config(5), train_rows=TRAIN, validation_rows=HELD[:1])
+
+
+@pytest.mark.parametrize("says", ["v_prediction", "sample"])
+def test_centred_on_zero_it_learns_all_of_it_itself_and_says_nothing_of_ridge(says):
+    prior, metrics = fit(people(noise=0.0), config(200, centre="zero", prediction_type=says, width=64))
+    assert prior.centre(torch.ones(1, D)).abs().max() == 0
+    assert prior.prediction_type == says
+    assert metrics["explained"] > 0.5
+    assert "ridge_explained" not in metrics

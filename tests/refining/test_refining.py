@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorasynth.canonical import Canonicalizer
-from lorasynth.encoders.guard import WorldGuard
+from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.errors import UsageError
 from lorasynth.prior import Denoiser, DiffusionPrior, RidgePrior
 from lorasynth.refining import (
@@ -62,7 +62,7 @@ def model(world):
     weight = 0.3 * torch.randn(Z, 512, generator=g)
     prior = DiffusionPrior(Denoiser(Z, width=16, depth=1), RidgePrior(weight, torch.full((Z,), 1.5))).eval()
     return Synthesizer(
-        base="portraits", encoder=world.encoder, guard=WorldGuard.fit(world.draw(list(range(40)), [0] * 40, 64)),
+        base="portraits", encoder=WorldEncoder(world),
         canonicalizer=form, vae=vae, priors={"adalora": prior, "ridge": prior.centre},
     )  # fmt: skip
 

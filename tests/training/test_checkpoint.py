@@ -41,9 +41,13 @@ def names(run):
     return sorted(p.name for p in run.iterdir() if p.is_dir())
 
 
-def change_record(run, **changes):
-    path = run / "checkpoint-00000020/checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def change_record(folder, change):
+    """Have another record in a checkpoint, as it would be written: with the right hash."""
+    path = folder / "checkpoint.json"
+    record = change(json.loads(path.read_text()))
+    record.pop("record_sha256")
+    sha256 = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({**record, "record_sha256": sha256}, indent=2) + "\n")
 
 
 def test_the_newest_comes_back_to_the_last_bit(run):
@@ -118,9 +122,7 @@ def tear_the_record(folder):
 
 
 def forget_the_step(folder):
-    record = json.loads((folder / "checkpoint.json").read_text())
-    del record["step"]
-    (folder / "checkpoint.json").write_text(json.dumps(record))
+    change_record(folder, lambda record: {key: value for key, value in record.items() if key != "step"})
 
 
 def replace_the_record(folder):
@@ -155,9 +157,21 @@ def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
 
 
 def test_a_checkpoint_of_a_later_version_is_refused_and_not_passed_over(run):
-    change_record(run, schema=SCHEMA + 1)
+    change_record(run / "checkpoint-00000020", lambda record: record | {"schema": SCHEMA + 1})
     with pytest.raises(CheckpointError, match=f"schema {SCHEMA + 1}, .* up to {SCHEMA}; update lorasynth"):
         load_checkpoint(run, CONFIG)
+
+
+def test_a_checkpoint_of_the_first_version_is_read(run):
+    """Its record had no hash of its own."""
+    path = run / "checkpoint-00000020/checkpoint.json"
+    record = json.loads(path.read_text())
+    del record["record_sha256"]
+    path.write_text(json.dumps(record | {"schema": 1}, indent=2) + "\n")
+    assert load_checkpoint(run, CONFIG).step == 20
+    flip_a_bit(path.parent)
+    with pytest.warns(UserWarning, match="going on from checkpoint-00000010: .*expected sha256"):
+        assert load_checkpoint(run, CONFIG).step == 10
 
 
 def test_another_configuration_is_refused_by_naming_what_differs(run):

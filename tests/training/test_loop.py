@@ -257,7 +257,7 @@ def test_a_training_can_run_in_a_thread(whole):
 # --- Stopped and gone on ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop_at", [1, 12])
+@pytest.mark.parametrize("stop_at", range(CONFIG.steps))
 @pytest.mark.parametrize("stop", [crash, interrupt])
 def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, stop_at, stop):
     stopped_run(stop_at, stop, tmp_path)

@@ -4,8 +4,12 @@ NOTE: lorasynth is imported inside functions only; see tests/conftest.py.
 """
 
 import json
+import multiprocessing
+import os
 import random
 import re
+import signal
+import sys
 
 PERSONS = ([11, 12, 13, 12], [21, 22], [31, 32, 33])
 
@@ -61,6 +65,38 @@ def stored(folder):
     zoo = Zoo.open(folder)
     rows = [row for shard in {item.shard for item in zoo.items} for row in zoo.rows(shard)]
     return {id: (vector.half().numpy().tobytes(), faces.half().numpy().tobytes()) for id, vector, faces in rows}
+
+
+def kill_at(moment, folder):
+    """Have this process killed before it changes the folder for the ``moment``-th time."""
+    seen = 0
+
+    def hook(event, arguments):
+        nonlocal seen
+        if event == "open":
+            changes = arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        else:
+            changes = event in ("os.rename", "os.remove", "os.truncate", "os.mkdir", "os.rmdir", "os.chmod")
+        if changes and any(str(folder) in str(a) for a in arguments):
+            seen += 1
+            if seen == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def killed_at(moment, folder, act):
+    """Let a process act that is to be killed; whether it was, before it was done."""
+
+    def child():
+        kill_at(moment, folder)
+        act()
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 class Planter:

@@ -47,6 +47,13 @@ def test_a_shared_lora_A_is_trained_and_one_for_all(tiny):
     assert not torch.equal(x[0, a], init[a])
 
 
+def test_strength_multiplies_the_deviation_from_the_start(tiny):
+    init = random_init(tiny[2], 0)
+    plain, strong = _train(tiny, [0, 1]) - init, _train(tiny, [0, 1], strength=1.4) - init
+    assert plain.abs().max() > 0
+    torch.testing.assert_close(strong, 1.4 * plain, rtol=1e-4, atol=1e-6)
+
+
 def test_training_lowers_the_loss_on_noise_it_has_not_seen(tiny):
     unet, scheduler, layout, photos = tiny
     n, j = photos.latents.shape[:2]

@@ -91,6 +91,30 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(zoo, tmp_
     export_items(zoo, ["sd15-3"], out, force=True)
 
 
+@pytest.mark.parametrize("format", ["kohya", "peft"])
+def test_an_items_id_is_never_a_path(tmp_path, format):  # row 121; a zoo from elsewhere may hold any
+    ids = ["../../x", "..", ".", "/tmp/y", "a\\b", "con\0n", "\u202e\U0001f600"]
+    made = Zoo.create(tmp_path / "zoo", layout(), {"source": "import"}, None)
+    rows = torch.stack([LoRA.random(layout(), seed=i, std=0.1).vector for i in range(len(ids))])
+    made.append(
+        "shard-00000",
+        list(range(len(ids))),
+        ["train"] * len(ids),
+        rows,
+        torch.ones(len(ids), 1, 8),
+        "made",
+        "CC0",
+        ids=ids,
+    )
+    out = tmp_path / "out"
+    files = export_items(Zoo.open(made.folder), ids, out, format, force=True)
+    assert sorted(tmp_path.iterdir()) == [out, made.folder]
+    assert sorted(out.iterdir()) == sorted(files)
+    assert [
+        torch.equal(LoRA.load(file).delta_W(NAMES[0]), LoRA.load(files[0]).delta_W(NAMES[0])) for file in files
+    ].count(True) == 1
+
+
 def test_a_damaged_item_is_not_exported(zoo, tmp_path):
     shard = zoo.folder / "shard-00000.safetensors"
     content = bytearray(shard.read_bytes())

@@ -1,11 +1,14 @@
-"""weights2weights' release, in its exact file format: read row by row, its pickle unopened."""
+"""weights2weights' release, in its exact file format: read row by row, its pickles unopened."""
 
 import json
+import os
 import zipfile
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
@@ -116,6 +119,94 @@ def test_a_table_that_does_not_fit_is_refused(release, tmp_path, table, message)
     folder, _ = release
     (tmp_path / "t.csv").write_text(table)
     with pytest.raises(UsageError, match=message):
+        candidates_of(folder, tmp_path / "t.csv", folder / "faces.npy")
+
+
+class RunsWhenOpened:
+    """What a pickle in the release's place could hold."""
+
+    def __reduce__(self):
+        return os.mkdir, ("opened",)
+
+
+def test_the_releases_own_table_is_a_pickle_and_is_refused_with_what_to_do(release, tmp_path, monkeypatch):
+    folder, _ = release
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w2w").mkdir()
+    (tmp_path / "w2w" / "all_weights.pt").symlink_to(folder / "all_weights.pt")
+    torch.save({"a": RunsWhenOpened()}, tmp_path / "w2w" / "identity_df.pt")
+    words = [
+        "zoo",
+        "import",
+        "--w2w",
+        "w2w",
+        "--licence",
+        "w2w",
+        "--out",
+        "zoo",
+        "--embeddings",
+        str(folder / "faces.npy"),
+    ]
+    for more in ([], ["--table", "w2w/identity_df.pt"]):
+        error = CliRunner().invoke(app, [*words, *more]).exception
+        assert isinstance(error, UsageError)
+        for said in (
+            "is a pickled pandas table",
+            "never opened here",
+            ".to_csv('people.csv')",
+            "give --table people.csv",
+        ):
+            assert said in str(error)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w2w"]
+
+
+NAMES = [f"{n}/unet" for n in (0, 1, 10, 11, 2, 3, 4)]
+
+
+def as_pandas_writes_it(path):
+    """An index without a name, an attribute and a column of paths, as `to_csv` and `to_parquet` of pandas write them."""
+    if path.suffix == ".csv":
+        path.write_text(",Bald,file\n" + "".join(f"{name},-1,{name}\n" for name in NAMES))
+    else:
+        columns = {"Bald": [-1] * ROWS, "file": NAMES, "__index_level_0__": NAMES}
+        parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["people.csv", "people.parquet"])
+def test_the_releases_table_as_pandas_writes_it_is_read_in_the_order_of_the_rows(release, tmp_path, name):
+    folder, matrix = release
+    said = []
+    candidates, _ = candidates_of(
+        folder, as_pandas_writes_it(tmp_path / name), folder / "faces.npy", report=said.append
+    )
+    assert [(c.id(), c.person) for c in candidates] == [(f"w2w-{n:06d}", person) for n, person in enumerate(NAMES)]
+    assert torch.equal(candidates[2].vector()[0][:320], matrix[2, :320])
+    assert len(said) == 1
+    assert "each name of its index counts as a person" in said[0]
+    arguments = ["zoo", "import", "--w2w", folder, "--table", tmp_path / name, "--embeddings", folder / "faces.npy"]
+    result = CliRunner().invoke(app, [str(a) for a in (*arguments, "--out", tmp_path / "zoo", "--licence", "w2w")])
+    assert result.exit_code == 0, result.output
+    assert len({item.person for item in Zoo.open(tmp_path / "zoo").items}) == ROWS
+
+
+def test_with_celebas_identities_joined_rows_of_one_person_stay_together(release, tmp_path):
+    folder, _ = release
+    (tmp_path / "t.csv").write_text(
+        "row,file,person\n" + "".join(f"{n},{NAMES[n]},{28 + n // 2}\n" for n in range(ROWS))
+    )
+    said = []
+    candidates, _ = candidates_of(folder, tmp_path / "t.csv", folder / "faces.npy", report=said.append)
+    assert [c.person for c in candidates] == ["28", "28", "29", "29", "30", "30", "31"]
+    assert said == []
+
+
+def test_a_table_of_an_index_and_fewer_rows_says_nothing_of_which_is_whose(release, tmp_path):
+    folder, _ = release
+    (tmp_path / "t.csv").write_text(",Bald\n0/unet,1\n1/unet,-1\n")
+    with pytest.raises(
+        UsageError, match=r"expected a row for each of 7 LoRAs, in their order, or a column row, got 2 rows"
+    ):
         candidates_of(folder, tmp_path / "t.csv", folder / "faces.npy")
 
 

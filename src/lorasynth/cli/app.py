@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import create, files, learn, zoo
+from lorasynth.cli import create, experiments, files, learn, zoo
 
 app = typer.Typer(
     name="lorasynth",
@@ -21,6 +21,7 @@ for verb in (
     files.import_legacy,
     create.doctor,
     learn.evaluate,
+    experiments.experiment,
 ):
     app.command()(verb)
 

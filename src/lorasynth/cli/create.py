@@ -150,9 +150,10 @@ def render(
     from lorasynth.lora.factors import LoRA
     from lorasynth.worlds.world import get_world
 
+    loaded = None if lora is None else LoRA.load(lora)  # before anything heavy: a bad file fails at once
     pipe = get_world("portraits").pipe if base is None else _pipeline(base)
-    if lora is not None:
-        LoRA.load(lora).scaled(scale).attach(pipe.unet)
+    if loaded is not None:
+        loaded.scaled(scale).attach(pipe.unet)
     rows = []
     for text in prompt:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]

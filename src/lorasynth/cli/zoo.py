@@ -141,8 +141,9 @@ def zoo_import(
         say(describe(opened.record))
     if w2w is not None:
         if paths or table is None or embeddings is None:
-            raise UsageError("expected --w2w with --table and --embeddings and no paths; give all three")
-        candidates, chosen = release.candidates_of(w2w, table, embeddings)
+            labels = f". {release.HOW_TO_READ_LABELS}" if (w2w / release.LABELS_NAME).exists() and table is None else ""
+            raise UsageError(f"expected --w2w with --table and --embeddings and no paths; give all three{labels}")
+        candidates, chosen = release.candidates_of(w2w, table, embeddings, report=say)
     else:
         if not paths or embeddings is not None:
             raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lorasynth.encoders.alignment import sharpness, turn
+from lorasynth.encoders.alignment import misfit, sharpness, turn
 from lorasynth.encoders.detectors import Detector, Face
 from lorasynth.errors import ModelError, NoFaceError, SeveralFacesError, SmallFaceError, UsageError
 
@@ -21,6 +21,10 @@ LEAST_SHARPNESS, GOOD_SHARPNESS = 30.0, 100.0
 """By `sharpness`. Rules of thumb, not calibrated on photographs."""
 MOST_TURN = 0.5
 """By `turn`: beyond it the nose is no longer between the eyes."""
+MOST_MISFIT = 0.2
+"""By `misfit`, of a face that is not in profile: what turning and nodding by 40 degrees does not reach."""
+SURE_SCORE = 0.65
+"""Of a detector. A rule of thumb for SCRFD, which reports faces from 0.5; YuNet reports none below 0.9."""
 _RETRY_SIDE = 1280  # pixels; detectors look at fewer, and the margin would double a large photo
 
 
@@ -76,6 +80,16 @@ def judge(face: Face, crop: Float[Tensor, "3 S S"]) -> tuple[float, tuple[str, .
         )
     if turned > MOST_TURN:
         warnings.append("in profile: the nose is not between the eyes; a photo from the front helps")
+    elif (odd := misfit(face.landmarks)) > MOST_MISFIT:
+        warnings.append(
+            f"drawn, or seen steeply from above or below: eyes, nose and mouth lie {odd:.2f} eye distances from a face's, "
+            f"expected at most {MOST_MISFIT}; a photograph from the front helps"
+        )
+    if face.score < SURE_SCORE:
+        warnings.append(
+            f"hardly a face to the detector: score {face.score:.2f}, expected at least {SURE_SCORE}; a photo in which it is not "
+            "covered helps"
+        )
     readings = (face.score, side / GOOD_SIDE, sharp / GOOD_SHARPNESS, 1 - turned)
     return float(np.prod(np.clip(readings, 0, 1))), tuple(warnings)
 

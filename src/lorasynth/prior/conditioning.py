@@ -4,12 +4,16 @@ The paper's ADALoRA is neither PEFT's AdaLoRA (adaptive rank budgets) nor ByteDa
 gets a low-rank update made from the condition.
 """
 
+import re
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from lorasynth.errors import UsageError
 
 
 class AdaLoRALinear(nn.Module):
@@ -68,11 +72,9 @@ class AdaNormBlock(nn.Module):
     def __init__(self, width: int, condition_dim: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = nn.Linear(condition_dim, 2 * width)
+        self.modulation = _zero_linear(condition_dim, 2 * width)
         self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, h: Float[Tensor, "B W"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
         """One block."""
@@ -81,5 +83,101 @@ class AdaNormBlock(nn.Module):
         return h + self.down(self.dropout(F.silu(self.up(x))))
 
 
-CONDITIONING: dict[str, Callable[..., nn.Module]] = {"adalora": AdaLoRABlock, "adanorm": AdaNormBlock}
+class AdaLNZeroBlock(nn.Module):
+    """AdaNorm with a gate on the block's output that the condition opens, from zero (adaLN-Zero, Peebles & Xie, ICCV 2023)."""
+
+    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = _zero_linear(condition_dim, 3 * width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Float[Tensor, "B W"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+        """One block."""
+        scale, shift, gate = self.modulation(c).chunk(3, dim=1)
+        x = self.norm(h) * (1 + scale) + shift
+        return h + gate * self.down(self.dropout(F.silu(self.up(x))))
+
+
+class FiLMBlock(nn.Module):
+    """A residual MLP block whose hidden features the condition scales and shifts (FiLM, Perez et al., AAAI 2018)."""
+
+    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.modulation = _zero_linear(condition_dim, 2 * width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Float[Tensor, "B W"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+        """One block."""
+        gamma, beta = self.modulation(c).chunk(2, dim=1)
+        x = self.up(self.norm(h)) * (1 + gamma) + beta
+        return h + self.down(self.dropout(F.silu(x)))
+
+
+class ConcatBlock(nn.Module):
+    """A residual MLP block on the input and the condition side by side: ``W [h; c] = W_h h + W_c c``, W_c zero at the start."""
+
+    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+        self.from_condition = _zero_linear(condition_dim, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Float[Tensor, "B W"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+        """One block."""
+        x = self.up(self.norm(h)) + self.from_condition(c)
+        return h + self.down(self.dropout(F.silu(x)))
+
+
+class CrossAttentionBlock(nn.Module):
+    """Attention of the input to tokens made from the condition, then a residual MLP (as Rombach et al., CVPR 2022, condition)."""
+
+    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0, tokens: int = 8, token_dim: int = 32):
+        super().__init__()
+        self.to_tokens = nn.Sequential(
+            nn.Linear(condition_dim, tokens * token_dim), nn.Unflatten(1, (tokens, token_dim))
+        )
+        self.norm_attention, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 1, kdim=token_dim, vdim=token_dim, batch_first=True)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.attention.out_proj.weight)
+
+    def forward(self, h: Float[Tensor, "B W"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
+        """One block."""
+        tokens_BTD = self.to_tokens(c)
+        query = self.norm_attention(h)[:, None]
+        h = h + self.attention(query, tokens_BTD, tokens_BTD, need_weights=False)[0][:, 0]
+        return h + self.down(self.dropout(F.silu(self.up(self.norm(h)))))
+
+
+def _zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer that says zero before training."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+CONDITIONING: dict[str, Callable[..., nn.Module]] = {
+    "adalora": AdaLoRABlock, "adanorm": AdaNormBlock, "adaln_zero": AdaLNZeroBlock, "film": FiLMBlock, "concat": ConcatBlock,
+    "cross_attention": CrossAttentionBlock,
+}  # fmt: skip
 """Name -> block class, called with (width, condition_dim, dropout=...)."""
+
+
+def block_of(name: str) -> Callable[..., nn.Module]:
+    """The block of that name; "adalora-r16" is ADALoRA of rank 16.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if rank := re.fullmatch(r"adalora-r([1-9]\d{0,2})", name):
+        return partial(AdaLoRABlock, rank=int(rank[1]))
+    if name not in CONDITIONING:
+        raise UsageError(f"expected a conditioning among {sorted(CONDITIONING)} or adalora-rRANK, got {name!r}")
+    return CONDITIONING[name]

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from lorasynth.errors import UsageError
-from lorasynth.prior.conditioning import CONDITIONING
+from lorasynth.prior.conditioning import block_of
 
 
 def timestep_features(t: Int[Tensor, " B"], dim: int = 64) -> Float[Tensor, "B dim"]:
@@ -19,7 +18,7 @@ def timestep_features(t: Int[Tensor, " B"], dim: int = 64) -> Float[Tensor, "B d
 
 
 class Denoiser(nn.Module):
-    """(z_t, t, embedding) -> v.
+    """(z_t, t, embedding) -> v, or what else the prior predicts.
 
     Residual MLP blocks whose conditioning is chosen by name. An unconditional row uses a learned "no embedding" instead.
     """
@@ -34,16 +33,13 @@ class Denoiser(nn.Module):
         dropout: float = 0.1,
     ):
         super().__init__()
-        if conditioning not in CONDITIONING:
-            raise UsageError(f"expected a conditioning among {sorted(CONDITIONING)}, got {conditioning!r}")
+        block = block_of(conditioning)
         self.latent_dim, self.conditioning, self.embedding_dim = latent_dim, conditioning, embedding_dim
         self.time = nn.Sequential(nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 64))
         self.nobody = nn.Parameter(torch.zeros(embedding_dim))
         condition_dim = embedding_dim + 64
         self.enter = nn.Linear(latent_dim, width)
-        self.blocks = nn.ModuleList(
-            CONDITIONING[conditioning](width, condition_dim, dropout=dropout) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(block(width, condition_dim, dropout=dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, latent_dim)
         nn.init.zeros_(self.leave.weight)
@@ -56,7 +52,7 @@ class Denoiser(nn.Module):
         embedding: Float[Tensor, "B D"],
         dropped: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B Z"]:
-        """Predict v; rows where ``dropped`` are unconditional."""
+        """Predict; rows where ``dropped`` are unconditional."""
         e = embedding * self.embedding_dim**0.5  # a unit vector's entries, brought to unit size
         if dropped is not None:
             e = torch.where(dropped[:, None], self.nobody, e)

@@ -1,7 +1,7 @@
-"""The conditional diffusion prior: v-prediction on latents, with diffusers' schedulers (Section 3.4)."""
+"""The conditional diffusion prior on latents, v-prediction by default, with diffusers' schedulers (Section 3.4)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,13 +19,22 @@ if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 
-def prior_scheduler() -> "DDIMScheduler":
-    """A cosine schedule (Nichol & Dhariwal, ICML 2021) with zero terminal SNR, v-prediction."""
+PredictionType = Literal["v_prediction", "sample", "epsilon"]
+"""What the denoiser says, in diffusers' words: v, the clean x, or the noise."""
+
+
+def prior_scheduler(prediction_type: PredictionType = "v_prediction") -> "DDIMScheduler":
+    """A cosine schedule (Nichol & Dhariwal, ICML 2021) with zero terminal SNR.
+
+    Predicting noise says nothing about x where there is no signal: that schedule keeps the little that the cosine has left at its
+    end, and x is clipped at three standard deviations, without which its first steps are off by a factor of 20,000.
+    """
     from diffusers import DDIMScheduler
 
+    noise = prediction_type == "epsilon"
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
-        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False,
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type,
+        rescale_betas_zero_snr=not noise, timestep_spacing="trailing", clip_sample=noise, clip_sample_range=3.0,
     )  # fmt: skip
 
 
@@ -37,12 +46,15 @@ class DiffusionPrior(nn.Module):
     spread of what the embedding does not say, and on what the regression missed.
     """
 
-    def __init__(self, denoiser: Denoiser, centre: Baseline | None = None):
+    def __init__(
+        self, denoiser: Denoiser, centre: Baseline | None = None, prediction_type: PredictionType = "v_prediction"
+    ):
         """Put a denoiser around a centre.
 
         Args:
             denoiser: of latents of Z numbers.
             centre: embeddings -> latents; not trained with the denoiser. Default: zero for everybody, the paper's.
+            prediction_type: what the denoiser is trained to say.
         """
         super().__init__()
         self.denoiser = denoiser
@@ -50,7 +62,8 @@ class DiffusionPrior(nn.Module):
         self.centre = centre if centre is not None else RidgePrior(torch.zeros(Z, D), torch.zeros(Z))
         self.centre.requires_grad_(False).eval()
         self.register_buffer("spread", torch.ones(denoiser.latent_dim))  # standard deviation of z - mu
-        self.scheduler = prior_scheduler()
+        self.prediction_type = prediction_type
+        self.scheduler = prior_scheduler(prediction_type)
 
     def train(self, mode: bool = True) -> "DiffusionPrior":
         """Set the mode of the denoiser; the centre has nothing to learn and drops nothing."""
@@ -71,12 +84,14 @@ class DiffusionPrior(nn.Module):
         dropped: Bool[Tensor, " B"],
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """The v-prediction loss of a batch at random timesteps (Salimans & Ho, ICLR 2022)."""
+        """The loss of a batch at random timesteps: the squared error of v (Salimans & Ho, ICLR 2022), or of x or the noise."""
         x = self.residual(z, embedding)
         t = (torch.rand(len(x), generator=generator) * self.scheduler.config.num_train_timesteps).long()
         noise = torch.randn(x.shape, generator=generator)
-        v = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
-        return F.mse_loss(v, self.scheduler.get_velocity(x, noise, t))
+        predicted = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
+        if self.prediction_type == "v_prediction":
+            return F.mse_loss(predicted, self.scheduler.get_velocity(x, noise, t))
+        return F.mse_loss(predicted, x if self.prediction_type == "sample" else noise)
 
     def sample(
         self,
@@ -101,11 +116,11 @@ class DiffusionPrior(nn.Module):
         nobody = torch.ones(len(x), dtype=torch.bool)
         for t in self.scheduler.timesteps:
             rows = t.to(x.device).expand(len(x))
-            v = self.denoiser(x, rows, embedding)
+            predicted = self.denoiser(x, rows, embedding)
             if guidance_scale != 1:
                 without = self.denoiser(x, rows, embedding, nobody)
-                v = without + guidance_scale * (v - without)
-            x = self.scheduler.step(v, t, x, return_dict=False)[0]
+                predicted = without + guidance_scale * (predicted - without)
+            x = self.scheduler.step(predicted, t, x, return_dict=False)[0]
         return self.centre(embedding) + x * self.spread
 
     @torch.no_grad()
@@ -121,6 +136,7 @@ class DiffusionPrior(nn.Module):
             "conditioning": d.conditioning,
             "width": str(d.enter.out_features),
             "depth": str(len(d.blocks)),
+            "prediction_type": self.prediction_type,
         }
         state = self.state_dict()
         write_tensors(path, pack(state, large_tables(state)), header)
@@ -140,7 +156,11 @@ class DiffusionPrior(nn.Module):
                 latent_dim, embedding_dim, int(header["width"]), int(header["depth"]), header["conditioning"]
             )
             parts = {n.removeprefix("centre."): t for n, t in tensors.items() if n.startswith("centre.")}
-            prior = cls(denoiser, Baseline.of_kind(header["centre"]).from_tensors(parts))
+            centre = Baseline.of_kind(header["centre"]).from_tensors(parts)
+            says = header.get("prediction_type", "v_prediction")  # files before 0.2 do not say: v was all there was
+            if says not in get_args(PredictionType):
+                raise ValueError(f"prediction type {says!r}")
+            prior = cls(denoiser, centre, cast(PredictionType, says))
             prior.load_state_dict(tensors)
         except (KeyError, ValueError, RuntimeError, UsageError) as error:
             raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None

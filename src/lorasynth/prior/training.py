@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,7 +11,7 @@ from torch import Tensor
 from lorasynth.errors import ZooError
 from lorasynth.prior.baselines import RidgePrior
 from lorasynth.prior.denoiser import Denoiser
-from lorasynth.prior.diffusion import DiffusionPrior
+from lorasynth.prior.diffusion import DiffusionPrior, PredictionType
 from lorasynth.training import LoopConfig, config_record, fingerprint, step_generator, train
 
 RIDGE_LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -21,6 +22,8 @@ class PriorConfig:
     """Shape and training of the diffusion prior."""
 
     conditioning: str = "adalora"
+    prediction_type: PredictionType = "v_prediction"
+    centre: Literal["ridge", "zero"] = "ridge"  # zero is the paper's
     width: int = 256
     depth: int = 2
     dropout: float = 0.4
@@ -70,8 +73,8 @@ def fit_prior(
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
     Returns:
-        The prior, centred on ridge, and "validation_loss", "explained" (part of the held latents' variance that the sampler
-        explains at temperature 0), "ridge_explained" (that its centre alone does), "ridge_lambda", "best_step", "seconds".
+        The prior and "validation_loss", "explained" (part of the held latents' variance that the sampler explains at temperature
+        0), "best_step", "seconds"; where it is centred on ridge, "ridge_explained" (what that alone explains) and "ridge_lambda".
 
     Raises:
         ZooError: fewer than 2 people on either side.
@@ -82,11 +85,13 @@ def fit_prior(
         )
     torch.manual_seed(config.loop.seed)
     held, held_z = embeddings[validation_rows], z_mean[validation_rows]
-    ridge, lam = best_ridge(embeddings[train_rows], z_mean[train_rows], held, held_z)
+    centre, lam = None, 0.0
+    if config.centre == "ridge":
+        centre, lam = best_ridge(embeddings[train_rows], z_mean[train_rows], held, held_z)
     denoiser = Denoiser(
         z_mean.shape[1], embeddings.shape[2], config.width, config.depth, config.conditioning, config.dropout
     )
-    prior = DiffusionPrior(denoiser, ridge)
+    prior = DiffusionPrior(denoiser, centre, config.prediction_type)
     # NOTE: the larger spread of the two. Ridge leaves less of the people it was fitted to than of others; but along directions
     # that the VAE's stem has fitted to the training LoRAs' noise, others vary several times less, and in their unit the loss
     # would consist of that noise.
@@ -125,8 +130,10 @@ def fit_prior(
     def explained(prediction: Tensor) -> float:
         return (1 - (prediction - held_z).square().mean() / variance).item()
 
-    return prior, {
-        "validation_loss": metrics["best_validation"],
-        "explained": explained(middle), "ridge_explained": explained(ridge.predict(held[:, 0])),
-        "ridge_lambda": lam, "best_step": metrics["best_step"], "seconds": metrics["seconds"],
+    figures = {
+        "validation_loss": metrics["best_validation"], "explained": explained(middle),
+        "best_step": metrics["best_step"], "seconds": metrics["seconds"],
     }  # fmt: skip
+    if centre is not None:
+        figures |= {"ridge_explained": explained(centre.predict(held[:, 0])), "ridge_lambda": lam}
+    return prior, figures

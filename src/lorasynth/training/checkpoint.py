@@ -1,13 +1,14 @@
 """Checkpoints: everything that is needed to go on with a run, as safetensors and JSON.
 
     RUN/checkpoint-00000400/state.safetensors   weights, their average, the best so far, the optimizer's moments
-    RUN/checkpoint-00000400/checkpoint.json     schema, step, configuration, numbers, the state's sha256; written last
+    RUN/checkpoint-00000400/checkpoint.json     schema, step, configuration, numbers, the state's sha256, its own; written last
     RUN/latest.json                             name and sha256 of the newest
 
-A checkpoint is one only if its ``checkpoint.json`` is there and the state's sha256 agrees with it. Two are kept; an old
-one is removed only after the new one has been read back.
+A checkpoint is one only if its ``checkpoint.json`` is there, to the byte, and the state's sha256 agrees with it. Two are kept;
+an old one is removed only after the new one has been read back.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,10 +21,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lorasynth.errors import CheckpointError, ModelError
+from lorasynth.errors import CheckpointError, ModelError, UsageError
 from lorasynth.files import read_json, read_tensors, sha256_file, write_json, write_tensors
 
-SCHEMA = 1
+SCHEMA = 2
+"""Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""
 KEEP = 2
 
 
@@ -41,31 +43,45 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint, read it back, then remove all but the two newest.
 
     Raises:
-        UsageError: the disk is full or not writable; earlier checkpoints are untouched.
-        CheckpointError: what was read back is not what was written.
+        UsageError: the disk is full or not writable; earlier checkpoints are untouched, and nothing of this one is left.
+        ModelError: what was read back is not what was written.
     """
     folder = run_dir / f"checkpoint-{checkpoint.step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sha256 = _write(folder, checkpoint)
+    except (UsageError, OSError) as error:
+        need = sum(t.numel() * t.element_size() for t in checkpoint.tensors.values())
+        if not (folder / "checkpoint.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise UsageError(
+            f"{error}; a checkpoint needs {need / 1e6:.1f} MB, {run_dir} has {shutil.disk_usage(run_dir).free / 1e6:.1f} MB "
+            "free; make room and run the same again, which goes on from the last one"
+        ) from error
+    _read(folder)  # to the last byte
+    write_json(run_dir / "latest.json", {"name": folder.name, "sha256": sha256})
+    for old in _folders(run_dir)[KEEP:]:
+        (old / "checkpoint.json").unlink(missing_ok=True)  # first, so that what a kill leaves of it is no checkpoint
+        shutil.rmtree(old)
+    return folder
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> str:
+    """Write a checkpoint's two files, the record last; gives the state's sha256."""
     record_path, state_path = folder / "checkpoint.json", folder / "state.safetensors"
     record_path.unlink(missing_ok=True)
     write_tensors(state_path, checkpoint.tensors)
     sha256 = sha256_file(state_path)
-    write_json(
-        record_path,
-        {
-            "schema": SCHEMA,
-            "step": checkpoint.step,
-            "sha256": sha256,
-            "bytes": state_path.stat().st_size,
-            "numbers": checkpoint.numbers,
-            "config": checkpoint.config,
-        },
-    )
-    read_tensors(state_path)  # refuses a damaged header or length
-    write_json(run_dir / "latest.json", {"name": folder.name, "sha256": sha256})
-    for old in _folders(run_dir)[KEEP:]:
-        shutil.rmtree(old)
-    return folder
+    record = {
+        "schema": SCHEMA,
+        "step": checkpoint.step,
+        "sha256": sha256,
+        "bytes": state_path.stat().st_size,
+        "numbers": checkpoint.numbers,
+        "config": checkpoint.config,
+    }
+    write_json(record_path, {**record, "record_sha256": _record_hash(record)})
+    return sha256
 
 
 def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = True) -> Checkpoint | None:
@@ -76,16 +92,16 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = T
     Args:
         run_dir: the run's folder.
         config: the configuration of the run that wants to go on.
-        clean: remove saves that were cut off; only the process that writes the run may.
+        clean: remove what saves that were cut off have left; only the process that writes the run may.
 
     Raises:
         CheckpointError: no checkpoint is whole, the newest is of a later version, or the configuration differs.
     """
+    if clean:
+        _sweep(run_dir)
     faults: list[str] = []
     for folder in _folders(run_dir):
         if not (folder / "checkpoint.json").exists():
-            if clean:
-                shutil.rmtree(folder)  # a save that was cut off
             continue
         try:
             checkpoint = _read(folder)
@@ -145,6 +161,15 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         yield
 
 
+def _sweep(run_dir: Path) -> None:
+    """Remove temporary files, and folders that are no checkpoint, not yet or not any more."""
+    for part in run_dir.glob(".*.part"):
+        part.unlink()
+    for folder in _folders(run_dir):
+        if not (folder / "checkpoint.json").exists():
+            shutil.rmtree(folder)
+
+
 def _folders(run_dir: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
     found = [p for p in run_dir.glob("checkpoint-*") if p.is_dir() and re.fullmatch(r"checkpoint-\d{8,}", p.name)]
@@ -152,8 +177,14 @@ def _folders(run_dir: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Checkpoint:
-    record = read_json(folder / "checkpoint.json")
+    path = folder / "checkpoint.json"
+    record = read_json(path)
     try:
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        if record["schema"] != 1 and (
+            record["record_sha256"] != _record_hash(record) or path.read_bytes() != text.encode()
+        ):
+            raise ModelError(f"{path}: expected its record_sha256 to be that of all the rest, got others")
         if record["schema"] > SCHEMA:
             raise CheckpointError(
                 f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA}; update lorasynth"
@@ -168,6 +199,12 @@ def _read(folder: Path) -> Checkpoint:
         return Checkpoint(step=record["step"], tensors=tensors, config=record["config"], numbers=record["numbers"])
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder}: checkpoint.json lacks {error}") from None
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    """The sha256 of what checkpoint.json says, but for that hash itself."""
+    values = {key: value for key, value in record.items() if key != "record_sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _require_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Making a zoo: a shared initialisation learned from a few people, then banks of people from it, resumable."""
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -12,14 +11,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lorasynth.devices import use_device
-from lorasynth.errors import ZooError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig, adapt
-from lorasynth.zoo.manifest import free_shard_name
+from lorasynth.zoo.filling import fill, helpers
+from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
+from lorasynth.zoo.leases import Leases
+from lorasynth.zoo.sharing import require_shareable
 from lorasynth.zoo.store import Zoo
 
 
@@ -109,54 +110,49 @@ def train_people(
     return torch.cat(trained)
 
 
-def build_zoo(
-    config: ZooConfig, folder: str, *, worker: int = 0, workers: int = 1, report: Callable[[str], None] = print
-) -> Zoo:
-    """Build a zoo, or go on with one: a bank of people is a shard, written whole, and nobody is trained twice.
+def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] | None = print) -> Zoo:
+    """Build a zoo, or go on with one, together with all other processes that are called to do the same, on whatever machine.
+
+    A bank of people is a shard, stored whole; nobody is trained twice, but for banks of processes that were killed.
 
     Args:
         config: what to build.
         folder: where.
-        worker: this process's number; worker w takes every ``workers``-th bank. The first worker learns the initialisation.
-        workers: how many processes build this zoo.
-        report: gets a line now and then.
+        report: gets a line now and then; None for a process that is not to be heard, and draws no bar.
 
     Returns:
-        The zoo as it stands when this worker is done.
+        The zoo with all that was asked for.
     """
+    say = report or (lambda _: None)
     world = get_world(config.world)
     layout = world.layout(config.rank)
-    zoo = _begin(config, folder, world, layout, worker, report)
+    zoo = _begin(config, folder, world, layout, say)
     init = zoo.init()
     persons = persons_of(Split.ZOO, config.people) + persons_of(Split.VALIDATION, config.validation_people)
     banks = [persons[i : i + config.bank] for i in range(0, len(persons), config.bank)]
     # Validation people first: they are few, and everything later is chosen by them.
     order = sorted(range(len(banks)), key=lambda k: split_of(banks[k][0]) != Split.VALIDATION)
-    mine = [k for place, k in enumerate(order) if place % workers == worker]
-    # NOTE: by person, not by shard: a repaired zoo lacks some of a bank, and one that somebody was taken out of never has them.
-    settled = {item.person for item in zoo.items} | zoo.forgotten_persons
-    todo = {k: missing for k in mine if (missing := [p for p in banks[k] if p not in settled])}
-    if worker == 0 and (kept_out := zoo.forgotten_persons & set(persons)):
-        report(f"{len(kept_out)} people were forgotten and stay out")
-    bar = tqdm(
-        total=len(todo) * config.adapt.steps,
-        desc=f"zoo {worker + 1}/{workers}",
-        unit="step",
-        mininterval=5.0,
-        position=worker,
-    )
-    for k, missing in todo.items():
+    if kept_out := zoo.forgotten_persons & set(persons):
+        say(f"{len(kept_out)} people were forgotten and stay out")
+    bar = tqdm(total=len(persons), desc="zoo", unit=" people", mininterval=5.0, disable=report is None)
+
+    def show(missing: int) -> None:
+        bar.update(len(persons) - missing - bar.n)
+
+    def make(people: list[int]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n J D"]]:
         vectors = train_people(
-            world, layout, init, missing, config.photos, config.adapt,
-            first_photo=config.first_photo, bank_size=config.bank, on_step=bar.update,
+            world, layout, init, people, config.photos, config.adapt,
+            first_photo=config.first_photo, bank_size=config.bank,
         )  # fmt: skip
         # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
-        embeddings = world.embeddings(missing, config.embedding_photos, first=config.photos)
-        splits = ["validation" if split_of(p) == Split.VALIDATION else "train" for p in missing]
-        shard = free_shard_name(f"shard-{k:05d}", zoo.shard_names)
-        zoo.append(shard, missing, splits, vectors, embeddings, f"world {config.world}", "Apache-2.0")
-    bar.close()
-    return Zoo.open(folder)
+        return vectors, world.embeddings(people, config.embedding_photos, first=config.photos)
+
+    with bar:
+        return fill(
+            zoo, {f"shard-{k:05d}": banks[k] for k in order}, make, on_look=show,
+            split=lambda person: "validation" if split_of(person) == Split.VALIDATION else "train",
+            source=f"world {config.world}", licence="Apache-2.0",
+        )  # fmt: skip
 
 
 def build_zoo_with_workers(
@@ -165,41 +161,36 @@ def build_zoo_with_workers(
     """`build_zoo` by ``workers`` processes of one thread each, this one among them.
 
     Raises:
-        ZooError: a process failed; what the others stored stays, and the same call goes on from there.
+        ZooError: the folder is not fit for several processes.
     """
-    context = multiprocessing.get_context("spawn")
-    device = str(torch.get_default_device())
-    others = [
-        context.Process(target=_work, args=(config, folder, w, workers, device), daemon=True) for w in range(1, workers)
-    ]
+    if workers > 1:
+        require_shareable(Path(folder) / LEASES_NAME)
+    with helpers(workers - 1, _work, config, folder, str(torch.get_default_device())) as others:
+        zoo = build_zoo(config, folder, report=report)
     for process in others:
-        process.start()
-    build_zoo(config, folder, worker=0, workers=workers, report=report)
-    for process in others:
-        process.join()
         if process.exitcode != 0:
-            raise ZooError(
-                f"{folder}: a worker ended with code {process.exitcode}; run the same command again to go on"
-            )
-    return Zoo.open(folder)
+            report(f"a worker ended with code {process.exitcode}; the others did its part")
+    return zoo
 
 
-def _work(config: ZooConfig, folder: str, worker: int, workers: int, device: str) -> None:
+def _work(config: ZooConfig, folder: str, device: str) -> None:
     torch.set_num_threads(1)
     use_device(device)
-    build_zoo(config, folder, worker=worker, workers=workers)
+    build_zoo(config, folder, report=None)
 
 
-def _begin(
-    config: ZooConfig, folder: str, world: World, layout: Layout, worker: int, report: Callable[[str], None]
-) -> Zoo:
-    """Open the zoo; the first worker makes it, the others wait for that."""
+def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Callable[[str], None]) -> Zoo:
+    """Open the zoo; one process makes it, the others wait for that."""
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
     path = Path(folder)
-    if worker == 0 and not (path / "zoo.json").exists():
-        return Zoo.create(path, layout, recipe, learn_init(world, layout, config, report=report))
+    path.mkdir(parents=True, exist_ok=True)
+    leases = Leases(path)
     while not (path / "zoo.json").exists():
-        time.sleep(2)
+        if lease := leases.claim(["init"]):
+            with lease:
+                if not (path / "zoo.json").exists():
+                    return Zoo.create(path, layout, recipe, learn_init(world, layout, config, report=say))
+        time.sleep(1)
     return Zoo.create(path, layout, recipe, torch.zeros(0))
 
 

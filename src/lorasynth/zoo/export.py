@@ -41,7 +41,7 @@ def export_items(
     if missing := [id for id in ids if id not in by_id]:
         raise ZooError(f"{zoo.folder}: expected ids of its {len(zoo)} items, got {missing[0]!r}; see manifest.jsonl")
     ending = "" if format == "peft" else ".safetensors"
-    targets = [folder / (re.sub(r"[^A-Za-z0-9_.-]", "-", id) + ending) for id in ids]
+    targets = [folder / (re.sub(r"[^A-Za-z0-9_.-]|^[.]", "-", id) + ending) for id in ids]
     if len(set(targets)) < len(targets):
         raise UsageError(f"expected ids that are different file names, got {', '.join(ids)}; export them one by one")
     for target in targets if folder.is_dir() else ():

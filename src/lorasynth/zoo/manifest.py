@@ -15,7 +15,10 @@ from lorasynth.errors import UsageError, ZooError
 from lorasynth.files import write_bytes
 
 MANIFEST_NAME = "manifest.jsonl"
+UNFINISHED = b"\0"
+"""What stands in the place of the first byte of lines that are being added, until all of them are written."""
 _LOCK_NAME = ".lock"
+_SHARD = re.compile(rb'"shard": "([^"]*)"')
 _CHECK = re.compile(rb'(\{.*), "check": "([0-9a-f]{16})"\}', re.DOTALL)
 
 
@@ -70,7 +73,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """All lines of a manifest, and what stands behind the last line end: a record that a killed writer left torn."""
+    """All lines of a manifest, and what stands behind them: records that a killed writer did not finish."""
 
     lines: list[Line] = field(default_factory=list)
     torn: bytes = b""
@@ -81,14 +84,17 @@ def locked(folder: Path) -> Iterator[None]:
     """Be the only one who writes to a zoo. The system lets the lock go when its holder dies.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written, or its file system has no locks.
     """
     try:
         file = (folder / _LOCK_NAME).open("w")
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); change its permissions") from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UsageError(f"{folder}: cannot be locked ({error.strerror}); mount it with locks") from None
         yield
 
 
@@ -104,8 +110,19 @@ def read_manifest(folder: Path) -> Manifest:
         content = b""
     except OSError as error:
         raise ZooError(f"{folder / MANIFEST_NAME}: cannot be read ({error.strerror}); check its permissions") from None
-    *whole, torn = content.split(b"\n")
-    return Manifest(lines=[_read_line(number, raw) for number, raw in enumerate(whole, start=1)], torn=torn)
+    length = finished_length(content)
+    whole = content[:length].split(b"\n")[:-1]
+    lines = [_read_line(number, raw) for number, raw in enumerate(whole, start=1)]
+    return Manifest(lines=lines, torn=content[length:])
+
+
+def finished_length(content: bytes) -> int:
+    """How many bytes of a manifest, or of its end from the begin of a line on, are lines that were finished."""
+    start = 0 if content.startswith(UNFINISHED) else content.rfind(b"\n" + UNFINISHED) + 1
+    # Lines are added by shard: behind a mark that others follow something else went wrong, and these are not to be lost.
+    if content.startswith(UNFINISHED, start) and len(set(_SHARD.findall(content, start))) <= 1:
+        return start
+    return content.rfind(b"\n") + 1
 
 
 def to_line(record: Item | Tombstone) -> bytes:
@@ -114,40 +131,26 @@ def to_line(record: Item | Tombstone) -> bytes:
     return body[:-1] + b', "check": "' + _check(body) + b'"}\n'
 
 
-def append_records(folder: Path, records: Sequence[Item]) -> None:
-    """Add records, durably. Whoever calls holds the lock. What a killed writer left torn is cut off: it was no item.
-
-    Raises:
-        ZooError: an item stands there already, or is of somebody who was forgotten; nothing was written.
-        UsageError: the disk is full, or the manifest cannot be written.
-    """
-    path = folder / MANIFEST_NAME
-    content = path.read_bytes() if path.exists() else b""
-    # NOTE: both patterns are of lines as `to_line` writes them; a search is fifty times faster than reading them as JSON.
-    there = set(re.findall(rb'^\{"id": ("(?:[^"\\]|\\.)*")', content, re.MULTILINE))
-    forgotten = {int(n) for n in re.findall(rb'^\{"forgotten": (-?\d+)', content, re.MULTILINE)}
-    for record in records:
-        if json.dumps(record.id).encode() in there:
-            raise ZooError(f"{path}: expected a new item, got {record.id!r}, which stands there; leave it out")
-        if record.person in forgotten:
-            raise ZooError(f"{path}: expected people who may be in it, got {record.person}, who was forgotten")
-    try:
-        with path.open("r+b" if path.exists() else "xb") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-            file.seek(0, os.SEEK_END)
-            file.write(b"".join(map(to_line, records)))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UsageError(
-            f"{path}: could not be written ({error.strerror}); make room, run `lorasynth zoo repair`, and go on"
-        ) from None
-    sync_folder(folder)
-
-
 def replace_manifest(folder: Path, lines: Sequence[bytes]) -> None:
     """Put other lines in the place of all, in one step. Whoever calls holds the lock."""
     write_bytes(folder / MANIFEST_NAME, b"".join(lines))
+
+
+def put_in_order(folder: Path) -> None:
+    """Sort a manifest: who was forgotten, then items by shard and row. Whoever calls holds the lock.
+
+    One with a bad line is left as it is, for a repair.
+    """
+    manifest = read_manifest(folder)
+    if any(line.record is None for line in manifest.lines):
+        return
+
+    def place(line: Line) -> tuple[str, int]:
+        return (line.record.shard, line.record.row) if isinstance(line.record, Item) else ("", 0)
+
+    in_order = sorted(manifest.lines, key=place)
+    if in_order != manifest.lines or manifest.torn:
+        replace_manifest(folder, [line.raw + b"\n" for line in in_order])
 
 
 def free_shard_name(shard: str, taken: set[str]) -> str:

@@ -4,6 +4,7 @@ import csv
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def _beside(lora: Path) -> tuple[Path, ...]:
 
 def photos_in(folder: Path) -> tuple[Path, ...]:
     """The photos that lie in a folder, by their names' endings, in sorted order; none where there is no folder."""
-    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTOS)) if folder.is_dir() else ()
+    there = os.path.isdir(folder)  # which, unlike Path.is_dir, has an answer for any name
+    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTOS)) if there else ()
 
 
 def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
@@ -83,7 +85,12 @@ def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
     rows: dict[Path, dict[str, Any]] = {}
     names: dict[str, list[Path]] = {}
     for number, row in enumerate(read_table(table, ("file", "person", "face")), start=1):
-        path = (table.parent / str(row["file"])).resolve()
+        try:
+            path = (table.parent / str(row["file"])).resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, links in a circle
+            raise UsageError(
+                f"{table} row {number}: expected a file's name, got {row['file']!a:.80} ({error})"
+            ) from None
         if path in rows:
             raise UsageError(f"{table} row {number}: expected each file once, got {row['file']} again; remove one row")
         rows[path] = row
@@ -103,7 +110,7 @@ def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
 def _faces(folder: Path, value: Any) -> tuple[Path, ...]:
     """The files that a table's ``face`` names."""
     paths = [folder / str(name) for name in (value if isinstance(value, list) else [value])]
-    return tuple(file for path in paths for file in (photos_in(path) if path.is_dir() else (path,)))
+    return tuple(file for path in paths for file in (photos_in(path) if os.path.isdir(path) else (path,)))
 
 
 def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -119,6 +126,8 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
                 rows: list[dict[str, Any]] = list(csv.DictReader(file))
         elif table.suffix == ".jsonl":
             rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("a line that is no JSON object")
         elif table.suffix == ".parquet":
             rows = _read_parquet(table)
         else:
@@ -126,10 +135,15 @@ def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())  # in one line: Parquet's reader takes several
         raise UsageError(f"{table}: expected a table, got {reason}; check the file") from None
-    for number, row in enumerate(rows, start=1):
-        if missing := [c for c in columns if not isinstance(row, dict) or row.get(c) in (None, "")]:
-            raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
+    require_columns(table, rows, columns)
     return rows
+
+
+def require_columns(table: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Raise UsageError if a row of a table has nothing in one of ``columns``."""
+    for number, row in enumerate(rows, start=1):
+        if missing := [c for c in columns if row.get(c) in (None, "")]:
+            raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
 
 
 def _read_parquet(table: Path) -> list[dict[str, Any]]:

@@ -1,38 +1,41 @@
-"""Is an update far larger than a zoo's others? Then it is damaged, or of another training, and one of it spoils a mean."""
+"""Is an update far larger or smaller than a zoo's others? Then it is damaged, or of another training, and one spoils a mean."""
 
 import math
+from bisect import insort
 
 MIN_SEEN = 32  # before there are so many, nobody knows what is usual
-MAX_SIGMA = 6.0
-MIN_SPREAD = 0.05  # a zoo of almost equal sizes has hardly any, and a few percent more are no sign of damage
+FALSE_ALARM = 0.01  # chance that one of as many sound LoRAs as have been seen is beyond the limit
+MIN_SCALE = 0.05  # a zoo of almost equal sizes has hardly any, and a few percent more or less are no sign of damage
 
 
 class Sizes:
-    """Mean and spread of ``log ‖ΔW‖`` of what has been taken in, kept up to date item by item (Welford, 1962).
+    """The sizes ``log ‖ΔW‖`` of what has been taken in, by median and quartiles, which a few damaged ones do not move.
 
-    Of the logarithm, because sizes of healthy LoRAs have a long tail to the right.
+    Of the logarithm, because sizes vary by factors. Its tails are heavier than a normal one's, so that a fixed number of sigma
+    refuses sound LoRAs of a large zoo. It is taken for Laplace's, ``P(|log size - median| > t) = exp(-t / b)``, whose quartiles
+    are ``2 b log 2`` apart: one of n is beyond ``t = b log(n / p)`` with a chance of at most p (Bonferroni).
     """
 
     def __init__(self) -> None:
-        self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._sorted: list[float] = []
 
     def add(self, size: float) -> None:
         """Remember one; zero, which says nothing of the others, is left out."""
         if size > 0:
-            self._count += 1
-            before = math.log(size) - self._mean
-            self._mean += before / self._count
-            self._squares += before * (math.log(size) - self._mean)
+            insort(self._sorted, math.log(size))
 
     def problem(self, size: float) -> str:
         """Why a size cannot be right, as "expected ..., got ..."; empty if it can, or if too few have been seen to say."""
-        if self._count < MIN_SEEN or size == 0:
+        n = len(self._sorted)
+        if n < MIN_SEEN or size == 0:
             return ""
-        spread = max((self._squares / self._count) ** 0.5, MIN_SPREAD)
-        most = math.exp(self._mean + MAX_SIGMA * spread)
-        if size <= most:
+        lower, median, upper = (self._sorted[n * quarter // 4] for quarter in (1, 2, 3))
+        b = max((upper - lower) / (2 * math.log(2)), MIN_SCALE)
+        most = b * math.log(n / FALSE_ALARM)
+        if abs(math.log(size) - median) <= most:
             return ""
+        least, usual, largest = (math.exp(median + distance) for distance in (-most, 0.0, most))
         return (
-            f"expected an update of size {math.exp(self._mean):.3g}, at most {most:.3g} ({MAX_SIGMA:g} sigma above {self._count} "
-            f"others), got {size:.3g}; check its alpha and its training"
+            f"expected an update of size {least:.3g} to {largest:.3g}, as {n} others of median {usual:.3g} say, got {size:.3g}; "
+            "check its alpha and its training"
         )

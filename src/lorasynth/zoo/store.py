@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from lorasynth.hub import local_copy, publish
 from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
 from lorasynth.rows import Rows
-from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, append_records, locked, read_manifest
+from lorasynth.zoo.ledger import Ledger
+from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, locked, read_manifest
 from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.shards import row_hash, shard_path
 
@@ -60,6 +62,12 @@ class Zoo:
             ZooError: another zoo is there.
         """
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):  # two that begin one zoo: the second opens it
+            return cls._create(folder, layout, recipe, init)
+
+    @classmethod
+    def _create(cls, folder: Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"] | None) -> "Zoo":
         if (folder / "zoo.json").exists():
             zoo, asked = cls.open(folder), json.loads(json.dumps(recipe))
             if (zoo.layout, zoo.recipe) != (layout, asked):
@@ -70,7 +78,6 @@ class Zoo:
             if read_json(folder / "zoo.json")["schema"] < SCHEMA_VERSION:
                 write_zoo_json(folder, layout, recipe)
             return zoo
-        folder.mkdir(parents=True, exist_ok=True)
         if init is not None:
             write_tensors(folder / "init.safetensors", {"init": init})
         write_zoo_json(folder, layout, recipe)
@@ -192,7 +199,9 @@ class Zoo:
             relative_errors: of ΔW, from bringing each to the layout's rank; 0 by default.
 
         Raises:
-            ZooError: a LoRA is not finite, an item stands in the zoo already, or is of somebody who was forgotten.
+            ZooError: a LoRA is not finite, the shard or an item stands in the zoo already, or is of somebody who was forgotten;
+                nothing was written.
+            UsageError: the disk is full, or the zoo cannot be written.
         """
         rows, faces = vectors.half().cpu().contiguous(), embeddings.half().cpu().contiguous()
         if not torch.isfinite(rows).all():
@@ -209,8 +218,14 @@ class Zoo:
             for i, (person, split) in enumerate(zip(persons, splits, strict=True))
         ]  # fmt: skip
         with locked(self.folder):
+            self.ledger.require_new(shard, records)
             write_tensors(shard_path(self.folder, shard), {"vectors": rows, "embeddings": faces})
-            append_records(self.folder, records)
+            self.ledger.append(records)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What the manifest says by now: ``items`` and ``forgotten`` stay as they were when the zoo was opened."""
+        return Ledger(self.folder)
 
     @property
     def shard_names(self) -> set[str]:

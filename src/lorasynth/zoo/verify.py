@@ -28,7 +28,7 @@ class Fault:
 
     ============== ==========================================================================================
     zoo-json, init ``zoo.json`` or ``init.safetensors`` is missing, unreadable or was changed
-    torn-line      the manifest's last line has no end: its writer was killed
+    torn-line      the manifest's last lines were not finished: their writer was killed
     bad-line       a line is no record
     altered-line   a line was changed after it was written
     double-item    an id, or the row of another item, again
@@ -198,7 +198,7 @@ def _check_lines(manifest: Manifest, survey: Survey) -> list[_Record]:
         else:
             survey.tombstones.append(line)
     if torn := manifest.torn:
-        problem = f"expected a line end, got none after {len(torn)} bytes; it is no item"
+        problem = f"expected finished lines, got {len(torn)} bytes of a writer that was killed; they are no item"
         survey.unsound.append((torn, fault("torn-line", len(manifest.lines) + 1, problem, [])))
     return records
 

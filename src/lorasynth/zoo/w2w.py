@@ -6,7 +6,7 @@ numbers are read where they lie; the pickle is never opened.
 
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,16 @@ from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.candidates import Candidate
-from lorasynth.zoo.pairs import read_table
+from lorasynth.zoo.pairs import read_table, require_columns
 
-FILE_NAME = "all_weights.pt"
+FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
+HOW_TO_READ_LABELS = (
+    f"{LABELS_NAME} is a pickled pandas table, which could run anything and is never opened here; if you trust it, let a Python "
+    f"with pandas write it as CSV: torch.load('{LABELS_NAME}', weights_only=False).rename_axis(None).to_csv('people.csv'); then "
+    "give --table people.csv (docs/real-bases.md)"
+)
+"""What to do about the release's own table."""
+_INDEX = ("", "__index_level_0__")  # what pandas calls an index without a name, in CSV and in Parquet
 SCALING = 27.0
 """lora_alpha of all of its LoRAs, at rank 1; their vectors hold the factors without it."""
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # of a zip's member; the last two are the lengths of name and extra field
@@ -75,13 +82,17 @@ def open_rows(path: Path, num_columns: int) -> Rows:
     return Rows(path, start, info.file_size // row_bytes, num_columns)
 
 
-def candidates_of(folder: Path, table: Path, embeddings: Path) -> tuple[list[Candidate], Layout]:
+def candidates_of(
+    folder: Path, table: Path, embeddings: Path, *, report: Callable[[str], None] = print
+) -> tuple[list[Candidate], Layout]:
     """The rows of a release that a table names, with their embeddings.
 
     Args:
         folder: holds ``all_weights.pt``.
-        table: CSV, JSONL or Parquet with the columns ``row`` (from 0) and ``person``; several rows may be of one person.
+        table: CSV, JSONL or Parquet with the columns ``row`` (from 0) and ``person``; several rows may be of one person. Or the
+            release's own table as pandas writes it, a row for each LoRA in their order: without ``person``, the index's names.
         embeddings: a ``.npy`` matrix, row n the face embedding of LoRA n.
+        report: gets a line where the table says nothing of persons.
 
     Returns:
         The candidates, and the layout ``sd15-w2w`` of their vectors.
@@ -110,12 +121,31 @@ def candidates_of(folder: Path, table: Path, embeddings: Path) -> tuple[list[Can
             face=lambda: Reading(embedding=_unit(faces[n], n), quality=None),
         )
 
-    return [candidate(n, person) for n, person in _rows(table, len(weights))], layout
+    return [candidate(n, person) for n, person in _rows(table, len(weights), report)], layout
 
 
-def _rows(table: Path, count: int) -> Sequence[tuple[int, str]]:
+def _rows(table: Path, count: int, report: Callable[[str], None]) -> Sequence[tuple[int, str]]:
+    """Rows of the matrix, and whose they are."""
+    if table.suffix in (".pt", ".pkl", ".pickle"):
+        raise UsageError(f"{table}: expected a .csv, .jsonl or .parquet table, got a pickle. {HOW_TO_READ_LABELS}")
+    records = read_table(table, ())
+    columns = records[0].keys() if records else ()
+    index = next((name for name in _INDEX if name in columns), None)
+    if index is not None and "row" not in columns:
+        if len(records) != count:
+            raise UsageError(
+                f"{table}: expected a row for each of {count} LoRAs, in their order, or a column row, got {len(records)} rows"
+            )
+        records = [{"row": n, **record} for n, record in enumerate(records)]
+    if index is not None and "person" not in columns:
+        records = [{"person": record[index], **record} for record in records]
+        report(
+            f"{table}: has no column person, so that each name of its index counts as a person; several LoRAs of one person may "
+            "fall into different splits"
+        )
+    require_columns(table, records, ("row", "person"))
     named: dict[int, str] = {}
-    for number, record in enumerate(read_table(table, ("row", "person")), start=1):
+    for number, record in enumerate(records, start=1):
         text = str(record["row"])
         if not text.isdigit() or int(text) >= count:
             raise UsageError(f"{table} row {number}: expected a row of the matrix, 0 to {count - 1}, got {text}")

@@ -1,0 +1,77 @@
+"""The verb that tests claims: experiment."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorasynth.cli.common import Device, Json, check_json, emit, say, setup
+
+
+def experiment(
+    name: Annotated[
+        str | None, typer.Argument(help="Which; `all` for each of them. --list says what there is.")
+    ] = None,
+    zoo: Annotated[Path | None, typer.Option("--zoo", help="The zoo's folder, of a drawn world.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Where results go, a file a cell; what is there is not run again.")
+    ] = Path("experiments/results"),
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="How often each cell is run.")] = 5,
+    people: Annotated[int, typer.Option(min=2, max=1_000, help="Held-out people whose pictures are drawn.")] = 24,
+    recipe: Annotated[str, typer.Option(help="Whose sizes and steps are varied.")] = "portraits",
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with the zoo in memory.")] = 1,
+    list_them: Annotated[bool, typer.Option("--list", help="Say which experiments there are.")] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help="Write the page of evidence, from the results in --out, to this file."),
+    ] = None,
+    json: Json = None,
+    device: Device = "cpu",
+) -> None:
+    """Test a claim: run an experiment's cells that have no result yet, and say what they decide.
+
+    Example: lorasynth experiment conditioning --zoo runs/zoo
+    """
+    from lorasynth.errors import UsageError
+    from lorasynth.experiments import EXPERIMENTS, get_experiment
+
+    if name is None and not list_them and report is None:
+        raise UsageError(f"expected an experiment among {list(EXPERIMENTS)}, `all`, --list or --report FILE, got none")
+    asked = list(EXPERIMENTS) if name in (None, "all") else [str(name)]
+    check_json(json, out)
+    setup(device)
+    experiments = [get_experiment(each) for each in asked]
+    if list_them:
+        for each in experiments:
+            count = len(each.cells) * min(seeds, each.max_seeds)
+            typer.echo(f"{each.name:16s} {count:3d} cells  {each.title}")
+        return
+    from lorasynth.experiments.report import page
+    from lorasynth.experiments.runner import load, run
+    from lorasynth.files import require_new_output, write_bytes
+    from lorasynth.zoo.store import Zoo
+
+    if report is not None:
+        require_new_output(report, force=True, suffix=".md")
+    if name is not None:
+        if zoo is None:
+            raise UsageError(
+                "expected --zoo FOLDER to run an experiment on, got none; `lorasynth zoo build portraits` makes one"
+            )
+        opened = Zoo.open(zoo)
+        for each in experiments:
+            run(each, opened, out, recipe=recipe, people=people, seeds=seeds, workers=workers, report=say)
+        verdicts = {}
+        for each in experiments:
+            results, _ = load(each, out)
+            for claim in each.claims:
+                verdict = claim.criterion.judge(results)
+                say(f"{each.name}: {claim.text}: {verdict.figure} {verdict.interval}: {verdict.word}")
+                verdicts[claim.text] = {
+                    "experiment": each.name, "verdict": verdict.word, "figure": verdict.figure, **verdict.interval.__dict__
+                }  # fmt: skip
+        emit({"claims": verdicts, "results": str(out)}, json)
+    if report is not None:
+        everything = [get_experiment(each) for each in EXPERIMENTS]
+        write_bytes(report, page(everything, out, report.parent).encode())
+        say(f"wrote {report}")

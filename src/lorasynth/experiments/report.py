@@ -1,0 +1,92 @@
+"""The page of evidence: every claim with its figure, its interval and its verdict, from the results' files alone."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lorasynth.experiments.experiment import Claim, Experiment
+from lorasynth.experiments.runner import cell_path, load
+from lorasynth.experiments.statistics import Results, mean
+
+HEAD = """# The evidence
+
+Every claim is tested by one experiment: cells that differ in one thing, run with several seeds, scored on people whom nothing has
+seen. Its bar was written before its cells were run. This page is made from the results' files and changes only with them:
+
+    make evidence ZOO=runs/zoo                             # runs what has no result yet, then writes this page
+    lorasynth experiment --report docs/evidence.md         # writes it again
+
+**How to read it.** In brackets the 95 % bootstrap interval over people and seeds (of few seeds: rather too narrow than too wide);
+comparisons are person by person. *similarity*, *similarity2*: mean cosine of what the base draws with the synthesised LoRA to
+*other* photos of the person, by the conditioning encoder and by the second recogniser (two prompts, no guidance; no prior here is
+trained through the base: this is what a zoo alone teaches). *explained*: part of the variance of held-out people's ΔW about the
+zoo's mean LoRA. *scale*: of a method's canonical vectors, chosen on other people than those scored.
+"""
+
+
+def page(experiments: Sequence[Experiment], results_folder: Path, page_folder: Path) -> str:
+    """The page as Markdown.
+
+    Args:
+        experiments: in their order.
+        results_folder: where `run` wrote.
+        page_folder: where the page will be, for its links.
+
+    Raises:
+        UsageError: a file there is no result, or an experiment's are of several zoos.
+    """
+    loaded = {e.name: load(e, results_folder) for e in experiments}
+    lines = [HEAD, *_zoos([record for _, records in loaded.values() for record in records])]
+    lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
+    for experiment in experiments:
+        results, records = loaded[experiment.name]
+        lines += [_claim_row(experiment, claim, results, bool(records)) for claim in experiment.claims]
+    for experiment in experiments:
+        lines += ["", *_section(experiment, *loaded[experiment.name], results_folder, page_folder)]
+    return "\n".join(lines) + "\n"
+
+
+def _zoos(records: list[dict[str, Any]]) -> list[str]:
+    if not records:
+        return ["No cell has been run yet.", ""]
+    zoos = sorted({f"{r['zoo']['loras']:,} LoRAs of layout `{r['zoo']['layout']}`, fingerprint `{r['zoo']['fingerprint']}`"
+                   f" ({r['people']} people drawn, recipe `{r['recipe']}`)" for r in records})  # fmt: skip
+    code = sorted({f"{r['version']} at {r['commit'] or 'no commit'}" for r in records})
+    hours = sum(r["seconds"] for r in records) / 3600
+    return [
+        f"{len(records):,} cells, {hours:.1f} hours of one thread. Zoo: {'; '.join(zoos)}. Code: {'; '.join(code)}.",
+        "",
+    ]
+
+
+def _claim_row(experiment: Experiment, claim: Claim, results: Results, there: bool) -> str:
+    what = f"[{experiment.name}](#{experiment.name}): {claim.criterion.words}"
+    if not there:
+        return f"| {claim.text} ({claim.source}) | {what} | – | not run |"
+    verdict = claim.criterion.judge(results)
+    return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
+
+
+def _section(
+    experiment: Experiment, results: Results, records: list[dict[str, Any]], results_folder: Path, page_folder: Path
+) -> list[str]:
+    """All figures of an experiment's cells, each with its files."""
+    lines = [f"## {experiment.name}", "", f"{experiment.title}.", ""]
+    if not records:
+        return [*lines, f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`."]
+    seeds = sorted({r["seed"] for r in records})
+    names = list(dict.fromkeys(name for runs in results.values() for figures in runs for name in figures))
+    lines += [
+        f"    {records[-1]['command']}",
+        "",
+        f"Seeds {', '.join(map(str, seeds))}; seconds are those of a cell.",
+        "",
+    ]
+    lines += ["| cell | " + " | ".join([*names, "seconds"]) + " |", "|---" * (len(names) + 2) + "|"]
+    for cell, runs in results.items():
+        values = [str(mean(results, cell, name)) if all(name in run for run in runs) else "–" for name in names]
+        file = os.path.relpath(cell_path(results_folder, experiment, cell, seeds[0]), page_folder).replace(os.sep, "/")
+        seconds = [r["seconds"] for r in records if r["cell"] == cell]
+        lines.append(f"| [{cell}]({file}) | " + " | ".join([*values, f"{sum(seconds) / len(seconds):.0f}"]) + " |")
+    return lines

@@ -1,0 +1,209 @@
+"""Running an experiment's cells: one JSON file each, written whole, not run again where it is there."""
+
+import math
+import multiprocessing
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasynth import __version__
+from lorasynth.errors import ModelError, UsageError, ZooError
+from lorasynth.experiments.experiment import Config, Experiment
+from lorasynth.experiments.lab import Lab, zoo_fingerprint
+from lorasynth.experiments.statistics import Figures, Results
+from lorasynth.files import read_json, write_json
+from lorasynth.recipes import get_world_recipe
+from lorasynth.zoo.store import Zoo
+
+RECIPE, PEOPLE, SEEDS = "portraits", 24, 5
+"""What is run by default: whose sizes and steps, how many people are drawn, how often a cell is run."""
+IDENTITY = ("experiment", "cell", "config", "seed", "recipe", "people")
+"""What makes a result the same cell's."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One cell with one seed, still to be run."""
+
+    path: Path
+    record: dict[str, Any]  # all but the figures and the seconds
+    run: Callable[[Lab, Config, int], Figures]
+
+
+def run(
+    experiment: Experiment,
+    zoo: Zoo,
+    out: Path,
+    *,
+    recipe: str = RECIPE,
+    people: int = PEOPLE,
+    seeds: int = SEEDS,
+    workers: int = 1,
+    report: Callable[[str], None] = print,
+) -> list[Path]:
+    """Run the cells that have no result yet; returns the files that were written.
+
+    Args:
+        experiment: which.
+        zoo: of a drawn world.
+        out: each cell's file goes to ``out / experiment / CELL-seedN.json``.
+        recipe: whose sizes and numbers of steps are varied.
+        people: scored people whose pictures are drawn.
+        seeds: 0 … seeds - 1; fewer where the experiment says so.
+        workers: processes of one thread, each with the zoo in memory.
+        report: gets a line a cell.
+
+    Raises:
+        UsageError: a result of another zoo is there, or a figure is not finite.
+        ZooError: the zoo cannot be used.
+    """
+    todo = _todo(experiment, zoo, out, recipe, people, seeds)
+    report(f"{experiment.name}: {len(todo)} of {len(experiment.cells) * min(seeds, experiment.max_seeds)} cells to run")
+    (out / experiment.name).mkdir(parents=True, exist_ok=True)
+    arguments = [(task, str(zoo.folder)) for task in todo]
+    if workers == 1 or len(todo) < 2:
+        for pair in arguments:
+            report(_work(pair))
+    else:
+        with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
+            for line in pool.imap_unordered(_work, arguments, chunksize=1):
+                report(line)
+    return [task.path for task in todo]
+
+
+def _todo(experiment: Experiment, zoo: Zoo, out: Path, recipe: str, people: int, seeds: int) -> list[Task]:
+    """The cells without a result, all of a seed together."""
+    get_world_recipe(recipe)
+    sizes = {"fingerprint": zoo_fingerprint(zoo), "loras": len(zoo), "layout": zoo.layout.hash}
+    more = "" if (recipe, people) == (RECIPE, PEOPLE) else f" --recipe {recipe} --people {people}"
+    command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
+    todo = []
+    for seed in range(min(seeds, experiment.max_seeds)):
+        for cell, config in experiment.cells.items():
+            path = cell_path(out, experiment, cell, seed)
+            record = {
+                "experiment": experiment.name, "cell": cell, "config": config, "seed": seed, "recipe": recipe, "people": people,
+                "zoo": sizes, "command": command, "version": __version__, "commit": git_commit(),
+            }  # fmt: skip
+            if not _is_there(path, record):
+                todo.append(Task(path, record, experiment.run))
+    return todo
+
+
+def cell_path(out: Path, experiment: Experiment, cell: str, seed: int) -> Path:
+    """Where the result of one cell with one seed is."""
+    return out / experiment.name / f"{cell}-seed{seed}.json"
+
+
+def _is_there(path: Path, record: dict[str, Any]) -> bool:
+    """Whether the same cell was run already; one whose configuration has changed since was not.
+
+    Raises:
+        UsageError: it was run on another zoo.
+    """
+    if not path.exists():
+        return False
+    found = read_json(path)
+    if any(found.get(key) != record[key] for key in IDENTITY):
+        return False
+    if (was := found.get("zoo", {}).get("fingerprint")) != record["zoo"]["fingerprint"]:
+        raise UsageError(
+            f"{path}: expected results of this zoo ({record['zoo']['fingerprint']}), got one of another ({was}); choose another "
+            "--out, or remove the old results"
+        )
+    return True
+
+
+def _work(pair: tuple[Task, str]) -> str:
+    """Run a cell and write its file; returns a line to report."""
+    task, folder = pair
+    record = task.record
+    lab = _lab(folder, record["recipe"], record["people"])
+    start = time.perf_counter()
+    try:
+        figures = task.run(lab, record["config"], record["seed"])
+    except ZooError as error:
+        raise ZooError(f"{record['experiment']} {record['cell']}: {error}") from None
+    seconds = time.perf_counter() - start
+    write_json(task.path, record | {"figures": _rounded(figures, str(task.path)), "seconds": round(seconds, 1)})
+    return f"{record['experiment']} {record['cell']} seed {record['seed']}: {seconds:.0f} s"
+
+
+@lru_cache(maxsize=1)
+def _lab(folder: str, recipe: str, people: int) -> Lab:
+    return Lab.open(Zoo.open(folder), get_world_recipe(recipe), people)
+
+
+def _rounded(figures: Figures, where: str) -> Figures:
+    """Six digits, which is far below what people and seeds change."""
+
+    def short(value: float) -> float:
+        if not math.isfinite(value):
+            raise UsageError(
+                f"{where}: expected finite figures, got {value}; its training diverged, nothing was written"
+            )
+        return float(f"{value:.6g}")
+
+    return {n: [short(x) for x in v] if isinstance(v, list) else short(v) for n, v in figures.items()}
+
+
+def git_commit() -> str | None:
+    """The commit of this very file, "-dirty" where the working tree is; None where it is in no repository."""
+    here = Path(__file__)
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here.parent, *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # not that of a project with us in its .venv
+        return git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def load(experiment: Experiment, out: Path, seeds: Sequence[int] | None = None) -> tuple[Results, list[dict[str, Any]]]:
+    """Results by cell, of the seeds that all cells have been run with, and the records that they are from.
+
+    Args:
+        experiment: which; results of its cells with other configurations than today's do not count.
+        out: where `run` wrote.
+        seeds: which; all by default.
+
+    Raises:
+        UsageError: results of several zoos, or of several sizes, or a file that is no result.
+    """
+    results: Results = {cell: [] for cell in experiment.cells}
+    records = []
+    for seed in seeds or range(experiment.max_seeds):
+        found = [_read(cell_path(out, experiment, cell, seed), config) for cell, config in experiment.cells.items()]
+        if not all(found):
+            continue
+        for record in found:
+            assert record is not None
+            results[record["cell"]].append(record["figures"])
+            records.append(record)
+    if len({(r["zoo"]["fingerprint"], r["recipe"], r["people"]) for r in records}) > 1:
+        raise UsageError(
+            f"{out / experiment.name}: expected results of one zoo, recipe and number of people, got several; remove the old ones"
+        )
+    return results, records
+
+
+def _read(path: Path, config: Config) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        record = read_json(path)
+        return record if record["figures"] and record["config"] == config else None
+    except (ModelError, KeyError, TypeError):
+        raise UsageError(
+            f"{path}: expected the result of a cell, got something else; remove it and run again"
+        ) from None

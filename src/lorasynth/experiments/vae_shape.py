@@ -1,0 +1,76 @@
+"""(h) Is the space of LoRAs curved: does a VAE of MLPs keep more of a LoRA than principal components do?"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lorasynth.experiments.experiment import Claim, Config, Experiment, more
+from lorasynth.experiments.lab import Lab, Method
+from lorasynth.experiments.statistics import Figures
+from lorasynth.vae import LoRAVAE
+
+
+def run(lab: Lab, config: Config, seed: int) -> Figures:
+    """A VAE of another shape; scored by what it leaves of people's own LoRAs.
+
+    Returns:
+        `Lab.score`'s figures of people's own LoRAs through the VAE, and "parameters" of encoder and decoder.
+    """
+    recipe = replace(
+        lab.recipe.vae, stem=config["stem"], hidden_dim=config["hidden_dim"], latent_dim=config["latent_dim"]
+    )
+    if not config["trained"]:  # its start is the best linear VAE
+        recipe = replace(recipe, loop=replace(recipe.loop, steps=0))
+    vae, _ = lab.vae(recipe, seed)
+    parts = (vae.encoder, vae.logvar, vae.decoder)
+    return lab.score(reconstruction(lab, vae)) | {
+        "parameters": float(sum(p.numel() for part in parts for p in part.parameters()))
+    }
+
+
+def reconstruction(lab: Lab, vae: LoRAVAE) -> Method:
+    """People's own LoRAs through a VAE."""
+
+    @torch.no_grad()
+    def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
+        return vae.decode(vae.encode(lab.x[rows])[0])
+
+    return method
+
+
+def _cell(stem: str, trained: bool, latent_dim: int, hidden_dim: int = 256) -> Config:
+    return {"stem": stem, "trained": trained, "latent_dim": latent_dim, "hidden_dim": hidden_dim}
+
+
+VAE_SHAPE = Experiment(
+    name="vae-shape",
+    title="People's own LoRAs through VAEs: untrained (linear, PCA) or trained MLPs, by latent length, width and stem",
+    cells={
+        f"{'mlp' if trained else 'linear'}-{stem}-m{m}": _cell(stem, trained, m)
+        for stem in ("principal", "predictable")
+        for m in (32, 256)
+        for trained in (False, True)
+    }
+    | {f"mlp-principal-m32-wide{w}": _cell("principal", True, 32, w) for w in (1024,)},
+    run=run,
+    max_seeds=3,
+    claims=(
+        Claim(
+            text="LoRAs lie on a curved manifold: of 32 numbers, an MLP VAE explains more of a new LoRA than PCA",
+            source="Mechanism 1",
+            criterion=more("explained", "mlp-principal-m32", "linear-principal-m32"),
+        ),
+        Claim(
+            text="The same at 256 numbers",
+            source="Mechanism 1",
+            criterion=more("explained", "mlp-principal-m256", "linear-principal-m256"),
+        ),
+        Claim(
+            text="Of 32 numbers, predictable directions keep more likeness than principal ones",
+            source="ours",
+            criterion=more("similarity", "linear-predictable-m32", "linear-principal-m32"),
+        ),
+    ),
+)

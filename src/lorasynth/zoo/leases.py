@@ -1,0 +1,197 @@
+"""Leases: which of many processes, on machines that share a folder, works on what. They save work; who is right is for the store.
+
+    FOLDER/.leases/shard-00012.0     made with O_EXCL: this work is taken; its owner, host, and a count that its owner raises
+    FOLDER/.leases/shard-00012.1     the same work, taken over from an owner who is gone
+
+Nobody's clock is believed: a lease has expired when whoever wants it has seen its count stand still for a while, by the steady
+clock of their own. On its owner's machine it is free as soon as the owner dies, who holds the system's lock of its file.
+Two owners of one work (the first was halted for long) are possible and do no harm: the store takes an item once.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lorasynth.errors import UsageError, ZooError
+
+FOLDER_NAME = ".leases"
+EXPIRES_AFTER_S = 60.0
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Somebody's lease as it was seen."""
+
+    owner: str
+    host: str
+    count: int
+    locked: bool
+    since: float  # when this count was first seen, by `time.monotonic`
+
+
+class Leases:
+    """The leases of a folder, as one process sees them.
+
+    Args:
+        folder: that the processes share.
+        expires_after_s: for how long a lease's count may stand still; the same for all processes.
+    """
+
+    def __init__(self, folder: Path, *, expires_after_s: float = EXPIRES_AFTER_S):
+        self.folder = folder / FOLDER_NAME
+        self.expires_after_s, self.renew_every_s = expires_after_s, expires_after_s / 10
+        self.host = socket.gethostname()
+        self._looks: dict[Path, _Look] = {}
+
+    def claim(self, names: Iterable[str]) -> "Lease | None":
+        """Take the first of some works that nobody has; to be used as a context.
+
+        Args:
+            names: of the works, as file names; taken one by one, so that a generator can say each time what is left.
+
+        Raises:
+            UsageError: the folder cannot be written.
+            ZooError: locks do not reach another machine that is at work here.
+        """
+        for name in names:
+            if lease := self._claim(name):
+                return lease
+        return None
+
+    def _claim(self, name: str) -> "Lease | None":
+        generation = max((int(p.name.rpartition(".")[2]) for p in self.folder.glob(f"{name}.*")), default=-1)
+        if generation >= 0 and not self._is_free(self.folder / f"{name}.{generation}"):
+            return None
+        path = self.folder / f"{name}.{generation + 1}"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except (FileExistsError, FileNotFoundError):  # somebody was faster, or tidied up
+            return None
+        except OSError as error:
+            raise UsageError(
+                f"{path}: cannot be written ({error.strerror}); make room, or change permissions"
+            ) from None
+        return Lease(path, handle, self.host, self.renew_every_s)
+
+    def _is_free(self, path: Path) -> bool:
+        """Whether the owner of a lease is gone: dead on this machine, or silent for too long."""
+        try:
+            look = self._look(path)
+        except FileNotFoundError:
+            return False  # given back just now; the next look finds none
+        silent_s = time.monotonic() - look.since
+        if not look.host:  # between O_EXCL and its owner's first word, or that never comes
+            return silent_s > self.renew_every_s
+        return silent_s > self.expires_after_s or (look.host == self.host and not look.locked)
+
+    def _look(self, path: Path) -> _Look:
+        with path.open("rb") as file:
+            record, locked = _record(file.read()), _is_locked(file.fileno())
+        look = _Look(record.get("owner", ""), record.get("host", ""), record.get("count", -1), locked, time.monotonic())
+        before = self._looks.get(path, look)
+        if (before.owner, before.count) == (look.owner, look.count):
+            look = replace(look, since=before.since)
+        elif before.owner == look.owner and look.host != self.host and not before.locked:
+            raise ZooError(
+                f"{self.folder.parent}: expected locks that reach all machines that work here, got none of {look.host}; mount "
+                "the folder with them (NFS: without nolock or local_lock), or let one machine work"
+            )
+        self._looks[path] = look
+        return look
+
+    def require_locks_that_reach(self) -> None:
+        """Check, before anything is stored, that locks of other machines that work here are seen.
+
+        Takes two times ``renew_every_s`` where a lease of another machine has no lock: its owner is gone, or was not seen.
+
+        Raises:
+            ZooError: one raised its count and did not lock it.
+        """
+        for wait_s in (2 * self.renew_every_s, 0.0):
+            for path in list(self.folder.glob("*.*")):
+                with suppress(FileNotFoundError):
+                    self._look(path)
+            if all(look.locked or look.host in ("", self.host) for look in self._looks.values()):
+                return
+            time.sleep(wait_s)
+
+    def tidy(self) -> None:
+        """Remove all leases, when all work is done."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Lease:
+    """The right to do a work, renewed by a thread until the end of its context.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, handle: int, host: str, renew_every_s: float):
+        self.name, _, generation = path.name.rpartition(".")
+        self._paths = [path.with_name(f"{self.name}.{g}") for g in range(int(generation) + 2)]
+        self._handle, self._renew_every_s = handle, renew_every_s
+        self._record = {"owner": secrets.token_hex(8), "process": os.getpid(), "host": host}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease of {self.name}")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._renew(0)
+        except OSError as error:
+            self._give_back()
+            raise UsageError(
+                f"{path}: cannot be written ({error.strerror}); make room, or mount it with locks"
+            ) from None
+
+    def __enter__(self) -> "Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._give_back()
+
+    def _keep(self) -> None:
+        count, next_owners = 0, self._paths[-1]
+        while not self._done.wait(self._renew_every_s) and not next_owners.exists():
+            count += 1
+            with suppress(OSError):  # if it lasts, somebody takes over
+                self._renew(count)
+
+    def _renew(self, count: int) -> None:
+        os.pwrite(self._handle, json.dumps({**self._record, "count": count}).encode() + b"\n", 0)
+        os.fsync(self._handle)  # for other machines to see
+
+    def _give_back(self) -> None:
+        """Remove the lease, and before it those of earlier owners."""
+        for path in self._paths[:-1]:
+            with suppress(OSError):
+                path.unlink()
+        os.close(self._handle)
+
+
+def _record(content: bytes) -> dict:
+    """What a lease says; nothing, where its owner died before a word."""
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _is_locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,174 @@
+"""Every experiment runs for real on a tiny zoo, and every claim can come out either way."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lorasynth.errors import UsageError
+from lorasynth.experiments import EXPERIMENTS, get_experiment
+from lorasynth.experiments.conditioning import equal_width, parameters
+from lorasynth.experiments.gauge import explained_of_products, plain_form, scrambled
+from lorasynth.experiments.lab import Lab
+from lorasynth.experiments.zoo_size import power_law
+
+every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
+
+SMALL = {  # two cells of each, as small as the zoo
+    "targets": ("canonical", "pca"),
+    "conditioning": ("adanorm", "adalora-r2"),
+    "parameterisation": ("x0", "noise-sampled"),
+    "bottleneck": ("m32", "beta1"),
+    "sampler": ("guidance2", "temperature1"),
+    "gauge": ("svd-signs", "products"),
+    "vae-shape": ("linear-principal-m32", "mlp-predictable-m32"),
+    "zoo-size": ("n64", "all"),
+    "memorisation": ("adalora", "nearest"),
+}
+
+
+def smaller(config):
+    few = {"latent_dim": 6, "num_components": 8, "loras": 12, "people": 3}
+    return {key: few[key] if key in few and value is not None else value for key, value in config.items()}
+
+
+@every_experiment
+def test_cells_give_figures_of_people(name, lab, monkeypatch):
+    monkeypatch.setattr("lorasynth.experiments.lab.SCALES", (1.0, 2.0))
+    experiment = get_experiment(name)
+    for cell in SMALL[name]:
+        figures = experiment.run(lab, smaller(experiment.cells[cell]), 0)
+        lists = [values for values in figures.values() if isinstance(values, list)]
+        assert lists
+        assert all(np.isfinite(v).all() for v in figures.values())
+        if "similarity" in figures:
+            assert len(figures["similarity"]) == len(figures["similarity2"]) == 2
+            assert max(map(abs, figures["similarity"])) <= 1
+
+
+@every_experiment
+def test_names_and_claims_are_in_order(name):
+    experiment = get_experiment(name)
+    assert experiment.name == name
+    assert experiment.claims
+    assert len({claim.text for claim in experiment.claims}) == len(experiment.claims)
+
+
+class Anything(dict):
+    """A run's figures: the same number whatever is asked, and the size of a zoo."""
+
+    def __init__(self, value, loras):
+        super().__init__()
+        self.value, self.loras = float(value), float(loras)
+
+    def __contains__(self, name):
+        return True
+
+    def __getitem__(self, name):
+        return self.loras if name == "loras" else [self.value, self.value]
+
+
+@every_experiment
+def test_no_claim_is_decided_before_the_figures_are_seen(name):
+    """Of made-up figures (rising and falling from cell to cell, all 0, all 1, a power law) some confirm it, some refute it."""
+    experiment = get_experiment(name)
+    n = len(experiment.cells)
+    rising, sizes = [1.5**i for i in range(n)], [64 * 2**i for i in range(n)]
+    law = [1 - 2 * size**-0.2 for size in sizes]
+    for claim in experiment.claims:
+        words = set()
+        for values in (rising, rising[::-1], [0.0] * n, [1.0] * n, law):
+            runs = [[Anything(value, size)] * 2 for value, size in zip(values, sizes, strict=True)]
+            words.add(claim.criterion.judge(dict(zip(experiment.cells, runs, strict=True))).word)
+        assert {"confirmed", "refuted"} <= words, claim.text
+
+
+def test_an_experiment_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match=r"expected an experiment among \['targets', .*\], got 'nonsense'"):
+        get_experiment("nonsense")
+
+
+# --- The lab -----------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_who_is_scored_has_a_say(lab):
+    parts = [set(rows.tolist()) for rows in (lab.train, lab.choosing, lab.scored)]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(lab.persons)
+    assert (len(lab.choosing), len(lab.scored)) == (4, 4)
+
+
+def test_the_true_loras_explain_all_and_the_mean_nothing(lab):
+    own, mean = lab.vectors[lab.scored], lab.canonicalizer.mean.expand(4, -1)
+    assert lab.explained(own) == pytest.approx([1.0] * 4, abs=1e-4)
+    assert np.mean(lab.explained(mean)) == pytest.approx(0, abs=1e-5)
+    # The same LoRA in another gauge is the same LoRA.
+    other = scrambled(lab.zoo.layout, lab.vectors, 0)[lab.scored]
+    assert (other - own).abs().max() > 0.1
+    assert lab.explained(other) == pytest.approx([1.0] * 4, abs=1e-4)
+
+
+def test_explained_is_of_updates_formed_by_hand(lab):
+    layout, rows = lab.zoo.layout, lab.scored
+    predicted = lab.canonicalizer.invert(0.5 * lab.x[rows])
+
+    def updates(vectors):
+        return torch.cat([(B @ A).flatten(1) for A, B in layout.split(vectors.double()).values()], dim=1)
+
+    true, mean = updates(lab.vectors[rows]), updates(lab.canonicalizer.mean[None])
+    deviation = (true - mean).square().sum(1).mean()
+    expected = 1 - (updates(predicted) - true).square().sum(1) / deviation
+    assert lab.explained(predicted) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_part_of_the_training_people_is_drawn_by_the_seed_and_scored_on_the_same(lab):
+    parts = [lab.with_training_people(10, seed) for seed in (0, 0, 1)]
+    chosen = [set(part.train.tolist()) for part in parts]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert all(len(c) == 10 and c <= set(lab.train.tolist()) for c in chosen)
+    assert torch.equal(parts[0].scored, lab.scored)
+
+
+# --- What cells are made of ------------------------------------------------------------------------------------------------
+
+
+def test_conditionings_are_compared_at_equal_parameters(lab):
+    goal = parameters(lab, "adalora", 64, 2)
+    for name in ("adanorm", "film", "adalora-r2"):
+        assert parameters(lab, name, equal_width(lab, name, 2, goal), 2) == pytest.approx(goal, rel=0.02)
+    with pytest.raises(UsageError, match=r"expected 10,000 parameters.* for cross_attention of 2 blocks"):
+        equal_width(lab, "cross_attention", 2, 10_000)
+
+
+def test_products_are_predicted_as_in_the_anchored_gauge_where_lora_A_is_shared(lab):
+    """Two ways to the same ridge regression: of updates by inner products, and of a form that is linear in the update."""
+    assert lab.zoo.recipe["adapt"]["lora_A"] == "frozen"
+    ridge = lab.ridge(lab.x)
+    anchored = lab.explained(lab.canonicalizer.invert(ridge.predict(lab.photo(lab.scored))))
+    assert explained_of_products(lab) == pytest.approx(anchored, abs=2e-3)
+
+
+def test_a_plain_form_gives_vectors_back(lab):
+    form = plain_form(lab.zoo.layout, lab.vectors)
+    scaled = (lab.vectors - form.mean) / form.scale
+    torch.testing.assert_close(form.invert(scaled), lab.vectors)
+    assert scaled.square().mean(0).max() > 0
+
+
+def test_a_power_law_is_continued():
+    sizes = torch.tensor([64.0, 128, 256, 512, 1024, 2000], dtype=torch.float64)
+    laws = [(0.2, 1.0, 0.5), (0.0, 2.0, 0.3), (0.4, 0.0, 1.0)]
+    error = torch.stack([floor + b * sizes**-c for floor, b, c in laws], dim=1)
+    expected = [floor + b * 64_000**-c for floor, b, c in laws]
+    assert power_law(sizes, error, 64_000.0).tolist() == pytest.approx(expected, abs=2e-3)
+    # What gets worse with size has no such law: the nearest is a constant.
+    assert power_law(sizes, sizes[:, None] / 2000, 64_000.0).item() == pytest.approx((sizes / 2000).mean().item())
+
+
+def test_a_lab_needs_people_on_both_sides(zoo):
+    from lorasynth.errors import ZooError
+    from lorasynth.recipes import get_world_recipe
+
+    few = replace(zoo, items=tuple(i for i in zoo.items if i.split == "train"))
+    with pytest.raises(ZooError, match=r"expected at least 8 training and 8 validation people.* got 24 and 0"):
+        Lab.open(few, get_world_recipe("portraits_tiny"))

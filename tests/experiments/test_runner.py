@@ -1,0 +1,160 @@
+"""Results on disk: each cell once, whole or not there, of one zoo; and the page that is made of them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from lorasynth.cli.app import app
+from lorasynth.errors import UsageError
+from lorasynth.experiments import get_experiment
+from lorasynth.experiments.experiment import Claim, Experiment, more
+from lorasynth.experiments.report import page
+from lorasynth.experiments.runner import cell_path, load, run
+
+RUNS = []
+
+
+def cell(lab, config, seed):
+    RUNS.append((config["value"], seed))
+    if config["value"] == "nan":
+        return {"similarity": [float("nan")]}
+    return {"similarity": [config["value"] + 0.01 * seed, config["value"]], "loras": float(len(lab.train))}
+
+
+def toy(**cells):
+    claim = Claim(text="b is better", source="nobody", criterion=more("similarity", "b", "a"))
+    return Experiment(
+        name="toy", title="Two numbers", run=cell, claims=(claim,), max_seeds=3,
+        cells={name: {"value": value} for name, value in (cells or {"a": 0.1, "b": 0.5}).items()},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def go(zoo, tmp_path):
+    RUNS.clear()
+
+    def start(experiment, **settings):
+        return run(
+            experiment,
+            zoo,
+            tmp_path,
+            **{"recipe": "portraits_tiny", "people": 2, "seeds": 2, "report": lambda _: None} | settings,
+        )
+
+    return start
+
+
+def test_a_cell_is_one_file_that_says_all(go, tmp_path, zoo):
+    written = go(toy())
+    assert written == [tmp_path / "toy" / f"{c}-seed{s}.json" for s in (0, 1) for c in "ab"]
+    record = json.loads(written[2].read_text())
+    assert {k: record[k] for k in ("experiment", "cell", "config", "seed", "people", "recipe")} == {
+        "experiment": "toy", "cell": "a", "config": {"value": 0.1}, "seed": 1, "people": 2, "recipe": "portraits_tiny"
+    }  # fmt: skip
+    assert record["figures"] == {"similarity": [0.11, 0.1], "loras": 24.0}
+    assert record["zoo"]["loras"] == len(zoo) == 32
+    assert record["command"] == "lorasynth experiment toy --zoo ZOO --seeds 2 --recipe portraits_tiny --people 2"
+    assert record["seconds"] >= 0
+    assert {"version", "commit"} <= record.keys()
+    assert str(tmp_path) not in written[2].read_text()
+
+
+def test_what_is_there_is_not_run_again_and_what_changed_is(go, tmp_path):
+    go(toy(), seeds=1)
+    assert len(RUNS) == 2
+    assert len(go(toy(), seeds=2)) == 2
+    assert RUNS[2:] == [(0.1, 1), (0.5, 1)]
+    cell_path(tmp_path, toy(), "b", 0).unlink()
+    go(toy())
+    assert RUNS[4:] == [(0.5, 0)]
+    go(toy(a=0.2, b=0.5))
+    assert RUNS[5:] == [(0.2, 0), (0.2, 1)]
+
+
+def test_no_more_seeds_than_an_experiment_asks_for(go):
+    assert len(go(toy(), seeds=9)) == 2 * 3
+
+
+def test_results_of_another_zoo_are_not_mixed(go, zoo, tmp_path):
+    go(toy())
+    other = replace(zoo, items=zoo.items[:-1])
+    with pytest.raises(UsageError, match=r"a-seed0\.json: expected results of this zoo .* got one of another"):
+        run(toy(), other, tmp_path, recipe="portraits_tiny", people=2, seeds=1)
+
+
+def test_a_figure_that_is_no_number_leaves_no_file(go, tmp_path):
+    with pytest.raises(UsageError, match=r"expected finite figures, got nan"):
+        go(toy(a="nan"))
+    assert not list((tmp_path / "toy").glob("*.json"))
+
+
+def test_only_seeds_of_all_cells_count_and_old_configurations_do_not(go, tmp_path):
+    go(toy(), seeds=3)
+    cell_path(tmp_path, toy(), "b", 1).unlink()
+    results, records = load(toy(), tmp_path)
+    assert [run["similarity"][0] for run in results["a"]] == [0.1, 0.12]
+    assert len(records) == 4
+    assert load(toy(a=0.3, b=0.5), tmp_path)[1] == []
+
+
+def test_a_file_that_is_no_result_is_named(go, tmp_path):
+    go(toy())
+    for content in ("[]", "{", '{"config": 1}'):
+        cell_path(tmp_path, toy(), "a", 0).write_text(content)
+        with pytest.raises(UsageError, match=r"a-seed0\.json: expected the result of a cell"):
+            load(toy(), tmp_path)
+
+
+def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
+    go(toy())
+    text = page([toy(), get_experiment("sampler")], tmp_path / "results", tmp_path / "docs")
+    assert "| not run |" in text
+    text = page([toy(), get_experiment("sampler")], tmp_path, tmp_path / "docs")
+    assert "| b is better (nobody) |" in text
+    assert "similarity, b minus a: 0.400 (0.400 to 0.400) | **confirmed** |" in text
+    assert "| [a](../toy/a-seed0.json) | 0.103 (0.100 to 0.107) | 24.000 (24.000 to 24.000) | 0 |" in text
+    assert "Not run: `lorasynth experiment sampler --zoo ZOO`." in text
+    assert "lorasynth experiment toy --zoo ZOO --seeds 2" in text
+    # The same files, the same page.
+    assert page([toy(), get_experiment("sampler")], tmp_path, tmp_path / "docs") == text
+
+
+def test_two_processes_give_what_one_gives(zoo, tmp_path):
+    """A real experiment whose cells take no training."""
+    gauge = get_experiment("gauge")
+    small = replace(gauge, cells={"products": gauge.cells["products"]})
+    settings = {"recipe": "portraits_tiny", "people": 2, "report": lambda _: None}
+    run(small, zoo, tmp_path / "one", seeds=2, **settings)
+    run(small, zoo, tmp_path / "two", seeds=2, workers=2, **settings)
+    for seed in (0, 1):
+        one, two = (json.loads(cell_path(tmp_path / n, small, "products", seed).read_text()) for n in ("one", "two"))
+        assert one["figures"] == two["figures"]
+
+
+# --- The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_refuses():
+    listed = CliRunner().invoke(app, ["experiment", "--list"])
+    assert listed.exit_code == 0
+    assert "conditioning" in listed.output
+    for words, message in (
+        ([], "expected an experiment among"),
+        (["nonsense"], "got 'nonsense'"),
+        (["sampler"], "expected --zoo FOLDER"),
+        (["sampler", "--zoo", "nowhere"], "expected a zoo"),
+    ):
+        result = CliRunner().invoke(app, ["experiment", *words])
+        assert message in str(result.exception)
+
+
+def test_the_command_writes_the_page_of_no_results(tmp_path):
+    target = tmp_path / "evidence.md"
+    result = CliRunner().invoke(app, ["experiment", "--report", str(target), "--out", str(tmp_path / "results")])
+    assert result.exit_code == 0, result.exception
+    text = target.read_text()
+    assert "No cell has been run yet." in text
+    assert "ADALoRA's conditioning is 30 % more effective than AdaNorm's" in text
+    assert "| not run |" in text

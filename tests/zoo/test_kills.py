@@ -1,0 +1,156 @@
+"""Many processes fill one zoo, are killed over and over, and it comes out as one process that nobody killed makes it.
+
+Training is a stand-in of a few milliseconds; the store, the leases and the loop are the real ones. LORASYNTH_SOAK=64000,200 does
+it with so many items and kills (``make soak``).
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorasynth.zoo import Zoo
+from lorasynth.zoo.filling import fill, helpers
+from lorasynth.zoo.ledger import Ledger
+from lorasynth.zoo.verify import look_over
+
+from .planted import contents, killed_at, layout
+
+WORKERS = 8
+BANK = 8
+EXPIRES_AFTER_S = 5.0
+FORK = multiprocessing.get_context("fork")
+
+
+def make(persons):
+    """Trains people, in a way: some work, whose outcome each decides alone."""
+    busy_until = time.monotonic() + random.uniform(0.001, 0.005)
+    while time.monotonic() < busy_until:
+        pass
+    vectors = torch.stack(
+        [torch.randn(layout().num_parameters, generator=torch.Generator().manual_seed(person)) for person in persons]
+    )
+    return vectors, vectors[:, :16].reshape(-1, 2, 8)
+
+
+def build(folder, items):
+    """As `lorasynth.zoo.build.build_zoo` does it."""
+    zoo = Zoo.create(folder, layout(), {"rank": 2}, torch.linspace(-1, 1, layout().num_parameters))
+    banks = {f"shard-{k:05d}": range(k * BANK, (k + 1) * BANK) for k in range(-(-items // BANK))}
+    return fill(
+        zoo, banks, make, split=lambda person: "train", source="made", licence="CC0", expires_after_s=EXPIRES_AFTER_S
+    )
+
+
+def worker(folder, items, pids):
+    torch.set_num_threads(1)
+    random.seed(os.getpid())
+    (pids / str(os.getpid())).touch()
+    build(folder, items)
+
+
+def coordinator(folder, items, pids, workers):
+    """As `build_zoo_with_workers` does it."""
+    with helpers(workers - 1, worker, folder, items, pids, method="fork"):
+        worker(folder, items, pids)
+
+
+def running(pids):
+    """Those of some processes that are at work."""
+
+    def state(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return "X"
+
+    return [int(path.name) for path in pids.iterdir() if state(path.name) not in "ZX"]
+
+
+def one_worker(folder, items):
+    process = FORK.Process(target=build, args=(folder, items))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return folder
+
+
+def digests(folder):
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents(folder).items()}
+
+
+def kill_and_build(tmp_path, items, kills):
+    """Build a zoo with workers that are killed ``kills`` times, spread over the work; returns how many of these coordinated."""
+    folder, pids, chance, coordinators = tmp_path / "many", tmp_path / "pids", random.Random(0), []
+    pids.mkdir()
+    Zoo.create(folder, layout(), {"rank": 2}, torch.linspace(-1, 1, layout().num_parameters))
+    ledger, killed = Ledger(folder), {"worker": 0, "coordinator": 0}
+
+    def start():
+        missing = WORKERS - len(running(pids))
+        if missing > 0:
+            coordinators.append(FORK.Process(target=coordinator, args=(folder, items, pids, missing)))
+            coordinators[-1].start()
+
+    try:
+        for number in range(1, kills + 1):
+            start()
+            while ledger.refresh() or len(ledger.persons) < items * number / (kills + 2):
+                time.sleep(0.005)
+                if not running(pids):
+                    start()
+            time.sleep(chance.uniform(0, 0.03))
+            leading = [process.pid for process in coordinators]
+            wanted = [pid for pid in running(pids) if (pid in leading) == (number % 4 == 0)] or running(pids)
+            pid = chance.choice(wanted)
+            os.kill(pid, signal.SIGKILL)
+            killed["coordinator" if pid in leading else "worker"] += 1
+        while running(pids):
+            time.sleep(0.02)
+    finally:
+        for pid in running(pids):
+            os.kill(pid, signal.SIGKILL)
+        for process in coordinators:
+            process.join()
+    return folder, killed
+
+
+def test_killed_at_each_change_of_a_file_another_process_finishes_to_the_same_bytes(tmp_path):
+    whole, folder, number = digests(one_worker(tmp_path / "one", 3 * BANK)), tmp_path / "many", 1
+    while killed_at(number, folder, lambda: build(folder, 3 * BANK)):
+        assert digests(one_worker(folder, 3 * BANK)) == whole, number
+        assert not (folder / ".leases").exists(), number
+        shutil.rmtree(folder)
+        number += 1
+    assert number > 40
+    assert look_over(tmp_path / "one").faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_workers_and_coordinators_are_killed_and_the_zoo_is_that_of_one_worker(tmp_path):
+    items, kills = map(int, os.environ.get("LORASYNTH_SOAK", "2000,50").split(","))
+    begun = time.monotonic()
+    folder, killed = kill_and_build(tmp_path, items, kills)
+    took_s = time.monotonic() - begun
+    assert sum(killed.values()) == kills
+    assert killed["coordinator"] >= kills // 10
+    # The same command again finishes what is left, if anything is.
+    again = one_worker(folder, items)
+    ids = [json.loads(line)["id"] for line in (again / "manifest.jsonl").read_text().splitlines()]
+    assert len(ids) == len(set(ids)) == items
+    assert look_over(again).faults == []
+    alone = one_worker(tmp_path / "one", items)
+    assert digests(again) == digests(alone)
+    assert {p.name for p in again.iterdir()} == {p.name for p in alone.iterdir()}
+    print(
+        f"{items} items, {WORKERS} workers, {killed} killed: {took_s:.0f} s, {time.monotonic() - begun:.0f} s with checks"
+    )
