@@ -45,13 +45,18 @@ class Rows:
         return Rows(lambda index: self._read(rows[index]), (len(rows), self.shape[1]), self.digest + fingerprint(rows))
 
 
+def rows_at_once(x: Float[Tensor, "N F"] | Rows) -> int:
+    """At most 256 rows, and as many as have 16 million numbers."""
+    return max(1, min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // x.shape[1]))
+
+
 def chunks(x: Float[Tensor, "N F"] | Rows, size: int | None = None) -> Iterator[Float[Tensor, "n F"]]:
     """All rows in order, some at a time.
 
     Args:
         x: the rows.
-        size: how many at a time; by default at most 256, and as many as have 16 million numbers.
+        size: how many at a time; by default `rows_at_once`.
     """
-    size = size or max(1, min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // x.shape[1]))
+    size = size or rows_at_once(x)
     for start in range(0, len(x), size):
         yield x[start : start + size]

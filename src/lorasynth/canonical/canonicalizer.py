@@ -1,6 +1,7 @@
 """LoRA <-> canonical scaled vector, fitted on a zoo's training split (Sections 3.2 and 3.3)."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from lorasynth.canonical.svd import canonical_factors
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Factors, Layout
-from lorasynth.rows import Rows, chunks
+from lorasynth.rows import Rows, chunks, rows_at_once
 from lorasynth.training.seeding import fingerprint
 
 Gauge = Literal["procrustes", "anchored"]
 _MAX_ROUNDS = 20
+_REFERENCE_ITEMS = 4_096
+"""Of at most about so many, spread over the zoo, the Procrustes reference is the mean: all that it decides is a gauge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +68,15 @@ class Canonicalizer:
         Differs from the paper, which fixes no sign and removes no mean: signs that LAPACK happens to choose are noise to a VAE,
         and most of a raw zoo's variance is what all of its items share.
 
+        Mean and scale are of all items, and take one pass over them.
+
         Args:
             vectors: LoRAs of the training split, in memory or on disk; the result is the same.
             layout: their layout.
             gauge: "procrustes" (the paper's SVD form, signs and order fixed to a reference) or "anchored" (for a zoo with one
                 shared lora_A).
-            reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, by
-                generalised Procrustes analysis (Gower, 1975), begun from the largest item.
+            reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, or
+                of some thousands of its items, by generalised Procrustes analysis (Gower, 1975), begun from the largest one.
             chunk: items handled at once, which bounds the memory; see `chunks`.
 
         Raises:
@@ -131,14 +136,18 @@ class Canonicalizer:
             LayoutError: the vectors have another length.
         """
         self._require_length(vectors)
-        out = vectors.new_empty(len(vectors), self.num_features)
-        done, all_active = 0, bool(self.active.all())
+        if len(vectors) <= (chunk or rows_at_once(vectors)):
+            return self._apply_at_once(vectors, first_item)
+        out, done = vectors.new_empty(len(vectors), self.num_features), 0
         for part in chunks(vectors, chunk):
-            canonical = _to_gauge(self.layout, part, self.gauge, self.reference, first_item + done)
-            canonical.sub_(self.mean).div_(self.scale)
-            out[done : done + len(part)] = canonical if all_active else canonical[:, self.active]
+            out[done : done + len(part)] = self._apply_at_once(part, first_item + done)
             done += len(part)
         return out
+
+    def _apply_at_once(self, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N F"]:
+        canonical = _to_gauge(self.layout, vectors, self.gauge, self.reference, first_item)
+        canonical.sub_(self.mean).div_(self.scale)
+        return canonical if self.active.all() else canonical[:, self.active]
 
     def view(self, vectors: Rows) -> Rows:
         """The canonical scaled vectors of LoRAs on disk, each computed when it is asked for.
@@ -209,17 +218,21 @@ class Canonicalizer:
 def _generalised_procrustes(
     layout: Layout, vectors: Float[Tensor, "N P"] | Rows, chunk: int | None
 ) -> Float[Tensor, " P"]:
-    """The mean of the zoo, each item aligned with that mean."""
+    """The mean of the zoo, or of runs of items evenly spread over it, each item aligned with that mean."""
     from lorasynth.lora.factors import delta_W_norm2
 
-    largest = int(torch.cat([delta_W_norm2(layout, part.double()) for part in chunks(vectors, chunk)]).argmax())
+    size = chunk or rows_at_once(vectors)
+    every = math.ceil(len(vectors) / _REFERENCE_ITEMS)
+    places = [slice(start, start + size) for start in range(0, len(vectors), size * every)]
+    items = torch.cat([torch.arange(len(vectors))[place] for place in places])
+    norms2 = torch.cat([delta_W_norm2(layout, vectors[place].double()) for place in places])
+    largest = int(items[norms2.argmax()])
     reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
     for _ in range(_MAX_ROUNDS):
-        total, seen = torch.zeros_like(reference), 0
-        for part in chunks(vectors, chunk):
-            total += _to_gauge(layout, part, "procrustes", reference, seen).sum(0, dtype=torch.float64)
-            seen += len(part)
-        before, reference = reference, total / len(vectors)
+        total = torch.zeros_like(reference)
+        for place in places:
+            total += _to_gauge(layout, vectors[place], "procrustes", reference, place.start).sum(0, dtype=torch.float64)
+        before, reference = reference, total / len(items)
         if (reference - before).norm() <= 1e-6 * before.norm():
             break
     return reference.to(vectors.dtype)

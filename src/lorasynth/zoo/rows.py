@@ -67,7 +67,8 @@ def _header(folder: Path, name: str, num_rows: int, num_parameters: int) -> Shar
 def _gather(folder: Path, items: Sequence[Item], headers: dict[str, ShardHeader], key: str) -> Float[Tensor, "B n"]:
     """One of a shard's two matrices, the rows of some items, in fp32."""
     size = next(iter(headers.values())).row_bytes(key)
-    table = np.empty((len(items), size // 2), np.float16)
+    table = torch.empty(len(items), size // 2, device="cpu")
+    row = np.empty(size // 2, np.float16)
     places = defaultdict(list)
     for place, item in enumerate(items):
         places[item.shard].append(place)
@@ -76,14 +77,15 @@ def _gather(folder: Path, items: Sequence[Item], headers: dict[str, ShardHeader]
         try:
             with io.FileIO(path) as file:
                 for place in here:
-                    _read_into(file, table[place], begin + items[place].row * size)
+                    _read_into(file, row, begin + items[place].row * size)
+                    table[place] = torch.from_numpy(row)
         except OSError as error:
             raise ModelError(
                 f"{path}: expected to read its rows, got {error.strerror!r}; is the zoo still there?"
             ) from None
         except EOFError:
             raise ModelError(f"{path}: expected a file at rest, got one that was cut short; get it again") from None
-    return torch.from_numpy(table).to(torch.get_default_device()).float()
+    return table.to(torch.get_default_device())
 
 
 def _read_into(file: io.FileIO, row: np.ndarray, offset: int) -> None:
