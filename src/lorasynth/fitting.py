@@ -128,8 +128,11 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def _latents(vae: LoRAVAE, x: Rows) -> tuple[Float[Tensor, "N Z"], Float[Tensor, "N Z"]]:
-    mean, logvar = zip(*(vae.encode(part) for part in chunks(x)), strict=True)
-    return torch.cat(mean), torch.cat(logvar)
+    mean, logvar, done = torch.empty(len(x), vae.latent_dim), torch.empty(len(x), vae.latent_dim), 0
+    for part in chunks(x):
+        here = slice(done, done + len(part))
+        (mean[here], logvar[here]), done = vae.encode(part), here.stop
+    return mean, logvar
 
 
 def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], folder: Path) -> float:

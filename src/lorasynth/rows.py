@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorasynth.training.seeding import fingerprint
 
-_NUMBERS_AT_ONCE = 1 << 24
+_NUMBERS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 256
 
 
@@ -46,7 +46,7 @@ class Rows:
 
 
 def rows_at_once(x: Float[Tensor, "N F"] | Rows) -> int:
-    """At most 256 rows, and as many as have 16 million numbers."""
+    """At most 256 rows, and as many as have 8 million numbers."""
     return max(1, min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // x.shape[1]))
 
 

@@ -85,12 +85,14 @@ def fit_vae(
         raise ZooError(
             "stem 'predictable' needs the embeddings of the zoo's people; give embeddings= or use 'principal'"
         )
-    projected, norm2 = zip(*((stem(part), part.square().sum(1)) for part in chunks(x)), strict=True)
-    c = torch.cat(projected)
+    c, norm2, done = torch.empty(len(x), stem.num_components), torch.empty(len(x)), 0
+    for part in chunks(x):
+        here = slice(done, done + len(part))
+        c[here], norm2[here], done = stem(part), part.square().sum(1), here.stop
     vae, turn = LoRAVAE.from_coefficients(c[train_rows], stem, config.latent_dim, config.hidden_dim, config.dropout)
     c = c @ turn
     held = c[validation_rows]
-    missing = (torch.cat(norm2)[validation_rows].mean() / vae.size**2 - held.square().sum(1).mean()).item()
+    missing = (norm2[validation_rows].mean() / vae.size**2 - held.square().sum(1).mean()).item()
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]

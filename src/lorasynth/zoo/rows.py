@@ -67,7 +67,8 @@ def _header(folder: Path, name: str, num_rows: int, num_parameters: int) -> Shar
 def _gather(folder: Path, items: Sequence[Item], headers: dict[str, ShardHeader], key: str) -> Float[Tensor, "B n"]:
     """One of a shard's two matrices, the rows of some items, in fp32."""
     size = next(iter(headers.values())).row_bytes(key)
-    table = torch.empty(len(items), size // 2, device="cpu")
+    # NOTE: numpy's memory, for which it asks the system for huge pages: a third of the time of torch's, page by page.
+    table = torch.from_numpy(np.empty((len(items), size // 2), np.float32))
     row = np.empty(size // 2, np.float16)
     places = defaultdict(list)
     for place, item in enumerate(items):
