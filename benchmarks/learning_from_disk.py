@@ -199,6 +199,7 @@ def main() -> None:
         finally:
             for name in ("zoo", "fit"):
                 shutil.rmtree(arguments.out / name, ignore_errors=True)
+            (arguments.out / "stage.json").unlink(missing_ok=True)
         if arguments.json:
             arguments.json.write_text(json.dumps(records, indent=2) + "\n")
 
