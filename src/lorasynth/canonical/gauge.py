@@ -26,8 +26,8 @@ def align_to(
     ``Bᵀ B_ref + A A_refᵀ`` (Schönemann, 1966). At rank 1, Q is a sign. Exact on B A for any Q.
     """
     if A_NRI.shape[1] == 1:
-        pairs = ((A_NRI, reference_A), (B_NOR, reference_B))
-        cross_N = sum(x.flatten(1) @ reference.to(x.dtype).flatten() for x, reference in pairs)
+        cross_N = A_NRI.flatten(1) @ reference_A.to(A_NRI.dtype).flatten()
+        cross_N += B_NOR.flatten(1) @ reference_B.to(B_NOR.dtype).flatten()
         sign = torch.where(cross_N < 0, -1.0, 1.0).to(A_NRI.dtype)[:, None, None]
         return sign * A_NRI, B_NOR * sign
     cross = B_NOR.double().transpose(1, 2) @ reference_B.double() + A_NRI.double() @ reference_A.double().T
