@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lorasynth.canonical import Canonicalizer
+from lorasynth.devices import fast_matmul
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.rows import Rows, chunks
@@ -134,6 +135,21 @@ def test_the_digest_is_of_what_the_rows_hold(zoo):
     assert len(set(others)) == 5
     assert again.digest == rows.digest
     assert form.view(again.take(TRAIN)).digest == form.view(rows.take(TRAIN)).digest
+
+
+def test_a_step_of_coarse_products_gets_rows_of_exact_ones(zoo):
+    _, rows, _ = zoo.open_rows()
+    form, seen = Canonicalizer.fit(rows.take(TRAIN), LAYOUT), []
+
+    def read(index):
+        seen.append(torch.get_float32_matmul_precision())
+        return rows[index]
+
+    view = form.view(Rows(read, rows.shape, ""))
+    with fast_matmul():
+        view[HELD]
+        assert torch.get_float32_matmul_precision() == "high"
+    assert seen == ["highest"]
 
 
 def test_messages_name_the_item_by_its_number_in_the_zoo(zoo):

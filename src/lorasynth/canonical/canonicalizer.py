@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorasynth.canonical.gauge import align_to, anchor_to
 from lorasynth.canonical.svd import canonical_factors
+from lorasynth.devices import exact_matmul
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Factors, Layout
@@ -157,7 +158,8 @@ class Canonicalizer:
         """
 
         def read(index: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
-            return self.apply(vectors[index], first_item=int(index[0]) if len(index) else 0)
+            with exact_matmul():
+                return self.apply(vectors[index], first_item=int(index[0]) if len(index) else 0)
 
         self._require_length(vectors)
         digest = vectors.digest + fingerprint(self.reference, self.mean, self.scale, self.active)
