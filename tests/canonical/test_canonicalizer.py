@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasynth.canonical import Canonicalizer
-from lorasynth.canonical import canonicalizer as canonicalizer_module
+from lorasynth.canonical import Canonicalizer, reference
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.factors import delta_W_relative_error
@@ -54,7 +53,7 @@ def regauged(layout, vectors, seed=5):
 
 
 def test_the_reference_of_a_large_zoo_is_that_of_runs_spread_over_it(monkeypatch):
-    monkeypatch.setattr(canonicalizer_module, "_REFERENCE_ITEMS", 6)
+    monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
     vectors, _ = zoo(LAYOUTS[3], n=24)
     large = Canonicalizer.fit(vectors, LAYOUTS[3], chunk=2)
     spread = torch.cat([vectors[start : start + 2] for start in (0, 8, 16)])
@@ -68,7 +67,7 @@ def test_the_reference_of_a_large_zoo_is_that_of_runs_spread_over_it(monkeypatch
 
 @pytest.mark.parametrize("item", [9, 12])
 def test_an_item_that_is_not_finite_is_named_whether_or_not_it_is_of_those(monkeypatch, item):
-    monkeypatch.setattr(canonicalizer_module, "_REFERENCE_ITEMS", 6)
+    monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
     vectors, _ = zoo(LAYOUTS[1], n=24)
     vectors[item, 3] = torch.nan
     with pytest.raises(ZooError, match=rf"NaN or infinity in items \[{item}\]"):

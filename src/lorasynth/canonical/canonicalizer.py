@@ -1,29 +1,20 @@
 """LoRA <-> canonical scaled vector, fitted on a zoo's training split (Sections 3.2 and 3.3)."""
 
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lorasynth.canonical.gauge import align_to, anchor_to
-from lorasynth.canonical.svd import canonical_factors
+from lorasynth.canonical.reference import Gauge, generalised_procrustes, to_gauge
 from lorasynth.devices import exact_matmul
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
-from lorasynth.lora.layout import Factors, Layout
+from lorasynth.lora.layout import Layout
 from lorasynth.rows import Rows, chunks, rows_at_once
 from lorasynth.training.seeding import fingerprint
-
-Gauge = Literal["procrustes", "anchored"]
-_MAX_ROUNDS = 20
-_REFERENCE_ITEMS = 4_096
-"""Of at most about so many, spread over the zoo, the Procrustes reference is the mean: all that it decides is a gauge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +86,12 @@ class Canonicalizer:
                 "gauge 'anchored' needs the zoo's shared initialisation; give reference= or use 'procrustes'"
             )
         if reference is None:
-            reference = _generalised_procrustes(layout, vectors, chunk)
+            reference = generalised_procrustes(layout, vectors, chunk)
         # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
         seen, mean = 0, torch.zeros(layout.num_parameters, dtype=torch.float64)
         squares = torch.zeros_like(mean)
         for part in chunks(vectors, chunk):
-            canonical = _to_gauge(layout, part, gauge, reference, seen).double()
+            canonical = to_gauge(layout, part, gauge, reference, seen).double()
             n, its_mean = len(canonical), canonical.mean(0)
             difference = its_mean - mean
             squares += canonical.sub_(its_mean).square_().sum(0) + difference.square() * (seen * n / (seen + n))
@@ -146,7 +137,7 @@ class Canonicalizer:
         return out
 
     def _apply_at_once(self, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N F"]:
-        canonical = _to_gauge(self.layout, vectors, self.gauge, self.reference, first_item)
+        canonical = to_gauge(self.layout, vectors, self.gauge, self.reference, first_item)
         canonical.sub_(self.mean).div_(self.scale)
         return canonical if self.active.all() else canonical[:, self.active]
 
@@ -215,60 +206,3 @@ class Canonicalizer:
         if wrong or gauge != header["gauge"] or not (scale > 0).all():
             raise ModelError(f"{path}: expected finite numbers for {layout.num_parameters} weights; get the file again")
         return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active)
-
-
-def _generalised_procrustes(
-    layout: Layout, vectors: Float[Tensor, "N P"] | Rows, chunk: int | None
-) -> Float[Tensor, " P"]:
-    """The mean of the zoo, or of runs of items evenly spread over it, each item aligned with that mean."""
-    from lorasynth.lora.factors import delta_W_norm2
-
-    size = chunk or rows_at_once(vectors)
-    every = math.ceil(len(vectors) / _REFERENCE_ITEMS)
-    places = [slice(start, start + size) for start in range(0, len(vectors), size * every)]
-    items = torch.cat([torch.arange(len(vectors))[place] for place in places])
-    norms2 = torch.cat([delta_W_norm2(layout, vectors[place].double()) for place in places])
-    largest = int(items[norms2.argmax()])
-    reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
-    for _ in range(_MAX_ROUNDS):
-        total = torch.zeros_like(reference)
-        for place in places:
-            total += _to_gauge(layout, vectors[place], "procrustes", reference, place.start).sum(0, dtype=torch.float64)
-        before, reference = reference, total / len(items)
-        if (reference - before).norm() <= 1e-6 * before.norm():
-            break
-    return reference.to(vectors.dtype)
-
-
-def _balanced(layout: Layout, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N P"]:
-    """Each module's factors by their SVD."""
-    return _each_module(layout, vectors, lambda _, A, B: canonical_factors(A, B, first_item=first_item)[:2])
-
-
-def _to_gauge(
-    layout: Layout, vectors: Float[Tensor, "N P"], gauge: Gauge, reference: Float[Tensor, " P"], first_item: int
-) -> Float[Tensor, "N P"]:
-    """Each module's factors in the gauge that ``reference`` fixes."""
-    goal = {name: (A[0], B[0]) for name, (A, B) in layout.split(reference[None]).items()}
-    if gauge == "anchored":
-        return _each_module(layout, vectors, lambda name, A, B: anchor_to(A, B, goal[name][0], first_item=first_item))
-    return _each_module(
-        layout,
-        vectors,
-        lambda name, A, B: align_to(*canonical_factors(A, B, first_item=first_item)[:2], *goal[name]),
-    )
-
-
-def _each_module(
-    layout: Layout,
-    vectors: Float[Tensor, "N P"],
-    change: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
-) -> Float[Tensor, "N P"]:
-    """Vectors with each module's factors changed; errors say which module."""
-    factors: Factors = {}
-    for name, (A_NRI, B_NOR) in layout.split(vectors).items():
-        try:
-            factors[name] = change(name, A_NRI, B_NOR)
-        except ZooError as error:
-            raise ZooError(f"{name}: {error}") from None
-    return layout.join(factors)
