@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import fast_matmul
@@ -162,11 +163,50 @@ def test_messages_name_the_item_by_its_number_in_the_zoo(zoo):
         list(chunks(view))
 
 
-def test_a_shard_that_changes_under_way_is_named(zoo, tmp_path):
+@pytest.fixture
+def copied(zoo, tmp_path):
+    """The folder of a copy."""
     folder = tmp_path / "zoo"
     folder.mkdir()
     for file in zoo.folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def rewritten(**changes):
+    """A shard's bytes with something changed about its two matrices of seven rows."""
+    tensors = {"vectors": torch.zeros(7, LAYOUT.num_parameters), "embeddings": torch.zeros(7, 2, 5)}
+    return save({name: tensor.half() for name, tensor in tensors.items()} | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file"),
+        (b"\0" * 64, "header"),
+        (rewritten()[:40], "header"),
+        (rewritten()[:-2], "cut short"),
+        (
+            rewritten(vectors=torch.zeros(6, 46).half(), embeddings=torch.zeros(6, 2, 5).half()),
+            "expected 7 rows, got 6",
+        ),
+        (rewritten(vectors=torch.zeros(7, 45).half()), r"expected vectors \(F16, n, 46\)"),
+        (rewritten(vectors=torch.zeros(7, 46)), r"expected vectors \(F16, n, 46\).*F32"),
+        (rewritten(embeddings=torch.zeros(7, 10).half()), r"embeddings \(F16, n, J, D\), got"),
+        (rewritten(more=torch.zeros(7).half()), r"expected vectors .* got .*more"),
+        (rewritten(embeddings=torch.zeros(7, 2, 4).half()), "expected embeddings of one shape"),
+    ],
+)
+def test_a_bad_shard_is_named_before_anything_is_learned(copied, content, message):
+    (copied / "shard-00001.safetensors").write_bytes(content)
+    with pytest.raises((ModelError, ZooError), match=message) as caught:
+        Zoo.open(copied).open_rows()
+    assert "shard-00001" in str(caught.value) or "one shape" in message
+    assert "run `lorasynth zoo verify`" in str(caught.value)
+
+
+def test_a_shard_that_changes_under_way_is_named(copied):
+    folder = copied
     _, rows, _ = Zoo.open(folder).open_rows()
     shard = folder / "shard-00002.safetensors"
     whole = shard.read_bytes()
