@@ -24,7 +24,7 @@ class Rows:
         """Say where rows come from.
 
         Args:
-            read: gives the rows of these numbers, which are on the CPU and may be none.
+            read: gives the rows of these numbers, which are on the CPU and may be none, in memory that is the caller's own.
             shape: N and F.
             digest: changes with what the rows hold, as `fingerprint` does.
         """

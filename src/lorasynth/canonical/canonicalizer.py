@@ -136,8 +136,10 @@ class Canonicalizer:
             done += len(part)
         return out
 
-    def _apply_at_once(self, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N F"]:
-        canonical = to_gauge(self.layout, vectors, self.gauge, self.reference, first_item)
+    def _apply_at_once(
+        self, vectors: Float[Tensor, "N P"], first_item: int, out: Float[Tensor, "N P"] | None = None
+    ) -> Float[Tensor, "N F"]:
+        canonical = to_gauge(self.layout, vectors, self.gauge, self.reference, first_item, out)
         canonical.sub_(self.mean).div_(self.scale)
         return canonical if self.active.all() else canonical[:, self.active]
 
@@ -150,7 +152,8 @@ class Canonicalizer:
 
         def read(index: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
             with exact_matmul():
-                return self.apply(vectors[index], first_item=int(index[0]) if len(index) else 0)
+                x = vectors[index]
+                return self._apply_at_once(x, int(index[0]) if len(index) else 0, out=x)
 
         self._require_length(vectors)
         digest = vectors.digest + fingerprint(self.reference, self.mean, self.scale, self.active)

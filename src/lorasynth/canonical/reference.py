@@ -12,7 +12,7 @@ from lorasynth.canonical.gauge import align_to, anchor_to
 from lorasynth.canonical.svd import canonical_factors
 from lorasynth.errors import ZooError
 from lorasynth.lora.factors import delta_W_norm2
-from lorasynth.lora.layout import Factors, Layout
+from lorasynth.lora.layout import Layout
 from lorasynth.rows import Rows, rows_at_once
 
 Gauge = Literal["procrustes", "anchored"]
@@ -52,7 +52,12 @@ def generalised_procrustes(
 
 
 def to_gauge(
-    layout: Layout, vectors: Float[Tensor, "N P"], gauge: Gauge, reference: Float[Tensor, " P"], first_item: int
+    layout: Layout,
+    vectors: Float[Tensor, "N P"],
+    gauge: Gauge,
+    reference: Float[Tensor, " P"],
+    first_item: int,
+    out: Float[Tensor, "N P"] | None = None,
 ) -> Float[Tensor, "N P"]:
     """Each module's factors in the gauge that ``reference`` fixes.
 
@@ -62,18 +67,19 @@ def to_gauge(
         gauge: which.
         reference: a LoRA that belongs to the zoo as a whole.
         first_item: the number of the first one in its zoo, for messages.
+        out: where they go, perhaps ``vectors`` itself; by default new memory.
 
     Raises:
         ZooError: an item is not finite, or (anchored) its lora_A does not span the reference.
     """
     goal = {name: (A[0], B[0]) for name, (A, B) in layout.split(reference[None]).items()}
-    if gauge == "anchored":
-        return _each_module(layout, vectors, lambda name, A, B: anchor_to(A, B, goal[name][0], first_item=first_item))
-    return _each_module(
-        layout,
-        vectors,
-        lambda name, A, B: align_to(*canonical_factors(A, B, first_item=first_item)[:2], *goal[name]),
-    )
+
+    def change(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        if gauge == "anchored":
+            return anchor_to(A, B, goal[name][0], first_item=first_item)
+        return align_to(*canonical_factors(A, B, first_item=first_item)[:2], *goal[name])
+
+    return _each_module(layout, vectors, change, out)
 
 
 def _balanced(layout: Layout, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N P"]:
@@ -85,12 +91,15 @@ def _each_module(
     layout: Layout,
     vectors: Float[Tensor, "N P"],
     change: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
+    out: Float[Tensor, "N P"] | None = None,
 ) -> Float[Tensor, "N P"]:
     """Vectors with each module's factors changed; errors say which module."""
-    factors: Factors = {}
+    out = torch.empty_like(vectors) if out is None else out
     for name, (A_NRI, B_NOR) in layout.split(vectors).items():
         try:
-            factors[name] = change(name, A_NRI, B_NOR)
+            changed = change(name, A_NRI, B_NOR)
         except ZooError as error:
             raise ZooError(f"{name}: {error}") from None
-    return layout.join(factors)
+        for place, factor in zip(layout.slices[name], changed, strict=True):
+            out[:, place] = factor.flatten(1)
+    return out
