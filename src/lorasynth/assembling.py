@@ -67,8 +67,8 @@ def tune_by_weights(
     Returns:
         The relative error of every setting tried, and `errors_of` of each prior with the settings chosen.
     """
-    _, vectors, embeddings = zoo.load("validation")
-    vectors, embedding = vectors[:loras], embeddings[:loras, 0]
+    _, rows, embeddings = zoo.open_rows("validation")
+    vectors, embedding = rows[:loras], embeddings[:loras, 0]
 
     def errors(name: str, **settings: Any) -> dict[str, float]:
         return errors_of(model, vectors, model.synthesize(embedding, prior=name, **settings))

@@ -59,8 +59,21 @@ def fast_matmul() -> Iterator[None]:
 
     Trainings can do with them. Closed forms (canonical form, ridge, principal directions) stay outside.
     """
+    with _matmul("high"):
+        yield
+
+
+@contextmanager
+def exact_matmul() -> Iterator[None]:
+    """Within it, float32 matrix products are float32's again: for a closed form that a training's step asks for."""
+    with _matmul("highest"):
+        yield
+
+
+@contextmanager
+def _matmul(precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:

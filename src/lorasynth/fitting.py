@@ -22,6 +22,7 @@ from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe, WorldRecipe
 from lorasynth.refining import end_to_end, refine, train_critic
+from lorasynth.rows import Rows, chunks
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_settings, in_words
@@ -32,7 +33,6 @@ from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
 
 SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
-COPIES = 5  # of a zoo in fp32 that are in memory at most
 
 END_TO_END: Final = "end-to-end"  # folder of what is trained last
 
@@ -42,21 +42,20 @@ Stage = Literal["priors", "refined", "end-to-end"]
 @dataclass(frozen=True)
 class _Data:
     persons: list[int]
-    vectors: Float[Tensor, "N P"]
+    vectors: Rows
     embeddings: Float[Tensor, "N J D"]
     train: Int[Tensor, " n"]
     validation: Int[Tensor, " m"]
 
 
 def _load(recipe: Recipe, zoo: Zoo) -> _Data:
-    """The whole zoo in memory.
+    """The zoo: its LoRAs stay on disk.
 
     Raises:
-        ZooError: it is not the recipe's, does not fit, or has too few validation people.
+        ZooError: it is not the recipe's, or has too few validation people.
     """
     recipe.check_layout(zoo.layout)
-    _require_memory(zoo)
-    persons, vectors, embeddings = zoo.load()
+    persons, vectors, embeddings = zoo.open_rows()
     split = {item.person: item.split for item in zoo.items}
     train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
     validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
@@ -65,22 +64,6 @@ def _load(recipe: Recipe, zoo: Zoo) -> _Data:
             f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; build more of the zoo"
         )
     return _Data(persons, vectors, embeddings, train, validation)
-
-
-def _require_memory(zoo: Zoo) -> None:
-    """Refuse a zoo that does not fit, rather than be killed half-way."""
-    try:
-        with open("/proc/meminfo") as file:  # with what the system's cache would give back
-            free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return  # another system than Linux, which does not say
-    need = COPIES * 4 * len(zoo) * zoo.layout.num_parameters
-    if need > free:
-        raise ZooError(
-            f"{zoo.folder}: expected {need / 1e9:.1f} GB of free memory for {len(zoo):,} LoRAs of "
-            f"{zoo.layout.num_parameters:,} numbers, got {free / 1e9:.1f} GB; make a smaller zoo, about "
-            f"{int(len(zoo) * free / need):,} LoRAs fit"
-        )
 
 
 def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, float]:
@@ -92,11 +75,10 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
     """
     data = _load(recipe, zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
-    canonicalizer = Canonicalizer.fit(data.vectors[data.train], zoo.layout, recipe.gauge, reference)
-    x = canonicalizer.apply(data.vectors)
+    canonicalizer = Canonicalizer.fit(data.vectors.take(data.train), zoo.layout, recipe.gauge, reference)
     people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
     vae, metrics = fit_vae(
-        x,
+        canonicalizer.view(data.vectors),
         recipe.vae,
         train_rows=data.train,
         validation_rows=data.validation,
@@ -116,12 +98,15 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
 
 @torch.no_grad()
 def _delta_W_errors(data: _Data, canonicalizer: Canonicalizer, vae: LoRAVAE) -> dict[str, float]:
-    held = data.vectors[data.validation]
-    back = canonicalizer.invert(vae.decode(vae.encode(canonicalizer.apply(held))[0]))
-    mean = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features)).expand(len(held), -1)
+    average = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features))
+    errors, of_the_mean = [], []
+    for held in chunks(data.vectors.take(data.validation)):
+        back = canonicalizer.invert(vae.decode(vae.encode(canonicalizer.apply(held))[0]))
+        errors.append(delta_W_relative_error(canonicalizer.layout, held, back))
+        of_the_mean.append(delta_W_relative_error(canonicalizer.layout, held, average.expand(len(held), -1)))
     return {
-        "delta_W_error": delta_W_relative_error(canonicalizer.layout, held, back).mean().item(),
-        "delta_W_error_of_the_mean": delta_W_relative_error(canonicalizer.layout, held, mean).mean().item(),
+        "delta_W_error": torch.cat(errors).mean().item(),
+        "delta_W_error_of_the_mean": torch.cat(of_the_mean).mean().item(),
     }
 
 
@@ -132,8 +117,7 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
     """
     data = _load(recipe, zoo)
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
-    with torch.no_grad():
-        mean, logvar = vae.encode(canonicalizer.apply(data.vectors))
+    mean, logvar = _latents(vae, canonicalizer.view(data.vectors))
     (out / "priors").mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
     for config in recipe.priors:
@@ -147,6 +131,15 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
         metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / "priors")}
         write_json(out / "priors.json", metrics)
     return metrics
+
+
+@torch.no_grad()
+def _latents(vae: LoRAVAE, x: Rows) -> tuple[Float[Tensor, "N Z"], Float[Tensor, "N Z"]]:
+    mean, logvar, done = torch.empty(len(x), vae.latent_dim), torch.empty(len(x), vae.latent_dim), 0
+    for part in chunks(x):
+        here = slice(done, done + len(part))
+        (mean[here], logvar[here]), done = vae.encode(part), here.stop
+    return mean, logvar
 
 
 def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], folder: Path) -> float:
@@ -276,17 +269,16 @@ def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]
     """
     data, model = _load(recipe, zoo), put_together(recipe, out, "refined" if recipe.refined_apart else "priors")
     names = [config.conditioning for config in recipe.priors]
-    x = model.canonicalizer.apply(data.vectors)
+    x = model.canonicalizer.view(data.vectors)
     metrics: dict[str, Any] = end_to_end(
-        get_world(recipe.zoo.world), model, names, _critic(recipe, out), x[data.train], recipe.end_to_end,
+        get_world(recipe.zoo.world), model, names, _critic(recipe, out), x.take(data.train), recipe.end_to_end,
         run_dir=out / "run-end-to-end",
     )  # fmt: skip
     (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
     model.vae.save(out / END_TO_END / "vae.safetensors")
     for name in names:
         model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")
-    with torch.no_grad():
-        mean, _ = model.vae.encode(x)
+    mean, _ = _latents(model.vae, x)
     metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / END_TO_END / "priors")}
     metrics |= _delta_W_errors(data, model.canonicalizer, model.vae)
     write_json(out / END_TO_END / "metrics.json", metrics)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasynth.canonical import Canonicalizer
+from lorasynth.canonical import Canonicalizer, reference
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.factors import delta_W_relative_error
@@ -50,6 +50,28 @@ def regauged(layout, vectors, seed=5):
         G = eye + 0.3 * torch.randn(len(vectors), m.rank, m.rank, generator=g, dtype=torch.float64)
         factors[m.name] = (torch.linalg.solve(G, A), B @ G)
     return layout.join(factors).to(vectors.dtype)
+
+
+def test_the_reference_of_a_large_zoo_is_that_of_runs_spread_over_it(monkeypatch):
+    monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
+    vectors, _ = zoo(LAYOUTS[3], n=24)
+    large = Canonicalizer.fit(vectors, LAYOUTS[3], chunk=2)
+    spread = torch.cat([vectors[start : start + 2] for start in (0, 8, 16)])
+    assert torch.equal(large.reference, Canonicalizer.fit(spread, LAYOUTS[3], chunk=2).reference)
+    # Mean and scale are of all items.
+    x = large.apply(vectors)
+    torch.testing.assert_close(x.mean(0), torch.zeros(x.shape[1]), rtol=0, atol=1e-5)
+    a, _ = LAYOUTS[3].slices["a"]
+    assert x[:, a].square().mean().item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("item", [9, 12])
+def test_an_item_that_is_not_finite_is_named_whether_or_not_it_is_of_those(monkeypatch, item):
+    monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
+    vectors, _ = zoo(LAYOUTS[1], n=24)
+    vectors[item, 3] = torch.nan
+    with pytest.raises(ZooError, match=rf"NaN or infinity in items \[{item}\]"):
+        Canonicalizer.fit(vectors, LAYOUTS[1], chunk=2)
 
 
 @every_gauge

@@ -20,6 +20,7 @@ from lorasynth.refining import (
     refine,
     train_critic,
 )
+from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE
@@ -224,6 +225,20 @@ def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, 
     expected = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
     assert torch.allclose(seen[0], expected, atol=1e-5)
     assert metrics["likeness_before"] == pytest.approx(expected.std().item() / 100, rel=1e-4)
+
+
+def test_end_to_end_learns_the_same_from_a_zoo_on_disk(world, model, critic, later_is_better):
+    zoo, other, asked = zoo_of(model), copy.deepcopy(model), []
+
+    def read(rows):
+        asked.append(len(rows))
+        return zoo[rows]
+
+    end_to_end(world, model, ["adalora"], critic, zoo, last_config(2))
+    end_to_end(world, other, ["adalora"], critic, Rows(read, tuple(zoo.shape), "made"), last_config(2))
+    assert asked == [8, 8]  # the rows of each step, and no others
+    for one, two in ((model.vae, other.vae), (model.priors["adalora"], other.priors["adalora"])):
+        assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
 def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, critic, later_is_better):

@@ -1,23 +1,20 @@
 """LoRA <-> canonical scaled vector, fitted on a zoo's training split (Sections 3.2 and 3.3)."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lorasynth.canonical.gauge import align_to, anchor_to
-from lorasynth.canonical.svd import canonical_factors
+from lorasynth.canonical.reference import Gauge, generalised_procrustes, to_gauge
+from lorasynth.devices import exact_matmul
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.files import read_tensors, write_tensors
-from lorasynth.lora.layout import Factors, Layout
-
-Gauge = Literal["procrustes", "anchored"]
-_MAX_ROUNDS = 20
+from lorasynth.lora.layout import Layout
+from lorasynth.rows import Rows, chunks, rows_at_once
+from lorasynth.training.seeding import fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +49,27 @@ class Canonicalizer:
     @classmethod
     def fit(
         cls,
-        vectors: Float[Tensor, "N P"],
+        vectors: Float[Tensor, "N P"] | Rows,
         layout: Layout,
         gauge: Gauge = "procrustes",
         reference: Float[Tensor, " P"] | None = None,
-        chunk: int = 256,
+        chunk: int | None = None,
     ) -> "Canonicalizer":
         """Fit gauge reference, mean and scale.
 
         Differs from the paper, which fixes no sign and removes no mean: signs that LAPACK happens to choose are noise to a VAE,
         and most of a raw zoo's variance is what all of its items share.
 
+        Mean and scale are of all items, and take one pass over them.
+
         Args:
-            vectors: LoRAs of the training split.
+            vectors: LoRAs of the training split, in memory or on disk; the result is the same.
             layout: their layout.
             gauge: "procrustes" (the paper's SVD form, signs and order fixed to a reference) or "anchored" (for a zoo with one
                 shared lora_A).
-            reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, by
-                generalised Procrustes analysis (Gower, 1975), begun from the largest item.
-            chunk: items handled at once, which bounds the memory.
+            reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, or
+                of some thousands of its items, by generalised Procrustes analysis (Gower, 1975), begun from the largest one.
+            chunk: items handled at once, which bounds the memory; see `chunks`.
 
         Raises:
             ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge, or
@@ -87,24 +86,23 @@ class Canonicalizer:
                 "gauge 'anchored' needs the zoo's shared initialisation; give reference= or use 'procrustes'"
             )
         if reference is None:
-            reference = _generalised_procrustes(layout, vectors, chunk)
-        parts = [p for pair in layout.slices.values() for p in pair]
+            reference = generalised_procrustes(layout, vectors, chunk)
         # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
         seen, mean = 0, torch.zeros(layout.num_parameters, dtype=torch.float64)
         squares = torch.zeros_like(mean)
-        for start in range(0, len(vectors), chunk):
-            canonical = _to_gauge(layout, vectors[start : start + chunk], gauge, reference, start).double()
+        for part in chunks(vectors, chunk):
+            canonical = to_gauge(layout, part, gauge, reference, seen).double()
             n, its_mean = len(canonical), canonical.mean(0)
             difference = its_mean - mean
-            squares += (canonical - its_mean).square().sum(0) + difference.square() * (seen * n / (seen + n))
+            squares += canonical.sub_(its_mean).square_().sum(0) + difference.square() * (seen * n / (seen + n))
             mean += difference * (n / (seen + n))
             seen += n
         scale, active = torch.ones_like(mean), torch.zeros_like(mean, dtype=torch.bool)
-        for part in parts:
-            deviation = (squares[part].mean() / seen).sqrt()
+        for place in (p for pair in layout.slices.values() for p in pair):
+            deviation = (squares[place].mean() / seen).sqrt()
             # Below this it is float32's rounding of a tensor that does not vary.
-            if deviation > 1e-6 * mean[part].square().mean().sqrt():
-                scale[part], active[part] = deviation, True
+            if deviation > 1e-6 * mean[place].square().mean().sqrt():
+                scale[place], active[place] = deviation, True
         if not active.any():
             raise ZooError(
                 "expected LoRAs that differ, got one and the same in all items; nothing can be learned from them"
@@ -115,22 +113,55 @@ class Canonicalizer:
             mean=mean.to(dtype), scale=scale.to(dtype), active=active,
         )  # fmt: skip
 
-    def apply(self, vectors: Float[Tensor, "N P"], chunk: int = 256) -> Float[Tensor, "N F"]:
+    def apply(
+        self, vectors: Float[Tensor, "N P"], chunk: int | None = None, *, first_item: int = 0
+    ) -> Float[Tensor, "N F"]:
         """LoRAs -> canonical scaled vectors.
+
+        Args:
+            vectors: LoRAs.
+            chunk: items handled at once, which bounds the memory; see `chunks`.
+            first_item: the number of the first one in its zoo, for messages.
 
         Raises:
             ZooError: an item is not finite, or (anchored) its lora_A does not span the reference.
             LayoutError: the vectors have another length.
         """
+        self._require_length(vectors)
+        if len(vectors) <= (chunk or rows_at_once(vectors)):
+            return self._apply_at_once(vectors, first_item)
+        out, done = vectors.new_empty(len(vectors), self.num_features), 0
+        for part in chunks(vectors, chunk):
+            out[done : done + len(part)] = self._apply_at_once(part, first_item + done)
+            done += len(part)
+        return out
+
+    def _apply_at_once(
+        self, vectors: Float[Tensor, "N P"], first_item: int, out: Float[Tensor, "N P"] | None = None
+    ) -> Float[Tensor, "N F"]:
+        canonical = to_gauge(self.layout, vectors, self.gauge, self.reference, first_item, out)
+        canonical.sub_(self.mean).div_(self.scale)
+        return canonical if self.active.all() else canonical[:, self.active]
+
+    def view(self, vectors: Rows) -> Rows:
+        """The canonical scaled vectors of LoRAs on disk, each computed when it is asked for.
+
+        Raises:
+            LayoutError: the vectors have another length. Reading rows raises what `apply` does.
+        """
+
+        def read(index: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
+            with exact_matmul():
+                x = vectors[index]
+                return self._apply_at_once(x, int(index[0]) if len(index) else 0, out=x)
+
+        self._require_length(vectors)
+        digest = vectors.digest + fingerprint(self.reference, self.mean, self.scale, self.active)
+        return Rows(read, (len(vectors), self.num_features), digest)
+
+    def _require_length(self, vectors: Tensor | Rows) -> None:
         if vectors.shape[1] != len(self.mean):
             raise LayoutError(f"expected vectors of {len(self.mean)} numbers, got {vectors.shape[1]}")
-        out = vectors.new_empty(len(vectors), self.num_features)
-        for start in range(0, len(vectors), chunk):
-            rows = slice(start, start + chunk)
-            canonical = _to_gauge(self.layout, vectors[rows], self.gauge, self.reference, start)
-            canonical.sub_(self.mean).div_(self.scale)
-            out[rows] = canonical if self.active.all() else canonical[:, self.active]
-        return out
 
     def invert(self, scaled: Float[Tensor, "N F"]) -> Float[Tensor, "N P"]:
         """Canonical scaled vectors -> LoRAs.
@@ -178,54 +209,3 @@ class Canonicalizer:
         if wrong or gauge != header["gauge"] or not (scale > 0).all():
             raise ModelError(f"{path}: expected finite numbers for {layout.num_parameters} weights; get the file again")
         return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active)
-
-
-def _generalised_procrustes(layout: Layout, vectors: Float[Tensor, "N P"], chunk: int) -> Float[Tensor, " P"]:
-    """The mean of the zoo, each item aligned with that mean."""
-    from lorasynth.lora.factors import delta_W_norm2
-
-    largest = int(torch.cat([delta_W_norm2(layout, part.double()) for part in vectors.split(chunk)]).argmax())
-    reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
-    for _ in range(_MAX_ROUNDS):
-        total = torch.zeros_like(reference)
-        for start in range(0, len(vectors), chunk):
-            part = vectors[start : start + chunk]
-            total += _to_gauge(layout, part, "procrustes", reference, start).sum(0, dtype=torch.float64)
-        before, reference = reference, total / len(vectors)
-        if (reference - before).norm() <= 1e-6 * before.norm():
-            break
-    return reference.to(vectors.dtype)
-
-
-def _balanced(layout: Layout, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N P"]:
-    """Each module's factors by their SVD."""
-    return _each_module(layout, vectors, lambda _, A, B: canonical_factors(A, B, first_item=first_item)[:2])
-
-
-def _to_gauge(
-    layout: Layout, vectors: Float[Tensor, "N P"], gauge: Gauge, reference: Float[Tensor, " P"], first_item: int
-) -> Float[Tensor, "N P"]:
-    """Each module's factors in the gauge that ``reference`` fixes."""
-    goal = {name: (A[0], B[0]) for name, (A, B) in layout.split(reference[None]).items()}
-    if gauge == "anchored":
-        return _each_module(layout, vectors, lambda name, A, B: anchor_to(A, B, goal[name][0], first_item=first_item))
-    return _each_module(
-        layout,
-        vectors,
-        lambda name, A, B: align_to(*canonical_factors(A, B, first_item=first_item)[:2], *goal[name]),
-    )
-
-
-def _each_module(
-    layout: Layout,
-    vectors: Float[Tensor, "N P"],
-    change: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
-) -> Float[Tensor, "N P"]:
-    """Vectors with each module's factors changed; errors say which module."""
-    factors: Factors = {}
-    for name, (A_NRI, B_NOR) in layout.split(vectors).items():
-        try:
-            factors[name] = change(name, A_NRI, B_NOR)
-        except ZooError as error:
-            raise ZooError(f"{name}: {error}") from None
-    return layout.join(factors)

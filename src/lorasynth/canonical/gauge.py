@@ -25,10 +25,12 @@ def align_to(
     ``B Q, Qᵀ A`` with the orthogonal Q that minimises ``‖B Q - B_ref‖² + ‖Qᵀ A - A_ref‖²``: from the SVD of
     ``Bᵀ B_ref + A A_refᵀ`` (Schönemann, 1966). At rank 1, Q is a sign. Exact on B A for any Q.
     """
-    cross = B_NOR.double().transpose(1, 2) @ reference_B.double() + A_NRI.double() @ reference_A.double().T
-    if cross.shape[1] == 1:
-        sign = torch.where(cross < 0, -1.0, 1.0).to(A_NRI.dtype)
+    if A_NRI.shape[1] == 1:
+        cross_N = A_NRI.flatten(1) @ reference_A.to(A_NRI.dtype).flatten()
+        cross_N += B_NOR.flatten(1) @ reference_B.to(B_NOR.dtype).flatten()
+        sign = torch.where(cross_N < 0, -1.0, 1.0).to(A_NRI.dtype)[:, None, None]
         return sign * A_NRI, B_NOR * sign
+    cross = B_NOR.double().transpose(1, 2) @ reference_B.double() + A_NRI.double() @ reference_A.double().T
     U, _, Vh = torch.linalg.svd(cross)
     # A rotation magnifies no rounding, so that the factors may stay in their own dtype.
     Q = (U @ Vh).to(A_NRI.dtype)

@@ -104,8 +104,12 @@ def _require_regular(status: os.stat_result, max_file_mb: int) -> None:
         raise refuse("too-large", "file", f"at most {max_file_mb} MB", size, "is this a whole checkpoint?")
 
 
-def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def parse_header(content: bytes, num_bytes: int | None = None) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Tensor entries and metadata of a safetensors file's bytes.
+
+    Args:
+        content: all of them, or the first ones, in which the header ends.
+        num_bytes: how many the file has; by default that many as there are.
 
     Returns:
         key -> {"dtype", "shape", "data_offsets"} in the order of the data, and the ``__metadata__``.
@@ -113,6 +117,7 @@ def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, s
     Raises:
         FaultyFileError: the first thing that breaks the format or our limits.
     """
+    num_bytes = len(content) if num_bytes is None else num_bytes
     if len(content) < 8:
         raise refuse("too-short", "file", "at least 8 bytes", f"{len(content)} bytes", _AGAIN)
     length, limit = int.from_bytes(content[:8], "little"), min(len(content) - 8, MAX_HEADER_BYTES)
@@ -121,7 +126,7 @@ def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, s
         for magic, kind, fix in _OTHER_KINDS:
             if re.match(magic, content):
                 raise refuse("other-kind", "file", "safetensors", kind, fix)
-        raise refuse("header-size", "header", f"at most {limit} bytes", f"{length} in a file of {len(content)}", _AGAIN)
+        raise refuse("header-size", "header", f"at most {limit} bytes", f"{length} in a file of {num_bytes}", _AGAIN)
     header = _parse_json(content[8 : 8 + length])
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -140,7 +145,7 @@ def parse_header(content: bytes) -> tuple[dict[str, dict[str, Any]], dict[str, s
     for key, entry in header.items():
         _check_entry(key, entry)
     ordered = dict(sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0])))
-    _check_offsets(ordered, len(content) - 8 - length)
+    _check_offsets(ordered, num_bytes - 8 - length)
     return ordered, metadata
 
 

@@ -4,8 +4,8 @@
     lorasynth train all sd15_faces --zoo runs/zoo --out runs/fit
     lorasynth synthesize me.jpg --model runs/fit/synthesizer --encoder SPEC -o me.safetensors --consent self
 
-One CPU core: VAE about half an hour, each of the two priors about 10 hours (0.35 s a step of 128). Memory: 2 MB a LoRA, as the
-zoo is in memory as a whole: 65,000 LoRAs take 130 GB, 24 GB hold about 11,000.
+One CPU core: VAE about half an hour, each of the two priors about 10 hours (0.35 s a step of 128). The zoo stays on disk, 0.2 MB
+a LoRA, and may be larger than memory (docs/zoo.md).
 
 What to expect is not known: this recipe has the paper's scale (latent 512, 100,000 steps of 128) and nobody has run it in full.
 `benchmarks/sd15_size.py` runs it with short training on planted LoRAs of this very shape; see docs/figures.md.

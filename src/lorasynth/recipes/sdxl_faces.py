@@ -4,8 +4,8 @@
     lorasynth train all sdxl_faces --zoo runs/zoo --out runs/fit
     lorasynth synthesize me.jpg --model runs/fit/synthesizer --encoder SPEC -o me.safetensors --consent self
 
-One CPU core: VAE about half an hour, each of the two priors about 10 hours. Memory: 29 MB a LoRA at rank 1, as the zoo is in
-memory as a whole: 24 GB hold about 800 LoRAs. What to expect is not known: nobody has run it.
+One CPU core: VAE about half an hour, each of the two priors about 10 hours. The zoo stays on disk, 2.9 MB a LoRA at rank 1, and
+may be larger than memory (docs/zoo.md). What to expect is not known: nobody has run it.
 """
 
 from dataclasses import replace

@@ -14,6 +14,7 @@ from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, drawing_loss, photo_loss
+from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import config_record, fingerprint, step_generator, train
 from lorasynth.vae import zoo_loss
@@ -76,7 +77,7 @@ def end_to_end(
     model: Synthesizer,
     names: Sequence[str],
     critic: nn.Module,
-    zoo: Float[Tensor, "N F"],
+    zoo: Float[Tensor, "N F"] | Rows,
     config: EndToEndConfig,
     *,
     run_dir: Path | None = None,
@@ -96,7 +97,7 @@ def end_to_end(
         model: holds the priors and the VAE. Other priors of its VAE have to be fitted again afterwards.
         names: which priors.
         critic: latents -> unit embeddings; neither of the recognisers that score.
-        zoo: canonical vectors of the zoo's training people.
+        zoo: canonical vectors of the zoo's training people, in memory or on disk.
         config: settings.
         run_dir: for checkpoints and metrics; the same folder again resumes.
 
@@ -124,7 +125,7 @@ def end_to_end(
     learned = _diffusion_priors(model, names)
     learned["vae"] = model.vae
     frozen = [critic, world.pipe.unet]
-    record = config_record(config) | {"zoo": fingerprint(zoo)}
+    record = config_record(config) | {"zoo": zoo.digest if isinstance(zoo, Rows) else fingerprint(zoo)}
     before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir)
     model.vae.orthonormalize()
     for name in names:

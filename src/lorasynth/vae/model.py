@@ -71,10 +71,26 @@ class LoRAVAE(nn.Module):
             hidden_dim: of the MLPs.
             dropout: in the MLPs.
         """
-        c = stem(x)
+        return cls.from_coefficients(stem(x), stem, latent_dim, hidden_dim, dropout)[0]
+
+    @classmethod
+    def from_coefficients(
+        cls,
+        c: Float[Tensor, "N K"],
+        stem: Stem,
+        latent_dim: int,
+        hidden_dim: int = 256,
+        dropout: float = 0.1,
+    ) -> tuple["LoRAVAE", Float[Tensor, "K K"]]:
+        """`from_stem`, of vectors that the stem has seen already.
+
+        Returns:
+            The VAE, and the matrix by which its coefficients follow from the stem's: ``project(x) = stem(x) @ turn``.
+        """
         variance, rotation = torch.linalg.eigh((c.T @ c / len(c)).double())
         std = variance.flip(0).clamp(min=1e-12).sqrt().float()
-        vae = cls(stem.rotated(rotation.flip(1).T.float()), latent_dim, hidden_dim, dropout)
+        turn = rotation.flip(1).float()
+        vae = cls(stem.rotated(turn.T), latent_dim, hidden_dim, dropout)
         with torch.no_grad():
             vae.size.copy_(std.square().mean().sqrt())
             relative = (std / vae.size)[:latent_dim]
@@ -84,7 +100,7 @@ class LoRAVAE(nn.Module):
                 linear.weight[range(latent_dim), range(latent_dim)] = weight
             vae.logvar.weight.zero_()
             vae.logvar.bias.fill_(-6.0)
-        return vae
+        return vae, turn / vae.size
 
     def project(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
         """Canonical vectors -> coefficients of about unit size."""

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import ZooError
+from lorasynth.rows import Rows, chunks
+from lorasynth.vae.singular import Scatter, singular
 
 
 class Stem(nn.Module):
@@ -73,8 +75,10 @@ class Stem(nn.Module):
         return Stem(list(self.local), rotation @ self.across)
 
 
-def principal_stem(x: Float[Tensor, "N F"], num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
+def principal_stem(x: Float[Tensor, "N F"] | Rows, num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
     """The directions along which LoRAs vary most (principal component analysis).
+
+    Two passes over the zoo; the memory is ``Σ min(N, F_m) F_m`` numbers.
 
     Args:
         x: canonical vectors, of mean zero.
@@ -94,7 +98,7 @@ def principal_stem(x: Float[Tensor, "N F"], num: int, blocks: Sequence[int], loc
 
 
 def predictable_stem(
-    x: Float[Tensor, "N F"],
+    x: Float[Tensor, "N F"] | Rows,
     embedding: Float[Tensor, "N D"],
     num: int,
     blocks: Sequence[int],
@@ -107,6 +111,8 @@ def predictable_stem(
     of 272, the 96 leading principal components hold 0.57 of a held-out LoRA's variance, and the LoRA so reduced has a likeness
     of 0.56. The components of ``x_hat = embedding @ W``, W by ridge regression, hold 0.51 of the variance and leave 0.60
     (reduced-rank regression, Izenman, 1975; differs from the paper, which has no stem).
+
+    One pass over the zoo; the memory is a few times D F numbers.
 
     Args:
         x: canonical vectors, of mean zero.
@@ -127,7 +133,12 @@ def predictable_stem(
     e = embedding - embedding.mean(0)
     gram = e.T @ e
     ridge = gram + lam * gram.diagonal().mean() * torch.eye(len(gram))
-    weight_DF = torch.linalg.solve(ridge, e.T @ x)
+    products_DF, seen = torch.zeros(e.shape[1], x.shape[1]), 0
+    for part in chunks(x):
+        products_DF.addmm_(e[seen : seen + len(part)].T, part)
+        seen += len(part)
+    weight_DF = torch.linalg.solve(ridge, products_DF)
+    del products_DF
     # x_hatᵀ x_hat = Wᵀ (eᵀ e) W: the root of eᵀ e turns the N predictions into D rows with the same components.
     values, vectors = torch.linalg.eigh(gram.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -139,36 +150,30 @@ def _within(x: Float[Tensor, "B F"], local: Sequence[Tensor]) -> Float[Tensor, "
     return torch.cat([part @ table.T for part, table in zip(parts, local, strict=True)], dim=1)
 
 
-def _leading(rows: Float[Tensor, "n F"], num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
+def _leading(rows: Float[Tensor, "n F"] | Rows, num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
     """The leading right singular vectors of a matrix, found within blocks of its columns first.
 
     Local directions are taken where they hold most of the matrix for each number they cost, until ``local_numbers`` are spent; of
     each block one at least, and ``num`` of all blocks.
     """
-    found = [_singular(part) for part in rows.split(list(blocks), dim=1)]
-    worth = torch.cat([values / directions.shape[1] for values, directions in found])
-    cost = torch.cat([torch.full((len(values),), directions.shape[1]) for values, directions in found])
-    block = torch.cat([torch.full((len(values),), m) for m, (values, _) in enumerate(found)])
-    place = torch.cat([torch.arange(len(values)) for values, _ in found])
+    scatters = [Scatter(len(rows), f) for f in blocks]
+    for chunk in chunks(rows):
+        for scatter, part in zip(scatters, chunk.split(list(blocks), dim=1), strict=True):
+            scatter.add(part)
+    found = []
+    for f in blocks:
+        values, directions = scatters.pop(0).singular()
+        found.append((values, directions[: max(num, local_numbers // f)].clone()))  # more of them are never taken
+    worth = torch.cat([values[: len(directions)] / directions.shape[1] for values, directions in found])
+    cost = torch.cat([torch.full((len(directions),), directions.shape[1]) for _, directions in found])
+    block = torch.cat([torch.full((len(directions),), m) for m, (_, directions) in enumerate(found)])
+    place = torch.cat([torch.arange(len(directions)) for _, directions in found])
     order = worth.argsort(descending=True)
     taken = (cost[order].cumsum(0) <= local_numbers) | (torch.arange(len(order)) < num)
     chosen = torch.zeros_like(place, dtype=torch.bool)
     chosen[order] = taken
     chosen |= place == 0
     local = [directions[: int(chosen[block == m].sum())] for m, (_, directions) in enumerate(found)]
-    _, across = _singular(_within(rows, local))
+    within = (_within(chunk, local) for chunk in chunks(rows))
+    _, across = singular(within, len(rows), sum(map(len, local)))
     return Stem(local, across[:num].contiguous())
-
-
-def _singular(rows: Float[Tensor, "n F"]) -> tuple[Float[Tensor, " k"], Float[Tensor, "k F"]]:
-    """Squared singular values, falling, and right singular vectors (k the smaller side), by the smaller Gram matrix."""
-    n, f = rows.shape
-    gram = rows.T @ rows if f <= n else rows @ rows.T
-    values, vectors = torch.linalg.eigh(gram.double())
-    values, vectors = values.flip(0).clamp(min=0).float(), vectors.flip(1).float()
-    if f > n:
-        scale = values.sqrt().clamp(min=1e-6 * float(values[0].sqrt()) + 1e-30)
-        vectors = rows.T @ vectors / scale
-    # NOTE: with the last, tiny values the quotient is no longer orthogonal to the rest; QR makes it so and changes no other.
-    directions, triangle = torch.linalg.qr(vectors)
-    return values, (directions * triangle.diagonal().sign()).T.contiguous()

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
+from lorasynth.rows import Rows, chunks
 from lorasynth.training import ALONE, LoopConfig, Processes, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
@@ -39,7 +40,7 @@ def zoo_loss(vae: LoRAVAE, x: Float[Tensor, "B F"], kl_weight: float, generator:
 
 
 def fit_vae(
-    x: Float[Tensor, "N F"],
+    x: Float[Tensor, "N F"] | Rows,
     config: VAEConfig,
     *,
     train_rows: Int[Tensor, " n"],
@@ -51,8 +52,11 @@ def fit_vae(
 ) -> tuple[LoRAVAE, dict[str, float]]:
     """Train a VAE on some rows; other rows (other people) choose the best weights.
 
+    Training is on the stem's coefficients, K numbers a LoRA, and these are in memory. Whole vectors are gone through once or
+    twice for the stem, and once for the coefficients.
+
     Args:
-        x: canonical vectors.
+        x: canonical vectors, in memory or on disk; the result is the same.
         config: settings.
         train_rows: LoRAs to learn from.
         validation_rows: LoRAs to choose by.
@@ -73,7 +77,7 @@ def fit_vae(
             f"expected at least 2 training and 2 validation LoRAs, got {len(train_rows)}, {len(validation_rows)}"
         )
     torch.manual_seed(config.loop.seed)
-    seen = x[train_rows]
+    seen = x.take(train_rows) if isinstance(x, Rows) else x[train_rows]
     sizes = list(blocks or [x.shape[1]])
     if config.stem == "principal":
         stem = principal_stem(seen, config.num_components, sizes, config.local_numbers)
@@ -83,10 +87,14 @@ def fit_vae(
         raise ZooError(
             "stem 'predictable' needs the embeddings of the zoo's people; give embeddings= or use 'principal'"
         )
-    vae = LoRAVAE.from_stem(seen, stem, config.latent_dim, config.hidden_dim, config.dropout)
-    c = vae.project(x)
+    c, norm2, done = torch.empty(len(x), stem.num_components), torch.empty(len(x)), 0
+    for part in chunks(x):
+        here = slice(done, done + len(part))
+        c[here], norm2[here], done = stem(part), part.square().sum(1), here.stop
+    vae, turn = LoRAVAE.from_coefficients(c[train_rows], stem, config.latent_dim, config.hidden_dim, config.dropout)
+    c = c @ turn
     held = c[validation_rows]
-    missing = (x[validation_rows].square().sum(1).mean() / vae.size**2 - held.square().sum(1).mean()).item()
+    missing = (norm2[validation_rows].mean() / vae.size**2 - held.square().sum(1).mean()).item()
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
@@ -102,7 +110,7 @@ def fit_vae(
 
     vae.eval()
     linear_error = validate()
-    record = config_record(config) | {"data": fingerprint(x, train_rows, validation_rows)}
+    record = config_record(config) | {"data": fingerprint(c, train_rows, validation_rows)}
     metrics = train(
         vae,
         loss_of,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
 from lorasynth.lora.container import parse_header, read_bytes
 
-_MAX_SHARD_MB = 1 << 20
+MAX_SHARD_MB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,53 @@ def read_shard(folder: Path, name: str, num_parameters: int | None = None) -> Sh
         ZooError: it cannot be read, is damaged, or holds something else; as "expected ..., got ...".
     """
     try:
-        content = read_bytes(shard_path(folder, name), _MAX_SHARD_MB)
-        entries, metadata = parse_header(content)
+        content = read_bytes(shard_path(folder, name), MAX_SHARD_MB)
+        _, metadata = parse_header(content)
     except ModelError as error:
         raise ZooError(str(error).partition(": ")[2]) from None
     except LoRAFileError as error:
         raise ZooError(str(error)) from None
-    start = 8 + int.from_bytes(content[:8], "little")
-    text = content[8:start].rstrip(b" ")
+    text = content[8 : 8 + int.from_bytes(content[:8], "little")].rstrip(b" ")
     if metadata or json.dumps(json.loads(text), separators=(",", ":"), ensure_ascii=False).encode() != text:
         raise ZooError("expected a header as it is written here, got one that was changed")
+    header, view = read_header(content, len(content), num_parameters), memoryview(content)
+    parts = (
+        view[begin : begin + header.num_rows * header.row_bytes(key)]
+        for key, begin in (("vectors", header.vectors), ("embeddings", header.embeddings))
+    )
+    return Shard(header.num_rows, header.embedding_shape, *parts)
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """Where in a shard's file its rows are."""
+
+    num_rows: int
+    num_parameters: int
+    embedding_shape: tuple[int, int]  # J, D
+    vectors: int  # where the first row begins, in bytes
+    embeddings: int
+
+    def row_bytes(self, key: str) -> int:
+        """How many bytes a row of "vectors" or "embeddings" has."""
+        return 2 * (self.num_parameters if key == "vectors" else math.prod(self.embedding_shape))
+
+
+def read_header(start: bytes, num_bytes: int, num_parameters: int | None = None) -> ShardHeader:
+    """Read a shard's header and check that it is a shard's.
+
+    Args:
+        start: of the file, with the header as a whole.
+        num_bytes: of the file.
+        num_parameters: P, how many numbers a LoRA has; None where nobody knows.
+
+    Raises:
+        ZooError: it is damaged, or holds something else; as "expected ..., got ...".
+    """
+    try:
+        entries, _ = parse_header(start, num_bytes)
+    except LoRAFileError as error:
+        raise ZooError(str(error)) from None
     shapes = {key: (entry["dtype"], *entry["shape"]) for key, entry in entries.items()}
     vectors, embeddings = shapes.get("vectors", ()), shapes.get("embeddings", ())
     if (
@@ -92,9 +130,9 @@ def read_shard(folder: Path, name: str, num_parameters: int | None = None) -> Sh
         raise ZooError(
             f"expected vectors (F16, n, {num_parameters or 'P'}) and embeddings (F16, n, J, D), got {shapes}"
         )
-    at = {key: slice(*(start + offset for offset in entry["data_offsets"])) for key, entry in entries.items()}
-    view = memoryview(content)
-    return Shard(vectors[1], (embeddings[2], embeddings[3]), view[at["vectors"]], view[at["embeddings"]])
+    data = 8 + int.from_bytes(start[:8], "little")
+    at = {key: data + entry["data_offsets"][0] for key, entry in entries.items()}
+    return ShardHeader(vectors[1], vectors[2], (embeddings[2], embeddings[3]), at["vectors"], at["embeddings"])
 
 
 def row_hash(row: Tensor | memoryview) -> str:

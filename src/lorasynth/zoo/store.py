@@ -16,8 +16,10 @@ from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, w
 from lorasynth.hub import local_copy, publish
 from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
+from lorasynth.rows import Rows
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, locked, read_manifest
+from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.shards import row_hash, shard_path
 
 if TYPE_CHECKING:
@@ -245,38 +247,28 @@ class Zoo:
             ZooError: there are none, or embeddings of several shapes.
             ModelError: a shard is missing or damaged.
         """
+        persons, rows, embeddings = self.open_rows(split)
+        return persons, rows[:], embeddings
+
+    def open_rows(self, split: str | None = None) -> tuple[list[int], Rows, Float[Tensor, "N J D"]]:
+        """The same, but for the LoRAs, which are read when they are asked for.
+
+        Raises:
+            ZooError: there are none, or embeddings of several shapes.
+            ModelError: a shard is missing or damaged.
+        """
         items = sorted((i for i in self.items if split in (None, i.split)), key=lambda i: i.person)
         if not items:
             raise ZooError(f"{self.folder}: expected LoRAs of split {split!r}, got none; build the zoo first")
-        shards = {s: self._shard(s) for s in {i.shard for i in items}}
-        if len(shapes := {tuple(tensors["embeddings"].shape[1:]) for tensors in shards.values()}) > 1:
-            raise ZooError(f"{self.folder}: expected embeddings of one shape, got {shapes}; run `lorasynth zoo verify`")
-        vectors = torch.stack([shards[i.shard]["vectors"][i.row] for i in items])
-        embeddings = torch.stack([shards[i.shard]["embeddings"][i.row] for i in items])
-        return [i.person for i in items], vectors, embeddings
+        return [i.person for i in items], *open_rows(self.folder, items, self.layout.num_parameters)
 
     def rows(self, shard: str) -> list[tuple[str, Float[Tensor, " P"], Float[Tensor, "J D"]]]:
         """Id, LoRA and embeddings of one shard's items, in fp32."""
-        tensors = self._shard(shard)
         here = [item for item in self.items if item.shard == shard]
-        return [(item.id, tensors["vectors"][item.row], tensors["embeddings"][item.row]) for item in here]
-
-    def _shard(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a shard.
-
-        Raises:
-            ModelError: it is missing, damaged, or lies outside the zoo.
-        """
-        tensors = read_tensors(shard_path(self.folder, name))[0]
-        n = 1 + max((item.row for item in self.items if item.shard == name), default=-1)
-        p = self.layout.num_parameters
-        vectors, faces = (tuple(tensors[key].shape) if key in tensors else () for key in ("vectors", "embeddings"))
-        if vectors[1:] != (p,) or len(faces) != 3 or min(vectors[0], faces[0]) < n:
-            raise ModelError(
-                f"{self.folder} {name}: expected vectors ({n}, {p}) and embeddings ({n}, J, D), got {vectors} and {faces}; run "
-                "`lorasynth zoo verify`"
-            )
-        return tensors
+        if not here:
+            return []
+        rows, embeddings = open_rows(self.folder, here, self.layout.num_parameters)
+        return list(zip([item.id for item in here], rows[:], embeddings, strict=True))
 
     def verify(self) -> list[str]:
         """What is wrong with the zoo as it is on disk now: a sentence each (an empty list is a sound zoo).
