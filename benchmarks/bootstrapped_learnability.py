@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM
 from lorasynth.evaluate.render import render
-from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of
+from lorasynth.worlds.subjects import SESSION, Split, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.build import train_people

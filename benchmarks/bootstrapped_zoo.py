@@ -22,7 +22,7 @@ from lorasynth.evaluate.identity import embed_pictures, person_centroids, simila
 from lorasynth.evaluate.methods import SCORED_FROM
 from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of
+from lorasynth.worlds.subjects import SESSION, Split, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.build import random_init

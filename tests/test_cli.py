@@ -18,7 +18,7 @@ from lorasynth.cli import main
 from lorasynth.encoders.images import open_photo, to_image
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.portraits.draw import photos_of
+from lorasynth.worlds.world import get_domain
 
 
 def run(*arguments, cwd=None):
@@ -30,7 +30,7 @@ def run(*arguments, cwd=None):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "person.png"
-    to_image(photos_of([33], [0], 160)[0]).save(path)
+    to_image(get_domain("portraits").photos([33], [0], 160)[0]).save(path)
     return path
 
 

@@ -19,7 +19,6 @@ from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.files import read_tensors
 from lorasynth.lora.factors import LoRA
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
-from lorasynth.worlds.portraits.draw import photos_of
 from lorasynth.worlds.world import get_world
 
 from .making import BASE, real_synthesizer, sd15_layout
@@ -35,7 +34,7 @@ def model():
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photos") / "person.png"
-    to_image(photos_of([21], [0], 200)[0]).save(path)
+    to_image(get_world("portraits").draw([21], [0], 200)[0]).save(path)
     return path
 
 
@@ -94,7 +93,7 @@ def test_the_file_holds_no_embedding_and_no_file_name(model, photo, tmp_path):
 
 def test_several_photos_are_pooled(model, photo, tmp_path):
     second = tmp_path / "second.png"
-    to_image(photos_of([21], [1], 200)[0]).save(second)
+    to_image(get_world("portraits").draw([21], [1], 200)[0]).save(second)
     pooled = model.embed([photo, second])
     assert pooled.norm().item() == pytest.approx(1, abs=1e-5)
     expected = torch.nn.functional.normalize(model.embed(photo) + model.embed(second), dim=0)
@@ -103,14 +102,14 @@ def test_several_photos_are_pooled(model, photo, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_embedding_is_the_unit_mean_of_the_worlds_own_recognisers_bit_for_bit(model, count):
-    images = [to_image(picture) for picture in photos_of([21] * count, list(range(count)), 200)]
+    images = [to_image(picture) for picture in get_world("portraits").draw([21] * count, list(range(count)), 200)]
     with torch.no_grad():
         rows = get_world("portraits").encoder(torch.stack([photo_tensor(image, 64) for image in images]))
     assert torch.equal(model.embed(images), torch.nn.functional.normalize(rows.mean(0), dim=0))
 
 
 def test_a_stranger_among_the_photos_is_named(model):
-    model.embed([to_image(picture) for picture in photos_of([21, 21, 21, 34], [0, 1, 2, 0], 128)])
+    model.embed([to_image(picture) for picture in get_world("portraits").draw([21, 21, 21, 34], [0, 1, 2, 0], 128)])
     assert [warning.partition(":")[0] for warning in model.last_warnings] == ["photo 4 of 4"]
 
 
@@ -131,14 +130,14 @@ def test_a_picture_of_another_kind_is_refused(model, tmp_path):
         ):
             model(path)
         assert model.embed(path, allow_outside=True).norm().item() == pytest.approx(1, abs=1e-5)
-    fine = to_image(photos_of([300], [0], 128)[0])
+    fine = to_image(get_world("portraits").draw([300], [0], 128)[0])
     with pytest.raises(OutsideWorldError, match=r"^photo 2 of 2: expected a picture of the world"):
         model.embed([fine, natural])
 
 
 def test_people_of_the_world_are_not_refused(model):
     for person in range(300, 340):
-        model.embed(to_image(photos_of([person], [0], 128)[0]))
+        model.embed(to_image(get_world("portraits").draw([person], [0], 128)[0]))
 
 
 def test_scale_multiplies_the_deviation_from_the_zoos_mean(model, photo):

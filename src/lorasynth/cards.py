@@ -5,6 +5,7 @@ from typing import Any
 from lorasynth.encoders.records import describe
 from lorasynth.recipes.recipe import BaseRecipe, WorldRecipe
 from lorasynth.synthesizer import Synthesizer
+from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.store import Zoo
 
 TAGS = ["lora", "hypernetwork", "zero-shot", "text-to-image"]
@@ -159,6 +160,6 @@ One photo of a person of the drawn world `{recipe.zoo.world}` in, a rank-{recipe
 
 How like their people its pictures are: `lorasynth evaluate` with this folder; for the shipped model see docs/figures.md.
 
-**Limits**: it knows cartoon portraits of this world, seen from the front, one person in the middle. Photographs of people are
+**Limits**: it knows {get_domain(recipe.zoo.world).about}. Photographs are
 refused. It shows the method; for real faces train on a zoo of them.
 """

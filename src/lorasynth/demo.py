@@ -18,7 +18,7 @@ from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, person_cent
 from lorasynth.evaluate.methods import GIVEN_PHOTO
 from lorasynth.files import read_json, write_json, write_png
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
-from lorasynth.worlds.portraits.factors import Split, split_of
+from lorasynth.worlds.subjects import Split, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig
 
@@ -94,12 +94,12 @@ def run_demo(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made ({error.strerror}); choose another place") from None
-    world = get_world("portraits")
+    model = Synthesizer.from_pretrained()
+    world = get_world(model.base)
     report(f"drawing person {person}, whom no part of the system has seen")
     photo = world.draw([person], [GIVEN_PHOTO], 256)[0]
     write_png(out / "photo.png", to_image(photo))
 
-    model = Synthesizer.from_pretrained()
     prompts = list(world.prompts)
     world.pipe  # noqa: B018 (loads the base model, so that no stage is billed for it)
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def run_demo(
     image = sheet(
         [small, drawn["base"], drawn["zero_shot"], drawn["fine_tuned"], drawn["real"]],
         ["the photo", "base model", "zero-shot LoRA\n(ours)", "fine-tuned LoRA\n(10 photos)", "other photos\nof the person"],
-        [p.removeprefix("a photo of ").removeprefix("sks person, ").replace(", ", "\n") for p in prompts], zoom=3, margin=120,
+        [p.replace(", ", "\n") for p in prompts], zoom=3, margin=120,
     )  # fmt: skip
     write_png(out / "report.png", image)
     write_json(out / "report.json", record)

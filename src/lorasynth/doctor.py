@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from lorasynth.files import read_json, sha256_file, write_json
-from lorasynth.worlds.world import ASSETS
+from lorasynth.worlds.world import ASSETS, get_domain
 
 CHECKSUMS = ASSETS / "checksums.json"
 
@@ -33,13 +33,12 @@ def check_assets() -> list[str]:
 
 
 def self_test() -> dict[str, float]:
-    """Synthesise a LoRA from a drawn portrait and look at its size: seconds and norm."""
+    """Synthesise a LoRA from a drawn picture and look at its size: seconds and norm."""
     from lorasynth.encoders.images import to_image
     from lorasynth.synthesizer import Synthesizer
-    from lorasynth.worlds.portraits.draw import photos_of
 
     start = time.perf_counter()
     model = Synthesizer.from_pretrained()
     loaded = time.perf_counter()
-    lora = model(to_image(photos_of([0], [0], 128)[0]))
+    lora = model(to_image(get_domain(model.base).photos([0], [0], 128)[0]))
     return {"load_s": loaded - start, "synthesize_s": time.perf_counter() - loaded, "norm": lora.norm()}

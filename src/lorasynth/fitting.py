@@ -27,8 +27,8 @@ from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE, fit_vae
-from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
 

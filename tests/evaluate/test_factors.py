@@ -3,25 +3,25 @@
 import pytest
 
 from lorasynth.evaluate.factors import FactorReader
-from lorasynth.worlds.portraits.draw import photos_of
-from lorasynth.worlds.portraits.factors import IDENTITY, Split, persons_of
+from lorasynth.worlds.portraits.domain import DOMAIN
+from lorasynth.worlds.subjects import Split, persons_of
 
 
 @pytest.fixture(scope="module")
 def reader():
-    return FactorReader.fit()
+    return FactorReader.fit("portraits")
 
 
 @pytest.fixture(scope="module")
 def portraits():
     persons = persons_of(Split.HELD_OUT, 150)
-    return persons, photos_of([p for p in persons for _ in range(2)], [600, 601] * 150, 64).unflatten(0, (150, 2))
+    return persons, DOMAIN.photos([p for p in persons for _ in range(2)], [600, 601] * 150, 64).unflatten(0, (150, 2))
 
 
 def test_what_real_photos_show_of_held_out_people_is_read(reader, portraits):
     persons, pictures = portraits
     explained = reader.explained(pictures, persons)
-    assert explained.shape == (150, len(IDENTITY))
+    assert explained.shape == (150, len(DOMAIN.identity))
     named = reader.by_name(explained)
     assert all(named[what] > 0.5 for what in ("skin_tone", "hair_lightness", "face_height", "hair_hue"))
     assert 0.35 < explained.mean() < 0.9
@@ -40,6 +40,6 @@ def test_a_strangers_face_is_worse_than_the_mean_face(reader, portraits):
 
 def test_larger_pictures_are_read_alike(reader, portraits):
     persons, _ = portraits
-    large = reader.read(photos_of(persons[:20], [600] * 20, 128))
-    small = reader.read(photos_of(persons[:20], [600] * 20, 64))
+    large = reader.read(DOMAIN.photos(persons[:20], [600] * 20, 128))
+    small = reader.read(DOMAIN.photos(persons[:20], [600] * 20, 64))
     assert (large - small).square().mean() < 0.01

@@ -3,7 +3,7 @@
 import torch
 
 from lorasynth.evaluate.identity import interval, person_centroids, similarity, verification_threshold
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lorasynth.evaluate.scoring import Scorer
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
 
 BY_EACH = ("similarity", "similarity2")

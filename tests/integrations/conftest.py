@@ -47,11 +47,11 @@ def sd15_synthesizer(tmp_path_factory):
 def photo_files(tmp_path_factory):
     """Two photos of one person, as PNG files."""
     from lorasynth.encoders.images import to_image
-    from lorasynth.worlds.portraits.draw import photos_of
+    from lorasynth.worlds.world import get_domain
 
     folder = tmp_path_factory.mktemp("photos")
     for number in range(2):
-        to_image(photos_of([21], [number], 200)[0]).save(folder / f"{number}.png")
+        to_image(get_domain("portraits").photos([21], [number], 200)[0]).save(folder / f"{number}.png")
     return [folder / "0.png", folder / "1.png"]
 
 

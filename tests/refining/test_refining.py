@@ -25,9 +25,9 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import principal_stem
-from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import RecogniserConfig
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.build import random_init
 

@@ -8,9 +8,7 @@ import torch
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
-from lorasynth.worlds.portraits.captions import base_caption, vocabulary
-from lorasynth.worlds.portraits.draw import draw, photos_of
-from lorasynth.worlds.portraits.factors import identity_factors, nuisance_factors
+from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
 
@@ -19,26 +17,26 @@ BASE = BaseConfig(channels=(32, 32), num_heads=1, text_width=32, batch_size=2, l
 
 
 def pictures(count, generator):
-    return photos_of(torch.randint(1000, (count,), generator=generator).tolist(), [0] * count, 64)
+    return DOMAIN.photos(torch.randint(1000, (count,), generator=generator).tolist(), [0] * count, 64)
 
 
 @pytest.fixture(scope="module")
 def start():
     """Weights of an untrained picture VAE, and its encoder as a map."""
     torch.manual_seed(0)
-    vae = build_vae(photos_of(list(range(40)), [0] * 40, 64))
+    vae = build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 64))
     return vae, affine_encoder(vae)
 
 
 def trained_base(start, run_dir=None, config=BASE):
     vae, (weight, bias) = start
-    pipe = build_pipeline(vocabulary(), vae, config)
+    pipe = build_pipeline(DOMAIN.vocabulary, vae, config)
 
     def batch(count, generator):
         who = torch.randint(1000, (count,), generator=generator).tolist()
-        identity, nuisance = identity_factors(who), nuisance_factors(who, [0] * count)
-        captions = [base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
-        return encode_affine(weight, bias, draw(identity, nuisance, 64)), captions
+        identity, nuisance = DOMAIN.identity_factors(who), DOMAIN.nuisance_factors(who, [0] * count)
+        captions = [DOMAIN.base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
+        return encode_affine(weight, bias, DOMAIN.draw(identity, nuisance, 64)), captions
 
     train_base(pipe, batch, config, run_dir=run_dir)
     return pipe
@@ -49,7 +47,7 @@ def weights(pipe, part="unet"):
 
 
 def test_the_unet_learns_the_text_encoder_stays_and_both_end_frozen(start):
-    untrained = build_pipeline(vocabulary(), start[0], BASE)
+    untrained = build_pipeline(DOMAIN.vocabulary, start[0], BASE)
     pipe = trained_base(start)
     assert not torch.equal(weights(pipe), weights(untrained))
     assert torch.equal(weights(pipe, "text_encoder"), weights(untrained, "text_encoder"))
@@ -65,7 +63,7 @@ def test_a_base_that_was_stopped_ends_with_the_same_bits(start, tmp_path, stoppe
 
 def test_the_decoder_learns_and_the_encoder_stays():
     torch.manual_seed(0)
-    vae = build_vae(photos_of(list(range(40)), [0] * 40, 64))
+    vae = build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 64))
     encoder = [p.detach().clone() for p in vae.encoder.parameters()]
     held = pictures(8, torch.Generator().manual_seed(7))
     weight, bias = affine_encoder(vae)

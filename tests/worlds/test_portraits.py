@@ -4,19 +4,11 @@ import pytest
 import torch
 
 from lorasynth.errors import UsageError
-from lorasynth.worlds.portraits.captions import SUBJECT, base_caption, subject_caption, vocabulary
-from lorasynth.worlds.portraits.draw import draw, photos_of
-from lorasynth.worlds.portraits.factors import (
-    IDENTITY,
-    NUISANCE,
-    SESSION,
-    Split,
-    identity_factors,
-    nuisance_factors,
-    persons_of,
-    split_of,
-)
-from lorasynth.worlds.portraits.palette import COLOUR_NAMES
+from lorasynth.worlds.colours import COLOUR_NAMES
+from lorasynth.worlds.portraits.domain import DOMAIN
+from lorasynth.worlds.portraits.draw import draw
+from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
+from lorasynth.worlds.subjects import SESSION, Split, persons_of, split_of
 
 
 def test_the_world_has_the_factors_that_are_promised():
@@ -25,8 +17,8 @@ def test_the_world_has_the_factors_that_are_promised():
 
 
 def test_a_picture_depends_on_its_two_numbers_alone():
-    alone = photos_of([12], [3], 48)
-    in_company = photos_of([5, 12, 7], [0, 3, 9], 48)[1:2]
+    alone = DOMAIN.photos([12], [3], 48)
+    in_company = DOMAIN.photos([5, 12, 7], [0, 3, 9], 48)[1:2]
     assert torch.equal(alone, in_company)
 
 
@@ -47,15 +39,15 @@ def test_every_identity_factor_changes_the_picture():
 
 
 def test_in_a_session_all_people_have_the_same_settings_and_elsewhere_their_own():
-    session = nuisance_factors([3, 4, 3], [SESSION, SESSION, SESSION + 1])
+    session = DOMAIN.nuisance_factors([3, 4, 3], [SESSION, SESSION, SESSION + 1])
     assert torch.equal(session[0], session[1])
     assert not torch.equal(session[0], session[2])
-    own = nuisance_factors([3, 4], [SESSION - 1, SESSION - 1])
+    own = DOMAIN.nuisance_factors([3, 4], [SESSION - 1, SESSION - 1])
     assert not torch.equal(own[0], own[1])
 
 
 def test_identity_factors_are_uniform_and_independent():
-    x = identity_factors(list(range(4000)))
+    x = DOMAIN.identity_factors(list(range(4000)))
     assert x.min() >= 0
     assert x.max() < 1
     assert (x.mean(0) - 0.5).abs().max() < 0.03
@@ -78,23 +70,23 @@ def test_too_many_people_are_refused():
 
 
 def test_resolution_does_not_change_the_portrait():
-    small, large = photos_of([3], [0], 48), photos_of([3], [0], 96)
+    small, large = DOMAIN.photos([3], [0], 48), DOMAIN.photos([3], [0], 96)
     shrunk = torch.nn.functional.interpolate(large, 48, mode="area")
     assert (small - shrunk).abs().mean() < 0.03
 
 
 def test_captions_say_the_background_that_is_drawn():
-    nuisance = nuisance_factors([1] * 16, list(range(16)))
-    for row in nuisance:
+    nuisance = DOMAIN.nuisance_factors([1] * 16, list(range(16)))
+    for row, caption in zip(nuisance, DOMAIN.captions([1] * 16, list(range(16))), strict=True):
         name = COLOUR_NAMES[int(row[NUISANCE.index("background")] * len(COLOUR_NAMES))]
-        assert f"on a {name} background" in subject_caption(row)
+        assert f"on a {name} background" in caption
 
 
 def test_every_caption_uses_known_words_only():
     generator = torch.Generator().manual_seed(0)
-    known = set(vocabulary())
+    known = set(DOMAIN.vocabulary)
     people = list(range(200))
-    for i, n in zip(identity_factors(people), nuisance_factors(people, people), strict=True):
-        text = base_caption(i, n, generator).replace(",", " , ")
+    for i, n in zip(DOMAIN.identity_factors(people), DOMAIN.nuisance_factors(people, people), strict=True):
+        text = DOMAIN.base_caption(i, n, generator).replace(",", " , ")
         assert set(text.split()) <= known, text
-    assert set(SUBJECT.split()) <= known
+    assert set(DOMAIN.subject.split()) <= known

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from lorasynth.evaluate.fidelity import PromptFidelity
+
 from lorasynth.evaluate.render import render
 from lorasynth.worlds.world import get_world
 

@@ -4,20 +4,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasynth.worlds.portraits.captions import vocabulary
+from lorasynth.worlds.portraits.captions import VOCABULARY
 from lorasynth.worlds.text import MAX_TOKENS, build_text_encoder, build_tokenizer, merges_for
 
 
 def test_each_known_word_is_one_token():
-    tokenizer = build_tokenizer(vocabulary())
-    for word in vocabulary():
+    tokenizer = build_tokenizer(VOCABULARY)
+    for word in VOCABULARY:
         assert len(tokenizer(word).input_ids) == 3, word
 
 
 def test_a_words_state_is_the_words_own_whatever_came_before():
     """Otherwise a base cannot tell a smile from a frown, however much it sees of both."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(vocabulary())
+    tokenizer = build_tokenizer(VOCABULARY)
     encoder = build_text_encoder(tokenizer).eval()
 
     @torch.no_grad()
@@ -32,7 +32,7 @@ def test_a_words_state_is_the_words_own_whatever_came_before():
 
 
 def test_an_unknown_word_is_spelled_and_prompts_are_padded_to_the_model():
-    tokenizer = build_tokenizer(vocabulary())
+    tokenizer = build_tokenizer(VOCABULARY)
     assert len(tokenizer("zebra").input_ids) > 3
     assert len(tokenizer("a photo", padding="max_length").input_ids) == MAX_TOKENS
 

@@ -4,18 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lorasynth.worlds.portraits.draw import photos_of
+from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.vae import LATENT_CHANNELS, affine_encoder, build_vae, encode, encode_affine
 
 
 @pytest.fixture(scope="module")
 def vae():
     torch.manual_seed(0)
-    return build_vae(photos_of(list(range(200)), [0] * 200, 64))
+    return build_vae(DOMAIN.photos(list(range(200)), [0] * 200, 64))
 
 
 def test_the_network_computes_the_affine_map_that_is_read_off_it(vae):
-    pictures = photos_of(list(range(20)), [1] * 20, 64)
+    pictures = DOMAIN.photos(list(range(20)), [1] * 20, 64)
     through_network, by_map = encode(vae, pictures), encode_affine(*affine_encoder(vae), pictures)
     assert (through_network - by_map).abs().max() < 0.02
     assert through_network.std() == pytest.approx(1, abs=0.15)
@@ -23,7 +23,7 @@ def test_the_network_computes_the_affine_map_that_is_read_off_it(vae):
 
 def test_the_encoder_spans_the_principal_components_of_patches(vae):
     """The best linear reconstruction from the latents is as good as PCA with as many components."""
-    patches = F.pixel_unshuffle(photos_of(list(range(200)), [0] * 200, 64), 8).permute(0, 2, 3, 1).reshape(-1, 192)
+    patches = F.pixel_unshuffle(DOMAIN.photos(list(range(200)), [0] * 200, 64), 8).permute(0, 2, 3, 1).reshape(-1, 192)
     centred = patches - patches.mean(0)
     singular = torch.linalg.svdvals(centred)
     pca_error = singular[LATENT_CHANNELS:].square().sum() / len(patches)

@@ -12,7 +12,10 @@ import typer
 from lorasynth.errors import UsageError
 
 RecipeName = Annotated[
-    str, typer.Argument(help="portraits, portraits_64k, portraits_tiny; sd15_faces, sd15_faces_small, sdxl_faces.")
+    str,
+    typer.Argument(
+        help="portraits, emblems, brushes (each _tiny, too), portraits_64k; sd15_faces, sd15_faces_small, sdxl_faces."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]

@@ -124,8 +124,8 @@ def render(
     output: Out,
     lora: Annotated[Path | None, typer.Option(help="A LoRA file; without one the base model draws.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="A StableDiffusionPipeline's folder or hub id; the small world's by default.")
-    ] = None,
+        str, typer.Option(help="A drawn world's name, or a StableDiffusionPipeline's folder or hub id.")
+    ] = "portraits",
     num_images: Annotated[int, typer.Option(min=1, max=64)] = 4,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA.", min=-10, max=10)] = 1.0,
     guidance_scale: Annotated[float, typer.Option(min=0, max=50)] = 2.0,
@@ -148,10 +148,10 @@ def render(
 
     from lorasynth.evaluate.grid import sheet
     from lorasynth.lora.factors import LoRA
-    from lorasynth.worlds.world import get_world
+    from lorasynth.worlds.world import WORLDS, get_world
 
     loaded = None if lora is None else LoRA.load(lora)  # before anything heavy: a bad file fails at once
-    pipe = get_world("portraits").pipe if base is None else _pipeline(base)
+    pipe = get_world(base).pipe if base in WORLDS else _pipeline(base)
     if loaded is not None:
         loaded.scaled(scale).attach(pipe.unet)
     rows = []

@@ -43,7 +43,7 @@ class WorldEncoder:
     @cached_property
     def guard(self) -> WorldGuard:
         """Refuses what is not a picture of this world; fitted to people that the recogniser has learned from."""
-        from lorasynth.worlds.portraits.factors import Split, persons_of
+        from lorasynth.worlds.subjects import Split, persons_of
 
         persons = persons_of(Split.ENCODER, _GUARD_PICTURES)
         return WorldGuard.fit(self.world.draw(persons, [0] * len(persons), self.world.picture_size))
@@ -83,7 +83,7 @@ class WorldEncoder:
         if not allow_outside:
             for number, picture in enumerate(pictures, start=1):
                 where = f"photo {number} of {len(images)}" if len(images) > 1 else ""
-                self.guard.check(where, picture, self.world.name)
+                self.guard.check(where, picture, self.world.name, self.world.domain.about)
         with torch.no_grad():
             embeddings = self.net(pictures)
         return [Reading(embedding=embedding, quality=None) for embedding in embeddings]

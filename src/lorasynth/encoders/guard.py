@@ -21,7 +21,7 @@ class WorldGuard:
 
     Three readings: *structure*, how much of a picture (small, relative to its contrast) lies outside the leading principal
     components of the world's pictures; *background*, how uneven the two upper corners are, in themselves and between each other
-    (a portrait of this world has one flat background, a photograph has not); *contrast*, its standard deviation.
+    (where a world draws on flat backgrounds, a photograph has others); *contrast*, its standard deviation.
     """
 
     basis: Float[Tensor, "k d"]
@@ -30,14 +30,19 @@ class WorldGuard:
 
     @classmethod
     def fit(cls, pictures: Float[Tensor, "B 3 S S"]) -> "WorldGuard":
-        """Fit to pictures of the world: 1.25 times the 99.9th percentile of structure, half the least contrast."""
+        """Fit to pictures of the world.
+
+        The limits are 1.25 times the 99.9th percentiles (at least `BACKGROUND_LIMIT` of the background's) and half the least
+        contrast.
+        """
         small = _small(pictures)
         mean = small.mean(0)
         _, vectors = torch.linalg.eigh((small - mean).T @ (small - mean) / len(small))
         guard = cls(basis=vectors.flip(1)[:, :_COMPONENTS].T.contiguous(), mean=mean, limits=torch.ones(3))
         readings = guard.readings(pictures)
-        limits = [readings[:, 0].quantile(0.999) * 1.25, torch.tensor(BACKGROUND_LIMIT), readings[:, 2].min() / 2]
-        return cls(basis=guard.basis, mean=mean, limits=torch.stack(limits))
+        structure, uneven = readings[:, :2].quantile(0.999, dim=0) * 1.25
+        limits = torch.stack([structure, uneven.clamp(min=BACKGROUND_LIMIT), readings[:, 2].min() / 2])
+        return cls(basis=guard.basis, mean=mean, limits=limits)
 
     def readings(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3"]:
         """The three readings of each picture."""
@@ -49,7 +54,7 @@ class WorldGuard:
         uneven = torch.maximum(corners.std(3).amax((1, 2)), corners.mean(3).diff(dim=1).abs().amax((1, 2)))
         return torch.stack([(outside / (contrast.square() + 1e-3)).sqrt(), uneven, contrast], dim=1)
 
-    def check(self, name: str, picture: Float[Tensor, "3 S S"], world: str) -> None:
+    def check(self, name: str, picture: Float[Tensor, "3 S S"], world: str, about: str) -> None:
         """Raise OutsideWorldError if a picture is not of this world; ``name`` says which picture, unless it is empty."""
         structure, uneven, contrast = self.readings(picture[None])[0].tolist()
         most_structure, most_uneven, least_contrast = self.limits.tolist()
@@ -66,8 +71,7 @@ class WorldGuard:
             where = f"{name}: " if name else ""
             raise OutsideWorldError(
                 f"{where}expected a picture of the world {world!r}, got something else ({'; '.join(wrong)}). This model "
-                "knows drawn portraits only, centred in the picture; for photographs of people train one on a zoo of faces "
-                "(docs/real-faces.md)"
+                f"knows {about} only; for photographs of people train one on a zoo of faces (docs/real-faces.md)"
             )
 
 

@@ -1,6 +1,6 @@
 """One way to name an encoder, for every command and function that takes one: `open_encoder`.
 
-portraits                      a drawn world, by its own recogniser
+portraits, emblems, brushes    a drawn world, by its own recogniser
 buffalo_l/                     a folder with one recogniser and one detector, ONNX files of insightface's convention or OpenCV's
 buffalo_l/w600k_r50.onnx       a recogniser, and the one detector that lies beside it
 aligned:w600k_r50.onnx         a recogniser, of photos that are cropped to the face and upright already
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 ALIGNED = "aligned"
 TOWERS = ("clip", "dinov2")
 FORMS = (
-    "a world's name (portraits), a folder or file of an ONNX recogniser and its detector, aligned:FILE, clip:FOLDER, "
-    "dinov2:FOLDER, or a hub id (owner/name, clip:owner/name)"
+    "a world's name (portraits, emblems, brushes), a folder or file of an ONNX recogniser and its detector, "
+    "aligned:FILE, clip:FOLDER, dinov2:FOLDER, or a hub id (owner/name, clip:owner/name)"
 )
 """What a name may be, in words for messages and help."""
 _CARD = "README.md"

@@ -1,4 +1,4 @@
-"""Does a generated person have the drawn person's own features? The world knows them: face width, hair, glasses, moles."""
+"""Does a generated person have the drawn person's own features? The world knows them, face width or stripes."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.worlds.portraits.draw import draw
-from lorasynth.worlds.portraits.factors import IDENTITY, Split, identity_factors, nuisance_factors, persons_of
+from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.world import get_domain
 
 READER_PHOTOS = 6_000
 RIDGE = 0.1  # relative to the mean of what pixels vary
@@ -27,31 +28,33 @@ class FactorReader:
     drawn for everybody, and below 0 are persons who differ from the mean in wrong ways.
     """
 
+    domain: Domain
     weight: Float[Tensor, "d identity"]
     bias: Float[Tensor, " identity"]
 
     @classmethod
     @lru_cache(maxsize=1)
-    def fit(cls) -> "FactorReader":
-        """Fit it to drawn photos of people whom no other part of the system has seen, nor will be asked about."""
+    def fit(cls, world: str) -> "FactorReader":
+        """Fit it to drawn photos of a world's people whom no other part of the system has seen, nor will be asked about."""
         persons, photos = (
             persons_of(Split.RECOGNISER, READER_PHOTOS, offset=_FIRST_PERSON),
             [i % 7 for i in range(READER_PHOTOS)],
         )
-        identity, nuisance = identity_factors(persons), nuisance_factors(persons, photos)
+        domain = get_domain(world)
+        identity, nuisance = domain.identity_factors(persons), domain.nuisance_factors(persons, photos)
         gram, moment, total = torch.zeros(()), torch.zeros(()), torch.zeros(())
         for who, how in zip(identity.split(500), nuisance.split(500), strict=True):
-            x = _pixels(draw(who, how, _SIZE))
+            x = _pixels(domain.draw(who, how, _SIZE))
             gram, moment, total = gram + x.T @ x, moment + x.T @ (who - _MEAN), total + x.sum(0)
         mean = total / READER_PHOTOS
         gram -= READER_PHOTOS * torch.outer(mean, mean)
         moment -= torch.outer(mean * READER_PHOTOS, (identity - _MEAN).mean(0))
         gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
         weight = torch.linalg.solve(gram, moment)
-        return cls(weight=weight, bias=identity.mean(0) - mean @ weight)
+        return cls(domain=domain, weight=weight, bias=identity.mean(0) - mean @ weight)
 
     def read(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B identity"]:
-        """The factors, columns as in `IDENTITY`."""
+        """The factors, columns as in ``domain.identity``."""
         if pictures.shape[-1] != _SIZE:
             pictures = F.interpolate(pictures, (_SIZE, _SIZE), mode="bilinear", antialias=True)
         return _pixels(pictures) @ self.weight + self.bias
@@ -62,12 +65,11 @@ class FactorReader:
         The mean over people (and factors) is the part of what tells people apart that pictures show.
         """
         found = self.read(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
-        return 1 - (found - identity_factors(persons)[:, None]).square().mean(1) / _VARIANCE
+        return 1 - (found - self.domain.identity_factors(persons)[:, None]).square().mean(1) / _VARIANCE
 
-    @staticmethod
-    def by_name(explained: Float[Tensor, "N identity"]) -> dict[str, float]:
+    def by_name(self, explained: Float[Tensor, "N identity"]) -> dict[str, float]:
         """Mean over people of each factor."""
-        return dict(zip(IDENTITY, explained.mean(0).tolist(), strict=True))
+        return dict(zip(self.domain.identity, explained.mean(0).tolist(), strict=True))
 
 
 def _pixels(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B d"]:

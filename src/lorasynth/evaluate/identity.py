@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import World
 
 SCORED_FROM = 1_000  # photos that only scores look at

@@ -19,7 +19,7 @@ from lorasynth.evaluate.render import render
 from lorasynth.evaluate.scoring import Scorer
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.store import Zoo

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lorasynth.evaluate.distribution import frechet_distance, people_spread, picture_spread
 from lorasynth.evaluate.factors import FactorReader
-from lorasynth.evaluate.fidelity import PromptFidelity
 from lorasynth.evaluate.identity import (
     SCORED_FROM,
     embed_pictures,
@@ -17,7 +16,8 @@ from lorasynth.evaluate.identity import (
     similarity,
     verification_threshold,
 )
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.domain import Probe
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import World
 
 REAL_FROM = 600  # photos that are scored as if they were generated
@@ -32,7 +32,7 @@ class Scorer:
     centroids: dict[str, Float[Tensor, "N D"]]
     thresholds: dict[str, float]
     others: dict[str, Float[Tensor, "M D"]]  # of as many real photos as are generated, of other people
-    fidelity: PromptFidelity
+    probe: Probe
     factors: FactorReader
 
     @classmethod
@@ -55,8 +55,8 @@ class Scorer:
                 name: world.embeddings(strangers, pictures, first=REAL_FROM, net=net).flatten(0, 1)
                 for name, net in nets.items()
             },
-            fidelity=PromptFidelity.fit(),
-            factors=FactorReader.fit(),
+            probe=world.domain.probe(),
+            factors=FactorReader.fit(world.name),
         )
 
     def real_photos(self, world: World) -> Float[Tensor, "N K 3 H W"]:
@@ -97,5 +97,5 @@ class Scorer:
         record["factors_by_name"] = self.factors.by_name(explained)
         record["picture_spread"] = interval(picture_spread(pictures))
         if prompts:
-            record["obeyed"] = self.fidelity.obeyed(pictures, prompts)
+            record["obeyed"] = self.probe.obeyed(pictures, prompts)
         return record

@@ -7,7 +7,7 @@ import torch
 
 from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.build import repeatability, train_people

@@ -13,7 +13,7 @@ from lorasynth.experiments.statistics import Figures, Interval, Results, mean
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 
 GOOD = 0.05  # of LoRAs too near at most, by the whole interval; by construction 0.01 of the zoo's own are
 

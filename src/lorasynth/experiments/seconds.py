@@ -15,7 +15,7 @@ from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, difference, scores
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import Photos, World
 from lorasynth.zoo.adapt import FINE_TUNING, adapt
 from lorasynth.zoo.build import random_init

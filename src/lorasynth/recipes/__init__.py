@@ -6,6 +6,10 @@ from lorasynth.errors import UsageError
 from lorasynth.recipes.recipe import BaseRecipe, Recipe, WorldRecipe
 
 RECIPES = {
+    "brushes": "brushes",
+    "brushes_tiny": "brushes",
+    "emblems": "emblems",
+    "emblems_tiny": "emblems",
     "portraits": "portraits",
     "portraits_64k": "portraits",
     "portraits_tiny": "portraits",

@@ -1,13 +1,12 @@
-"""The embedded default: the recipe of what is shipped, and the same path in a minute or two."""
+"""The embedded default: the recipe of what is shipped, the same for a zoo of the paper's size, and in a minute or two."""
 
 from dataclasses import replace
 
 from lorasynth.prior.training import PriorConfig
 from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.recipes.tiny import tiny
 from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
-from lorasynth.worlds.recogniser_training import RecogniserConfig
-from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.build import ZooConfig
 
 
@@ -37,29 +36,5 @@ def portraits_64k() -> WorldRecipe:
 
 
 def portraits_tiny() -> WorldRecipe:
-    """The same path in a minute or two, for trying out: the LoRAs are poor and the synthesizer with them."""
-    adapt = AdaptConfig(steps=6, batch_size=4)
-    zoo = ZooConfig(
-        people=24, validation_people=8, photos=4, rank=1, embedding_photos=2, bank=8, pilot_people=8, pilot_rounds=1,
-        pilot=replace(adapt, lora_A="shared"), adapt=adapt,
-    )  # fmt: skip
-    vae = VAEConfig(num_components=12, latent_dim=8, hidden_dim=32, loop=replace(VAEConfig().loop, steps=40))
-    loop = replace(PriorConfig().loop, steps=40)
-    priors = tuple(PriorConfig(conditioning=c, width=32, depth=1, loop=loop) for c in ("adalora", "adanorm"))
-    critic = RecogniserConfig(loss="arcface", steps=4, batch_size=8)
-    refine = RefineConfig(
-        people_a_step=4, validation_people=4, loop=replace(loop, steps=4), critic_people=16, critic=critic
-    )
-    redraw = replace(refine, states="drawn", drawing_steps=3)
-    return WorldRecipe(
-        name="portraits_tiny",
-        zoo=zoo,
-        vae=vae,
-        priors=priors,
-        regression=replace(loop, steps=20),
-        refine=refine,
-        redraw=redraw,
-        end_to_end=EndToEndConfig(through=redraw, zoo_batch=4),
-        tune_people=2,
-        fine_tuning=adapt,
-    )
+    """The same path in a minute or two."""
+    return tiny("portraits")

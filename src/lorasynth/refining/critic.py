@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.refining.config import RefineConfig
-from lorasynth.worlds.portraits.factors import Split, persons_of
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import degrade, train_recogniser
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import World
 
 

@@ -18,7 +18,7 @@ from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import config_record, fingerprint, step_generator, train
 from lorasynth.vae import zoo_loss
-from lorasynth.worlds.portraits.factors import Split, persons_of
+from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import Photos, World
 
 

@@ -1,6 +1,6 @@
 """The base model of a world: a real, tiny `StableDiffusionPipeline`, built and trained from nothing, offline."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,7 @@ def build_unet(config: BaseConfig, latent_channels: int) -> "UNet2DConditionMode
     )  # fmt: skip
 
 
-def build_pipeline(words: list[str], vae: "AutoencoderKL", config: BaseConfig) -> "StableDiffusionPipeline":
+def build_pipeline(words: Sequence[str], vae: "AutoencoderKL", config: BaseConfig) -> "StableDiffusionPipeline":
     """An untrained pipeline around a picture VAE, for a world whose captions use ``words``."""
     from diffusers import StableDiffusionPipeline
 

@@ -1,5 +1,6 @@
 """A CLIP tokenizer and text encoder for a world's few words, built from nothing and offline."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def _apply(symbols: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
     return symbols
 
 
-def merges_for(words: list[str]) -> list[tuple[str, str]]:
+def merges_for(words: Sequence[str]) -> list[tuple[str, str]]:
     """Merges that make each word one token. A later word's merges never split an earlier word, as they rank below its own."""
     merges: dict[tuple[str, str], int] = {}
     for word in words:
@@ -41,7 +42,7 @@ def merges_for(words: list[str]) -> list[tuple[str, str]]:
     return list(merges)
 
 
-def build_tokenizer(words: list[str]) -> "CLIPTokenizer":
+def build_tokenizer(words: Sequence[str]) -> "CLIPTokenizer":
     """A CLIP tokenizer that knows ``words`` as one token each and spells out any other word in letters."""
     from transformers import CLIPTokenizer
 

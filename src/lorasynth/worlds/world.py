@@ -1,9 +1,9 @@
 """A self-made domain in which the whole method runs for real: what can be drawn, said, recognised and generated in it."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +16,7 @@ from lorasynth.files import read_tensors
 from lorasynth.lora.layout import Layout
 from lorasynth.weights import unpack
 from lorasynth.worlds.base import token_ids
+from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
 from lorasynth.worlds.vae import affine_encoder, encode_affine
 
@@ -39,15 +40,39 @@ class Photos:
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """One domain: its pictures and captions, and the folder with its base model and recognisers."""
+    """One domain, and the folder with its base model and recognisers."""
 
-    name: str
+    domain: Domain
     folder: Path
-    draw: Callable[[list[int], list[int], int], Float[Tensor, "B 3 H W"]]  # (persons, photos, pixels)
-    captions: Callable[[list[int], list[int]], list[str]]  # subject captions of (persons, photos)
-    prompts: tuple[str, ...]  # what evaluation asks for
     target_modules: tuple[str, ...] = TARGET_MODULES
     picture_size: int = field(default=64)
+
+    @property
+    def name(self) -> str:
+        """The domain's."""
+        return self.domain.name
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What evaluation asks for."""
+        return self.domain.prompts
+
+    def draw(self, persons: list[int], photos: list[int], size: int) -> Float[Tensor, "B 3 H W"]:
+        """Photo ``photos[i]`` of person ``persons[i]``, RGB in [0, 1], ``size`` pixels square."""
+        return self.domain.photos(persons, photos, size)
+
+    def _file(self, name: str) -> Path:
+        """A file or folder of the world's models.
+
+        Raises:
+            ModelError: there are none of this world.
+        """
+        if not self.folder.is_dir():
+            raise ModelError(
+                f"{self.folder}: expected the models of the world {self.name!r}, got no folder; make them (python -m "
+                f"lorasynth.recipes.reproduce --recipe {self.name} --run-dir RUN) and set LORASYNTH_ASSETS to RUN"
+            )
+        return self.folder / name
 
     @cached_property
     def pipe(self) -> "StableDiffusionPipeline":
@@ -60,12 +85,13 @@ class World:
         from diffusers.utils import logging
 
         logging.disable_progress_bar()
+        base = self._file("base")
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
-                self.folder / "base", dtype=torch.float32, local_files_only=True, safety_checker=None
+                base, dtype=torch.float32, local_files_only=True, safety_checker=None
             )
         except (OSError, ValueError) as error:
-            raise ModelError(f"{self.folder / 'base'}: expected a StableDiffusionPipeline: {error}") from None
+            raise ModelError(f"{base}: expected a StableDiffusionPipeline: {error}") from None
         pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
         for part in (pipe.unet, pipe.vae, pipe.text_encoder):
             part.requires_grad_(False).eval()
@@ -81,12 +107,12 @@ class World:
     @cached_property
     def encoder(self) -> ArcFaceNet:
         """The recogniser that the synthesizer is conditioned on."""
-        return load_recogniser(ArcFaceNet(), self.folder / "encoder.safetensors")
+        return load_recogniser(ArcFaceNet(), self._file("encoder.safetensors"))
 
     @cached_property
     def second_recogniser(self) -> PatchTransformer:
         """The second opinion: never used for conditioning, training or choosing."""
-        return load_recogniser(PatchTransformer(), self.folder / "recogniser.safetensors")
+        return load_recogniser(PatchTransformer(), self._file("recogniser.safetensors"))
 
     def layout(self, rank: int) -> Layout:
         """The layout of this world's LoRAs."""
@@ -102,7 +128,7 @@ class World:
         who = [p for p in persons for _ in range(count)]
         which = list(range(first, first + count)) * len(persons)
         latents = self.latents(self.draw(who, which, self.picture_size))
-        text = self.text_states(self.captions(who, which))
+        text = self.text_states(self.domain.captions(who, which))
         return Photos(latents=latents.unflatten(0, (-1, count)), text=text.unflatten(0, (-1, count)))
 
     @torch.no_grad()
@@ -143,15 +169,26 @@ def load_recogniser(net: Net, path: Path) -> Net:
     return net.eval().requires_grad_(False)
 
 
-def get_world(name: str) -> World:
-    """A world by name.
+WORLDS = ("portraits", "emblems", "brushes")
+"""Names of the worlds. Each is a folder here, which nothing outside of it imports: all that is asked of it is its `Domain`."""
+
+
+def get_domain(name: str) -> Domain:
+    """What a world shows and says, by its name; no model of it is needed.
 
     Raises:
         UsageError: there is none of that name.
     """
-    from lorasynth.worlds.portraits.world import portraits
+    if name not in WORLDS:
+        raise UsageError(f"expected a world among {sorted(WORLDS)}, got {name!r}")
+    domain: Domain = import_module(f"lorasynth.worlds.{name}.domain").DOMAIN
+    return domain
 
-    worlds = {"portraits": portraits}
-    if name not in worlds:
-        raise UsageError(f"expected a world among {sorted(worlds)}, got {name!r}")
-    return worlds[name]()
+
+def get_world(name: str) -> World:
+    """A world by name. Its models are looked for when they are first needed.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    return World(domain=get_domain(name), folder=ASSETS / name)

@@ -14,7 +14,7 @@ from lorasynth.devices import use_device
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.portraits.factors import SESSION, Split, persons_of, split_of
+from lorasynth.worlds.subjects import SESSION, Split, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.filling import fill, helpers

@@ -1,9 +1,4 @@
-"""Factors in, pictures out: a portrait as a stack of soft-edged shapes, drawn for a whole batch at once.
-
-Every shape is an (approximate) signed distance in picture units (the canvas is [-1, 1]², y down), turned into an opacity
-with an edge of about one pixel and painted over what is there. All of it is torch arithmetic on (B, H, W), so a batch costs
-little more than a picture and any resolution gives the same portrait.
-"""
+"""Factors in, pictures out: a portrait as a stack of soft-edged shapes, drawn for a whole batch at once."""
 
 import math
 
@@ -11,52 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE, identity_factors, nuisance_factors
-from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, EYE_RGB, SHIRT_RGB, choose
+from lorasynth.worlds.canvas import Canvas
+from lorasynth.worlds.colours import BACKGROUND_RGB, choose, hsl
+from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
+from lorasynth.worlds.shapes import ellipse
 
-Plane = Float[Tensor, "B H W"]
-
-
-def photos_of(persons: list[int], photos: list[int], size: int) -> Float[Tensor, "B 3 H W"]:
-    """Photo ``photos[i]`` of person ``persons[i]``, float RGB in [0, 1], ``size`` pixels square."""
-    batch = (
-        32 if torch.get_default_device().type == "cpu" else 4096
-    )  # as many as the cache holds; as many as fill a GPU
-    identity, nuisance = identity_factors(persons), nuisance_factors(persons, photos)
-    parts = [draw(identity[i : i + batch], nuisance[i : i + batch], size) for i in range(0, len(persons), batch)]
-    return torch.cat(parts)
-
-
-class _Canvas:
-    """A batch of pictures under construction: coordinates, and one way to paint."""
-
-    def __init__(self, colour: Float[Tensor, "B 3"], size: int):
-        axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
-        self.y, self.x = axis[None, :, None], axis[None, None, :]
-        self.sharpness = size / 2.6  # opacity goes from 0 to 1 over about 1.3 pixels
-        self.rgb = colour[:, :, None, None].expand(-1, -1, size, size).clone()
-
-    def opacity(self, distance: Plane) -> Plane:
-        return (0.5 - distance * self.sharpness).clamp_(0, 1)
-
-    def paint(self, opacity: Plane, colour: Tensor) -> None:
-        """Paint ``colour`` ((B, 3), or (B, 3, H, W) where it varies) where ``opacity`` says."""
-        if colour.dim() == 2:
-            colour = colour[:, :, None, None]
-        self.rgb = torch.lerp(self.rgb, colour.expand_as(self.rgb), opacity[:, None])
-
-
-def _ellipse(x: Plane, y: Plane, radius_x: Tensor, radius_y: Tensor) -> Plane:
-    """Approximate signed distance to an ellipse at the origin (exact on a circle)."""
-    r = torch.sqrt((x / radius_x) ** 2 + (y / radius_y) ** 2 + 1e-6)
-    return (r - 1) * torch.minimum(radius_x, radius_y)
-
-
-def _hsl(hue: Tensor, saturation: Tensor, lightness: Tensor) -> Float[Tensor, "B 3"]:
-    """Hue in turns, saturation and lightness in [0, 1] -> RGB (the standard piecewise-linear formula)."""
-    k = (torch.tensor([0.0, 8.0, 4.0]) + hue[:, None] * 12) % 12
-    ramp = torch.minimum(k - 3, 9 - k).clamp(-1, 1)
-    return lightness[:, None] - (saturation * torch.minimum(lightness, 1 - lightness))[:, None] * ramp
+SHIRT_RGB = BACKGROUND_RGB * 0.80
+EYE_RGB = torch.tensor(
+    [[0.30, 0.17, 0.07], [0.50, 0.34, 0.12], [0.25, 0.50, 0.25], [0.22, 0.47, 0.72], [0.50, 0.56, 0.60]]
+)
 
 
 def draw(
@@ -83,10 +41,10 @@ def draw(
 
     # Colours.
     tone, hue = person["skin_tone"], person["skin_hue"]
-    skin = _hsl(0.035 + 0.05 * hue, 0.62 - 0.2 * tone, 0.82 - 0.52 * tone)
+    skin = hsl(0.035 + 0.05 * hue, 0.62 - 0.2 * tone, 0.82 - 0.52 * tone)
     shade = skin * torch.tensor([0.80, 0.72, 0.70])
     hair_light = person["hair_lightness"]
-    hair = _hsl(
+    hair = hsl(
         0.02 + 0.11 * person["hair_hue"], 0.62 - 0.35 * (hair_light - 0.5).abs() * 2, 0.07 + 0.60 * hair_light**1.3
     )
     lips = torch.lerp(
@@ -97,7 +55,7 @@ def draw(
     background = choose(BACKGROUND_RGB, photo["background"]) * (0.85 + 0.3 * photo["background_shade"])[:, None]
     shirt = choose(SHIRT_RGB, photo["shirt"]) * (0.85 + 0.3 * photo["shirt_shade"])[:, None]
 
-    canvas = _Canvas(background.clamp(0, 1), size)
+    canvas = Canvas(background.clamp(0, 1), size)
     # Picture -> head coordinates: shift, roll, zoom. Small ranges: portraits come aligned, as face data sets do.
     angle = n("roll", -0.05, 0.05)
     zoom = n("zoom", 1.13, 1.22)
@@ -112,25 +70,23 @@ def draw(
     waves = curl * torch.sin(26 * y) * torch.cos(26 * x)
 
     # Hair behind the head: a cap, and a curtain whose length is the hair's.
-    cap = _ellipse(x, y + 0.08, width + volume, height * 0.93 + volume)
+    cap = ellipse(x, y + 0.08, width + volume, height * 0.93 + volume)
     length = p("hair_length", -0.25, 0.95)
     curtain = torch.maximum(x.abs() - (width + volume * 0.75), torch.maximum(-0.1 - y, y - length))
     canvas.paint(canvas.opacity(torch.minimum(cap, curtain) + waves), hair * 0.82)
 
     # Shirt, neck.
     canvas.paint(
-        canvas.opacity(_ellipse(x, y - 1.18, torch.full_like(width, 0.86), torch.full_like(width, 0.42))), shirt
+        canvas.opacity(ellipse(x, y - 1.18, torch.full_like(width, 0.86), torch.full_like(width, 0.42))), shirt
     )
     neck = torch.maximum(x.abs() - width * 0.48, torch.maximum(-y, y - height * 1.28))
     canvas.paint(canvas.opacity(neck), shade)
 
     # Head: an ellipse whose lower half tapers (pointed chin) or widens (square jaw); ears.
     ear = p("ear_size", 0.05, 0.125)
-    canvas.paint(
-        canvas.opacity(_ellipse((x + yaw * 0.03).abs() - width * 0.98, y - 0.02, ear * 0.8, ear * 1.25)), shade
-    )
+    canvas.paint(canvas.opacity(ellipse((x + yaw * 0.03).abs() - width * 0.98, y - 0.02, ear * 0.8, ear * 1.25)), shade)
     taper = 1 - p("jaw", -0.22, 0.34) * (y / height).clamp(min=0) ** 2
-    head = _ellipse(x / taper, y, width, height)
+    head = ellipse(x / taper, y, width, height)
     face = canvas.opacity(head)
     light = 1 + n("light_side", -0.22, 0.22) * (x / width).clamp(-1, 1)
     canvas.paint(face, (skin[:, :, None, None] * light[:, None]).clamp(0, 1))
@@ -157,14 +113,14 @@ def draw(
     ex = ax - eye_x
     ey = y - eye_y + ex * p("eye_tilt", -0.28, 0.38)
     opening = eye_r * p("eye_openness", 0.48, 0.88)
-    lids = _ellipse(ex, ey, eye_r, opening)
+    lids = ellipse(ex, ey, eye_r, opening)
     whites = canvas.opacity(lids)
     canvas.paint(whites, white)
-    iris = _ellipse(ex - side * n("gaze", -0.022, 0.022), ey, eye_r * 0.56, eye_r * 0.56)
+    iris = ellipse(ex - side * n("gaze", -0.022, 0.022), ey, eye_r * 0.56, eye_r * 0.56)
     canvas.paint(canvas.opacity(iris) * whites, choose(EYE_RGB, person["eye_colour"], smooth=True))
     canvas.paint(canvas.opacity(iris + eye_r * 0.30) * whites, dark)
     canvas.paint(
-        canvas.opacity(_ellipse(fx - side * eye_x + 0.02, ey + 0.025, eye_r * 0.18, eye_r * 0.18)) * whites, white
+        canvas.opacity(ellipse(fx - side * eye_x + 0.02, ey + 0.025, eye_r * 0.18, eye_r * 0.18)) * whites, white
     )
     canvas.paint(canvas.opacity(torch.maximum(lids.abs() - 0.010, ey + opening * 0.25)), dark)
 
@@ -176,7 +132,7 @@ def draw(
     # Nose: wings and a ridge on the shadow side.
     nose_y = eye_y + p("nose_length", 0.16, 0.32)
     nose_w = p("nose_width", 0.045, 0.115)
-    canvas.paint(canvas.opacity(_ellipse(fx - yaw * 0.02, y - nose_y, nose_w, nose_w * 0.55)) * 0.85, shade)
+    canvas.paint(canvas.opacity(ellipse(fx - yaw * 0.02, y - nose_y, nose_w, nose_w * 0.55)) * 0.85, shade)
     ridge = torch.maximum((fx - yaw * 0.03 - nose_w * 0.35).abs() - 0.012, torch.maximum(eye_y - y, y - nose_y))
     canvas.paint(canvas.opacity(ridge) * 0.5, shade)
 
@@ -199,7 +155,7 @@ def draw(
 
     # Mole.
     turn = p("mole_place", 0.0, 2 * math.pi)
-    mole = _ellipse(
+    mole = ellipse(
         fx - 0.24 * torch.cos(turn), y - 0.20 - 0.15 * torch.sin(turn), *(torch.full_like(width, 0.026),) * 2
     )
     canvas.paint(canvas.opacity(mole) * (p("mole", -2.0, 2.0).clamp(0, 0.9)), dark)
@@ -207,7 +163,7 @@ def draw(
     # Hair in front: from the crown down to a hairline that drops away from the parting.
     parting = p("hair_parting", -0.28, 0.28)
     hairline = -height * p("hair_fringe", 0.86, 0.42) + (0.25 + p("hair_curl", 0.25, 0.0)) * (x - parting).abs() ** 1.5
-    crown = torch.maximum(_ellipse(x, y + 0.05, width + volume * 0.8, height * 0.96 + volume * 0.9), y - hairline)
+    crown = torch.maximum(ellipse(x, y + 0.05, width + volume * 0.8, height * 0.96 + volume * 0.9), y - hairline)
     sides = torch.maximum(torch.maximum(width * 0.90 - x.abs(), x.abs() - width - volume * 0.7),
                           torch.maximum(-0.45 - y, y - length.clamp(max=0.75)))  # fmt: skip
     canvas.paint(
@@ -217,9 +173,9 @@ def draw(
     # Glasses last: rims, bridge, temples.
     worn = (p("glasses", -1.3, 0.7) * 20).clamp(0, 1)
     rim_r = p("glasses_size", 0.125, 0.165)
-    rims = (_ellipse(ax - eye_x, y - eye_y, rim_r, rim_r * 0.86)).abs() - 0.014
+    rims = (ellipse(ax - eye_x, y - eye_y, rim_r, rim_r * 0.86)).abs() - 0.014
     bridge = torch.maximum((y - eye_y + 0.02).abs() - 0.012, ax - (eye_x - rim_r))
-    frame = _hsl(
+    frame = hsl(
         person["glasses_size"] * 3 % 1, torch.full_like(tone, 0.6), 0.10 + 0.30 * (person["glasses_size"] * 7 % 1)
     )
     canvas.paint(canvas.opacity(torch.minimum(rims, bridge)) * worn, frame)

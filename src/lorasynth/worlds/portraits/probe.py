@@ -1,17 +1,17 @@
 """Does a picture show what its prompt asked for? Background and expression, read off the pixels."""
 
-import re
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.worlds.portraits.captions import EXPRESSIONS
 from lorasynth.worlds.portraits.draw import draw
-from lorasynth.worlds.portraits.factors import NUISANCE, Split, identity_factors, nuisance_factors, persons_of
-from lorasynth.worlds.portraits.palette import BACKGROUND_RGB, COLOUR_NAMES
+from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
+from lorasynth.worlds.probes import background_asked, background_obeyed, linear_probe
+from lorasynth.worlds.subjects import Split, identity_factors, nuisance_factors, persons_of
 
 PROBE_PHOTOS = 6_000
 _SIZE = 64
@@ -20,11 +20,10 @@ _FROWN, _, _SMILE = EXPRESSIONS
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptFidelity:
+class PortraitProbe:
     """Reads two things that prompts ask for. Neither reading knows who the person is.
 
-    The background is read from the two upper corners, which a portrait leaves free: it is obeyed if the nearest of the world's
-    named colours is the one asked for (by chance 1 in 8). The expression is read by a linear probe from the mouth's pixels and
+    The background as by `background_obeyed`. The expression is read by a linear probe from the mouth's pixels and
     slants to the expression of drawn photos: a smile or frown is obeyed if the probe finds the mouth on that side of a straight
     one (by chance 1 in 2; the probe is right for 96 % of real smiles and frowns).
     """
@@ -33,24 +32,17 @@ class PromptFidelity:
     bias: Float[Tensor, ""]
 
     @classmethod
-    def fit(cls) -> "PromptFidelity":
+    def fit(cls) -> "PortraitProbe":
         """Fit the probe by ridge regression on drawn photos of the people that the encoder learned from."""
         persons = persons_of(Split.ENCODER, PROBE_PHOTOS)
         photos = [i % 7 for i in range(PROBE_PHOTOS)]
-        identity, nuisance = identity_factors(persons), nuisance_factors(persons, photos)
+        identity = identity_factors(persons, len(IDENTITY))
+        nuisance = nuisance_factors(persons, photos, len(NUISANCE))
         parts = zip(identity.split(500), nuisance.split(500), strict=True)
         x = torch.cat([_mouth(draw(i, n, _SIZE)) for i, n in parts])
         expression = nuisance[:, NUISANCE.index("expression")]
-        mean = x.mean(0)
-        gram = (x - mean).T @ (x - mean)
-        gram += 0.001 * gram.diagonal().mean() * torch.eye(len(gram))
-        weight = torch.linalg.solve(gram, (x - mean).T @ (expression - expression.mean()))
-        return cls(weight=weight, bias=expression.mean() - mean @ weight)
-
-    def background_obeyed(self, pictures: Float[Tensor, "N 3 H W"], colour: str) -> Bool[Tensor, " N"]:
-        """Whether each picture has the background asked for."""
-        corners = torch.cat([pictures[:, :, :8, :8], pictures[:, :, :8, -8:]], dim=3).mean((2, 3))
-        return torch.cdist(corners, BACKGROUND_RGB.to(corners.device)).argmin(1) == COLOUR_NAMES.index(colour)
+        weight, bias = linear_probe(x, expression)
+        return cls(weight=weight, bias=bias)
 
     def expression(self, pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, " N"]:
         """Where each mouth lies between a frown (0) and a smile (1)."""
@@ -66,8 +58,8 @@ class PromptFidelity:
         """
         found: dict[str, list[Tensor]] = {}
         for k, prompt in enumerate(prompts):
-            if colour := re.search(r"on an? (\w+) background", prompt):
-                found.setdefault("background", []).append(self.background_obeyed(pictures[:, k], colour[1]))
+            if colour := background_asked(prompt):
+                found.setdefault("background", []).append(background_obeyed(pictures[:, k], colour))
             if _SMILE in prompt:
                 found.setdefault("expression", []).append(self.expression(pictures[:, k]) > 0.5)
             if _FROWN in prompt:

@@ -1,8 +1,10 @@
-"""The colours that have names: what a prompt can ask for and a picture can be checked against."""
+"""Colours: those with names, which a prompt can ask for and a picture can be checked against, and colours by hue."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from lorasynth.worlds.words import one_of
 
 _NAMED = {
     "blue": (0.36, 0.55, 0.88),
@@ -15,13 +17,9 @@ _NAMED = {
     "gray": (0.52, 0.54, 0.56),
 }
 COLOUR_NAMES: tuple[str, ...] = tuple(_NAMED)
-"""Names of the colours of backgrounds and shirts, in the order of the factor's eight equal parts."""
+"""Names of the colours of backgrounds, in the order of the factor's eight equal parts."""
 
 BACKGROUND_RGB = torch.tensor(list(_NAMED.values()))
-SHIRT_RGB = BACKGROUND_RGB * 0.80
-EYE_RGB = torch.tensor(
-    [[0.30, 0.17, 0.07], [0.50, 0.34, 0.12], [0.25, 0.50, 0.25], [0.22, 0.47, 0.72], [0.50, 0.56, 0.60]]
-)
 
 
 def choose(table: Float[Tensor, "n 3"], factor: Float[Tensor, " B"], smooth: bool = False) -> Float[Tensor, "B 3"]:
@@ -35,5 +33,12 @@ def choose(table: Float[Tensor, "n 3"], factor: Float[Tensor, " B"], smooth: boo
 
 
 def colour_name(factor: float) -> str:
-    """The name of the colour that a background or shirt factor in [0, 1] stands for."""
-    return COLOUR_NAMES[min(int(factor * len(COLOUR_NAMES)), len(COLOUR_NAMES) - 1)]
+    """The name of the colour that a factor in [0, 1] stands for."""
+    return one_of(COLOUR_NAMES, factor)
+
+
+def hsl(hue: Tensor, saturation: Tensor, lightness: Tensor) -> Float[Tensor, "B 3"]:
+    """Hue in turns, saturation and lightness in [0, 1] -> RGB (the standard piecewise-linear formula)."""
+    k = (torch.tensor([0.0, 8.0, 4.0]) + hue[:, None] * 12) % 12
+    ramp = torch.minimum(k - 3, 9 - k).clamp(-1, 1)
+    return lightness[:, None] - (saturation * torch.minimum(lightness, 1 - lightness))[:, None] * ramp

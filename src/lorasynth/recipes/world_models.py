@@ -1,0 +1,115 @@
+"""Making a drawn world's own models from nothing: two recognisers, the picture VAE, the base pipeline."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from lorasynth.files import read_json, write_json, write_tensors
+from lorasynth.weights import large_tables, pack
+from lorasynth.worlds.base import BaseConfig, build_pipeline
+from lorasynth.worlds.base_training import train_base
+from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.recogniser_training import RecogniserConfig, train_recogniser
+from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
+from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
+
+_SIZE = 64  # pixels a side of all that the models see
+_BASE_PEOPLE, _BASE_PHOTOS = 100_000, 8  # that the base and the VAE learn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """How a world's own models are made, and on how many people scores are told."""
+
+    encoder: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=2_400))
+    encoder_people: int = 4_000
+    # NOTE: at 2e-3, the encoder's rate, the transformer collapses (all cosines 0.84).
+    recogniser: RecogniserConfig = field(
+        default_factory=lambda: RecogniserConfig(loss="contrastive", steps=1_200, learning_rate=5e-4)
+    )
+    recogniser_people: int = 20_000
+    pca_people: int = 2_000
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    base: BaseConfig = field(default_factory=BaseConfig)
+    evaluated_people: int = 100
+
+
+def tiny() -> WorldConfig:
+    """Every stage for a few steps."""
+    few, standard = RecogniserConfig(steps=2, batch_size=8), WorldConfig()
+    return WorldConfig(
+        encoder=few, encoder_people=16, recogniser=replace(few, loss="contrastive"), recogniser_people=16, pca_people=800,
+        decoder=replace(standard.decoder, batch_size=2, loop=replace(standard.decoder.loop, steps=2)),
+        base=replace(standard.base, batch_size=2, loop=replace(standard.base.loop, steps=2)),
+        evaluated_people=2,
+    )  # fmt: skip
+
+
+def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: list[str]) -> None:
+    """Make a world's own models: recognisers, picture VAE, base pipeline. Skips what is there.
+
+    Args:
+        domain: what is drawn and said.
+        folder: where they go.
+        config: how they are made.
+        base_command: arguments of ``python`` that call `make_base` on the same, by as many processes as it is started in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, split, people, training in (
+        ("encoder", Split.ENCODER, config.encoder_people, config.encoder),
+        ("recogniser", Split.RECOGNISER, config.recogniser_people, config.recogniser),
+    ):
+        if not (folder / f"{name}.safetensors").exists():
+            net = train_recogniser(domain.photos, persons_of(split, people), training)
+            state = net.state_dict()
+            write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
+    if not (folder / "vae" / "config.json").exists():
+        make_vae(domain, folder / "vae", config)
+    if not (folder / "base" / "model_index.json").exists():
+        # Two processes share each step; see `train_base`.
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        subprocess.run([*launch, *base_command], check=True)
+
+
+def _people(count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
+    """Random people of the base split, a random photo of each."""
+    first = persons_of(Split.BASE, 1)[0]
+    who = torch.randint(_BASE_PEOPLE, (count,), generator=generator) + first
+    return who.tolist(), torch.randint(_BASE_PHOTOS, (count,), generator=generator).tolist()
+
+
+def make_vae(domain: Domain, folder: Path, config: WorldConfig) -> None:
+    """The picture VAE: patch-PCA encoder, trained decoder."""
+    torch.manual_seed(0)
+    vae = build_vae(domain.photos(persons_of(Split.BASE, config.pca_people), [0] * config.pca_people, _SIZE))
+    train_decoder(
+        vae, lambda n, g: domain.photos(*_people(n, g), _SIZE), config.decoder, run_dir=folder.parent / "run-decoder"
+    )
+    vae.save_pretrained(folder)
+
+
+def make_base(domain: Domain, folder: Path, config: BaseConfig) -> None:
+    """The base pipeline around the folder's VAE."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    weight, bias = affine_encoder(vae)
+    pipe = build_pipeline(domain.vocabulary, vae, config)
+
+    def batch(count: int, generator: torch.Generator) -> tuple[torch.Tensor, list[str]]:
+        who, which = _people(count, generator)
+        identity, nuisance = domain.identity_factors(who), domain.nuisance_factors(who, which)
+        captions = [domain.base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
+        return encode_affine(weight, bias, domain.draw(identity, nuisance, _SIZE)), captions
+
+    train_base(pipe, batch, config, run_dir=folder / "run-base")
+    if int(os.environ.get("RANK", "0")) == 0:
+        pipe.to(torch.float16).save_pretrained(folder / "base")
+        # NOTE: transformers loads a text encoder in the dtype its config names, diffusers a UNet in fp32: name fp32 for both.
+        file = folder / "base" / "text_encoder" / "config.json"
+        write_json(file, read_json(file) | {"dtype": "float32"})
