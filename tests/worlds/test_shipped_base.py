@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lorasynth.evaluate.fidelity import PromptFidelity
 
 from lorasynth.evaluate.render import render
 from lorasynth.worlds.world import get_world
@@ -21,7 +20,7 @@ def drawn():
 
 
 def test_smiles_and_frowns_are_obeyed(drawn):
-    fidelity = PromptFidelity.fit()
+    fidelity = PortraitProbe.fit()
     smile, frown = (fidelity.expression(drawn(f"a photo of a person, {word}")[0]) for word in ("smiling", "frowning"))
     assert (smile > 0.5).float().mean() > 0.8
     assert (frown < 0.5).float().mean() > 0.7
@@ -29,7 +28,7 @@ def test_smiles_and_frowns_are_obeyed(drawn):
 
 
 def test_backgrounds_are_obeyed(drawn):
-    fidelity = PromptFidelity.fit()
+    fidelity = PortraitProbe.fit()
     for colour in ("blue", "green", "yellow"):
         obeyed = fidelity.obeyed(
             drawn(f"a photo of a person, on a {colour} background"), [f"on a {colour} background"] * STARTS

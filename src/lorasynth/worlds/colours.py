@@ -42,3 +42,19 @@ def hsl(hue: Tensor, saturation: Tensor, lightness: Tensor) -> Float[Tensor, "B 
     k = (torch.tensor([0.0, 8.0, 4.0]) + hue[:, None] * 12) % 12
     ramp = torch.minimum(k - 3, 9 - k).clamp(-1, 1)
     return lightness[:, None] - (saturation * torch.minimum(lightness, 1 - lightness))[:, None] * ramp
+
+
+_HUES = (
+    (0.035, "red"),
+    (0.11, "orange"),
+    (0.19, "yellow"),
+    (0.45, "green"),
+    (0.70, "blue"),
+    (0.90, "purple"),
+    (1.0, "red"),
+)
+
+
+def hue_name(hue: float) -> str:
+    """The name of the colour that a hue in turns has when it is bright."""
+    return next(name for end, name in _HUES if hue % 1 <= end)

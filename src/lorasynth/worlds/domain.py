@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ Factors = dict[str, float]
 """Factors of one person or photo, by name."""
 
 
+@runtime_checkable
 class Probe(Protocol):
     """Reads off pictures whether they show what prompts asked for; it does not look at who or what the subject is."""
 

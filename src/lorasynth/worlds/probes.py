@@ -11,6 +11,21 @@ from lorasynth.worlds.colours import BACKGROUND_RGB, COLOUR_NAMES
 _CORNER = 8  # pixels
 
 
+class Tally:
+    """Counts what obeyed, by what was asked."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Bool[Tensor, " N"]]] = {}
+
+    def add(self, what: str, obeyed: Bool[Tensor, " N"]) -> None:
+        """Some pictures that were asked for ``what``."""
+        self._found.setdefault(what, []).append(obeyed)
+
+    def parts(self) -> dict[str, float]:
+        """The part of all pictures that obeyed, by what was asked."""
+        return {what: torch.cat(found).float().mean().item() for what, found in self._found.items()}
+
+
 def background_asked(prompt: str) -> str | None:
     """The colour of the background that a prompt asks for, if it does."""
     found = re.search(r"on an? (\w+) background", prompt)

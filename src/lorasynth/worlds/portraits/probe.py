@@ -10,7 +10,7 @@ from torch import Tensor
 from lorasynth.worlds.portraits.captions import EXPRESSIONS
 from lorasynth.worlds.portraits.draw import draw
 from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
-from lorasynth.worlds.probes import background_asked, background_obeyed, linear_probe
+from lorasynth.worlds.probes import Tally, background_asked, background_obeyed, linear_probe
 from lorasynth.worlds.subjects import Split, identity_factors, nuisance_factors, persons_of
 
 PROBE_PHOTOS = 6_000
@@ -56,15 +56,15 @@ class PortraitProbe:
         Returns:
             "background", "expression": as far as prompts ask for them.
         """
-        found: dict[str, list[Tensor]] = {}
+        tally = Tally()
         for k, prompt in enumerate(prompts):
             if colour := background_asked(prompt):
-                found.setdefault("background", []).append(background_obeyed(pictures[:, k], colour))
+                tally.add("background", background_obeyed(pictures[:, k], colour))
             if _SMILE in prompt:
-                found.setdefault("expression", []).append(self.expression(pictures[:, k]) > 0.5)
+                tally.add("expression", self.expression(pictures[:, k]) > 0.5)
             if _FROWN in prompt:
-                found.setdefault("expression", []).append(self.expression(pictures[:, k]) < 0.5)
-        return {name: torch.cat(parts).float().mean().item() for name, parts in found.items()}
+                tally.add("expression", self.expression(pictures[:, k]) < 0.5)
+        return tally.parts()
 
 
 def _mouth(pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N d"]:

@@ -1,0 +1,1 @@
+"""A world of styles: the same scenes, drawn in known ways."""

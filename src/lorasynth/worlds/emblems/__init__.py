@@ -1,0 +1,1 @@
+"""A world of objects: emblems of known shape, colours and pattern."""
