@@ -51,7 +51,7 @@ def zoo_card(zoo: Zoo) -> str:
     return f"""{fields}
 # A zoo of {count:,} LoRAs for {zoo.layout.base}
 
-{count:,} LoRAs of {len({item.person for item in zoo.items}):,} people, each with face embeddings: what
+{count:,} LoRAs of {len({item.person for item in zoo.items}):,} people, each with embeddings: what
 [lorasynth](https://pypi.org/project/lorasynth) learns a space of LoRAs from.
 
 | | |

@@ -25,7 +25,7 @@ from lorasynth.pretrained import FILES, how_to_give, read_synthesizer, write_syn
 from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
-from lorasynth.worlds.world import ASSETS
+from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -36,6 +36,7 @@ MAX_SEED = 2**63 - 1
 Predictor = DiffusionPrior | Baseline
 """Embeddings -> latents."""
 Photo = str | Path | Image.Image
+_PERSON = "sks person"  # what real bases call the subject (DreamBooth's convention)
 _ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 """What ModelSpec calls the bases that it knows."""
 
@@ -133,7 +134,7 @@ class Synthesizer:
             "modelspec.architecture": f"{_ARCHITECTURES.get(layout.base, layout.base)}/lora",
             "modelspec.implementation": "diffusers",
             "modelspec.title": "Synthesised LoRA",
-            "modelspec.trigger_phrase": "sks person",
+            "modelspec.trigger_phrase": get_domain(self.base).subject if self.base in WORLDS else _PERSON,
             "modelspec.resolution": f"{self.picture_size}x{self.picture_size}",
         }
         if self.base != layout.base:

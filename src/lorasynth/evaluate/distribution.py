@@ -8,7 +8,7 @@ from torch import Tensor
 def frechet_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> float:
     """``‖μ_x - μ_y‖² + tr(S_x + S_y - 2 (S_x S_y)^½)`` of the Gaussians of two sets of vectors (Heusel et al., NeurIPS 2017).
 
-    Differs from the usual one: the space is a face recogniser's, where a person counts and a background hardly does. 0 is the
+    Differs from the usual one: the space is a recogniser's, where a person counts and a background hardly does. 0 is the
     same mean and covariance. NOTE: it is biased upwards where there are few samples, most where there are fewer than dimensions:
     it says nothing but beside that of two real sets of the same sizes.
 

@@ -136,7 +136,7 @@ def _sets(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         "<h2>Pictures as a set</h2>",
         f"<p>Fréchet distance, in each recogniser's space, to {count:,} real photos of as many other people. {count:,} pictures "
         "are few for so many dimensions and the distance is too large by that: hold it against the row of real photos, which are "
-        "as many. Between people: one minus the mean cosine of two people's pictures for one prompt; 0 is one face for "
+        "as many. Between people: one minus the mean cosine of two people's pictures for one prompt; 0 is one for "
         "everybody. Between pictures: root mean square difference of one person's pictures, in pixels.</p>",
         table(["", "Fréchet distance", "the same, second recogniser", "between people, by each", "between pictures"],
               rows, names.index(model.default_prior)),

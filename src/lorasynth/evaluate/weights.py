@@ -1,7 +1,7 @@
 """How near synthesised LoRAs come to a zoo's own, in weights: for bases of which no picture can be drawn here.
 
 Why this metric: it needs no base model and no pictures. What it cannot say: how a picture looks. A direction of LoRA space
-counts by how far LoRAs spread along it, not by what it does to a face, and the noise of each fine-tuning, which nothing can
+counts by how far LoRAs spread along it, not by what it does to a picture, and the noise of each fine-tuning, which nothing can
 predict, counts as error; so compare methods with each other, and pictures with pictures (`lorasynth evaluate` in a drawn world).
 """
 

@@ -6,8 +6,10 @@ from lorasynth.zoo.build import ZooConfig
 
 
 def brushes() -> WorldRecipe:
-    """A synthesizer of the brushes world."""
-    return WorldRecipe(name="brushes", zoo=ZooConfig(world="brushes"))
+    """A synthesizer of the brushes world: half the zoo of the portraits', and straight on to end to end."""
+    return WorldRecipe(
+        name="brushes", zoo=ZooConfig(world="brushes", people=1_000, validation_people=64), refined_apart=False
+    )
 
 
 def brushes_tiny() -> WorldRecipe:

@@ -6,8 +6,10 @@ from lorasynth.zoo.build import ZooConfig
 
 
 def emblems() -> WorldRecipe:
-    """A synthesizer of the emblems world."""
-    return WorldRecipe(name="emblems", zoo=ZooConfig(world="emblems"))
+    """A synthesizer of the emblems world: half the zoo of the portraits', and straight on to end to end."""
+    return WorldRecipe(
+        name="emblems", zoo=ZooConfig(world="emblems", people=1_000, validation_people=64), refined_apart=False
+    )
 
 
 def emblems_tiny() -> WorldRecipe:

@@ -23,13 +23,13 @@ from pathlib import Path
 import torch
 
 from lorasynth.recipes import get_world_recipe
-from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, tiny
+from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, small, tiny
 from lorasynth.worlds.world import get_domain
 
 WORLDS = {
     "portraits": WorldConfig, "portraits_tiny": tiny,
-    "emblems": WorldConfig, "emblems_tiny": tiny,
-    "brushes": WorldConfig, "brushes_tiny": tiny,
+    "emblems": small, "emblems_tiny": tiny,
+    "brushes": small, "brushes_tiny": tiny,
 }  # fmt: skip
 """How the models of a world are made, by the recipe that follows."""
 

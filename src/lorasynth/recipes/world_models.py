@@ -39,6 +39,18 @@ class WorldConfig:
     evaluated_people: int = 100
 
 
+def small() -> WorldConfig:
+    """Some two thirds of the steps: to see whether a world holds, in an afternoon."""
+    standard = WorldConfig()
+    return replace(
+        standard,
+        encoder=replace(standard.encoder, steps=1_600),
+        decoder=replace(standard.decoder, loop=replace(standard.decoder.loop, steps=2_000)),
+        base=replace(standard.base, loop=replace(standard.base.loop, steps=6_000)),
+        evaluated_people=64,
+    )
+
+
 def tiny() -> WorldConfig:
     """Every stage for a few steps."""
     few, standard = RecogniserConfig(steps=2, batch_size=8), WorldConfig()

@@ -107,7 +107,7 @@ def predictable_stem(
 ) -> Stem:
     """The directions along which LoRAs follow their people: principal components of what ridge regression predicts.
 
-    A LoRA varies most along what is particular to its training, and a face is spread thinly over very many directions: of a zoo
+    A LoRA varies most along what is particular to its training, and a person is spread thinly over very many directions: of a zoo
     of 272, the 96 leading principal components hold 0.57 of a held-out LoRA's variance, and the LoRA so reduced has a likeness
     of 0.56. The components of ``x_hat = embedding @ W``, W by ridge regression, hold 0.51 of the variance and leave 0.60
     (reduced-rank regression, Izenman, 1975; differs from the paper, which has no stem).
