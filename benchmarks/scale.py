@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 
-from lorasynth.fitting import COPIES
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.store import Zoo
 
@@ -175,7 +174,7 @@ def plan() -> None:
         P = Layout.preset("sdxl-attn", rank=rank).num_parameters
         said = {
             "rank": rank, "parameters": P, "TB": bytes_of(million, P, PHOTOS, EMBEDDING) / 1e12,
-            "fitting_memory_TB": COPIES * 4 * million * P / 1e12, "TFLOP_a_LoRA_step": each, "steps": steps,
+            "TFLOP_a_LoRA_step": each, "steps": steps,
             "GPU_seconds_a_LoRA": steps * each / sustained, "GPU_years": seconds / 3600 / 24 / 365,
             "days_on_64_GPUs": seconds / 64 / 86_400, "manifest_MB": million * LINE / 1e6,
         }  # fmt: skip
