@@ -1,15 +1,13 @@
 """The method on styles instead of people: the same scenes, known by how they are drawn."""
 
 from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.recipes.small import small
 from lorasynth.recipes.tiny import tiny
-from lorasynth.zoo.build import ZooConfig
 
 
 def brushes() -> WorldRecipe:
-    """A synthesizer of the brushes world: half the zoo of the portraits', and straight on to end to end."""
-    return WorldRecipe(
-        name="brushes", zoo=ZooConfig(world="brushes", people=1_000, validation_people=64), refined_apart=False
-    )
+    """A synthesizer of the brushes world: a third of the portraits' zoo, and a short way end to end."""
+    return small("brushes")
 
 
 def brushes_tiny() -> WorldRecipe:

@@ -18,6 +18,8 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,10 +28,10 @@ from lorasynth.recipes import get_world_recipe
 from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, small, tiny
 from lorasynth.worlds.world import get_domain
 
-WORLDS = {
+WORLDS: dict[str, Callable[[], WorldConfig]] = {
     "portraits": WorldConfig, "portraits_tiny": tiny,
     "emblems": small, "emblems_tiny": tiny,
-    "brushes": small, "brushes_tiny": tiny,
+    "brushes": partial(small, base_steps=4_000), "brushes_tiny": tiny,
 }  # fmt: skip
 """How the models of a world are made, by the recipe that follows."""
 

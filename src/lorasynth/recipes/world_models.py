@@ -39,14 +39,14 @@ class WorldConfig:
     evaluated_people: int = 100
 
 
-def small() -> WorldConfig:
+def small(base_steps: int = 6_000) -> WorldConfig:
     """Some two thirds of the steps: to see whether a world holds, in an afternoon."""
     standard = WorldConfig()
     return replace(
         standard,
         encoder=replace(standard.encoder, steps=1_600),
         decoder=replace(standard.decoder, loop=replace(standard.decoder.loop, steps=2_000)),
-        base=replace(standard.base, loop=replace(standard.base.loop, steps=6_000)),
+        base=replace(standard.base, loop=replace(standard.base.loop, steps=base_steps)),
         evaluated_people=64,
     )
 

@@ -1,0 +1,19 @@
+"""The whole path of a drawn world in two or three hours: enough to tell whether the method holds there."""
+
+from dataclasses import replace
+
+from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.refining import EndToEndConfig
+from lorasynth.zoo.build import ZooConfig
+
+
+def small(world: str) -> WorldRecipe:
+    """The recipe ``WORLD``: a zoo of 600, and from the priors straight on to end to end."""
+    through = EndToEndConfig().through
+    through = replace(through, loop=replace(through.loop, steps=1_500))
+    return WorldRecipe(
+        name=world,
+        zoo=ZooConfig(world=world, people=600, validation_people=64),
+        end_to_end=EndToEndConfig(through=through),
+        refined_apart=False,
+    )
