@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,18 @@ def kill_and_build(tmp_path, items, kills):
             coordinators.append(FORK.Process(target=coordinator, args=(folder, items, pids, missing)))
             coordinators[-1].start()
 
+    def kill(coordinating):
+        """Helpers of a coordinator who was killed just now end in between."""
+        while True:
+            leading, alive = [process.pid for process in coordinators], running(pids)
+            if wanted := [pid for pid in alive if (pid in leading) == coordinating] or alive:
+                pid = chance.choice(wanted)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    return "coordinator" if pid in leading else "worker"
+            start()
+            time.sleep(0.005)
+
     try:
         for number in range(1, kills + 1):
             start()
@@ -108,11 +121,7 @@ def kill_and_build(tmp_path, items, kills):
                 if not running(pids):
                     start()
             time.sleep(chance.uniform(0, 0.03))
-            leading = [process.pid for process in coordinators]
-            wanted = [pid for pid in running(pids) if (pid in leading) == (number % 4 == 0)] or running(pids)
-            pid = chance.choice(wanted)
-            os.kill(pid, signal.SIGKILL)
-            killed["coordinator" if pid in leading else "worker"] += 1
+            killed[kill(coordinating=number % 4 == 0)] += 1
         while running(pids):
             time.sleep(0.02)
     finally:
@@ -132,6 +141,31 @@ def test_killed_at_each_change_of_a_file_another_process_finishes_to_the_same_by
         number += 1
     assert number > 40
     assert look_over(tmp_path / "one").faults == []
+
+
+def wait_long(started):
+    (started / str(os.getpid())).touch()
+    time.sleep(600)
+
+
+def lead_for_long(started, number):
+    with helpers(number, wait_long, started, method="fork"):
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_helpers_end_when_who_started_them_is_killed(tmp_path, how):
+    leader = FORK.Process(target=lead_for_long, args=(tmp_path, 3))
+    leader.start()
+    while len(list(tmp_path.iterdir())) < 3:
+        time.sleep(0.01)
+    assert len(running(tmp_path)) == 3
+    os.kill(leader.pid, how)
+    leader.join()
+    deadline = time.monotonic() + 20
+    while running(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert running(tmp_path) == []
 
 
 @pytest.mark.slow

@@ -5,10 +5,12 @@ manifest in order and sweeps up. So a finished folder is a function of the recip
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from threading import Thread
 
 from jaxtyping import Float
 from torch import Tensor
@@ -120,9 +122,7 @@ def _sweep(zoo: Zoo) -> None:
 def helpers(
     number: int, work: Callable[..., None], *arguments: object, method: str = "spawn"
 ) -> Iterator[list[BaseProcess]]:
-    """Have some processes work beside a block. Its end waits for theirs; its error ends them.
-
-    If this process is killed they go on.
+    """Have some processes work beside a block. Its end waits for theirs; its error ends them, and so does this process's death.
 
     Args:
         number: of processes.
@@ -131,7 +131,7 @@ def helpers(
         method: how they are started; see `multiprocessing`.
     """
     context = multiprocessing.get_context(method)
-    processes: list[BaseProcess] = [context.Process(target=work, args=arguments) for _ in range(number)]  # type: ignore[attr-defined]
+    processes: list[BaseProcess] = [context.Process(target=_help, args=(work, *arguments)) for _ in range(number)]  # type: ignore[attr-defined]
     for process in processes:
         process.start()
     try:
@@ -143,3 +143,16 @@ def helpers(
     finally:
         for process in processes:
             process.join()
+
+
+def _help(work: Callable[..., None], *arguments: object) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
+    work(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Whoever stops a build, by whatever signal, does not expect it to go on unseen. A bank loses nothing but time."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
