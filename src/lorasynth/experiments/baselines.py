@@ -139,7 +139,6 @@ BASELINES = Experiment(
         "shipped": {"method": "shipped"},
     },
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="A synthesizer that the zoo alone has taught beats inversion in the zoo's principal space at one photo",

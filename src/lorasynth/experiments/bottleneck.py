@@ -40,11 +40,11 @@ def _cell(latent_dim: int, kl_weight: float) -> Config:
 
 BOTTLENECK = Experiment(
     name="bottleneck",
-    title="VAEs by the length m of the latent (at β = 1e-4) and by β (at m = 256), each with an ADALoRA prior of one size",
+    title="VAEs by the length m of the latent (at β = 1e-4) and by β (at m = 32, where training improves on the linear start), "
+    "each with an ADALoRA prior of one size",
     cells={f"m{m}": _cell(m, 1e-4) for m in (*SHORTER, 512)}
-    | {f"beta{name}": _cell(256, beta) for name, beta in (("0", 0.0), ("1e-2", 1e-2), ("1", 1.0))},
+    | {f"beta{name}": _cell(32, beta) for name, beta in (("0", 0.0), ("1e-2", 1e-2), ("1", 1.0))},
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="A latent of m = 512 serves likeness better than shorter ones",
@@ -59,12 +59,12 @@ BOTTLENECK = Experiment(
         Claim(
             text="β < 1 (1e-4) serves likeness better than β = 1",
             source="Section 3.3",
-            criterion=more("similarity", "m256", "beta1"),
+            criterion=more("similarity", "m32", "beta1"),
         ),
         Claim(
             text="The KL, at β = 1e-4, serves likeness better than none at all",
             source="Section 3.3",
-            criterion=more("similarity", "m256", "beta0"),
+            criterion=more("similarity", "m32", "beta0"),
         ),
     ),
 )

@@ -138,7 +138,6 @@ GAUGE = Experiment(
         **{name: _cell(name) for name in (*GAUGES, "procrustes", "anchored", "products")},
     },
     run=run,
-    max_seeds=3,
     plotted=("explained",),
     claims=(
         Claim(

@@ -90,7 +90,6 @@ MEMORISATION = Experiment(
         "nearest": _cell("nearest"),
     },
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="The prior makes novel LoRAs, not copies of the zoo's",

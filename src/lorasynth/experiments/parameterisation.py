@@ -28,7 +28,6 @@ PARAMETERISATION = Experiment(
     }
     | {f"{n}-on-ridge": {"prediction_type": PREDICTED[n], "centre": "ridge", "sampled": False} for n in ("v", "x0")},
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="v-prediction gives more likeness than x0-prediction",

@@ -53,9 +53,10 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         if not records:
             lines.append(f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`.")
             continue
-        plot = page_path.with_suffix("") / f"{experiment.name}.svg"
-        files[plot] = _plot(experiment, results)
-        lines += [f"![{' and '.join(experiment.plotted)} of each cell]({plot.parent.name}/{plot.name})", ""]
+        if drawn := _plot(experiment, results):
+            plot = page_path.with_suffix("") / f"{experiment.name}.svg"
+            files[plot] = drawn
+            lines += [f"![{' and '.join(experiment.plotted)} of each cell]({plot.parent.name}/{plot.name})", ""]
         lines += _table(experiment, results, records, os.path.relpath(results_folder, page_path.parent))
     return {page_path: "\n".join(lines) + "\n"} | files
 
@@ -81,8 +82,11 @@ def _claim_row(experiment: Experiment, claim: Claim, results: Results, there: bo
     return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
 
 
-def _plot(experiment: Experiment, results: Results) -> str:
+def _plot(experiment: Experiment, results: Results) -> str | None:
+    """The plotted figures of the cells that have them all; None where none has."""
     shown = [cell for cell, runs in results.items() if all(set(experiment.plotted) <= set(run) for run in runs)]
+    if not shown:
+        return None
     intervals = {cell: [mean(results, cell, figure) for figure in experiment.plotted] for cell in shown}
     rows = [(cell, [(i.mean, i.low, i.high) for i in group]) for cell, group in intervals.items()]
     return bars(rows, experiment.plotted).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)

@@ -111,7 +111,6 @@ SECONDS = Experiment(
         "tuned-one-photo-50": _cell("random", 50, 1e-2, 1),
     },
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="Zero-shot beats fine-tuning of equal seconds",

@@ -64,7 +64,6 @@ TARGETS = Experiment(
         "vae-principal": {"target": "vae", "stem": "principal"},
     },
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="A prior on VAE latents gives more likeness than one on scaled LoRA vectors",

@@ -55,7 +55,6 @@ VAE_SHAPE = Experiment(
     }
     | {f"mlp-principal-m32-wide{w}": _cell("principal", True, 32, w) for w in (1024,)},
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="LoRAs lie on a curved manifold: of 32 numbers, an MLP VAE explains more of a new LoRA than PCA",
