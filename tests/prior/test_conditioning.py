@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorasynth.errors import UsageError
 from lorasynth.prior import CONDITIONING
-from lorasynth.prior.conditioning import AdaLoRALinear, block_of
+from lorasynth.prior.conditioning import AdaLoRALinear, LoRAMixtureLinear, block_of
 
 every_block = pytest.mark.parametrize("name", CONDITIONING)
 
@@ -73,6 +73,18 @@ def test_it_begins_as_its_plain_linear_layer_and_can_learn():
     assert torch.equal(out, F.linear(h, made.linear.weight, made.linear.bias))
     out.square().sum().backward()
     assert made.W_B.grad.abs().max() > 0
+
+
+def test_a_mixture_weighs_whole_loras_by_the_condition():
+    """W + Σ ω_i(c) B_i A_i, a row at a time and in numpy."""
+    torch.manual_seed(0)
+    made = LoRAMixtureLinear(7, 5, 6, rank=2, num_loras=3, hidden=4).double()
+    torch.nn.init.normal_(made.B.weight)
+    h, c = normal(1, 3, 7), normal(2, 3, 6)
+    W, A, B = (w.weight.detach().numpy() for w in (made.linear, made.A, made.B))
+    for row, omega, out in zip(h.numpy(), made.weights(c).detach().numpy(), made(h, c).detach().numpy(), strict=True):
+        update = sum(omega[i] * B[:, 2 * i : 2 * i + 2] @ A[2 * i : 2 * i + 2] for i in range(3))
+        assert out == pytest.approx((W + update) @ row + made.linear.bias.detach().numpy(), rel=1e-9)
 
 
 def test_all_blocks_have_one_signature():

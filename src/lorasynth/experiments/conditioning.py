@@ -10,7 +10,7 @@ from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior import Denoiser
 
-RIVALS = ("adanorm", "adaln_zero", "film", "concat", "cross_attention")
+RIVALS = ("adanorm", "adaln_zero", "film", "concat", "cross_attention", "lora_mixture")
 HALF_THE_GAIN = 1.15  # the claim is 1.30; half-way to nothing tells the two apart
 
 
@@ -78,7 +78,7 @@ CONDITIONING_EXPERIMENT = Experiment(
             criterion=more("similarity", "adalora", "adanorm"),
         ),
         Claim(
-            text="ADALoRA is the best of six ways to condition",
+            text="ADALoRA is the best of seven ways to condition",
             source="Section 3.4",
             criterion=more("similarity", "adalora", RIVALS),
         ),

@@ -50,20 +50,65 @@ class AdaLoRALinear(nn.Module):
         return self.linear(h) + torch.einsum("bor,br->bo", B_BOR, torch.einsum("bri,bi->br", A_BRI, h))
 
 
-class AdaLoRABlock(nn.Module):
-    """A residual MLP block whose two layers are ADALoRA."""
+class LoRAMixtureLinear(nn.Module):
+    """A mixture of LoRAs: ``h_out = W h + Σ_i ω_i(c) B_i A_i h``, ω an MLP (conditional LoRA, arXiv 2405.03958).
 
-    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0, rank: int = 8, bottleneck: int = 32):
+    Where ADALoRA makes the factors themselves from the condition, here they are learned once and the condition only weighs them.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        condition_dim: int,
+        rank: int = 4,
+        num_loras: int = 16,
+        hidden: int = 64,
+    ):
+        super().__init__()
+        self.rank = rank
+        self.linear = nn.Linear(in_features, out_features)
+        self.weights = nn.Sequential(nn.Linear(condition_dim, hidden), nn.SiLU(), nn.Linear(hidden, num_loras))
+        self.A = nn.Linear(in_features, num_loras * rank, bias=False)
+        self.B = nn.Linear(num_loras * rank, out_features, bias=False)
+        nn.init.zeros_(self.B.weight)
+
+    def forward(self, h: Float[Tensor, "B I"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B O"]:
+        """Apply the conditioned layer."""
+        # All A_i side by side and all B_i on top of each other: ω_i scales the part in between.
+        omega_BK = self.weights(c)
+        return self.linear(h) + self.B(self.A(h) * omega_BK.repeat_interleave(self.rank, dim=1))
+
+
+class _ConditionedLayersBlock(nn.Module):
+    """A residual MLP block whose two layers take the condition."""
+
+    def __init__(self, width: int, up: nn.Module, down: nn.Module, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.up = AdaLoRALinear(width, width, condition_dim, rank, bottleneck)
-        self.down = AdaLoRALinear(width, width, condition_dim, rank, bottleneck)
+        self.up, self.down = up, down
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Float[Tensor, "B W"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B W"]:
         """One block."""
         x = self.dropout(F.silu(self.up(self.norm(h), c)))
         return h + self.down(x, c)
+
+
+class AdaLoRABlock(_ConditionedLayersBlock):
+    """A residual MLP block whose two layers are ADALoRA."""
+
+    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0, rank: int = 8, bottleneck: int = 32):
+        up, down = (AdaLoRALinear(width, width, condition_dim, rank, bottleneck) for _ in range(2))
+        super().__init__(width, up, down, dropout)
+
+
+class LoRAMixtureBlock(_ConditionedLayersBlock):
+    """A residual MLP block whose two layers are mixtures of LoRAs."""
+
+    def __init__(self, width: int, condition_dim: int, dropout: float = 0.0):
+        up, down = (LoRAMixtureLinear(width, width, condition_dim) for _ in range(2))
+        super().__init__(width, up, down, dropout)
 
 
 class AdaNormBlock(nn.Module):
@@ -165,7 +210,7 @@ def _zero_linear(in_features: int, out_features: int) -> nn.Linear:
 
 CONDITIONING: dict[str, Callable[..., nn.Module]] = {
     "adalora": AdaLoRABlock, "adanorm": AdaNormBlock, "adaln_zero": AdaLNZeroBlock, "film": FiLMBlock, "concat": ConcatBlock,
-    "cross_attention": CrossAttentionBlock,
+    "cross_attention": CrossAttentionBlock, "lora_mixture": LoRAMixtureBlock,
 }  # fmt: skip
 """Name -> block class, called with (width, condition_dim, dropout=...)."""
 
