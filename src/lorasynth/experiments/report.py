@@ -1,5 +1,6 @@
 """The page of evidence: every claim with its figure, its interval and its verdict, from the results' files alone."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,10 +100,10 @@ def _table(experiment: Experiment, results: Results, records: list[dict[str, Any
     lines = [
         f"    {records[-1]['command']}",
         "",
-        f"Seeds {', '.join(map(str, seeds))}; seconds are those of a cell.",
+        f"Seeds {', '.join(map(str, seeds))}.",
         "",
     ]
-    lines += ["| cell | " + " | ".join([*names, "seconds"]) + " |", "|---" * (len(names) + 2) + "|"]
+    lines += ["| cell | " + " | ".join([*names, "seconds a cell"]) + " |", "|---" * (len(names) + 2) + "|"]
     for cell, runs in results.items():
         values = [_figure(mean(results, cell, name)) if all(name in run for run in runs) else "–" for name in names]
         file = cell_path(Path(folder), experiment, cell, seeds[0]).as_posix()
@@ -113,6 +114,6 @@ def _table(experiment: Experiment, results: Results, records: list[dict[str, Any
 
 def _figure(interval: Interval) -> str:
     """An interval; a number alone where no draw of people and seeds changes it."""
-    if interval.low == interval.high:
+    if math.isclose(interval.low, interval.high, rel_tol=1e-6):
         return f"{interval.mean:,.0f}" if interval.mean == round(interval.mean) else f"{interval.mean:.3g}"
     return str(interval)
