@@ -89,5 +89,7 @@ def test_without_a_network_the_hub_is_named():
 @pytest.mark.parametrize("spec", ["nobody", "", "clip:", "aligned:none.onnx", "folder/none.onnx", "siglip:x/y", "a b"])
 def test_what_is_no_name_is_refused_with_what_would_be_one(spec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"expected an encoder: a world's name \(portraits, emblems, brushes\), .* got no such thing"):
+    with pytest.raises(
+        UsageError, match=r"expected an encoder: a world's name \(portraits, emblems, brushes\), .* got no such thing"
+    ):
         open_encoder(spec)

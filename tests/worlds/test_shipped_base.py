@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lorasynth.evaluate.render import render
+from lorasynth.worlds.portraits.probe import PortraitProbe
 from lorasynth.worlds.world import get_world
 
 pytestmark = pytest.mark.integration
