@@ -61,8 +61,8 @@ def tune_by_weights(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Choose each prior's scale, then its sampler settings, by the error of ΔW on validation LoRAs; sets them on ``model``.
 
-    Where pictures can be drawn they are what to choose by (`lorasynth.fitting.tune`): the error of weights likes smaller LoRAs
-    than likeness does.
+    Where pictures can be drawn they are what to choose by (`lorasynth.world_fitting.tune`): the error of weights likes smaller
+    LoRAs than likeness does.
 
     Returns:
         The relative error of every setting tried, and `errors_of` of each prior with the settings chosen.

@@ -1,46 +1,31 @@
-"""From a zoo to a synthesizer: canonical form, VAE, priors and their settings, a folder to ship."""
+"""From a zoo to what it teaches: canonical form, VAE, priors and baselines, each stage a set of files in one folder."""
 
-import multiprocessing
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
-from lorasynth.devices import use_device
-from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.errors import ZooError
-from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
-from lorasynth.files import read_json, write_json, write_tensors
+from lorasynth.files import write_json
 from lorasynth.lora.factors import delta_W_relative_error
-from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
+from lorasynth.prior import KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
-from lorasynth.recipes.recipe import Recipe, WorldRecipe
-from lorasynth.refining import end_to_end, refine, train_critic
+from lorasynth.recipes.recipe import Recipe
 from lorasynth.rows import Rows, chunks
-from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
-from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE, fit_vae
-from lorasynth.worlds.recogniser import LatentNet
-from lorasynth.worlds.subjects import Split, persons_of
-from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
-
-SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
-
-END_TO_END: Final = "end-to-end"  # folder of what is trained last
-
-Stage = Literal["priors", "refined", "end-to-end"]
 
 
 @dataclass(frozen=True)
-class _Data:
+class ZooRows:
+    """A zoo as its stages take it: LoRAs and embeddings by row, and which rows teach and which choose."""
+
     persons: list[int]
     vectors: Rows
     embeddings: Float[Tensor, "N J D"]
@@ -48,7 +33,7 @@ class _Data:
     validation: Int[Tensor, " m"]
 
 
-def _load(recipe: Recipe, zoo: Zoo) -> _Data:
+def open_zoo_rows(recipe: Recipe, zoo: Zoo) -> ZooRows:
     """The zoo: its LoRAs stay on disk.
 
     Raises:
@@ -63,7 +48,7 @@ def _load(recipe: Recipe, zoo: Zoo) -> _Data:
         raise ZooError(
             f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; build more of the zoo"
         )
-    return _Data(persons, vectors, embeddings, train, validation)
+    return ZooRows(persons, vectors, embeddings, train, validation)
 
 
 def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, float]:
@@ -73,7 +58,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
         `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
         canonical form and VAE and back.
     """
-    data = _load(recipe, zoo)
+    data = open_zoo_rows(recipe, zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
     canonicalizer = Canonicalizer.fit(data.vectors.take(data.train), zoo.layout, recipe.gauge, reference)
     people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
@@ -87,7 +72,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
         run_dir=out / "run-vae",
         processes=processes,
     )
-    metrics |= _delta_W_errors(data, canonicalizer, vae)
+    metrics |= delta_W_errors(data, canonicalizer, vae)
     if processes.is_main:
         out.mkdir(parents=True, exist_ok=True)
         canonicalizer.save(out / "canonical.safetensors")
@@ -97,7 +82,8 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
 
 
 @torch.no_grad()
-def _delta_W_errors(data: _Data, canonicalizer: Canonicalizer, vae: LoRAVAE) -> dict[str, float]:
+def delta_W_errors(data: ZooRows, canonicalizer: Canonicalizer, vae: LoRAVAE) -> dict[str, float]:
+    """Mean relative squared error on the ΔW of validation people, through form and VAE and back; and that of the zoo's mean."""
     average = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features))
     errors, of_the_mean = [], []
     for held in chunks(data.vectors.take(data.validation)):
@@ -115,9 +101,9 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
 
     Of several processes, which share every batch of the priors, the main one fits the baselines and writes.
     """
-    data = _load(recipe, zoo)
+    data = open_zoo_rows(recipe, zoo)
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
-    mean, logvar = _latents(vae, canonicalizer.view(data.vectors))
+    mean, logvar = latents_of(vae, canonicalizer.view(data.vectors))
     (out / "priors").mkdir(parents=True, exist_ok=True)
     metrics: dict[str, Any] = {}
     for config in recipe.priors:
@@ -128,13 +114,14 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
         if processes.is_main:
             prior.save(out / "priors" / f"{config.conditioning}.safetensors")
     if processes.is_main:
-        metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / "priors")}
+        metrics["ridge"] = {"lambda": fit_baselines(recipe, data, mean, out / "priors")}
         write_json(out / "priors.json", metrics)
     return metrics
 
 
 @torch.no_grad()
-def _latents(vae: LoRAVAE, x: Rows) -> tuple[Float[Tensor, "N Z"], Float[Tensor, "N Z"]]:
+def latents_of(vae: LoRAVAE, x: Rows) -> tuple[Float[Tensor, "N Z"], Float[Tensor, "N Z"]]:
+    """Means and log-variances of canonical vectors that need not fit into memory."""
     mean, logvar, done = torch.empty(len(x), vae.latent_dim), torch.empty(len(x), vae.latent_dim), 0
     for part in chunks(x):
         here = slice(done, done + len(part))
@@ -142,7 +129,7 @@ def _latents(vae: LoRAVAE, x: Rows) -> tuple[Float[Tensor, "N Z"], Float[Tensor,
     return mean, logvar
 
 
-def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], folder: Path) -> float:
+def fit_baselines(recipe: Recipe, data: ZooRows, mean: Float[Tensor, "N Z"], folder: Path) -> float:
     """Fit the baselines on latents; write them to ``folder``; returns ridge's lambda."""
     train, held = data.train, data.validation
     ridge, lam = best_ridge(data.embeddings[train], mean[train], data.embeddings[held], mean[held])
@@ -158,148 +145,3 @@ def _fit_baselines(recipe: Recipe, data: _Data, mean: Float[Tensor, "N Z"], fold
     for name, baseline in baselines.items():
         baseline.save(folder / f"{name}.safetensors")
     return lam
-
-
-def tune(
-    world: World, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
-) -> dict[str, dict[str, float]]:
-    """Choose each prior's scale, then its sampler settings, by likeness on validation people; sets them on ``model``.
-
-    Returns:
-        Likeness of every setting tried.
-    """
-    persons = persons_of(Split.VALIDATION, people)
-    embedding = world.embeddings(persons, 1, first=0)[:, 0]
-    centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
-
-    def score(name: str, settings: dict[str, Any]) -> float:
-        vectors = model.synthesize(embedding, prior=name, **settings)
-        value = likeness(world, model.canonicalizer.layout, vectors, centroids)
-        report(f"{name} {in_words(settings)}: likeness {value:.3f}")
-        return value
-
-    return choose_settings(model, SCALES, score)
-
-
-def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer:
-    """A synthesizer of the parts that the stages wrote to ``fitted``, its priors with no settings yet.
-
-    Args:
-        recipe: whose world and priors.
-        fitted: the working folder.
-        stage: whose VAE and priors to take: "priors" (what the zoo teaches), "refined" (its diffusion priors, each then trained
-            through the base) or "end-to-end" (then all of them with the VAE).
-    """
-    world = get_world(recipe.zoo.world)
-    last = fitted / END_TO_END if stage == "end-to-end" else fitted
-    priors: dict[str, Predictor] = {}
-    for config in recipe.priors:
-        name = f"{config.conditioning}.safetensors"
-        priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
-    priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
-    return Synthesizer(
-        base=recipe.zoo.world, encoder=WorldEncoder(world),
-        canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(last / "vae.safetensors"),
-        priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=world.picture_size,
-    )  # fmt: skip
-
-
-def critic_stage(recipe: WorldRecipe, out: Path) -> Path:
-    """Train the critic that priors are refined against, unless it is there; returns its file in ``out``."""
-    path = out / "critic.safetensors"
-    if not path.exists():
-        write_tensors(path, train_critic(get_world(recipe.zoo.world), recipe.refine).state_dict())
-    return path
-
-
-def _critic(recipe: WorldRecipe, out: Path) -> LatentNet:
-    world = get_world(recipe.zoo.world)
-    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
-
-
-def refine_stage(recipe: WorldRecipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Train diffusion priors, one by one, through the base model; write them to ``out / "refined"``.
-
-    Args:
-        recipe: which base, priors and settings.
-        out: the working folder of the stages before.
-        names: which priors; all of the recipe's by default. They have nothing to do with each other, so that several processes
-            may each do one, after `critic_stage`.
-
-    Returns:
-        `refine`'s figures of each, on "photo" and then on "drawn" states.
-    """
-    world, model, critic = get_world(recipe.zoo.world), put_together(recipe, out, "priors"), _critic(recipe, out)
-    (out / "refined").mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, dict[str, Any]] = {}
-    for name in names or [config.conditioning for config in recipe.priors]:
-        metrics[name] = {
-            config.states: refine(world, model, name, critic, config, run_dir=out / f"run-{config.states}-{name}")
-            for config in (recipe.refine, recipe.redraw)
-        }
-        model.priors[name].save(out / "refined" / f"{name}.safetensors")
-        write_json(out / "refined" / f"{name}.json", metrics[name])
-    return metrics
-
-
-def refine_with_workers(recipe: WorldRecipe, out: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """`refine_stage` of all priors, each in a process of one thread, ``workers`` at once."""
-    names = [config.conditioning for config in recipe.priors]
-    if workers == 1:
-        return refine_stage(recipe, out)
-    critic_stage(recipe, out)
-    device = str(torch.get_default_device())
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), _begin_worker, (device,)) as pool:
-        parts = pool.starmap(refine_stage, [(recipe, out, [name]) for name in names], chunksize=1)
-    return {name: figures for part in parts for name, figures in part.items()}
-
-
-def _begin_worker(device: str) -> None:
-    torch.set_num_threads(1)
-    use_device(device)
-
-
-def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]:
-    """Train all diffusion priors and the VAE together through the base; write them to ``out / "end-to-end"``.
-
-    The baselines, which the zoo alone teaches, are fitted again to the VAE as it is then.
-
-    Returns:
-        `end_to_end`'s figures, and those on ΔW that `fit_vae_stage` gives, of this VAE.
-    """
-    data, model = _load(recipe, zoo), put_together(recipe, out, "refined" if recipe.refined_apart else "priors")
-    names = [config.conditioning for config in recipe.priors]
-    x = model.canonicalizer.view(data.vectors)
-    metrics: dict[str, Any] = end_to_end(
-        get_world(recipe.zoo.world), model, names, _critic(recipe, out), x.take(data.train), recipe.end_to_end,
-        run_dir=out / "run-end-to-end",
-    )  # fmt: skip
-    (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
-    model.vae.save(out / END_TO_END / "vae.safetensors")
-    for name in names:
-        model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")
-    mean, _ = _latents(model.vae, x)
-    metrics["ridge"] = {"lambda": _fit_baselines(recipe, data, mean, out / END_TO_END / "priors")}
-    metrics |= _delta_W_errors(data, model.canonicalizer, model.vae)
-    write_json(out / END_TO_END / "metrics.json", metrics)
-    return metrics
-
-
-def assemble(
-    recipe: WorldRecipe, zoo: Zoo, fitted: Path, out: Path, card: str, *, report: Callable[[str], None] = print
-) -> Synthesizer:
-    """Put fitted parts together, choose sampler settings, and write a synthesizer's folder."""
-    world, model = get_world(recipe.zoo.world), put_together(recipe, fitted, END_TO_END)
-    tried = tune(world, model, recipe.tune_people, report=report)
-    names = [config.conditioning for config in recipe.priors]
-    record = {
-        "fine_tuning": asdict(recipe.fine_tuning),
-        "made_from": {
-            "zoo_people": sum(i.split == "train" for i in zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
-            "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
-            "refined": {n: read_json(fitted / "refined" / f"{n}.json") for n in names if recipe.refined_apart},
-            "end_to_end": read_json(fitted / END_TO_END / "metrics.json"), "settings_tried": tried,
-        },
-    }  # fmt: skip
-    model.save_pretrained(out, card, record=record)
-    return model

@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import create, experiments, files, learn, zoo
+from lorasynth.cli import create, experiments, files, learn, zoo, zoo_care
 
 app = typer.Typer(
     name="lorasynth",
@@ -29,12 +29,12 @@ zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True
 zoo_app.command("build")(zoo.zoo_build)
 zoo_app.command("import")(zoo.zoo_import)
 zoo_app.command("info")(zoo.zoo_info)
-zoo_app.command("verify")(zoo.zoo_verify)
-zoo_app.command("repair")(zoo.zoo_repair)
-zoo_app.command("resize")(zoo.zoo_resize)
-zoo_app.command("forget")(zoo.zoo_forget)
-zoo_app.command("export")(zoo.zoo_export)
-zoo_app.command("nearest")(zoo.zoo_nearest)
+zoo_app.command("verify")(zoo_care.zoo_verify)
+zoo_app.command("repair")(zoo_care.zoo_repair)
+zoo_app.command("resize")(zoo_care.zoo_resize)
+zoo_app.command("forget")(zoo_care.zoo_forget)
+zoo_app.command("export")(zoo_care.zoo_export)
+zoo_app.command("nearest")(zoo_care.zoo_nearest)
 app.add_typer(zoo_app, name="zoo")
 
 train_app = typer.Typer(help="Fit the models on a zoo; the same command again resumes.", no_args_is_help=True)

@@ -18,6 +18,7 @@ RecipeName = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
+ZooFolder = Annotated[Path, typer.Argument(help="The zoo's folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]

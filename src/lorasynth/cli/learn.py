@@ -81,9 +81,9 @@ def train_refine(
     check_json(json)
     setup(device)
     from lorasynth.errors import UsageError
-    from lorasynth.fitting import refine_stage
     from lorasynth.recipes import get_world_recipe
     from lorasynth.training import require_alone
+    from lorasynth.world_fitting import refine_stage
 
     require_alone("train refine")
     config = get_world_recipe(recipe).seeded(seed)
@@ -107,9 +107,9 @@ def train_end_to_end(
     """
     check_json(json)
     setup(device)
-    from lorasynth.fitting import end_to_end_stage
     from lorasynth.recipes import get_world_recipe
     from lorasynth.training import require_alone
+    from lorasynth.world_fitting import end_to_end_stage
     from lorasynth.zoo.store import Zoo
 
     require_alone("train end-to-end")
@@ -138,9 +138,10 @@ def train_all(
     setup(device)
     from lorasynth.cards import synthesizer_card
     from lorasynth.errors import OutputExistsError
-    from lorasynth.fitting import assemble, end_to_end_stage, fit_prior_stage, fit_vae_stage, refine_with_workers
+    from lorasynth.fitting import fit_prior_stage, fit_vae_stage
     from lorasynth.recipes import BaseRecipe, get_recipe, get_world_recipe
     from lorasynth.training import require_alone
+    from lorasynth.world_fitting import assemble, end_to_end_stage, refine_with_workers
     from lorasynth.zoo.store import Zoo
 
     require_alone("train all")

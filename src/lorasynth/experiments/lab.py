@@ -20,7 +20,6 @@ from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, likeness, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.experiments.statistics import Figures
-from lorasynth.fitting import SCALES
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
 from lorasynth.lora.layout import Layout
 from lorasynth.prior import DiffusionPrior, PriorConfig, fit_prior
@@ -29,6 +28,7 @@ from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
+from lorasynth.world_fitting import SCALES
 from lorasynth.worlds.world import Photos, World, get_world
 from lorasynth.zoo.store import Zoo
 

@@ -5,6 +5,7 @@ Recipe             what any zoo needs: canonical form, VAE, priors
 └── BaseRecipe     of a real base model: its zoo is imported, and weights are all that settings can be chosen by
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(ABC):
     """What any zoo needs."""
 
     name: str
@@ -41,9 +42,9 @@ class Recipe:
         priors = tuple(replace(p, loop=replace(p.loop, seed=seed)) for p in self.priors)
         return replace(self, vae=vae, priors=priors)
 
+    @abstractmethod
     def check_layout(self, layout: Layout) -> None:
         """Refuse the layout of a zoo that this recipe is not for (a ZooError)."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which zoos it is for")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ class WorldConfig:
 
 
 def small(base_steps: int = 6_000) -> WorldConfig:
-    """Some two thirds of the steps: to see whether a world holds, in an afternoon."""
+    """About half to two thirds of the steps: to see whether a world holds, in an afternoon."""
     standard = WorldConfig()
     return replace(
         standard,

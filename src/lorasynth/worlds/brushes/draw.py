@@ -11,6 +11,7 @@ from lorasynth.worlds.brushes.factors import IDENTITY, NUISANCE, SKIES, THINGS
 from lorasynth.worlds.brushes.things import Role, sky, thing
 from lorasynth.worlds.canvas import Canvas, Plane
 from lorasynth.worlds.colours import hsl
+from lorasynth.worlds.words import which_of
 
 _HUES = (0.36, 0.14, 0.0, 0.52, 0.80)  # of each role, in parts of the style's spread of hues
 _LIGHTNESS = (-0.25, 0.9, 0.1, -0.55, 0.55)  # of each role, in parts of the style's contrast
@@ -95,10 +96,6 @@ class _Style:
         return (canvas.rgb * (light * (1 - self("vignette", -0.3, 0.5).clamp(min=0) * corner))[:, None]).clamp(0, 1)
 
 
-def _kind(factor: Float[Tensor, " B"], names: tuple[str, ...]) -> Int[Tensor, " B"]:
-    return (factor * len(names)).long().clamp(0, len(names) - 1)
-
-
 def draw(
     identity: Float[Tensor, "B identity"], nuisance: Float[Tensor, "B nuisance"], size: int
 ) -> Float[Tensor, "B 3 H W"]:
@@ -132,13 +129,13 @@ def draw(
     slots = (
         (
             sky,
-            _kind(scene["sky"], SKIES),
+            which_of(SKIES, scene["sky"]),
             n("sky_x", -0.5, 0.5),
             n("sky_y", -0.70, -0.60),
             torch.full_like(shade[:, :1, :1], 0.42),
         ),
-        (thing, _kind(scene["left"], THINGS), n("left_x", -0.52, -0.42), 0.20, n("left_size", 0.80, 0.94)),
-        (thing, _kind(scene["right"], THINGS), n("right_x", 0.42, 0.52), 0.20, n("right_size", 0.80, 0.94)),
+        (thing, which_of(THINGS, scene["left"]), n("left_x", -0.52, -0.42), 0.20, n("left_size", 0.80, 0.94)),
+        (thing, which_of(THINGS, scene["right"]), n("right_x", 0.42, 0.52), 0.20, n("right_size", 0.80, 0.94)),
     )
     for parts_of, kind, middle_x, middle_y, large in slots:
         u, v = (x - middle_x) / large, (y - middle_y) / large

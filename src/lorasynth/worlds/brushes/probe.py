@@ -12,6 +12,7 @@ from lorasynth.worlds.brushes.draw import draw
 from lorasynth.worlds.brushes.factors import IDENTITY, NUISANCE, SKIES, THINGS
 from lorasynth.worlds.probes import Tally, linear_probe
 from lorasynth.worlds.subjects import Split, identity_factors, nuisance_factors, persons_of
+from lorasynth.worlds.words import which_of
 
 PROBE_PHOTOS = 6_000
 _SIZE = 64
@@ -43,7 +44,7 @@ class SceneProbe:
         edges = torch.cat([_edges(draw(i, n, _SIZE)) for i, n in parts])
         probes = {}
         for place, names in _NAMES.items():
-            kind = (nuisance[:, NUISANCE.index(place)] * len(names)).long()
+            kind = which_of(names, nuisance[:, NUISANCE.index(place)])
             probes[place] = linear_probe(_seen(edges, place), F.one_hot(kind, len(names)).float(), ridge=0.1)
         return cls(probes=probes)
 

@@ -11,14 +11,11 @@ from lorasynth.worlds.canvas import Canvas, Plane
 from lorasynth.worlds.colours import BACKGROUND_RGB, choose, hsl
 from lorasynth.worlds.emblems.factors import CHARGES, IDENTITY, NUISANCE, PATTERNS, SHAPES
 from lorasynth.worlds.emblems.patterns import pattern, softness
+from lorasynth.worlds.words import which_of
 
 _RADIUS = 0.54  # of an emblem, in picture units
 PLACE_RANGE = 0.20
 """How far to the left and right of the middle an emblem may lie, in picture units."""
-
-
-def _kind(factor: Float[Tensor, " B"], names: tuple[str, ...]) -> Int[Tensor, " B"]:
-    return (factor * len(names)).long().clamp(0, len(names) - 1)
 
 
 def _outline(kind: Int[Tensor, " B"], x: Plane, y: Plane, count: Tensor, depth: Tensor) -> Plane:
@@ -106,7 +103,7 @@ def draw(
 
     px, py = canvas.x - n("place", -PLACE_RANGE, PLACE_RANGE), canvas.y - n("height", -0.08, 0.10)
     x, y = own(px, py)
-    shape, count, depth = _kind(emblem["shape"], SHAPES), e("count", 0.0, 1.0), e("depth", 0.0, 1.0)
+    shape, count, depth = which_of(SHAPES, emblem["shape"]), e("count", 0.0, 1.0), e("depth", 0.0, 1.0)
     outline = _outline(shape, x, y, count, depth)
 
     far = n("shadow", 0.03, 0.09)
@@ -117,7 +114,7 @@ def draw(
     face = Canvas(fill, size)
     turn = e("pattern_angle", 0.0, math.pi)
     u, v = x * torch.cos(turn) + y * torch.sin(turn), y * torch.cos(turn) - x * torch.sin(turn)
-    kind = _kind(emblem["pattern"], PATTERNS)
+    kind = which_of(PATTERNS, emblem["pattern"])
     over = pattern(
         kind, u, v, e("pattern_scale", 0.20, 0.46), e("pattern_balance", 0.32, 0.66), e("pattern_phase", 0.0, 1.0)
     )
@@ -125,7 +122,7 @@ def draw(
     line = (outline + e("inset", 0.06, 0.16)).abs() - 0.012
     face.paint(face.opacity(line) * (e("inset", -0.8, 1.0) * 8).clamp(0, 1), rim)
     radius = e("charge_size", 0.11, 0.20)
-    small = _charge(_kind(emblem["charge"], CHARGES), x, y - e("charge_height", -0.12, 0.12), radius)
+    small = _charge(which_of(CHARGES, emblem["charge"]), x, y - e("charge_height", -0.12, 0.12), radius)
     face.paint(face.opacity(small - 0.025), fill * 0.55)
     face.paint(face.opacity(small), figure)
     light = 1 - n("light_side", -0.22, 0.22) * px / _RADIUS - n("light_height", 0.0, 0.25) * py / _RADIUS

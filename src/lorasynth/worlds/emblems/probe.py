@@ -10,6 +10,7 @@ from lorasynth.worlds.emblems.captions import PLACE_WORDS
 from lorasynth.worlds.emblems.draw import PLACE_RANGE
 from lorasynth.worlds.emblems.factors import PLACES
 from lorasynth.worlds.probes import Tally, background_asked, background_obeyed
+from lorasynth.worlds.words import which_of
 
 _CORNER = 6  # pixels
 _NOISE = 0.08  # colours less apart than this are alike
@@ -44,6 +45,6 @@ class EmblemProbe:
                 tally.add("background", background_obeyed(pictures[:, k], colour))
             for third, name in enumerate(PLACES):
                 if PLACE_WORDS[name] in prompt:
-                    found = (self.place(pictures[:, k]) * len(PLACES)).long().clamp(0, len(PLACES) - 1)
+                    found = which_of(PLACES, self.place(pictures[:, k]))
                     tally.add("place", found == third)
         return tally.parts()

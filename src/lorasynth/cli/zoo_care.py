@@ -1,0 +1,147 @@
+"""Verbs for who tends a zoo: verify, repair, resize, forget, export, nearest."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorasynth.cli.common import Force, ForceBase, Format, Json, UnetOnly, ZooFolder, check_json, emit, say, setup
+from lorasynth.errors import ZooError
+
+
+def zoo_resize(
+    zoo: Annotated[Path, typer.Argument(help="The zoo's folder; it is not changed.")],
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all LoRAs are brought to.")],
+    out: Annotated[Path, typer.Option("--out", help="The new zoo's folder; the same again goes on.")],
+    json: Json = None,
+) -> None:
+    """Bring a zoo to another rank, by the leading singular directions of each update, and say what that cost.
+
+    relative_error is ``‖ΔW - ΔW'‖ / ‖ΔW‖``: 0 is exact, as for any rank that is not lower.
+
+    Example: lorasynth zoo resize runs/zoo --rank 1 --out runs/zoo-rank-1
+    """
+    check_json(json)
+    setup()
+    from lorasynth.zoo.resize import resize_zoo
+    from lorasynth.zoo.store import Zoo
+
+    resized, error = resize_zoo(Zoo.open(zoo), out, rank, report=say)
+    emit(
+        {"zoo": str(out), "items": len(resized), "layout": resized.layout.hash, "rank": rank, "relative_error": error},
+        json,
+    )
+
+
+def zoo_verify(zoo: ZooFolder, json: Json = None) -> None:
+    """Hold every byte of a zoo against its checksums; exit code 0 if it is sound, 2 if not, with all faults as JSON.
+
+    No writer should be at work. What the codes mean: docs/zoo.md.
+
+    Example: lorasynth zoo verify runs/zoo --json faults.json
+    """
+    check_json(json, zoo)
+    setup()
+    from lorasynth.zoo.verify import look_over
+
+    survey = look_over(zoo)
+    record = {
+        "zoo": str(zoo), "sound": not survey.faults, "items": len(survey.sound), "shards": len(survey.num_rows),
+        "forgotten": len(survey.tombstones), "without_checksums": survey.unchecked,
+        "faults": [fault.to_dict() for fault in survey.faults],
+    }  # fmt: skip
+    emit(record, json)
+    if survey.faults:
+        raise ZooError(
+            f"{zoo}: expected a sound zoo, got {len(survey.faults)} faults, the first: {survey.faults[0]}; "
+            "`lorasynth zoo repair` sets aside what is not sound"
+        )
+
+
+def zoo_repair(zoo: ZooFolder, json: Json = None) -> None:
+    """Set aside what is not sound, in the zoo's quarantine/ with the reason; what is sound is not touched.
+
+    `zoo build` or `zoo import` as before then makes what is missing. No writer should be at work.
+
+    Example: lorasynth zoo repair runs/zoo
+    """
+    check_json(json, zoo)
+    setup()
+    from dataclasses import asdict
+
+    from lorasynth.zoo.repair import repair_zoo
+
+    done = repair_zoo(zoo)
+    say(f"{zoo}: {len(done.faults)} faults, {len(done.dropped)} lines dropped, {done.items} items kept")
+    emit({"zoo": str(zoo), **asdict(done), "faults": [fault.to_dict() for fault in done.faults]}, json)
+
+
+def zoo_forget(
+    zoo: ZooFolder,
+    person: Annotated[str, typer.Option(help="Whom: the name that they were imported by, or their number in the zoo.")],
+    json: Json = None,
+) -> None:
+    """Take a person out of a zoo for good: LoRAs, embeddings, quarantine; building and importing pass them over from now on.
+
+    Models that learned from the zoo before still know what they learned: train them again.
+
+    Example: lorasynth zoo forget runs/zoo --person 1234
+    """
+    check_json(json, zoo)
+    setup()
+    from dataclasses import asdict
+
+    from lorasynth.zoo.forget import forget_person
+    from lorasynth.zoo.pairs import person_number
+
+    done = forget_person(zoo, person_number(person))
+    say(f"{zoo}: {len(done.ids)} LoRAs forgotten, {done.items} are left; train again what learned from them")
+    emit({"zoo": str(zoo), **asdict(done)}, json)
+
+
+def zoo_export(
+    zoo: ZooFolder,
+    item: Annotated[list[str], typer.Option(help="Id of an item, as in manifest.jsonl; several times for several.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write into; made where there is none.")],
+    format: Annotated[Format, typer.Option(help="The format to write; kohya is read by every tool.")] = Format.kohya,
+    json: Json = None,
+    force: Force = False,
+) -> None:
+    """Write items of a zoo as ordinary LoRA files, in float16 as they are stored.
+
+    Example: lorasynth zoo export runs/zoo --item portraits-1234 --out loras
+    """
+    check_json(json, zoo)
+    setup()
+    from lorasynth.zoo.export import export_items
+    from lorasynth.zoo.store import Zoo
+
+    files = export_items(Zoo.open(zoo), item, out, format.value, force=force)
+    emit({"zoo": str(zoo), "format": format.value, "files": dict(zip(item, map(str, files), strict=True))}, json)
+
+
+def zoo_nearest(
+    zoo: ZooFolder,
+    file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder.")],
+    count: Annotated[int, typer.Option(min=1, help="How many items.")] = 5,
+    unet_only: UnetOnly = False,
+    force_base: ForceBase = None,
+    json: Json = None,
+) -> None:
+    """The items whose update is nearest to a LoRA's, nearest first.
+
+    relative_distance is ``‖ΔX - ΔY‖ / ‖ΔX‖`` of the LoRA X and the item Y: 0 is the same update, 1 as far as no LoRA at all.
+
+    Example: lorasynth zoo nearest runs/zoo me.safetensors --count 10
+    """
+    check_json(json, zoo, file)
+    setup()
+    from dataclasses import asdict
+
+    from lorasynth.lora.factors import LoRA
+    from lorasynth.zoo.nearest import nearest_items
+    from lorasynth.zoo.store import Zoo
+
+    lora = LoRA.load(file, unet_only=unet_only, base=force_base)
+    found = nearest_items(Zoo.open(zoo), lora, count)
+    emit({"zoo": str(zoo), "file": str(file), "norm": lora.norm(), "nearest": [asdict(one) for one in found]}, json)
