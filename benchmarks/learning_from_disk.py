@@ -9,7 +9,7 @@ For each size, every stage in a process of its own:
 
 make    write the zoo, through the zoo's own writer
 train   canonical form, VAE, priors and baselines, as `lorasynth train vae` and `train prior` do; seconds of each part, and the
-        largest resident memory up to its end
+        largest resident memory up to its end; and the size of what was written, which a training holds several times
 step    a step of the VAE on whole vectors of random rows (`zoo_loss`, AdamW, all weights): rows from files that the system has
         just been told to forget, in turn with canonical vectors in memory; medians of wall and of CPU time
 
@@ -81,16 +81,19 @@ def train(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     Canonicalizer.fit = timed("canonical form", Canonicalizer.fit)  # type: ignore[method-assign]
     for name, part in (
         ("vae", "fit_vae"),
-        ("latents", "_latents"),
+        ("latents", "latents_of"),
         ("priors", "fit_prior"),
-        ("baselines", "_fit_baselines"),
+        ("baselines", "fit_baselines"),
     ):
         setattr(fitting, part, timed(name, getattr(fitting, part)))
     recipe, steps = _recipe(arguments.steps), arguments.steps
     zoo = timed("open", Zoo.open)(arguments.out / "zoo")
     vae = fitting.fit_vae_stage(recipe, zoo, arguments.out / "fit")
     fitting.fit_prior_stage(recipe, zoo, arguments.out / "fit")
-    return record | {"vae_steps_s": vae["seconds"], "steps": steps, "vae_error": vae["vae_error"]}
+    weights = {
+        f"{path.stem}_weights_MB": path.stat().st_size / 2**20 for path in (arguments.out / "fit").glob("*.safetensors")
+    }
+    return record | weights | {"vae_steps_s": vae["seconds"], "steps": steps, "vae_error": vae["vae_error"]}
 
 
 def _recipe(steps: int) -> Any:
