@@ -90,9 +90,12 @@ def train(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     zoo = timed("open", Zoo.open)(arguments.out / "zoo")
     vae = fitting.fit_vae_stage(recipe, zoo, arguments.out / "fit")
     fitting.fit_prior_stage(recipe, zoo, arguments.out / "fit")
-    weights = {
-        f"{path.stem}_weights_MB": path.stat().st_size / 2**20 for path in (arguments.out / "fit").glob("*.safetensors")
+    sizes = {
+        path.stem: path.stat().st_size
+        for path in (arguments.out / "fit").rglob("*.safetensors")
+        if path.parent.name != "run"
     }
+    weights = {f"{name}_weights_MB": size / 2**20 for name, size in sizes.items()}
     return record | weights | {"vae_steps_s": vae["seconds"], "steps": steps, "vae_error": vae["vae_error"]}
 
 

@@ -93,6 +93,7 @@ class Good:
 
 CONFIG, METADATA = "adapter_config.json", "lora_adapter_metadata"
 TEXT_KEY = "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"
+PROJ = "lora_unet_down_blocks_0_attentions_0_proj_in"
 FLUX_QKV, SD3 = "lora_unet_double_blocks_0_img_attn_qkv", "transformer.transformer_blocks.0.attn.to_q"
 
 # fmt: off
@@ -206,6 +207,10 @@ CONTENT = [
     Row(51, "transposed-square", "rank", DOWN, ["at most 2", "(8, 2) and (2, 8)", "transposed?"],
         but(down=numbers(8, 2), up=numbers(2, 8))),
     Row(52, "convolution", "convolution", DOWN, ["2 dimensions", "(2, 8, 1, 1)"], but(down=numbers(2, 8, 1, 1))),
+    Row(52, "kernel-beside-a-matrix", "dimensions", f"{PROJ}.lora_up", ["(6, 2) beside (2, 4, 1, 1)"],
+        save({f"{PROJ}.lora_down.weight": numbers(2, 4, 1, 1), f"{PROJ}.lora_up.weight": numbers(6, 2)})),
+    Row(52, "kernel-in-the-wrong-half", "dimensions", f"{PROJ}.lora_up", ["(out, rank, 1, 1)", "(6, 2, 3, 3)"],
+        save({f"{PROJ}.lora_down.weight": numbers(2, 4, 1, 1), f"{PROJ}.lora_up.weight": numbers(6, 2, 3, 3)})),
     Row(53, "one-dimension", "dimensions", DOWN, ["2 dimensions", "(8,)"], but(down=numbers(8))),
     Row(53, "five-dimensions", "dimensions", DOWN, ["(1, 1, 1, 2, 8)"], but(down=numbers(1, 1, 1, 2, 8))),
     Row(54, "nan", "not-finite", DOWN, ["finite", "1 NaN or infinite", "(1, 3)"], but(down=spoiled(torch.nan))),

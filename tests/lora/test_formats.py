@@ -13,8 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file, save_file
 
 from lorasynth.errors import LayoutError, OutputExistsError, UsageError
+from lorasynth.lora import presets
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
-from lorasynth.lora.layout import Layout
+from lorasynth.lora.layout import Layout, Module
 
 FORMATS = ("kohya", "diffusers", "peft")
 
@@ -23,9 +24,11 @@ def file_name(format):
     return "adapter" if format == "peft" else f"{format}.safetensors"
 
 
-@pytest.fixture
-def lora(mixed_layout):
-    return LoRA.random(mixed_layout, seed=7, std=0.3)
+@pytest.fixture(params=["attention", "everything"])
+def lora(request, mixed_layout, whole_layout):
+    """On attention, in several ranks; on all linear layers and convolutions."""
+    layout, std = (mixed_layout, 0.3) if request.param == "attention" else (whole_layout, 0.1)
+    return LoRA.random(layout, seed=7, std=std)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -148,6 +151,28 @@ def test_diffusers_two_older_styles_are_read(tmp_path, unet, predict, make_unet,
     assert torch.equal(again.vector, lora.vector)
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1"),
+        ("input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
+        ("input_blocks_4_0_skip_connection", "down_blocks.1.resnets.0.conv_shortcut"),
+        ("middle_block_2_out_layers_3", "mid_block.resnets.1.conv2"),
+        ("output_blocks_2_2_conv", "up_blocks.0.upsamplers.0.conv"),
+    ],
+)
+def test_kohyas_sdxl_convolutions_are_read(tmp_path, theirs, ours):
+    """And are, in their shape, layers of diffusers' model."""
+    layer = presets._sdxl_unet().get_submodule(ours)
+    down, up = torch.randn(2, layer.in_channels, *layer.kernel_size), torch.randn(layer.out_channels, 2, 1, 1)
+    name = f"lora_unet_{theirs}"
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up, f"{name}.alpha": torch.tensor(1.0)}
+    save_file(tensors, tmp_path / "locon.safetensors")
+    lora = LoRA.load(tmp_path / "locon.safetensors")
+    assert lora.layout.modules == (Module.of(ours, layer, 2),)
+    torch.testing.assert_close(lora.delta_W(ours), 0.5 * up.flatten(1) @ down.flatten(1))
+
+
 def test_kohyas_sdxl_block_names_are_read(tmp_path):
     """kohya's trainer names SDXL's blocks as the original repository does; the layout is that of diffusers' model."""
     to_k = Layout.preset("sdxl-attn", rank=1)
@@ -186,9 +211,9 @@ def test_a_kohya_file_has_what_the_other_programs_look_for(tmp_path, layout):
     assert {t.item() for k, t in tensors.items() if k.endswith(".alpha")} == {2.0}
 
 
-def test_where_ranks_differ_a_kohya_file_has_no_alphas(tmp_path, lora):
+def test_where_ranks_differ_a_kohya_file_has_no_alphas(tmp_path, mixed_layout):
     # diffusers 0.42 gives attention layers the wrong one; no alpha means alpha = rank to every program.
-    tensors = load_file(lora.save(tmp_path / "x.safetensors"))
+    tensors = load_file(LoRA.random(mixed_layout).save(tmp_path / "x.safetensors"))
     assert not [k for k in tensors if k.endswith(".alpha")]
 
 

@@ -5,6 +5,7 @@ found becomes a row of corpus.py.
 """
 
 import json
+import math
 import os
 import random
 import resource
@@ -45,6 +46,18 @@ def flux_style():
     return {k.replace(f"unet.{BLOCK}", "transformer.single_transformer_blocks.0"): v for k, v in new_style().items()}
 
 
+def convolutions():
+    """A 1 x 1 and a strided 3 x 3 one beside a linear layer, as kohya's trainer writes them."""
+    block = "lora_unet_down_blocks_0"
+    return {
+        **kohya(), f"{block}_attentions_0_proj_in.lora_down.weight": numbers(2, 8, 1, 1),
+        f"{block}_attentions_0_proj_in.lora_up.weight": numbers(8, 2, 1, 1),
+        f"{block}_downsamplers_0_conv.lora_down.weight": numbers(3, 2, 3, 3),
+        f"{block}_downsamplers_0_conv.lora_up.weight": numbers(4, 3, 1, 1),
+        f"{block}_downsamplers_0_conv.alpha": torch.tensor(1.0),
+    }  # fmt: skip
+
+
 SEEDS = [
     (sorted_header(save(kohya(), {"ss_network_dim": "2", "ss_network_alpha": "2"})), None),
     (sorted_header(save(HALF, {"lorasynth.base": "sd15", "lorasynth.layout": "0"})), None),
@@ -52,6 +65,7 @@ SEEDS = [
     (save({k.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): v for k, v in new_style().items()}), None),
     (save(peft_style()), CONFIG),
     (save(flux_kohya()), None),
+    (save(convolutions()), None),
     (
         save(flux_style(), {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in ADAPTER.items()})}),
         None,
@@ -216,7 +230,10 @@ def require_sound(content: bytes, pairs: Pairs, seen: Inspection) -> None:
     parts = [part for pair in pairs.values() for part in pair]
     fused = ("_qkv", ".qkv", "linear1")
     if not any(word in key for key in declared for word in fused):  # such a layer is read as several
-        assert sorted(declared.values()) == sorted(list(part.shape) for part in parts)
+        matrices = [
+            [first, math.prod(rest)] if len(rest) == 3 else [first, *rest] for first, *rest in declared.values()
+        ]
+        assert sorted(matrices) == sorted(list(part.shape) for part in parts)
     assert load(content).keys() >= declared.keys()  # the library takes what we take
     assert all(part.dtype == torch.float32 and torch.isfinite(part).all() for part in parts)
     assert all(torch.isfinite(B @ A).all() for A, B in pairs.values())

@@ -81,6 +81,49 @@ def test_good_ones_come_in_and_bad_ones_are_named(folder, tmp_path):
     assert {item.licence for item in zoo.items} == {"CC0"}
 
 
+def test_kohyas_loras_of_all_transformer_layers_come_in_by_the_layout_of_one_of_them(tmp_path):
+    """Convolutions among them and a text encoder's part, as its trainer writes for Stable Diffusion 1.5; ranks of all sorts."""
+    whole = Layout.preset("sd15-kohya", rank=4)
+    some = Layout(
+        base="sd15", modules=tuple(m for m in whole.modules if m.name.startswith("down_blocks.0.attentions.0"))
+    )
+    assert {m.kernel for m in some.modules} == {None, (1, 1)}
+    (tmp_path / "loras").mkdir()
+    loras = [LoRA.random(some.of_rank(rank), seed=rank) for rank in (4, 2, 8)]
+    for lora in loras:
+        path = lora.save(tmp_path / "loras" / f"{lora.layout.modules[0].rank}.safetensors")
+        text = {f"lora_te_text_model_encoder_layers_0_mlp_fc1.{k}": torch.ones(s) for k, s in TEXT_ENCODER.items()}
+        save_file(load_file(path) | text, path)
+        np.save(path.with_suffix(".npy"), np.eye(8)[lora.layout.modules[0].rank - 1])
+    arguments = [
+        "zoo",
+        "import",
+        str(tmp_path / "loras"),
+        "--out",
+        str(tmp_path / "zoo"),
+        "--licence",
+        "CC0",
+        "--rank",
+        "4",
+    ]
+    arguments += ["--unet-only", "--json", str(tmp_path / "r.json"), "--layout"]
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "loras" / "2.safetensors")])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert (record["imported"], record["refused"]) == (3, 0)
+    zoo = Zoo.open(tmp_path / "zoo")
+    assert zoo.layout == some
+    vectors = {item.person: row[1] for item in zoo.items for row in zoo.rows(item.shard) if row[0] == item.id}
+    for lora in loras[:2]:  # of rank 8 the half remains
+        kept = [delta_W_relative_error(some, bring_to(lora, some)[0][None], v[None]).item() for v in vectors.values()]
+        assert min(kept) < 1e-6
+    assert 0.3 < record["largest_relative_error"] < 0.9
+
+    result = CliRunner().invoke(app, [*arguments, "nothing"])
+    assert isinstance(result.exception, UsageError)
+    assert "expected --layout with a preset among ['flux'" in str(result.exception)
+
+
 @pytest.mark.parametrize(("rank", "exact"), [(4, True), (2, False)])
 def test_every_update_is_kept_as_well_as_the_rank_allows(folder, tmp_path, rank, exact):
     zoo, _ = run(folder, tmp_path / "zoo", rank)

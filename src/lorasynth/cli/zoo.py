@@ -1,7 +1,7 @@
 """Verbs for who makes a zoo: build, import, info."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from lorasynth.cli.common import (
     say,
     setup,
 )
+
+if TYPE_CHECKING:
+    from lorasynth.lora.layout import Layout
 
 
 def zoo_build(
@@ -106,7 +109,10 @@ def zoo_import(
     paths: Annotated[
         list[str] | None, typer.Argument(help="LoRA files, PEFT folders, folders of them, glob patterns.")
     ] = None,
-    layout: Annotated[str, typer.Option(help="Preset that all are brought to, or a world's name.")] = "sd15-attn",
+    layout: Annotated[
+        str,
+        typer.Option(help="What all are brought to: a preset, the modules of a LoRA (its file), or a world's name."),
+    ] = "sd15-attn",
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all are brought to.")] = 1,
     table: Annotated[
         Path | None,
@@ -142,9 +148,6 @@ def zoo_import(
     setup(device)
     from lorasynth.encoders import describe, open_encoder
     from lorasynth.errors import UsageError
-    from lorasynth.lora.layout import Layout
-    from lorasynth.lora.presets import PRESETS
-    from lorasynth.worlds.world import get_world
     from lorasynth.zoo import w2w as release
     from lorasynth.zoo.candidates import candidates_of
     from lorasynth.zoo.importer import KINDS, REPORT_NAME, import_zoo
@@ -163,7 +166,7 @@ def zoo_import(
             raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
         loras = find_loras(paths)
         entries = pair_by_name(loras) if table is None else pair_by_table(loras, table)
-        chosen = Layout.preset(layout, rank) if layout in PRESETS else get_world(layout).layout(rank)
+        chosen = _layout(layout, rank, unet_only, force_base)
         candidates = candidates_of(entries, chosen, opened, unet_only=unet_only, base=force_base)
     record_of_encoder = None if opened is None else opened.record
     zoo, outcomes = import_zoo(
@@ -180,3 +183,22 @@ def zoo_import(
         "report": str(out / REPORT_NAME),
     }  # fmt: skip
     emit(record, json)
+
+
+def _layout(name: str, rank: int, unet_only: bool, base: str | None) -> "Layout":
+    """By a preset's name, a world's or a LoRA file's."""
+    from lorasynth.errors import UsageError
+    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.layout import Layout
+    from lorasynth.lora.presets import PRESETS
+    from lorasynth.worlds.world import WORLDS, get_world
+
+    if name in PRESETS:
+        return Layout.preset(name, rank)
+    if name in WORLDS:
+        return get_world(name).layout(rank)
+    if Path(name).exists():
+        return LoRA.load(name, unet_only=unet_only, base=base).layout.of_rank(rank)
+    raise UsageError(
+        f"expected --layout with a preset among {sorted(PRESETS)}, a LoRA file or a world among {sorted(WORLDS)}, got {name!r}"
+    )

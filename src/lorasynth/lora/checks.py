@@ -48,6 +48,8 @@ _ORIGINAL_BLOCKS = re.compile(r"(double|single|joint)_blocks")
 _TRANSFORMER_BLOCKS = re.compile(
     r"(base_model\.model\.|transformer\.|lora_transformer_)?transformer_blocks[._].*attn[._](to_[qkv]|add_[qkv]_proj)"
 )
+# What is linear in every UNet and transformer, whatever a file says.
+_LINEAR = re.compile(r"(transformer|double|single|joint)_blocks|time_emb|emb_layers")
 _WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
 _TRANSFORMER_WIDTHS = {3072: "flux", 1536: "sd3", 2432: "sd3"}
 # What headers call the bases: ours, kohya's ss_base_model_version, ModelSpec's architecture.
@@ -71,9 +73,9 @@ class Halves:
     @property
     def rank(self) -> int | None:
         """Rows of lora_A, or what lora_B says in its place."""
-        if self.lora_A is not None and self.lora_A[1].dim() == 2:
+        if self.lora_A is not None and self.lora_A[1].dim() in (2, 4):
             return len(self.lora_A[1])
-        if self.lora_B is not None and self.lora_B[1].dim() == 2:
+        if self.lora_B is not None and self.lora_B[1].dim() in (2, 4):
             return self.lora_B[1].shape[1]
         return None
 
@@ -205,10 +207,12 @@ def _check_values(key: str, tensor: Tensor, part: str) -> None:
         )
     if tensor.dtype not in _ALLOWED:
         raise refuse("dtype", key, "F16, BF16 or F32", f"{tensor.dtype}", "save it as F16")
-    if tensor.dim() == 4:
-        raise refuse("convolution", key, "2 dimensions, a linear layer's", f"{tuple(tensor.shape)}", "not supported")
-    if tensor.dim() != 2:
-        raise refuse("dimensions", key, "2 dimensions", f"{tuple(tensor.shape)}", "write the file again")
+    if tensor.dim() == 4 and _LINEAR.search(key):
+        fix = "is it for another model?"
+        raise refuse("convolution", key, "2 dimensions, a linear layer's", f"{tuple(tensor.shape)}", fix)
+    if tensor.dim() not in (2, 4):
+        what = "2 dimensions, or a convolution's 4"
+        raise refuse("dimensions", key, what, f"{tuple(tensor.shape)}", "write the file again")
     bad = ~torch.isfinite(tensor)
     if bad.any():
         where = tuple(bad.nonzero()[0].tolist())
@@ -226,13 +230,17 @@ def _check_module(name: str, half: Halves) -> None:
         got = f"no {missing} beside {there[0] if there else name}"
         raise refuse("missing-half", name, "both lora_A and lora_B", got, "the file is incomplete; get it again")
     (key_A, A), (key_B, B) = half.lora_A, half.lora_B
-    if A.dim() != 2 or B.dim() != 2:
+    if A.dim() not in (2, 4) or B.dim() not in (2, 4):
         return  # said already
+    if A.dim() != B.dim() or B.shape[2:].numel() > 1:
+        what = "(out, rank) beside (rank, in), or a convolution's (out, rank, 1, 1) beside (rank, in, height, width)"
+        got = f"{tuple(B.shape)} beside {tuple(A.shape)}"
+        raise refuse("dimensions", key_B, what, got, "write the file again")
     shapes = f"{tuple(A.shape)} and {tuple(B.shape)}"
     if A.shape[0] != B.shape[1]:
         what = f"lora_A (rank, in) and lora_B (out, rank) of one rank, as {key_B} has it"
         raise refuse("rank", key_A, what, f"ranks {A.shape[0]} and {B.shape[1]} in {shapes}", "write the file again")
-    most = min(A.shape[1], B.shape[0])
+    most = min(A.shape[1:].numel(), B.shape[0])
     if A.shape[0] > most:
         fix = "are lora_A and lora_B transposed?"
         raise refuse("rank", key_A, f"a rank of at most {most}", f"{A.shape[0]} in {shapes}", fix)

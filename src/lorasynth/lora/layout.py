@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,14 @@ class Layout:
                     f"{m.name}: expected a rank from 1 to {min(m.in_features, m.out_features)}, got {m.rank}"
                 )
 
+    def of_rank(self, rank: int) -> "Layout":
+        """The same modules, all of one rank.
+
+        Raises:
+            LayoutError: a layer is narrower than that.
+        """
+        return replace(self, modules=tuple(replace(m, rank=rank) for m in self.modules))
+
     @cached_property
     def num_parameters(self) -> int:
         """P, the length of a flat vector."""
@@ -150,13 +158,15 @@ class Layout:
 
     @classmethod
     def from_factors(
-        cls, factors: dict[str, tuple[Float[Tensor, "R I"], Float[Tensor, "O R"]]], base: str = ""
+        cls, factors: dict[str, tuple[Float[Tensor, "R I *kernel"], Float[Tensor, "O R *one"]]], base: str = ""
     ) -> "Layout":
-        """The layout of one adapter's factors."""
+        """The layout of one adapter's factors, a convolution's with its kernel: (R, channels, height, width) and (O, R, 1, 1)."""
         modules = tuple(
-            Module(name=name, in_features=A.shape[1], out_features=B.shape[0], rank=A.shape[0])
+            Module(
+                name=name, in_features=A[0].numel(), out_features=B.shape[0], rank=A.shape[0], kernel=_kernel(*A.shape[2:])
+            )
             for name, (A, B) in factors.items()
-        )
+        )  # fmt: skip
         return cls(base=base, modules=modules)
 
     @classmethod

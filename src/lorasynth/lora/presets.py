@@ -21,6 +21,9 @@ JOINT_ATTENTION = (
 )  # fmt: skip
 """diffusers' default targets where text and image share one attention: the projections of both."""
 
+TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
+"""What kohya's trainer adapts in a UNet by default: all layers of its transformers, 1 x 1 convolutions included."""
+
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 """What diffusers' FLUX training adds to them by default: the feed-forward layers of image and text."""
 
@@ -88,6 +91,18 @@ def sdxl_attn(rank: int) -> Layout:
 
 
 @cache
+def sd15_kohya(rank: int) -> Layout:
+    """What kohya's trainer adapts in Stable Diffusion 1.5: 192 modules, 32 of them convolutions, 423,936 parameters at rank 1."""
+    return Layout.from_model(_sd15_unet(), TRANSFORMER, rank, base="sd15")
+
+
+@cache
+def sdxl_kohya(rank: int) -> Layout:
+    """What kohya's trainer adapts in Stable Diffusion XL: 722 modules, 2,659,840 parameters at rank 1."""
+    return Layout.from_model(_sdxl_unet(), TRANSFORMER, rank, base="sdxl")
+
+
+@cache
 def sd3(rank: int) -> Layout:
     """Stable Diffusion 3 medium's attention, image and text: 191 modules, 586,752 parameters at rank 1.
 
@@ -114,7 +129,9 @@ def flux_full(rank: int) -> Layout:
 PRESETS: dict[str, Callable[[int], Layout]] = {
     "sd15-w2w": sd15_w2w,
     "sd15-attn": sd15_attn,
+    "sd15-kohya": sd15_kohya,
     "sdxl-attn": sdxl_attn,
+    "sdxl-kohya": sdxl_kohya,
     "sd3": sd3,
     "flux": flux,
     "flux-full": flux_full,

@@ -17,7 +17,7 @@ from lorasynth.errors import LayoutError, PhotoError
 from lorasynth.lora.container import read_bytes
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.formats.peft import CONFIG_NAME, WEIGHTS_NAME
-from lorasynth.lora.layout import Layout, Module
+from lorasynth.lora.layout import Layout
 from lorasynth.zoo.pairs import Entry
 
 
@@ -85,7 +85,7 @@ def bring_to(lora: LoRA, layout: Layout) -> tuple[Float[Tensor, " P"], float]:
     same_rank = Layout(
         base=layout.base,
         modules=tuple(
-            Module(name=m.name, in_features=m.in_features, out_features=m.out_features, rank=ranks.get(m.name, m.rank))
+            replace(m, rank=ranks.get(m.name, m.rank))
             for m in lora.layout.modules
             if ranks.get(m.name, m.rank) <= min(m.in_features, m.out_features)
         ),

@@ -1,14 +1,12 @@
 """A zoo at another rank: each LoRA by its leading singular directions, or with zeros, in a new folder."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.lora.layout import Layout
 from lorasynth.zoo.candidates import bring_to
 from lorasynth.zoo.manifest import free_shard_name
 from lorasynth.zoo.store import Item, Zoo
@@ -37,7 +35,7 @@ def resize_zoo(
         LayoutError: a module cannot have that rank.
         ZooError: the zoo is damaged, or another one is in the folder.
     """
-    layout = Layout(base=zoo.layout.base, modules=tuple(replace(m, rank=rank) for m in zoo.layout.modules))
+    layout = zoo.layout.of_rank(rank)
     if layout == zoo.layout:
         raise UsageError(f"expected another rank than {rank}, which {zoo.folder} has already; use it as it is")
     if faults := zoo.verify():
