@@ -6,8 +6,8 @@ Each option takes a checkout of that program, and any one may be left out; the i
 (ComfyUI: its requirements; sd-scripts: einops, torchvision; A1111: einops). Fails, and says why, when a module is unmatched, sits
 at another place of the network than its name says, or has another ΔW. Networks are on the meta device: no weights are needed.
 
-Of A1111, whose networks are in other repositories, its Lora extension runs as it is on a tree of linear layers with the names and
-shapes of Stable Diffusion's attention; what it imports besides (gradio, its web page's state) is an empty stand-in.
+Of A1111, whose networks are in other repositories, its Lora extension runs as it is on a tree of layers with the names and
+shapes of Stable Diffusion's transformers; what it imports besides (gradio, its web page's state) is an empty stand-in.
 """
 
 import argparse
@@ -57,7 +57,10 @@ class Result:
 
 def layouts() -> dict[str, Layout]:
     """What is checked: the layouts of the presets, and one whose ranks differ, whose files have no alphas."""
-    found = {f"{name} rank 4": Layout.preset(name, rank=4) for name in ("sd15-w2w", "sd15-attn", "sdxl-attn")}
+    found = {
+        f"{name} rank 4": Layout.preset(name, rank=4)
+        for name in ("sd15-w2w", "sd15-attn", "sd15-kohya", "sdxl-attn", "sdxl-kohya")
+    }
     modules = found["sd15-attn rank 4"].modules
     mixed = tuple(replace(m, rank=1 + i % 3) for i, m in enumerate(modules))
     return found | {"sd15-attn ranks 1 to 3": Layout(base="sd15", modules=mixed)}
@@ -89,7 +92,7 @@ def compare(program: str, name: str, lora: LoRA, applied: Applied) -> Result:
         if place.replace(".", "_") not in (n.replace(".", "_") for n in (module.name, original_place(module.name))):
             misplaced.append(f"{module.name} at {place}")
         ours = lora.delta_W(module.name)
-        error = max(error, ((delta_W() - ours).abs().max() / ours.abs().max()).item())
+        error = max(error, ((delta_W().flatten(1) - ours).abs().max() / ours.abs().max()).item())
     return Result(program, name, len(applied), len(lora.layout.modules), misplaced, error)
 
 
@@ -169,12 +172,9 @@ def in_sd_scripts(checkout: Path, file: Path, lora: LoRA) -> Applied:
     applied: Applied = {}
     for part in made.unet_loras:
         down, up = part.lora_down.weight.detach(), part.lora_up.weight.detach()
-        layer = part.org_module_ref[0]
-        shape = (layer.out_features, layer.in_features)
-        if (up.shape[0], down.shape[1]) != shape:
-            raise RuntimeError(
-                f"sd-scripts: {part.lora_name} is of shape {shape}, the file's of {up.shape[0], down.shape[1]}"
-            )
+        shape = part.org_module_ref[0].weight.shape
+        if (of_file := (len(up), *down.shape[1:])) != shape:
+            raise RuntimeError(f"sd-scripts: {part.lora_name} is of shape {tuple(shape)}, the file's of {of_file}")
         place = part.lora_name.removeprefix("lora_unet_")
         applied[downs[down.numpy().tobytes()]] = (place, partial(part.get_weight, 1.0))
     return applied
@@ -190,13 +190,20 @@ def in_a1111(checkout: Path, file: Path, lora: LoRA) -> Applied:
             if part not in dict(at.named_children()):
                 at.add_module(part, nn.Module())
             at = at.get_submodule(part)
-        at.add_module(last, nn.Linear(m.in_features, m.out_features, bias=False, device="meta"))
+        at.add_module(last, _layer(m))
     networks = _a1111_networks(checkout, file.parent, tree, is_sdxl=lora.layout.base == "sdxl")
     network = networks.load_network(file.stem, types.SimpleNamespace(filename=str(file)))
     applied: Applied = {}
     for key, module in network.modules.items():
         applied[module.network_key.split(".")[0]] = (key.removeprefix("diffusion_model_"), partial(_in_a1111, module))
     return applied
+
+
+def _layer(module: Module) -> nn.Module:
+    if module.kernel is None:
+        return nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
+    channels = module.in_features // (module.kernel[0] * module.kernel[1])
+    return nn.Conv2d(channels, module.out_features, module.kernel, bias=False, device="meta")
 
 
 def _in_a1111(module: Any) -> Tensor:

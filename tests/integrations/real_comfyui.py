@@ -97,7 +97,7 @@ def queue(comfyui, sd15, photo_files, sd15_synthesizer):
     shutil.copy(photo_files[0], comfyui.root / "input" / "me.png")
     # Newer versions read how much memory their cache may leave, whatever the kind of cache.
     known = inspect.signature(execution.PromptExecutor).parameters
-    caches = {"cache_args": {"lru": 0, "ram": 0.0}} if "cache_args" in known else {}
+    caches = {"cache_args": {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}} if "cache_args" in known else {}
     server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)
 
     def run(save=None, **given):
