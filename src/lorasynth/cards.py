@@ -129,7 +129,7 @@ def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> s
         for name, phases in record["refined"].items():
             rows[name] += "".join(f" {p['loss_before']:.4f}, {p['loss_after']:.4f} |" for p in phases.values())
         apart = f"""* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of
-  {refine.people_a_step} people, of {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss.
+  {refine.people_a_step} subjects, of {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss.
 * **By what it draws**: then {redraw.loop.steps:,} steps of {redraw.people_a_step}, the critic looking at what the base is
   about to draw; identity weighs {redraw.identity_weight:g} there.
 """
@@ -144,21 +144,21 @@ tags: [lora, hypernetwork, zero-shot, text-to-image]
 
 One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.
 
-* **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one person. No real person, no downloaded data.
+* **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real person, no downloaded data.
 * **Made by**: `python -m lorasynth.recipes.reproduce --recipe {recipe.name}`.
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
-  ΔW on people held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
+  ΔW on subjects held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
   {last["delta_W_error"]:.3f} after the last stage; {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
-{apart}* **End to end**: then {through.loop.steps:,} steps of {through.people_a_step} people, of {through.people:,} with
+{apart}* **End to end**: then {through.loop.steps:,} steps of {through.people_a_step} subjects, of {through.people:,} with
   photos and no LoRAs, by the base's v-loss and an identity loss on what it is about to draw: all priors and the VAE
-  together, which goes on holding the zoo. The critic of that loss has learned from {refine.critic_people:,} other people,
+  together, which goes on holding the zoo. The critic of that loss has learned from {refine.critic_people:,} others,
   and is neither the encoder nor the second recogniser that scores are told by. Similarity of what is drawn for
-  {through.validation_people} validation people, mean over the priors: {last["likeness_before"]:.3f} before,
+  {through.validation_people} validation subjects, mean over the priors: {last["likeness_before"]:.3f} before,
   {last["likeness_after"]:.3f} after (at scale {through.scale:g}).
 
 {table}
 
-How like their people its pictures are: `lorasynth evaluate` with this folder; for the shipped model see docs/figures.md.
+How like their subjects its pictures are: `lorasynth evaluate` with this folder; for the shipped model see docs/figures.md.
 
 **Limits**: it knows {get_domain(recipe.zoo.world).about}. Photographs are
 refused. It shows the method; for real faces train on a zoo of them.
