@@ -144,7 +144,8 @@ tags: [lora, hypernetwork, zero-shot, text-to-image]
 
 One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.
 
-* **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real person, no downloaded data.
+* **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real person,
+  no downloaded data.
 * **Made by**: `python -m lorasynth.recipes.reproduce --recipe {recipe.name}`.
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on subjects held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),

@@ -27,11 +27,12 @@ SMALL = {  # some cells of each, as small as the zoo
     "memorisation": ("adalora", "nearest"),
     "baselines": ("nearest", "neighbours5", "gaussian", "ridge", "principal32", "zoo", "adalora", "shipped"),
     "seconds": ("zero-shot", "refined-5", "tuned-5", "tuned-one-photo-50"),
+    "bootstrapping": ("first-third", "mean-45", "predicted-0", "predicted-5"),
 }
 
 
 def smaller(config):
-    few = {"latent_dim": 6, "num_components": 8, "loras": 12, "people": 3, "fitting_steps": 2}
+    few = {"latent_dim": 6, "num_components": 8, "loras": 12, "people": 3, "fitting_steps": 2, "first": 10}
     return {key: few[key] if key in few and value else value for key, value in config.items()}
 
 

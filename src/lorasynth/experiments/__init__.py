@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "memorisation": "MEMORISATION",
     "baselines": "BASELINES",
     "seconds": "SECONDS",
+    "bootstrapping": "BOOTSTRAPPING",
 }
 """Name, which is its module's too -> the name of the experiment in it."""
 

@@ -194,12 +194,13 @@ class Lab:
             "similarity" and "similarity2" of each person: by the conditioning encoder and by the second recogniser, to photos
             that nothing else was given; and the "scale".
         """
-        scale = self._best_scale(method, form)
+        scale = self.best_scale(method, form)
         rows = self.scored[: self.people]
         vectors = form.invert(scale * method(rows))
         return {"scale": scale} | resemblance(self.world, self.persons_of(rows), self.zoo.layout, vectors)
 
-    def _best_scale(self, method: Method, form: Canonicalizer) -> float:
+    def best_scale(self, method: Method, form: Canonicalizer) -> float:
+        """How long a method's canonical vectors should be, by the pictures of some choosing people."""
         rows = self.choosing[:CHOOSING]
         x, centroids = method(rows), self._centroids(rows, self.world.encoder)
 
