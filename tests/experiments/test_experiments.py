@@ -25,7 +25,7 @@ SMALL = {  # some cells of each, as small as the zoo
     "vae-shape": ("linear-principal-m32", "mlp-predictable-m32"),
     "zoo-size": ("n64", "all"),
     "memorisation": ("adalora", "nearest"),
-    "baselines": ("nearest", "neighbours5", "gaussian", "ridge", "principal32", "zoo", "adalora", "shipped"),
+    "baselines": ("nearest", "neighbours5", "gaussian", "ridge", "mlp", "principal32", "zoo", "adalora", "shipped"),
     "seconds": ("zero-shot", "refined-5", "tuned-5", "tuned-one-photo-50"),
     "bootstrapping": ("first-third", "mean-45", "predicted-0", "predicted-5"),
 }
