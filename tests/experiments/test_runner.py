@@ -1,7 +1,9 @@
 """Results on disk: each cell once, whole or not there, of one zoo; and the page that is made of them."""
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
@@ -13,6 +15,7 @@ from lorasynth.experiments import get_experiment
 from lorasynth.experiments.experiment import Claim, Experiment, more
 from lorasynth.experiments.report import page
 from lorasynth.experiments.runner import cell_path, load, run
+from lorasynth.files import read_json, write_json
 
 RUNS = []
 
@@ -78,11 +81,30 @@ def test_no_more_seeds_than_an_experiment_asks_for(go):
     assert len(go(toy(), seeds=9)) == 2 * 3
 
 
-def test_results_of_another_zoo_are_not_mixed(go, zoo, tmp_path):
-    go(toy())
-    other = replace(zoo, items=zoo.items[:-1])
+def test_a_seeds_cells_are_of_one_zoo_and_seeds_of_zoos_built_alike(go, zoo, tmp_path):
+    go(toy(), seeds=1)
+    swapped = (replace(zoo.items[0], sha256=zoo.items[1].sha256), *zoo.items[1:])
+    other = replace(zoo, items=swapped)
+    again = partial(run, toy(), other, tmp_path, recipe="portraits_tiny", people=2)
+    assert len(again(seeds=2)) == 2  # seed 0 is there, whole
+    results, records = load(toy(), tmp_path)
+    assert len(results["a"]) == 2
+    assert len({r["zoo"]["fingerprint"] for r in records}) == 2
+    cell_path(tmp_path, toy(), "b", 0).unlink()
     with pytest.raises(UsageError, match=r"a-seed0\.json: expected results of this zoo .* got one of another"):
-        run(toy(), other, tmp_path, recipe="portraits_tiny", people=2, seeds=1)
+        again(seeds=2)
+    shutil.copy(cell_path(tmp_path, toy(), "b", 1), cell_path(tmp_path, toy(), "b", 0))
+    record = read_json(cell_path(tmp_path, toy(), "b", 0))
+    write_json(cell_path(tmp_path, toy(), "b", 0), record | {"seed": 0})
+    with pytest.raises(UsageError, match="expected results of zoos built alike, one zoo a seed"):
+        load(toy(), tmp_path)
+
+
+def test_seeds_of_zoos_of_unlike_size_do_not_mix(go, zoo, tmp_path):
+    go(toy(), seeds=1)
+    run(toy(), replace(zoo, items=zoo.items[:-1]), tmp_path, recipe="portraits_tiny", people=2, seeds=2)
+    with pytest.raises(UsageError, match="expected results of zoos built alike"):
+        load(toy(), tmp_path)
 
 
 def test_a_figure_that_is_no_number_leaves_no_file(go, tmp_path):

@@ -60,7 +60,7 @@ def run(
         report: gets a line a cell.
 
     Raises:
-        UsageError: a result of another zoo is there, or a figure is not finite.
+        UsageError: a seed was begun on another zoo, or a figure is not finite.
         ZooError: the zoo cannot be used.
     """
     todo = _todo(experiment, zoo, out, recipe, people, seeds)
@@ -85,14 +85,14 @@ def _todo(experiment: Experiment, zoo: Zoo, out: Path, recipe: str, people: int,
     command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
     todo = []
     for seed in range(min(seeds, experiment.max_seeds)):
+        tasks = []
         for cell, config in experiment.cells.items():
-            path = cell_path(out, experiment, cell, seed)
             record = {
                 "experiment": experiment.name, "cell": cell, "config": config, "seed": seed, "recipe": recipe, "people": people,
                 "zoo": sizes, "command": command, "version": __version__, "commit": git_commit(),
             }  # fmt: skip
-            if not _is_there(path, record):
-                todo.append(Task(path, record, experiment.run))
+            tasks.append(Task(cell_path(out, experiment, cell, seed), record, experiment.run))
+        todo += _missing(tasks)
     return todo
 
 
@@ -101,23 +101,32 @@ def cell_path(out: Path, experiment: Experiment, cell: str, seed: int) -> Path:
     return out / experiment.name / f"{cell}-seed{seed}.json"
 
 
-def _is_there(path: Path, record: dict[str, Any]) -> bool:
-    """Whether the same cell was run already; one whose configuration has changed since was not.
+def _missing(tasks: list[Task]) -> list[Task]:
+    """Those of a seed's cells that are still to be run; one whose configuration has changed since was not.
+
+    Seeds may be of several zoos, built alike (a zoo is then drawn anew as well); the cells of one seed, which are compared, not.
 
     Raises:
-        UsageError: it was run on another zoo.
+        UsageError: the seed was begun on another zoo.
     """
-    if not path.exists():
-        return False
-    found = read_json(path)
-    if any(found.get(key) != record[key] for key in IDENTITY):
-        return False
-    if (was := found.get("zoo", {}).get("fingerprint")) != record["zoo"]["fingerprint"]:
-        raise UsageError(
-            f"{path}: expected results of this zoo ({record['zoo']['fingerprint']}), got one of another ({was}); choose another "
-            "--out, or remove the old results"
-        )
-    return True
+    there = {task.path: found for task in tasks if (found := _found(task)) is not None}
+    missing = [task for task in tasks if task.path not in there]
+    for path, found in there.items():
+        was, now = (zoo.get("fingerprint") for zoo in (found.get("zoo", {}), tasks[0].record["zoo"]))
+        if missing and was != now:
+            raise UsageError(
+                f"{path}: expected results of this zoo ({now}) beside cells that are not run yet, got one of another ({was}); "
+                "go on with that zoo, choose another --out, or remove the old results of this seed"
+            )
+    return missing
+
+
+def _found(task: Task) -> dict[str, Any] | None:
+    """The same cell's result, where there is one."""
+    if not task.path.exists():
+        return None
+    found = read_json(task.path)
+    return found if all(found.get(key) == task.record[key] for key in IDENTITY) else None
 
 
 def _work(pair: tuple[Task, str]) -> str:
@@ -178,7 +187,7 @@ def load(experiment: Experiment, out: Path, seeds: Sequence[int] | None = None) 
         seeds: which; all by default.
 
     Raises:
-        UsageError: results of several zoos, or of several sizes, or a file that is no result.
+        UsageError: results of several zoos in one seed, or of several sizes, or a file that is no result.
     """
     results: Results = {cell: [] for cell in experiment.cells}
     records = []
@@ -190,9 +199,13 @@ def load(experiment: Experiment, out: Path, seeds: Sequence[int] | None = None) 
             assert record is not None
             results[record["cell"]].append(record["figures"])
             records.append(record)
-    if len({(r["zoo"]["fingerprint"], r["recipe"], r["people"]) for r in records}) > 1:
+    alike = {(r["zoo"]["loras"], r["zoo"]["layout"], r["recipe"], r["people"]) for r in records}
+    if len(alike) > 1 or len({(r["seed"], r["zoo"]["fingerprint"]) for r in records}) > len(
+        {r["seed"] for r in records}
+    ):
         raise UsageError(
-            f"{out / experiment.name}: expected results of one zoo, recipe and number of people, got several; remove the old ones"
+            f"{out / experiment.name}: expected results of zoos built alike, one zoo a seed, and of one recipe and number of "
+            "people, got several; remove the old ones"
         )
     return results, records
 
