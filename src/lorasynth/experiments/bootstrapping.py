@@ -122,7 +122,7 @@ BOOTSTRAPPING = Experiment(
         "mean-45": _cell("as it is"),
         "mean-15": _cell("mean", 15, 5e-2),
         "predicted-0": _cell("predicted"),
-        "predicted-5": _cell("predicted", 5, 2e-2),
+        "predicted-5": _cell("predicted", 5, 5e-2),
         "predicted-15": _cell("predicted", 15, 5e-2),
     },
     run=run,
