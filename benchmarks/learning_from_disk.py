@@ -112,6 +112,7 @@ def _recipe(steps: int) -> Any:
 def step(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """Steps on rows from disk and on rows in memory, in turn."""
     from lorasynth.canonical import Canonicalizer
+    from lorasynth.training import Share
     from lorasynth.vae import LoRAVAE, zoo_loss
     from lorasynth.zoo import Zoo
 
@@ -129,7 +130,7 @@ def step(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
         x = source[rows]
         times.append(clocks())
         optimizer.zero_grad(set_to_none=True)
-        zoo_loss(vae, x, 1e-4, g).backward()
+        zoo_loss(vae, x, 1e-4, Share(g)).backward()
         optimizer.step()
         times.append(clocks())
         return tuple(b - a for until in (times[1], times[2]) for a, b in zip(times[0], until, strict=True))

@@ -67,3 +67,12 @@ def in_a_closed_folder():
             Path(name).chmod(0o755)
 
     return run
+
+
+@pytest.fixture
+def unused_port():
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -19,6 +19,7 @@ from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.refining import end_to_end, refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_settings, in_words
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.recogniser import LatentNet
@@ -77,41 +78,57 @@ def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer
     )  # fmt: skip
 
 
-def critic_stage(recipe: WorldRecipe, out: Path) -> Path:
-    """Train the critic that priors are refined against, unless it is there; returns its file in ``out``."""
+def critic_stage(recipe: WorldRecipe, out: Path, processes: Processes = ALONE) -> Path:
+    """Train the critic that priors are refined against, unless it is there; returns its file in ``out``.
+
+    Of several processes the main one trains and writes it, and the others wait.
+    """
     path = out / "critic.safetensors"
-    if not path.exists():
+    if processes.is_main and not path.exists():
         write_tensors(path, train_critic(get_world(recipe.zoo.world), recipe.refine).state_dict())
+    processes.wait()
     return path
 
 
-def _critic(recipe: WorldRecipe, out: Path) -> LatentNet:
+def _critic(recipe: WorldRecipe, out: Path, processes: Processes) -> LatentNet:
     world = get_world(recipe.zoo.world)
-    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out))
+    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out, processes))
 
 
-def refine_stage(recipe: WorldRecipe, out: Path, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+def refine_stage(
+    recipe: WorldRecipe, out: Path, names: Sequence[str] | None = None, processes: Processes = ALONE
+) -> dict[str, dict[str, Any]]:
     """Train diffusion priors, one by one, through the base model; write them to ``out / "refined"``.
+
+    Of several processes, which share every batch, the main one writes.
 
     Args:
         recipe: which base, priors and settings.
         out: the working folder of the stages before.
         names: which priors; all of the recipe's by default. They have nothing to do with each other, so that several processes
             may each do one, after `critic_stage`.
+        processes: that train each together.
 
     Returns:
         `refine`'s figures of each, on "photo" and then on "drawn" states.
     """
-    world, model, critic = get_world(recipe.zoo.world), put_together(recipe, out, "priors"), _critic(recipe, out)
-    (out / "refined").mkdir(parents=True, exist_ok=True)
+    world, model, critic = (
+        get_world(recipe.zoo.world),
+        put_together(recipe, out, "priors"),
+        _critic(recipe, out, processes),
+    )
     metrics: dict[str, dict[str, Any]] = {}
     for name in names or [config.conditioning for config in recipe.priors]:
         metrics[name] = {
-            config.states: refine(world, model, name, critic, config, run_dir=out / f"run-{config.states}-{name}")
+            config.states: refine(
+                world, model, name, critic, config, run_dir=out / f"run-{config.states}-{name}", processes=processes
+            )
             for config in (recipe.refine, recipe.redraw)
         }
-        model.priors[name].save(out / "refined" / f"{name}.safetensors")
-        write_json(out / "refined" / f"{name}.json", metrics[name])
+        if processes.is_main:
+            (out / "refined").mkdir(parents=True, exist_ok=True)
+            model.priors[name].save(out / "refined" / f"{name}.safetensors")
+            write_json(out / "refined" / f"{name}.json", metrics[name])
     return metrics
 
 
@@ -132,10 +149,11 @@ def _begin_worker(device: str) -> None:
     use_device(device)
 
 
-def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]:
+def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, Any]:
     """Train all diffusion priors and the VAE together through the base; write them to ``out / "end-to-end"``.
 
-    The baselines, which the zoo alone teaches, are fitted again to the VAE as it is then.
+    The baselines, which the zoo alone teaches, are fitted again to the VAE as it is then. Of several processes, which share every
+    batch, the main one does that, and writes.
 
     Returns:
         `end_to_end`'s figures, and those on ΔW that `fit_vae_stage` gives, of this VAE.
@@ -144,9 +162,11 @@ def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path) -> dict[str, Any]
     names = [config.conditioning for config in recipe.priors]
     x = model.canonicalizer.view(data.vectors)
     metrics: dict[str, Any] = end_to_end(
-        get_world(recipe.zoo.world), model, names, _critic(recipe, out), x.take(data.train), recipe.end_to_end,
-        run_dir=out / "run-end-to-end",
+        get_world(recipe.zoo.world), model, names, _critic(recipe, out, processes), x.take(data.train), recipe.end_to_end,
+        run_dir=out / "run-end-to-end", processes=processes,
     )  # fmt: skip
+    if not processes.is_main:
+        return metrics
     (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
     model.vae.save(out / END_TO_END / "vae.safetensors")
     for name in names:

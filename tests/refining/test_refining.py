@@ -1,7 +1,10 @@
 """What priors and VAE learn through the base shows on people they have not seen, and nothing else changes."""
 
 import copy
+import json
+import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -20,9 +23,10 @@ from lorasynth.refining import (
     refine,
     train_critic,
 )
+from lorasynth.refining.training import _people
 from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.training import LoopConfig
+from lorasynth.training import LoopConfig, Processes, Share, launched
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import principal_stem
 from lorasynth.worlds.recogniser import LatentNet
@@ -135,7 +139,7 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora", temperature=0.0, num_inference_steps=8)
     photos = world.photos(held, CRITIC_PHOTOS)
     settings = config(0, identity_weight=0.7, states="drawn", drawing_steps=4)
-    loss = drawing_loss(world, model, vectors, photos, critic, settings, torch.Generator().manual_seed(3)).item()
+    loss = drawing_loss(world, model, vectors, photos, critic, settings, Share(torch.Generator().manual_seed(3))).item()
     g = torch.Generator().manual_seed(3)
     start = torch.randn(3, *photos.latents.shape[2:], generator=g)
     taken = int(torch.randint(1, 4, (1,), generator=g))
@@ -263,7 +267,7 @@ def test_people_in_a_batch_do_not_mix(world, model, critic, loss):
     losses = []
     for rows in (vectors, torch.cat([vectors[:1], 2 * vectors[1:]])):
         v = rows.clone().requires_grad_()
-        loss(world, model, v, photos, critic, config(0), torch.Generator().manual_seed(0)).backward()
+        loss(world, model, v, photos, critic, config(0), Share(torch.Generator().manual_seed(0))).backward()
         losses.append(v.grad[0])
     assert losses[0].abs().sum() > 0
     assert torch.allclose(losses[0], losses[1], atol=1e-7)
@@ -279,6 +283,54 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(world, model, critic,
     model.priors["adalora"].load_state_dict(start)
     refine(world, model, "adalora", critic, config(6), run_dir=tmp_path)
     assert all(torch.equal(t, whole[n]) for n, t in model.priors["adalora"].state_dict().items())
+
+
+def _learn(learn, out, environment):
+    os.environ |= environment
+    with launched() as processes:
+        learn(run_dir=out, processes=processes)
+
+
+def curve_of(learn, out, count, port):
+    """The lines of metrics that a training by so many forked processes writes."""
+    context = torch.multiprocessing.get_context("fork")
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [context.Process(target=_learn, args=(learn, out, shared | {"RANK": str(rank)})) for rank in range(count)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    assert [process.exitcode for process in started] == [0] * count
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["refine, photo", "refine, drawn", "end to end"])
+def test_two_processes_follow_the_curve_of_one(world, model, critic, later_is_better, tmp_path, unused_port, stage):
+    """End to end, one process has all people of the first prior, the other those of the second."""
+    model.priors["adanorm"] = copy.deepcopy(model.priors["adalora"])
+    each = {"validate_every": 1, "learning_rate": 3e-3, "steps": 6}
+    if stage == "end to end":
+        settings = last_config(6)
+        through = replace(settings.through, loop=replace(settings.through.loop, **each))
+        settings = replace(settings, through=through)
+        learn = partial(end_to_end, world, model, ["adalora", "adanorm"], critic, zoo_of(model), settings)
+    else:
+        settings = config(6, states=stage.split()[1], drawing_steps=3, loop=replace(config(6).loop, **each))
+        learn = partial(refine, world, model, "adalora", critic, settings)
+    one = curve_of(learn, tmp_path / "one", 1, unused_port)
+    two = curve_of(learn, tmp_path / "two", 2, unused_port)
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (one, two)]
+    assert len(losses[0]) == 6
+    # Adam's first steps divide rounding by itself where a gradient is next to nothing, as of a stem's many small numbers.
+    assert losses[1] == pytest.approx(losses[0], rel=2e-4 if stage == "end to end" else 1e-5)
+    assert max(losses[0]) - min(losses[0]) > 1e-3  # there is a curve to follow
+
+
+def test_people_that_cannot_be_shared_equally_are_refused(world, model, critic):
+    share = Share(torch.Generator().manual_seed(0), Processes(1, 3))
+    with pytest.raises(UsageError, match="3 processes can share equally, got 4 items"):
+        _people(world, config(1), share)
 
 
 def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):

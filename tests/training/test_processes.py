@@ -166,12 +166,3 @@ def test_processes_that_do_not_begin_alike_are_refused(steps, expected, unused_p
     for process in both:
         process.join()
     assert all(answer.startswith(expected) for answer in answers), answers
-
-
-@pytest.fixture
-def unused_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorasynth.errors import CheckpointError, ZooError
-from lorasynth.training import LoopConfig, config_record
+from lorasynth.training import LoopConfig, Share, config_record
 from lorasynth.vae import VAEConfig, fit_vae, zoo_loss
 from lorasynth.vae.stem import predictable_stem
 
@@ -153,5 +153,5 @@ def test_the_loss_on_whole_vectors_is_the_error_that_is_told_and_the_kl():
         vae.logvar.bias.fill_(-10.0)
         mean, _ = vae.encode(x[HELD])
         kl = 0.5 * (mean.square() + np.exp(-10) - 1 + 10).mean().item()
-        loss = zoo_loss(vae, x[HELD], 0.01, torch.Generator().manual_seed(0)).item()
+        loss = zoo_loss(vae, x[HELD], 0.01, Share(torch.Generator().manual_seed(0))).item()
     assert loss == pytest.approx(metrics["vae_error"] + 0.01 * kl, rel=0.02)

@@ -76,21 +76,25 @@ def train_refine(
 ) -> None:
     """Train the diffusion priors through the base model, on people of whom there are photos and no LoRAs.
 
+    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+
     Example: lorasynth train refine portraits --out runs/fit --prior adalora
     """
     check_json(json)
     setup(device)
     from lorasynth.errors import UsageError
     from lorasynth.recipes import get_world_recipe
-    from lorasynth.training import require_alone
+    from lorasynth.training import launched
     from lorasynth.world_fitting import refine_stage
 
-    require_alone("train refine")
     config = get_world_recipe(recipe).seeded(seed)
     known = [p.conditioning for p in config.priors]
     if unknown := [name for name in prior or [] if name not in known]:
         raise UsageError(f"expected priors among {known}, got {unknown}")
-    emit(refine_stage(config, out, prior), json)
+    with launched() as processes:
+        metrics = refine_stage(config, out, prior, processes)
+        if processes.is_main:
+            emit(metrics, json)
 
 
 def train_end_to_end(
@@ -103,17 +107,21 @@ def train_end_to_end(
 ) -> None:
     """Train all diffusion priors and the VAE together through the base model; fit the baselines to that VAE.
 
+    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+
     Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
     """
     check_json(json)
     setup(device)
     from lorasynth.recipes import get_world_recipe
-    from lorasynth.training import require_alone
+    from lorasynth.training import launched
     from lorasynth.world_fitting import end_to_end_stage
     from lorasynth.zoo.store import Zoo
 
-    require_alone("train end-to-end")
-    emit(end_to_end_stage(get_world_recipe(recipe).seeded(seed), Zoo.open(zoo), out), json)
+    with launched() as processes:
+        metrics = end_to_end_stage(get_world_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
+        if processes.is_main:
+            emit(metrics, json)
 
 
 def train_all(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lorasynth.lora.bank import attached
 from lorasynth.refining.config import RefineConfig
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.training import stratified_uniform
+from lorasynth.training import Share
 from lorasynth.worlds.world import Photos, World
 
 CRITIC_PHOTOS = 3
@@ -24,13 +24,13 @@ def photo_loss(
     photos: Photos,
     critic: nn.Module,
     config: RefineConfig,
-    generator: torch.Generator,
+    share: Share,
 ) -> Float[Tensor, ""]:
     """v-loss and identity loss of what the base predicts for the first photo of each of N people, through the people's LoRAs."""
     unet, scheduler = world.pipe.unet, world.pipe.scheduler
     latents = photos.latents[:, 0]
-    noise = torch.randn(latents.shape, generator=generator)
-    part = config.noise_from + (1 - config.noise_from) * stratified_uniform(len(latents), generator)
+    noise = share.normal(*latents.shape)
+    part = config.noise_from + (1 - config.noise_from) * share.stratified(len(latents))
     timesteps = (part * scheduler.config.num_train_timesteps).long()
     noisy = scheduler.add_noise(latents, noise, timesteps)
     with attached(unet, model.canonicalizer.layout, vectors):
@@ -46,7 +46,7 @@ def drawing_loss(
     photos: Photos,
     critic: nn.Module,
     config: RefineConfig,
-    generator: torch.Generator,
+    share: Share,
 ) -> Float[Tensor, ""]:
     """v-loss as in `photo_loss`, at all noise levels; identity loss of what the base predicts on its own way to a picture.
 
@@ -55,15 +55,15 @@ def drawing_loss(
     """
     unet, scheduler, layout = world.pipe.unet, world.pipe.scheduler, model.canonicalizer.layout
     latents, text = photos.latents[:, 0], photos.text[:, 0]
-    x = torch.randn(latents.shape, generator=generator)
+    x = share.normal(*latents.shape)
     scheduler.set_timesteps(config.drawing_steps)
-    taken = int(torch.randint(1, config.drawing_steps, (1,), generator=generator))
+    taken = int(torch.randint(1, config.drawing_steps, (1,), generator=share.generator))
     with torch.no_grad(), attached(unet, layout, vectors.detach()):
         for t in scheduler.timesteps[:taken]:
             v = unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
             x = scheduler.step(v, t, x, return_dict=False)[0]
-    noise = torch.randn(latents.shape, generator=generator)
-    timesteps = (stratified_uniform(len(latents), generator) * scheduler.config.num_train_timesteps).long()
+    noise = share.normal(*latents.shape)
+    timesteps = (share.stratified(len(latents)) * scheduler.config.num_train_timesteps).long()
     drawn_at = scheduler.timesteps[taken].to(x.device).expand(len(x))
     # Of each person, one after the other: the state that was drawn, and the noisy photo.
     rows = torch.stack([x, scheduler.add_noise(latents, noise, timesteps)], 1).flatten(0, 1)

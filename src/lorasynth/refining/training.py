@@ -16,14 +16,21 @@ from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, drawing_loss, photo_loss
 from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.training import config_record, fingerprint, step_generator, train
+from lorasynth.training import ALONE, Processes, Share, config_record, fingerprint, step_generator, train
 from lorasynth.vae import zoo_loss
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import Photos, World
 
 
 def refine(
-    world: World, model: Synthesizer, name: str, critic: nn.Module, config: RefineConfig, *, run_dir: Path | None = None
+    world: World,
+    model: Synthesizer,
+    name: str,
+    critic: nn.Module,
+    config: RefineConfig,
+    *,
+    run_dir: Path | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Train one of a model's diffusion priors, centre and denoiser, through the base; in place.
 
@@ -41,6 +48,7 @@ def refine(
         critic: latents -> unit embeddings; neither of the recognisers that score.
         config: settings.
         run_dir: for checkpoints and metrics; the same folder again resumes.
+        processes: that share every batch.
 
     Returns:
         "loss_before" and "loss_after" (on the validation people, with the LoRAs made for them), "best_step", "seconds".
@@ -55,18 +63,19 @@ def refine(
 
     def validate() -> float:
         losses = [
-            _loss_for(world, model, [name], held_embedding, held_photos, critic, config, step_generator(1, k))
+            _loss_for(world, model, [name], held_embedding, held_photos, critic, config, Share(step_generator(1, k)))
             for k in range(4)
         ]
         return sum(loss.item() for loss in losses) / len(losses)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        return _loss_for(world, model, [name], *_people(world, config, generator), critic, config, generator)
+        share = Share(generator, processes)
+        return _loss_for(world, model, [name], *_people(world, config, share), critic, config, share)
 
     priors = _diffusion_priors(model, [name])
     frozen = [model.vae, critic, world.pipe.unet]
     before, metrics = _train(
-        priors, frozen, loss_of, validate, config, config_record(config), f"refine {name}", run_dir
+        priors, frozen, loss_of, validate, config, config_record(config), f"refine {name}", run_dir, processes
     )
     model.settings[name] = _settings(config)
     return {"loss_before": before, "loss_after": metrics["best_validation"]} | _how_long(metrics)
@@ -81,6 +90,7 @@ def end_to_end(
     config: EndToEndConfig,
     *,
     run_dir: Path | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, float]:
     """Train diffusion priors and the VAE together through the base; in place.
 
@@ -100,6 +110,7 @@ def end_to_end(
         zoo: canonical vectors of the zoo's training people, in memory or on disk.
         config: settings.
         run_dir: for checkpoints and metrics; the same folder again resumes.
+        processes: that share every batch.
 
     Returns:
         "likeness_before" and "likeness_after" (of the validation people, mean over the priors), "best_step", "seconds".
@@ -118,15 +129,16 @@ def end_to_end(
         return 1 - sum(likeness(world, model.canonicalizer.layout, v, centroids) for v in sampled) / len(sampled)
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        loss = _loss_for(world, model, names, *_people(world, through, generator), critic, through, generator)
-        rows = torch.randint(len(zoo), (config.zoo_batch,), generator=generator)
-        return loss + config.zoo_weight * zoo_loss(model.vae, zoo[rows], config.kl_weight, generator)
+        share = Share(generator, processes)
+        loss = _loss_for(world, model, names, *_people(world, through, share), critic, through, share)
+        (rows,) = share.rows(torch.randint(len(zoo), (config.zoo_batch,), generator=generator))
+        return loss + config.zoo_weight * zoo_loss(model.vae, zoo[rows], config.kl_weight, share)
 
     learned = _diffusion_priors(model, names)
     learned["vae"] = model.vae
     frozen = [critic, world.pipe.unet]
     record = config_record(config) | {"zoo": zoo.digest if isinstance(zoo, Rows) else fingerprint(zoo)}
-    before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir)
+    before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir, processes)
     model.vae.orthonormalize()
     for name in names:
         model.settings[name] = _settings(through)
@@ -151,6 +163,7 @@ def _train(
     record: dict[str, Any],
     label: str,
     run_dir: Path | None,
+    processes: Processes,
 ) -> tuple[float, dict[str, float]]:
     """Validation before, and the loop's figures after."""
     learned.requires_grad_(True)  # the priors' centres too
@@ -163,27 +176,36 @@ def _train(
     record = record | {"data": data}
     with fast_matmul():
         metrics = train(
-            learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=label
-        )
+            learned, loss_of, config.loop, validate=validate, run_dir=run_dir, config_record=record, label=label,
+            processes=processes,
+        )  # fmt: skip
     learned.requires_grad_(False)
     return before, metrics
 
 
-def _people(world: World, config: RefineConfig, generator: torch.Generator) -> tuple[Float[Tensor, "N D"], Photos]:
-    """New people: the embedding of a photo of each, and other photos."""
+def _people(world: World, config: RefineConfig, share: Share) -> tuple[Float[Tensor, "N D"], Photos]:
+    """New people, of a batch this process's: the embedding of a photo of each, and other photos."""
     first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
-    persons = (torch.randint(config.people, (config.people_a_step,), generator=generator) + first).tolist()
-    given, shown = torch.randint(config.photos, (2,), generator=generator).tolist()
+    whole = torch.randint(config.people, (config.people_a_step,), generator=share.generator) + first
+    given, shown = torch.randint(config.photos, (2,), generator=share.generator).tolist()
+    persons = share.rows(whole)[0].tolist()
     embedding = world.embeddings(persons, 1, first=given)[:, 0]
     return embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown)
 
 
 def _vectors(
-    model: Synthesizer, names: Sequence[str], embedding: Float[Tensor, "N D"], config: RefineConfig
+    model: Synthesizer,
+    names: Sequence[str],
+    embedding: Float[Tensor, "N D"],
+    config: RefineConfig,
+    processes: Processes = ALONE,
 ) -> Float[Tensor, "N P"]:
-    """LoRAs, with gradients; of people in equal shares by each prior."""
-    shares = zip(names, embedding.tensor_split(len(names)), strict=True)
+    """LoRAs, with gradients; of the whole batch's people in equal parts by each prior."""
+    parts = torch.arange(processes.count * len(embedding)).tensor_split(len(names))
+    (whose,) = processes.share(torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)]))
     sampler: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": config.num_inference_steps}
+    # A prior without people here samples none of them: all processes have gradients, if of zero, for the same weights.
+    shares = zip(names, (embedding[whose == k] for k in range(len(names))), strict=True)
     z = torch.cat([cast(DiffusionPrior, model.priors[name]).sample(share, **sampler) for name, share in shares])
     return model.canonicalizer.invert(config.scale * model.vae.decode(z))
 
@@ -196,10 +218,11 @@ def _loss_for(
     photos: Photos,
     critic: nn.Module,
     config: RefineConfig,
-    generator: torch.Generator,
+    share: Share,
 ) -> Float[Tensor, ""]:
     of_loras = drawing_loss if config.states == "drawn" else photo_loss
-    return of_loras(world, model, _vectors(model, names, embedding, config), photos, critic, config, generator)
+    vectors = _vectors(model, names, embedding, config, share.processes)
+    return of_loras(world, model, vectors, photos, critic, config, share)
 
 
 def _settings(config: RefineConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from lorasynth.training.ema import ExponentialAverage
 from lorasynth.training.loop import LoopConfig, config_record, train
-from lorasynth.training.processes import ALONE, Processes, launched, require_alone
+from lorasynth.training.processes import ALONE, Processes, Share, launched, require_alone
 from lorasynth.training.seeding import epoch_batch, fingerprint, local_seed, step_generator, stratified_uniform
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ExponentialAverage",
     "LoopConfig",
     "Processes",
+    "Share",
     "config_record",
     "epoch_batch",
     "fingerprint",

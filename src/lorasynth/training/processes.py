@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lorasynth.errors import UsageError
+from lorasynth.training.seeding import stratified_uniform
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ class Processes:
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
         return int(found)
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
     def require_same(self, what: str, description: str) -> None:
         """Check that all processes describe what they begin with by the same text.
 
@@ -86,6 +93,37 @@ class Processes:
 
 
 ALONE = Processes(0, 1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's part of a step: what it draws is drawn for the whole batch, and it goes on with rows of its own.
+
+    Attributes:
+        generator: of the step, the same in all processes.
+        processes: that share the batch.
+    """
+
+    generator: torch.Generator
+    processes: Processes = ALONE
+
+    def rows(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """This process's rows of tensors of the whole batch; see `Processes.share`."""
+        return self.processes.share(*tensors)
+
+    def normal(self, count: int, *shape: int) -> Tensor:
+        """Standard normal noise for this process's ``count`` rows."""
+        return self.rows(torch.randn(self.processes.count * count, *shape, generator=self.generator))[0]
+
+    def stratified(self, count: int) -> Tensor:
+        """Numbers in [0, 1) for ``count`` rows, in the whole batch one in each of so many equal parts."""
+        return self.rows(stratified_uniform(self.processes.count * count, self.generator))[0]
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the processes of a number that gradients do not come through."""
+        value = value.detach().clone()
+        self.processes.average([value])
+        return value
 
 
 class _SharedDropout(TorchFunctionMode):
@@ -118,7 +156,8 @@ def launched() -> Iterator[Processes]:
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         torch.set_default_device("cuda")
-    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    # What one process does alone (the critic, baselines) may take longer than the half hour that others wait by default.
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=3))
     try:
         yield Processes(rank, count)
     finally:
@@ -133,5 +172,6 @@ def require_alone(what: str) -> None:
     """
     if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise UsageError(
-            f"{what}: expected to be started once, got {count} processes; only train vae and train prior share"
+            f"{what}: expected to be started once, got {count} processes; start its stages one by one, which share: train vae, "
+            "train prior, train refine, train end-to-end"
         )

@@ -42,7 +42,7 @@ def vae_loss(
 
 
 def sample_posterior(
-    mean: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"], generator: torch.Generator
+    mean: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"], noise: Float[Tensor, "B Z"]
 ) -> Float[Tensor, "B Z"]:
-    """A reparameterised sample (Kingma & Welling, ICLR 2014)."""
-    return mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
+    """A reparameterised sample (Kingma & Welling, ICLR 2014), from standard normal noise."""
+    return mean + torch.exp(0.5 * logvar) * noise

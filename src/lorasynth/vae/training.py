@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorasynth.errors import ZooError
 from lorasynth.rows import Rows, chunks
-from lorasynth.training import ALONE, LoopConfig, Processes, config_record, fingerprint, train
+from lorasynth.training import ALONE, LoopConfig, Processes, Share, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
 from lorasynth.vae.stem import predictable_stem, principal_stem
@@ -32,11 +32,12 @@ class VAEConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2_000, learning_rate=2e-3, weight_decay=0.1))
 
 
-def zoo_loss(vae: LoRAVAE, x: Float[Tensor, "B F"], kl_weight: float, generator: torch.Generator) -> Float[Tensor, ""]:
+def zoo_loss(vae: LoRAVAE, x: Float[Tensor, "B F"], kl_weight: float, share: Share) -> Float[Tensor, ""]:
     """What the VAE is trained for, measured on whole canonical vectors: its stem may learn along (`refining.end_to_end`)."""
     mean, logvar = vae.encode(x)
-    reconstructed = vae.decode(sample_posterior(mean, logvar, generator))
-    return reconstruction_error(x, reconstructed) + kl_weight * kl_divergence(mean, logvar).mean()
+    reconstructed = vae.decode(sample_posterior(mean, logvar, share.normal(*mean.shape)))
+    size = share.mean(x.square().sum(1).mean())
+    return (x - reconstructed).square().sum(1).mean() / size + kl_weight * kl_divergence(mean, logvar).mean()
 
 
 def fit_vae(
@@ -101,7 +102,7 @@ def fit_vae(
         noise = torch.randn(len(rows), config.latent_dim, generator=generator)
         rows, noise = processes.share(rows, noise)
         mean, logvar = vae.encode_coefficients(c[rows])
-        z = mean + torch.exp(0.5 * logvar) * noise  # a sample of the posterior
+        z = sample_posterior(mean, logvar, noise)
         return vae_loss(c[rows], vae.decoder(z), mean, logvar, config.kl_weight)
 
     @torch.no_grad()
