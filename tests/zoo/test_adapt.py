@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from lorasynth.evaluate.zoo_quality import repeatability
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.worlds.base import stratified_timesteps, v_loss
 from lorasynth.worlds.world import Photos
 from lorasynth.zoo.adapt import AdaptConfig, adapt
-from lorasynth.zoo.build import random_init, repeatability
+from lorasynth.zoo.build import random_init
 
 
 def _train(tiny, rows, **settings):

@@ -223,7 +223,9 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
 
     monkeypatch.setattr(build, "get_world", lambda name: World())
     monkeypatch.setattr(build, "train_people", train)
-    monkeypatch.setattr(build, "_begin", lambda *_: Zoo.create(folder, layout(), {"rank": 2}, torch.zeros(48)))
+    monkeypatch.setattr(
+        build, "_begin", lambda *_: Zoo.create(folder, layout(), {"rank": 2, "bank": config.bank}, torch.zeros(48))
+    )
     said = []
     zoo = build_zoo(config, str(folder), report=said.append)
     assert (len(zoo), len(trained), said) == (8, 8, [])

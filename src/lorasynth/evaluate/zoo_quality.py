@@ -4,13 +4,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
+from lorasynth.lora.factors import delta_W_pairs
+from lorasynth.lora.layout import Layout
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import repeatability, train_people
+from lorasynth.zoo.build import train_people
 from lorasynth.zoo.store import Zoo
 
 
@@ -36,3 +40,34 @@ def zoo_quality(zoo: Zoo, people: int, *, report: Callable[[str], None] = print)
         likeness = similarity(embed_pictures(world.encoder, drawn), centroids)
     agreement = repeatability(zoo.layout, trained[0], trained[1], zoo.init())
     return {"likeness": interval(likeness), **agreement, "people": people}
+
+
+def repeatability(
+    layout: Layout, first: Float[Tensor, "N P"], second: Float[Tensor, "N P"], init: Float[Tensor, " P"]
+) -> dict[str, float]:
+    """How alike two trainings of the same people come out.
+
+    Args:
+        layout: of the LoRAs.
+        first: LoRAs of N people.
+        second: LoRAs of the same people trained with another order, noise and timesteps.
+        init: the shared initialisation.
+
+    Returns:
+        "agreement": mean cosine of a person's two updates (1 is a repeatable training); "agreement_centred": the same after
+        taking off the mean update of all people, which the cosine alone would be flattered by.
+    """
+
+    def cosine(x: Tensor, y: Tensor) -> float:
+        scale = (delta_W_pairs(layout, x, x) * delta_W_pairs(layout, y, y)).clamp(min=1e-30).sqrt()
+        return (delta_W_pairs(layout, x, y) / scale).mean().item()
+
+    A_same = all(torch.equal(first[:, s], init[s].expand(len(first), -1)) for s, _ in layout.slices.values())
+    result = {"agreement": cosine(first, second)}
+    if A_same:  # with one shared lora_A, differences of lora_B are differences of updates
+        x, y = first.clone(), second.clone()
+        for _, s in layout.slices.values():
+            x[:, s] -= first[:, s].mean(0)
+            y[:, s] -= second[:, s].mean(0)
+        result["agreement_centred"] = cosine(x, y)
+    return result

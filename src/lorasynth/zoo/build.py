@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,11 @@ from tqdm import tqdm
 
 from lorasynth.devices import use_device
 from lorasynth.lora.bank import AdapterBank
-from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.subjects import SESSION, Split, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig, adapt
+from lorasynth.zoo.calibration import calibrate
 from lorasynth.zoo.filling import fill, helpers
 from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.zoo.leases import Leases
@@ -25,6 +26,9 @@ from lorasynth.zoo.sharing import require_shareable
 from lorasynth.zoo.starts import MEAN, predictor
 from lorasynth.zoo.store import Zoo
 
+MEASURED = 0
+"""Instead of a bank's size: to be measured, once, by who begins the zoo. The zoo's recipe then says the number."""
+_BUDGET = {"cpu": 256, "cuda": 4_096}  # samples in a step, at most, of what is measured
 _HELD_OUT_PHOTOS = 8
 
 
@@ -41,7 +45,7 @@ class ZooConfig:
     first_photo: int = SESSION
     rank: int = 4
     embedding_photos: int = 12
-    bank: int = 16  # people trained at once
+    bank: int = 16  # people trained at once; MEASURED: what is fastest where the zoo is begun
     pilot_people: int = 48
     pilot_rounds: int = 2
     pilot: AdaptConfig = field(default_factory=lambda: AdaptConfig(steps=60, learning_rate=4e-2, lora_A="shared"))
@@ -153,7 +157,7 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
     world = get_world(config.world)
     layout = world.layout(config.rank)
     zoo = _begin(config, folder, world, layout, say)
-    init = zoo.init()
+    config, init = replace(config, bank=zoo.recipe["bank"]), zoo.init()
     predict = predictor(config.start, config.start_model, layout)
     persons = persons_of(Split.ZOO, config.people) + persons_of(Split.VALIDATION, config.validation_people)
     banks = [persons[i : i + config.bank] for i in range(0, len(persons), config.bank)]
@@ -212,11 +216,6 @@ def _work(config: ZooConfig, folder: str, device: str) -> None:
 
 def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Callable[[str], None]) -> Zoo:
     """Open the zoo; one process makes it, the others wait for that."""
-    recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
-    # Zoos made before there was a choice say nothing of it.
-    for choice in fields(config):
-        if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
-            del recipe[choice.name]
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     leases = Leases(path)
@@ -224,37 +223,34 @@ def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Ca
         if lease := leases.claim(["init"]):
             with lease:
                 if not (path / "zoo.json").exists():
-                    return Zoo.create(path, layout, recipe, learn_init(world, layout, config, report=say))
+                    if config.bank == MEASURED:
+                        config = replace(config, bank=measured_bank(world, layout, config, report=say))
+                    init = learn_init(world, layout, config, report=say)
+                    return Zoo.create(path, layout, _recipe(config), init)
         time.sleep(1)
-    return Zoo.create(path, layout, recipe, torch.zeros(0))
+    if config.bank == MEASURED:
+        config = replace(config, bank=Zoo.open(path).recipe["bank"])
+    return Zoo.create(path, layout, _recipe(config), torch.zeros(0))
 
 
-def repeatability(
-    layout: Layout, first: Float[Tensor, "N P"], second: Float[Tensor, "N P"], init: Float[Tensor, " P"]
-) -> dict[str, float]:
-    """How alike two trainings of the same people come out.
+def _recipe(config: ZooConfig) -> dict[str, Any]:
+    """What decides each LoRA, as the zoo's folder says it."""
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
+    # Zoos made before there was a choice say nothing of it.
+    for choice in fields(config):
+        if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
+            del recipe[choice.name]
+    return recipe
 
-    Args:
-        layout: of the LoRAs.
-        first: LoRAs of N people.
-        second: LoRAs of the same people trained with another order, noise and timesteps.
-        init: the shared initialisation.
 
-    Returns:
-        "agreement": mean cosine of a person's two updates (1 is a repeatable training); "agreement_centred": the same after
-        taking off the mean update of all people, which the cosine alone would be flattered by.
-    """
-
-    def cosine(x: Tensor, y: Tensor) -> float:
-        scale = (delta_W_pairs(layout, x, x) * delta_W_pairs(layout, y, y)).clamp(min=1e-30).sqrt()
-        return (delta_W_pairs(layout, x, y) / scale).mean().item()
-
-    A_same = all(torch.equal(first[:, s], init[s].expand(len(first), -1)) for s, _ in layout.slices.values())
-    result = {"agreement": cosine(first, second)}
-    if A_same:  # with one shared lora_A, differences of lora_B are differences of updates
-        x, y = first.clone(), second.clone()
-        for _, s in layout.slices.values():
-            x[:, s] -= first[:, s].mean(0)
-            y[:, s] -= second[:, s].mean(0)
-        result["agreement_centred"] = cosine(x, y)
-    return result
+def measured_bank(world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print) -> int:
+    """How many people at once take the fewest seconds each, on the default device; see `calibrate`."""
+    photos = world.photos(persons_of(Split.ZOO, 1), config.photos, config.first_photo)
+    found = calibrate(
+        world.pipe.unet, world.pipe.scheduler, layout, random_init(layout, config.seed), photos, config.adapt,
+        sample_budget=_BUDGET[torch.get_default_device().type],
+    )  # fmt: skip
+    seconds = {n: time_ for (threads, n), time_ in found.seconds.items() if threads == torch.get_num_threads()}
+    tried = ", ".join(f"{n}: {1e3 * time_:.1f}" for n, time_ in seconds.items())
+    report(f"people at once: {found.places} (milliseconds of a LoRA's step by people at once: {tried})")
+    return found.places
