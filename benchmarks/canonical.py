@@ -76,7 +76,7 @@ def main() -> None:
         for other in (formed, qr_and_svd, qr_and_svd_float64, copy):
             # Forming takes seconds: one LoRA, and as much of ours as makes up for the caches it leaves cold.
             used, times = (1, 8) if other is formed else (count, 1)
-            ratio = compare(
+            ratio, *_ = compare(
                 f"canonical_rank{rank}_{other.__name__}",
                 lambda pairs=pairs, times=times: [ours(A, B) for _ in range(times) for A, B in pairs],
                 lambda pairs=pairs, other=other, used=used: [other(A[:used], B[:used]) for A, B in pairs],

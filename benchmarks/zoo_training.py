@@ -2,12 +2,14 @@
 
     python benchmarks/zoo_training.py            # N · b = 64
     python benchmarks/zoo_training.py calibrate  # and what this machine's own measurement chooses
+    python benchmarks/zoo_training.py compile    # only this: a bank's step through torch.compile against the step as it is
 
 Bases: "t" and "s" have two and three levels, 8 x 8 and 16 x 16 latents, and adapt all of attention; "portraits" is the shipped
 world's shape with the layers that its zoo adapts.
 """
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -106,8 +108,35 @@ def chosen_here(base: Base, b: int) -> int:
     return found.places
 
 
+def compiled(base: Base, b: int, n: int) -> None:
+    """Print what torch.compile costs and brings: seconds until the first step is done, ratio of steps, steps to break even."""
+    eager, unet = base.build(), base.build()
+    layout, given = Layout.from_model(eager, base.targets, 4), inputs(base, n * b)
+    scheduler, bank = build_scheduler(), AdapterBank(unet, layout, n, random_init(layout, 0))
+    optimizer = torch.optim.Adam(bank.parameters(), lr=1e-4, fused=True)
+    with bank.attached():  # what is compiled are the layers as hooked
+        fast = torch.compile(unet)
+
+        def step() -> None:
+            loss = v_loss(fast, scheduler, *given).view(n, -1).mean(1).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        start = time.perf_counter()
+        step()
+        first = time.perf_counter() - start
+        ratio, ours, theirs = compare(f"zoo_training_compiled_b{b}_n{n}", step, bank_step(eager, layout, n, given))
+    gain = theirs - ours
+    even = f"{first / gain:,.0f} steps" if gain > 0 else "never"
+    print(f"compiled in {first:.1f} s; ratio {ratio:.2f}; breaks even after {even}", flush=True)
+
+
 def main() -> None:
     """Print a ratio for each base and batch."""
+    if "compile" in sys.argv:
+        compiled(BASES["portraits"], 8, 16)
+        return
     for name, base in BASES.items():
         for b in (1, 4, 8) if name == "portraits" else (1, 4):
             for n in {64 // b, *([chosen_here(base, b)] if "calibrate" in sys.argv else [])}:
