@@ -50,7 +50,7 @@ format: setup
 	$(BIN)/ruff format src tests benchmarks integrations
 	$(BIN)/ruff check --fix src tests benchmarks integrations
 
-# The ratios of docs/performance.md that a CPU gives in a quarter of an hour, each after the command that prints it.
+# The ratios of docs/performance.md that a CPU gives in minutes (about 20 on two busy cores), each after the command that prints it.
 BENCHMARKS = bench_adalora.py "bench_serving.py --runs 3" bench_synthesis.py "bench_synthesis_sd15.py --runs 2" zoo_training.py \
 	canonical.py "bootstrapped_zoo.py --people 8 --plain-steps 200 --steps 12 --starts adalora --learning-rate 1e-2 --usual-learning-rate 1e-3"
 bench: setup
