@@ -50,14 +50,16 @@ format: setup
 	$(BIN)/ruff format src tests benchmarks integrations
 	$(BIN)/ruff check --fix src tests benchmarks integrations
 
-# The ratios of docs/performance.md that take minutes.
+# The ratios of docs/performance.md that a CPU gives in minutes (about 20 on two busy cores), each after the command that prints it.
+BENCHMARKS = bench_adalora.py "bench_serving.py --runs 3" bench_synthesis.py "bench_synthesis_sd15.py --runs 2" zoo_training.py \
+	canonical.py "bootstrapped_zoo.py --people 8 --plain-steps 200 --steps 12 --starts adalora --learning-rate 1e-2 --usual-learning-rate 1e-3"
 bench: setup
-	for f in benchmarks/bench_*.py benchmarks/zoo_training.py benchmarks/canonical.py; do \
-		echo "# python $$f"; $(BIN)/python $$f || exit 1; done
+	@for command in $(BENCHMARKS); do echo "+ python benchmarks/$$command"; $(BIN)/python benchmarks/$$command || exit 1; done
 
-# Learning from made zoos of 2,000 and 64,000 LoRAs of 99,648 numbers: 12.8 GB on disk, removed at the end.
+# Learning from zoos of 2,000, 16,000 and 64,000 LoRAs on disk (12.8 GB of it): hours.
 bench-disk: setup
-	$(BIN)/python benchmarks/learning_from_disk.py --sizes 2000 64000 --steps 40 --out $(OUT)/from-disk --json $(OUT)/from-disk.json
+	mkdir -p $(OUT)
+	$(BIN)/python benchmarks/learning_from_disk.py --out $(OUT)/from-disk --json $(OUT)/from-disk.json
 
 # Where there is a GPU: a zoo of the paper's size and what is learned from it; batched fine-tuning at Stable Diffusion 1.5's true shape.
 gpu-zoo: setup
@@ -66,7 +68,8 @@ gpu-zoo: setup
 	$(BIN)/lorasynth train all portraits_64k --zoo $(OUT)/gpu/zoo --out $(OUT)/gpu/fit --device cuda
 
 gpu-bench: setup
-	$(BIN)/python benchmarks/gpu_bank.py
+	$(BIN)/python benchmarks/gpu_bank.py 1 4 16 32
+	$(BIN)/python benchmarks/gpu_bank.py 1 4 8 --pictures 4
 
 reproduce: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --run-dir $(OUT)/reproduce

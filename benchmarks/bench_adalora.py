@@ -1,5 +1,7 @@
 """The ADALoRA layer in contracted form against building A(c) and B(c) for every sample, forward and backward, batch 256."""
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
 import torch
 from _harness import compare
 
@@ -7,6 +9,7 @@ from lorasynth.prior.conditioning import AdaLoRALinear
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     for rank in (8, 16):
         layer = AdaLoRALinear(1024, 1024, 512, rank=rank, bottleneck=64)
         torch.nn.init.normal_(layer.W_B, std=0.01)

@@ -1,6 +1,7 @@
 """Photo file -> LoRA file by the shipped synthesizer, against fine-tuning the LoRA on ten photos."""
 
 import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from lorasynth.zoo.build import random_init, train_people
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     world, model = get_world("portraits"), Synthesizer.from_pretrained()
     layout, adapt = model.canonicalizer.layout, fine_tuning_recipe()
     with tempfile.TemporaryDirectory() as folder:

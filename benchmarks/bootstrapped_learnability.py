@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
-from lorasynth.evaluate.methods import GIVEN_PHOTO, SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, interval, person_centroids, similarity
+from lorasynth.evaluate.methods import GIVEN_PHOTO
 from lorasynth.evaluate.render import render
 from lorasynth.worlds.subjects import SESSION, Split, persons_of
 from lorasynth.worlds.world import get_world
@@ -30,7 +30,7 @@ LEFT_OUT, COMPONENTS = 40, 64
 
 def main() -> None:
     """Print a row for each start."""
-    arguments = argparse.ArgumentParser()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--zoo", required=True)
     arguments.add_argument("--people", type=int, default=256)
     arguments.add_argument("--unseen", type=int, default=24)

@@ -18,10 +18,10 @@ import torch
 from _harness import record
 from zoo_training import BASES, bank_step, inputs, peft_step
 
-from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
-from lorasynth.evaluate.methods import SCORED_FROM
+from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import SESSION, Split, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
@@ -35,9 +35,10 @@ PLACES = 16
 
 def main() -> None:
     """Print a curve for each start and the ratio at each similarity that the plain loop reaches."""
-    arguments = argparse.ArgumentParser()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
-        "--zoo", required=True, help="its shared initialisation is what LoRAs but the plain loop's start from"
+        "--zoo",
+        help="its shared initialisation is what LoRAs but the plain loop's start from; by default that of the shipped model",
     )
     arguments.add_argument("--people", type=int, default=24)
     arguments.add_argument("--batch-size", type=int, default=4)
@@ -51,7 +52,8 @@ def main() -> None:
     asked = arguments.parse_args()
 
     world = get_world("portraits")
-    layout, init = world.layout(4), Zoo.open(asked.zoo).init()
+    layout = world.layout(4)
+    init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained().canonicalizer.reference
     persons = persons_of(Split.HELD_OUT, asked.people, offset=7_000)
     photos = world.photos(persons, asked.photos, SESSION)
     embeddings = world.embeddings(persons, 12, first=asked.photos)

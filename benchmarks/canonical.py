@@ -6,6 +6,7 @@ On every third module of the layout `sd15-w2w`, in order of shape, so that the s
 of condition 10. The error is ``‖B'A' - BA‖ / ‖BA‖`` in float64, the worst of all modules of the first LoRA.
 """
 
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 
 import torch
@@ -63,6 +64,7 @@ def error(way: Callable[[Tensor, Tensor], Pair], pairs: list[Pair]) -> float:
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     torch.manual_seed(0)
     shapes = sorted((m.in_features, m.out_features) for m in Layout.preset("sd15-w2w").modules)[::3]
     print(f"{len(shapes)} modules; error of ΔW in brackets")

@@ -1,13 +1,14 @@
 """Fine-tuning LoRAs of Stable Diffusion 1.5's true shape on a GPU: one AdapterBank against PEFT adapters one at a time.
 
     python benchmarks/gpu_bank.py 1 4 16 48
+    python benchmarks/gpu_bank.py 1 4 8 --pictures 4
 
-Random weights in bfloat16, weights2weights' layout at rank 1, latents of 64 x 64, one picture an adapter and step, AdamW. Both
-sides take turns in one run. Achieved TFLOP/s count the products that torch's counter sees, against the card's own ceiling, a
-large bfloat16 product measured beside them.
+Random weights in bfloat16, weights2weights' layout at rank 1, latents of 64 x 64, one picture an adapter and step, or more,
+AdamW. Both sides take turns in one run. Achieved TFLOP/s count the products that torch's counter sees, against the card's own
+ceiling, a large bfloat16 product measured beside them.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from statistics import median
@@ -47,24 +48,25 @@ def unet() -> UNet2DConditionModel:
     return model.to(torch.bfloat16).requires_grad_(False).eval()
 
 
-def training(model: UNet2DConditionModel, adapters: AdapterBank | None) -> Callable[[], None]:
+def training(model: UNet2DConditionModel, adapters: AdapterBank | None, pictures: int = 1) -> Callable[[], None]:
     """One step of v-loss: of N adapters in a bank, or of the one adapter that PEFT has put into the model."""
     scheduler = build_scheduler()
     n = adapters.num_adapters if adapters is not None else 1
-    x, noise = torch.randn(2, n, 4, 64, 64)
-    text, t = torch.randn(n, 77, 768), torch.randint(1000, (n,))
+    size, rows = model.config.sample_size, n * pictures
+    x, noise = torch.randn(2, rows, 4, size, size)
+    text, t = torch.randn(rows, 77, model.config.cross_attention_dim), torch.randint(1000, (rows,))
     parameters = [p for p in (adapters or model).parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             if adapters is None:
-                loss = v_loss(model, scheduler, x, text, noise, t).sum()
+                loss = v_loss(model, scheduler, x, text, noise, t)
             else:
                 with adapters.attached():
-                    loss = v_loss(model, scheduler, x, text, noise, t).sum()
+                    loss = v_loss(model, scheduler, x, text, noise, t)
         optimizer.zero_grad()
-        loss.backward()
+        loss.view(n, pictures).mean(1).sum().backward()
         optimizer.step()
 
     return step
@@ -72,6 +74,10 @@ def training(model: UNet2DConditionModel, adapters: AdapterBank | None) -> Calla
 
 def main() -> None:
     """Print a row for each number of adapters."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("adapters", type=int, nargs="*", default=[1, 4, 16, 48], help="adapters at once")
+    arguments.add_argument("--pictures", type=int, default=1, help="of an adapter in each step")
+    asked = arguments.parse_args()
     if not torch.cuda.is_available():
         print("skipped: expected a CUDA device, got none")
         return
@@ -84,15 +90,15 @@ def main() -> None:
     for parameter in theirs.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    alone = training(theirs, None)
+    alone = training(theirs, None, asked.pictures)
     with FlopCounterMode(display=False) as counter:
-        training(ours, AdapterBank(ours, layout, 1, random_init(layout, 0)))()
+        training(ours, AdapterBank(ours, layout, 1, random_init(layout, 0)), asked.pictures)()
     flops = counter.get_total_flops()
-    print(f"{flops / 1e12:.3f} TFLOP a LoRA and step")
+    print(f"{flops / 1e12:.3f} TFLOP a LoRA and step of {asked.pictures}")
     print("N    LoRA-steps/s  TFLOP/s  of ceiling  PEFT one at a time, LoRA-steps/s  ratio  peak GB")
-    for n in [int(a) for a in sys.argv[1:]] or [1, 4, 16, 48]:
+    for n in asked.adapters:
         torch.cuda.reset_peak_memory_stats()
-        together = training(ours, AdapterBank(ours, layout, n, random_init(layout, 0)))
+        together = training(ours, AdapterBank(ours, layout, n, random_init(layout, 0)), asked.pictures)
         for step in (together, together, alone, alone):
             step()
         turns = [(seconds(together) / n, median(seconds(alone) for _ in range(3))) for _ in range(5)]

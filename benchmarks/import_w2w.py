@@ -23,7 +23,7 @@ try:
     app(sys.argv[1:])
 finally:
     # Not getrusage: its largest size begins with that of the process that started this one.
-    print(time.process_time() - start, int(re.search(r"VmHWM:\s*(\d+)", open("/proc/self/status").read())[1]) / 1024)
+    print(time.process_time() - start, int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
 
 
@@ -63,5 +63,8 @@ def measure(rows: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    if "--help" in sys.argv:
+        print(__doc__)
+        sys.exit()
     for given in sys.argv[1:] or ["2500", "10000"]:
         print(json.dumps(measure(int(given))), flush=True)

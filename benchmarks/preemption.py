@@ -175,7 +175,8 @@ def run(build: Build, seed: int) -> dict[str, float]:
 
 def spread(values: list[float]) -> str:
     """Mean and standard deviation, in words."""
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+    spread = f"{statistics.stdev(values):.1f}" if len(values) > 1 else "? (one run)"
+    return f"{statistics.mean(values):.1f} ± {spread}"
 
 
 def check(build: Build, runs: int, out: Path | None) -> None:

@@ -184,6 +184,9 @@ def plan() -> None:
 PARTS = {"storage": storage, "memory": memory, "build": build, "flops": flops, "plan": plan}
 
 if __name__ == "__main__":
+    if "--help" in sys.argv:
+        print(__doc__)
+        sys.exit()
     if len(sys.argv) != 2 or sys.argv[1] not in PARTS:
         raise SystemExit(__doc__)
     torch.set_num_threads(1)
