@@ -73,6 +73,6 @@ def test_the_ratio_of_two_sides_is_printed_and_recorded(tmp_path, monkeypatch, c
     clock = iter([0, 9, 100, 103, 103, 163, 170, 173, 173, 233])  # the first pair is not counted
     harness = importlib.import_module("_harness")
     monkeypatch.setattr(harness.time, "process_time", lambda: next(clock))
-    assert harness.compare("turns", list, list, per_ours=1, per_other=2, runs=2) == 10
+    assert harness.compare("turns", list, list, per_ours=1, per_other=2, runs=2) == (10, 3, 30)
     assert capsys.readouterr().out.startswith("turns ratio=10.00 (ours 3000.000 ms, other 30000.000 ms, runs 2)")
     assert json.loads((tmp_path / "out" / "bench.jsonl").read_text())["ratio"] == 10
