@@ -40,7 +40,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
     if config["start"] is None:
         taught = first
     else:
-        vectors, seconds = _rest(part, Taught.by(first, seed), rest, config, seed)
+        vectors, seconds = _rest(part, first, rest, config, seed)
         own = resemblance(part.world, part.persons_of(rest[: part.people]), part.zoo.layout, vectors[: part.people])
         figures = {f"own {name}": values for name, values in own.items()} | {"seconds": seconds}
         taught = replace(part, vectors=part.vectors.index_copy(0, rest, vectors))
@@ -48,9 +48,9 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
 
 
 def _rest(
-    lab: Lab, teacher: "Taught", rows: Int[Tensor, " n"], config: Config, seed: int
+    lab: Lab, first: Lab, rows: Int[Tensor, " n"], config: Config, seed: int
 ) -> tuple[Float[Tensor, "n P"], float]:
-    """The LoRAs of the rest, and the CPU seconds that one takes."""
+    """The LoRAs of the rest, and the CPU seconds that one takes (without the teacher's, whose training they share)."""
     settings = AdaptConfig(**lab.zoo.recipe["adapt"])
     if (
         config["start"] == "as it is"
@@ -61,7 +61,7 @@ def _rest(
         starts, made, out = lab.zoo.init(), rows, None
         if config["start"] == "predicted":
             settings = replace(settings, strength=1.0)  # a prediction has a zoo's size already
-            starts = teacher.starts(rows)
+            starts = _teacher(first, seed).starts(rows)
     begun = time.process_time()
     if settings.steps:
         persons, photos = lab.persons_of(made), lab.zoo.recipe["photos"]
@@ -107,6 +107,18 @@ class Taught:
         predicted = lab.canonicalizer.invert(method(lab.scored))
         explained: Figures = {"vae explained": whole.explained(own), "explained": whole.explained(predicted)}
         return explained | lab.likeness(method, lab.canonicalizer)
+
+
+_TEACHERS: dict[tuple[int, ...], Taught] = {}
+
+
+def _teacher(first: Lab, seed: int) -> Taught:
+    """What the first LoRAs have taught: the same for all cells of a seed, which are run one after the other."""
+    key = (seed, *first.train.tolist())
+    if key not in _TEACHERS:
+        _TEACHERS.clear()
+        _TEACHERS[key] = Taught.by(first, seed)
+    return _TEACHERS[key]
 
 
 def _cell(start: str | None, steps: int = 0, learning_rate: float = 0.0) -> Config:
