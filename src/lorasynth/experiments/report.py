@@ -14,7 +14,8 @@ from lorasynth.experiments.statistics import Interval, Results, mean
 HEAD = """# The evidence
 
 Every claim is tested by one experiment: cells that differ in one thing, run with as many seeds as its section says (with fewer
-than five a verdict is preliminary), scored on people whom nothing has seen. Its bar was written before its cells were run. This
+than five a verdict is preliminary), scored on people whom nothing has seen. Its bar was written before its cells were run. Where
+seeds are of several zoos (built alike, from nothing), the zoo was drawn anew as well; the cells of one seed are of one zoo. This
 page is made from the results' files and changes only with them:
 
     make evidence ZOO=runs/zoo                             # runs what has no result yet, then writes this page
