@@ -1,7 +1,7 @@
 """(l) A zoo made in rounds: does it teach as much where most LoRAs start from what the first ones have taught?
 
-The first LoRAs start from the zoo's mean, a prior learns from them, and every further
-LoRA starts from that prior's prediction and needs fewer steps. Held-out people are never bootstrapped.
+The first LoRAs start from the zoo's mean, a prior learns from them, and every further LoRA starts from that prior's prediction
+and needs fewer steps. Held-out people are never bootstrapped.
 """
 
 import time
@@ -51,28 +51,27 @@ def _rest(
     lab: Lab, first: Lab, rows: Int[Tensor, " n"], config: Config, seed: int
 ) -> tuple[Float[Tensor, "n P"], float]:
     """The LoRAs of the rest, and the CPU seconds that one takes (without the teacher's, whose training they share)."""
-    settings = AdaptConfig(**lab.zoo.recipe["adapt"])
-    if (
-        config["start"] == "as it is"
-    ):  # from the mean, all steps: the zoo has them; a bank of them is made again for the time
-        starts, made, out = lab.zoo.init(), rows[:BANK], lab.vectors[rows]
-    else:
-        settings = replace(settings, steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed)
-        starts, made, out = lab.zoo.init(), rows, None
-        if config["start"] == "predicted":
-            settings = replace(settings, strength=1.0)  # a prediction has a zoo's size already
-            starts = _teacher(first, seed).starts(rows)
-    begun = time.process_time()
-    if settings.steps:
-        persons, photos = lab.persons_of(made), lab.zoo.recipe["photos"]
-        trained = train_people(
-            lab.world, lab.zoo.layout, starts, persons, photos, settings,
-            first_photo=lab.zoo.recipe["first_photo"], bank_size=BANK,
-        )  # fmt: skip
-    else:
-        trained = starts
-    seconds = (time.process_time() - begun) / len(made)
-    return (trained if out is None else out), seconds
+    whole = AdaptConfig(**lab.zoo.recipe["adapt"])
+    if config["start"] == "as it is":  # the zoo has them; a bank is made again for the time
+        return lab.vectors[rows], _trained(lab, lab.zoo.init(), rows[:BANK], whole)[1]
+    fewer = replace(whole, steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed)
+    if config["start"] == "mean":
+        return _trained(lab, lab.zoo.init(), rows, fewer)
+    starts = _teacher(first, seed).starts(rows)
+    # What is predicted has a zoo's size already.
+    return _trained(lab, starts, rows, replace(fewer, strength=1.0)) if fewer.steps else (starts, 0.0)
+
+
+def _trained(
+    lab: Lab, starts: Float[Tensor, " P"] | Float[Tensor, "n P"], rows: Int[Tensor, " n"], settings: AdaptConfig
+) -> tuple[Float[Tensor, "n P"], float]:
+    """People's LoRAs, made as the zoo's are but for the settings, and the CPU seconds of one."""
+    recipe, begun = lab.zoo.recipe, time.process_time()
+    vectors = train_people(
+        lab.world, lab.zoo.layout, starts, lab.persons_of(rows), recipe["photos"], settings,
+        first_photo=recipe["first_photo"], bank_size=BANK,
+    )  # fmt: skip
+    return vectors, (time.process_time() - begun) / len(rows)
 
 
 @dataclass(frozen=True, eq=False)
