@@ -91,7 +91,7 @@ def base_card(recipe: BaseRecipe, zoo: Zoo, model: Synthesizer, record: dict[str
     return f"""{fields}
 # lorasynth synthesizer: {recipe.name}
 
-A face's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
+The embedding of a photo in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
 {len(zoo.layout.modules)} modules, {zoo.layout.num_parameters:,} numbers.
 
     model = Synthesizer.from_pretrained("FOLDER_OR_ID", encoder="SPEC")   # or without: model.from_embedding(vector)
@@ -110,7 +110,7 @@ A face's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base
 {rows}
 
 **Limits**: nobody has looked at pictures of it; weights are not likeness. `priors/nearest.safetensors` and
-`priors/kernel.safetensors` hold face embeddings of the zoo's people: `push_to_hub` leaves them out.
+`priors/kernel.safetensors` hold embeddings of the zoo's people: `push_to_hub` leaves them out.
 Use it for your own face, of someone who agreed, or of nobody.
 """
 
