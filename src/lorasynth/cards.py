@@ -91,7 +91,7 @@ def base_card(recipe: BaseRecipe, zoo: Zoo, model: Synthesizer, record: dict[str
     return f"""{fields}
 # lorasynth synthesizer: {recipe.name}
 
-The embedding of a photo in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
+A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
 {len(zoo.layout.modules)} modules, {zoo.layout.num_parameters:,} numbers.
 
     model = Synthesizer.from_pretrained("FOLDER_OR_ID", encoder="SPEC")   # or without: model.from_embedding(vector)
