@@ -9,7 +9,8 @@ For each size, every stage in a process of its own:
 
 make    write the zoo, through the zoo's own writer
 train   canonical form, VAE, priors and baselines, as `lorasynth train vae` and `train prior` do; seconds of each part, and the
-        largest resident memory up to its end; and the size of what was written, which a training holds several times
+        largest resident memory up to its end; what of it is the training state itself (weights, gradients, two moments, the
+        average and the best average, of the larger prior), and what is left without that and the libraries
 step    a step of the VAE on whole vectors of random rows (`zoo_loss`, AdamW, all weights): rows from files that the system has
         just been told to forget, in turn with canonical vectors in memory; medians of wall and of CPU time
 
@@ -35,6 +36,7 @@ import torch
 DIM, CODE, SHARD, VALIDATION = 512, 96, 500, 256  # numbers of an embedding and of a code; LoRAs of a shard, held back
 HELD_IN_MEMORY = 1_024  # rows that a step in memory picks from
 BATCH, PAIRS = 128, 15
+STATE_COPIES = 6  # of a model's weights that a training holds (`training.state`)
 
 
 def make(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def train(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     from lorasynth.canonical import Canonicalizer
     from lorasynth.zoo import Zoo
 
-    record: dict[str, Any] = {"imports_MB": peak_megabytes()}
+    record: dict[str, Any] = {"imports_MB": peak_megabytes(), "trained": []}
 
     def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -86,17 +88,22 @@ def train(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
         ("baselines", "fit_baselines"),
     ):
         setattr(fitting, part, timed(name, getattr(fitting, part)))
+    fit_prior = fitting.fit_prior
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        prior, metrics = fit_prior(*args, **kwargs)
+        record["trained"].append(sum(p.numel() for p in prior.parameters() if p.requires_grad))
+        return prior, metrics
+
+    fitting.fit_prior = counted
     recipe, steps = _recipe(arguments.steps), arguments.steps
     zoo = timed("open", Zoo.open)(arguments.out / "zoo")
     vae = fitting.fit_vae_stage(recipe, zoo, arguments.out / "fit")
     fitting.fit_prior_stage(recipe, zoo, arguments.out / "fit")
-    sizes = {
-        path.stem: path.stat().st_size
-        for path in (arguments.out / "fit").rglob("*.safetensors")
-        if path.parent.name != "run"
-    }
-    weights = {f"{name}_weights_MB": size / 2**20 for name, size in sizes.items()}
-    return record | weights | {"vae_steps_s": vae["seconds"], "steps": steps, "vae_error": vae["vae_error"]}
+    largest = max(record.pop("trained"))
+    record["state_MB"] = STATE_COPIES * 4 * largest / 2**20
+    record["beyond_model_MB"] = record["priors_MB"] - record["imports_MB"] - record["state_MB"]
+    return record | {"vae_steps_s": vae["seconds"], "steps": steps, "vae_error": vae["vae_error"]}
 
 
 def _recipe(steps: int) -> Any:

@@ -32,7 +32,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         form = Canonicalizer.fit(loose[lab.train], layout, gauge, lab.zoo.init() if gauge == "anchored" else None)
         x = form.apply(loose)
     else:
-        flat = torch.cat([_each_module(layout, part, GAUGES[gauge]) for part in loose.split(256)])
+        flat = torch.cat([each_module(layout, part, GAUGES[gauge]) for part in loose.split(256)])
         form = plain_form(layout, flat[lab.train])
         x = (flat - form.mean) / form.scale
     ridge = lab.ridge(x)
@@ -75,12 +75,13 @@ def scrambled(layout: Layout, vectors: Float[Tensor, "N P"], seed: int) -> Float
         size = torch.exp(0.5 * torch.randn(n, 1, 1, generator=generator))
         return Q.transpose(1, 2) @ A_NRI / size, B_NOR @ Q * size
 
-    return _each_module(layout, vectors, scramble)
+    return each_module(layout, vectors, scramble)
 
 
-def _each_module(
+def each_module(
     layout: Layout, vectors: Float[Tensor, "N P"], change: Callable[[Tensor, Tensor], Factors]
 ) -> Float[Tensor, "N P"]:
+    """Vectors with each module's factors changed."""
     return layout.join({name: change(A, B) for name, (A, B) in layout.split(vectors).items()})
 
 
