@@ -16,10 +16,9 @@ from lorasynth.prior import Denoiser, DiffusionPrior, RidgePrior
 from lorasynth.refining import (
     CRITIC_PHOTOS,
     EndToEndConfig,
+    Judge,
     RefineConfig,
-    drawing_loss,
     end_to_end,
-    photo_loss,
     refine,
     train_critic,
 )
@@ -139,7 +138,8 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora", temperature=0.0, num_inference_steps=8)
     photos = world.photos(held, CRITIC_PHOTOS)
     settings = config(0, identity_weight=0.7, states="drawn", drawing_steps=4)
-    loss = drawing_loss(world, model, vectors, photos, critic, settings, Share(torch.Generator().manual_seed(3))).item()
+    judge = Judge(world, model.canonicalizer.layout, critic, settings)
+    loss = judge.loss(vectors, photos, Share(torch.Generator().manual_seed(3))).item()
     g = torch.Generator().manual_seed(3)
     start = torch.randn(3, *photos.latents.shape[2:], generator=g)
     taken = int(torch.randint(1, 4, (1,), generator=g))
@@ -256,18 +256,18 @@ def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, criti
     assert errors[1] < errors[0] - 0.05
 
 
-@pytest.mark.parametrize("loss", [photo_loss, drawing_loss])
-def test_people_in_a_batch_do_not_mix(world, model, critic, loss):
+@pytest.mark.parametrize("states", ["photo", "drawn"])
+def test_people_in_a_batch_do_not_mix(world, model, critic, states):
     """What is asked of one person's LoRA does not depend on who else is asked: gradients are zero for all but its own row."""
     held = persons_of(Split.VALIDATION, 3, offset=5_000)
     vectors = torch.zeros(3, model.canonicalizer.layout.num_parameters).normal_(
         generator=torch.Generator().manual_seed(0)
     )
     photos = world.photos(held, CRITIC_PHOTOS)
-    losses = []
+    judge, losses = Judge(world, model.canonicalizer.layout, critic, config(0, states=states)), []
     for rows in (vectors, torch.cat([vectors[:1], 2 * vectors[1:]])):
         v = rows.clone().requires_grad_()
-        loss(world, model, v, photos, critic, config(0), Share(torch.Generator().manual_seed(0))).backward()
+        judge.loss(v, photos, Share(torch.Generator().manual_seed(0))).backward()
         losses.append(v.grad[0])
     assert losses[0].abs().sum() > 0
     assert torch.allclose(losses[0], losses[1], atol=1e-7)

@@ -17,9 +17,9 @@ with more freedom, learns to please the critic there and draws worse (dev/LOG.md
 
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.critic import train_critic
-from lorasynth.refining.loss import CRITIC_PHOTOS, drawing_loss, photo_loss
+from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
 from lorasynth.refining.training import end_to_end, refine
 
 __all__ = [
-    "CRITIC_PHOTOS", "EndToEndConfig", "RefineConfig", "drawing_loss", "end_to_end", "photo_loss", "refine", "train_critic",
+    "CRITIC_PHOTOS", "EndToEndConfig", "Judge", "RefineConfig", "end_to_end", "refine", "train_critic",
 ]  # fmt: skip

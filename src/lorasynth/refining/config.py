@@ -18,7 +18,7 @@ class RefineConfig:
     validation_people: int = 32
     scale: float = 1.1  # of the canonical vector; see `Synthesizer.synthesize`
     num_inference_steps: int = 8
-    states: Literal["photo", "drawn"] = "photo"  # that the critic sees predictions from: `photo_loss`, `drawing_loss`
+    states: Literal["photo", "drawn"] = "photo"  # that the critic sees predictions from: `Judge`
     noise_from: float = 0.6  # "photo": the part of the noise schedule, up to 1, in which a picture's person is decided
     drawing_steps: int = 10  # "drawn": of the base's sampler
     identity_weight: float = 1.0

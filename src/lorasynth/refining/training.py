@@ -13,7 +13,7 @@ from lorasynth.errors import UsageError
 from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
-from lorasynth.refining.loss import CRITIC_PHOTOS, drawing_loss, photo_loss
+from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
 from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import ALONE, Processes, Share, config_record, fingerprint, step_generator, train
@@ -60,17 +60,17 @@ def refine(
     held = persons_of(Split.VALIDATION, config.validation_people, offset=5_000)
     held_embedding = world.embeddings(held, 1)[:, 0]
     held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
+    judge = Judge(world, model.canonicalizer.layout, critic, config)
 
     def validate() -> float:
-        losses = [
-            _loss_for(world, model, [name], held_embedding, held_photos, critic, config, Share(step_generator(1, k)))
-            for k in range(4)
-        ]
+        vectors = _vectors(model, [name], held_embedding, config)
+        losses = [judge.loss(vectors, held_photos, Share(step_generator(1, k))) for k in range(4)]
         return sum(loss.item() for loss in losses) / len(losses)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         share = Share(generator, processes)
-        return _loss_for(world, model, [name], *_people(world, config, share), critic, config, share)
+        embedding, photos = _people(world, config, share)
+        return judge.loss(_vectors(model, [name], embedding, config, processes), photos, share)
 
     priors = _diffusion_priors(model, [name])
     frozen = [model.vae, critic, world.pipe.unet]
@@ -123,6 +123,7 @@ def end_to_end(
     held = persons_of(Split.VALIDATION, through.validation_people, offset=5_000)
     held_embedding = world.embeddings(held, 1)[:, 0]
     centroids = person_centroids(world, held, world.encoder, SCORED_FROM)
+    judge = Judge(world, model.canonicalizer.layout, critic, through)
 
     def validate() -> float:
         sampled = [_vectors(model, [name], held_embedding, through) for name in names]
@@ -130,7 +131,8 @@ def end_to_end(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         share = Share(generator, processes)
-        loss = _loss_for(world, model, names, *_people(world, through, share), critic, through, share)
+        embedding, photos = _people(world, through, share)
+        loss = judge.loss(_vectors(model, names, embedding, through, processes), photos, share)
         (rows,) = share.rows(torch.randint(len(zoo), (config.zoo_batch,), generator=generator))
         return loss + config.zoo_weight * zoo_loss(model.vae, zoo[rows], config.kl_weight, share)
 
@@ -208,21 +210,6 @@ def _vectors(
     shares = zip(names, (embedding[whose == k] for k in range(len(names))), strict=True)
     z = torch.cat([cast(DiffusionPrior, model.priors[name]).sample(share, **sampler) for name, share in shares])
     return model.canonicalizer.invert(config.scale * model.vae.decode(z))
-
-
-def _loss_for(
-    world: World,
-    model: Synthesizer,
-    names: Sequence[str],
-    embedding: Float[Tensor, "N D"],
-    photos: Photos,
-    critic: nn.Module,
-    config: RefineConfig,
-    share: Share,
-) -> Float[Tensor, ""]:
-    of_loras = drawing_loss if config.states == "drawn" else photo_loss
-    vectors = _vectors(model, names, embedding, config, share.processes)
-    return of_loras(world, model, vectors, photos, critic, config, share)
 
 
 def _settings(config: RefineConfig) -> dict[str, Any]:
