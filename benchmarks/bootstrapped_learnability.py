@@ -21,7 +21,7 @@ from lorasynth.evaluate.render import render
 from lorasynth.worlds.subjects import SESSION, Split, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
-from lorasynth.zoo.build import train_people
+from lorasynth.zoo.people import train_people
 from lorasynth.zoo.starts import predictor, with_lora_A
 from lorasynth.zoo.store import Zoo
 

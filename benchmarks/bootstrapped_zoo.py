@@ -25,7 +25,7 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import SESSION, Split, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 from lorasynth.zoo.relay import Stopping, relay
 from lorasynth.zoo.starts import predictor
 from lorasynth.zoo.store import Zoo

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.base import build_scheduler, v_loss
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 
 TARGETS = ("to_q", "to_v")
 

@@ -23,8 +23,8 @@ from lorasynth.lora.layout import Layout
 from lorasynth.worlds.base import BaseConfig, build_scheduler, build_unet, v_loss
 from lorasynth.worlds.world import TARGET_MODULES, Photos
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import random_init
 from lorasynth.zoo.calibration import calibrate
+from lorasynth.zoo.initialisation import random_init
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

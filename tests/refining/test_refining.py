@@ -32,7 +32,7 @@ from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import RecogniserConfig
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 
 Z = 6
 

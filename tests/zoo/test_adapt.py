@@ -8,7 +8,7 @@ from lorasynth.lora.bank import AdapterBank
 from lorasynth.worlds.base import stratified_timesteps, v_loss
 from lorasynth.worlds.world import Photos
 from lorasynth.zoo.adapt import AdaptConfig, adapt
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 
 
 def _train(tiny, rows, **settings):

@@ -8,10 +8,12 @@ from typer.testing import CliRunner
 from lorasynth.cli.app import app
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.recipes import get_world_recipe
-from lorasynth.zoo import build
+from lorasynth.zoo import calibration
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import MEASURED, ZooConfig, build_zoo
+from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.calibration import Calibration
+from lorasynth.zoo.config import MEASURED, ZooConfig
+from lorasynth.zoo.store import Zoo
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def clock(monkeypatch):
         n = found.pop(0)
         return Calibration(places=n, threads=1, seconds={(1, 1): 0.004, (1, n): 0.001})
 
-    monkeypatch.setattr(build, "calibrate", calibrate)
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
     return found, budgets
 
 
@@ -54,7 +56,7 @@ def test_a_measured_number_is_measured_once_and_kept(tmp_path, config, clock):
 
 
 def test_the_measurement_itself_gives_a_number_within_the_budget(tmp_path, config, monkeypatch):
-    monkeypatch.setitem(build._BUDGET, "cpu", 2)
+    monkeypatch.setitem(calibration._BUDGET, "cpu", 2)
     zoo = build_zoo(config, str(tmp_path / "zoo"), report=None)
     assert zoo.recipe["bank"] in (1, 2)
 
@@ -68,7 +70,7 @@ def test_the_verb_takes_a_number_or_auto(tmp_path, config, clock, monkeypatch):
         result = CliRunner().invoke(app, ["zoo", "build", "portraits_tiny", "--out", str(tmp_path / folder), *options])
         if result.exception:
             raise result.exception
-        return build.Zoo.open(tmp_path / folder).recipe["bank"]
+        return Zoo.open(tmp_path / folder).recipe["bank"]
 
     assert run("plain") == 4
     assert run("given", "--bank", "3") == 3

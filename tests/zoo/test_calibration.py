@@ -6,7 +6,7 @@ import torch
 from lorasynth.errors import UsageError
 from lorasynth.zoo import calibration
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from lorasynth.cli import main
 from lorasynth.errors import ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.zoo import Zoo, build
-from lorasynth.zoo.build import ZooConfig, build_zoo
+from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.candidates import candidates_of
+from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.importer import import_zoo
 from lorasynth.zoo.pairs import find_loras, pair_by_name, person_number

@@ -12,7 +12,8 @@ import torch
 
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.build import ZooConfig, build_zoo_with_workers
+from lorasynth.zoo.build import build_zoo_with_workers
+from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.leases import Leases
 from lorasynth.zoo.sharing import require_shareable

@@ -10,7 +10,7 @@ from lorasynth.errors import UsageError
 from lorasynth.worlds.base import v_loss
 from lorasynth.worlds.world import Photos
 from lorasynth.zoo.adapt import AdaptConfig, draw_samples
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 from lorasynth.zoo.optimizer import BankAdamW, clip_each
 from lorasynth.zoo.relay import Stopping, held_out_loss, relay
 

@@ -9,7 +9,8 @@ from lorasynth.errors import LayoutError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import ZooConfig, build_zoo
+from lorasynth.zoo.build import build_zoo
+from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.relay import Stopping
 from lorasynth.zoo.starts import predictor, with_lora_A
 

@@ -78,7 +78,7 @@ def zoo_build(
 
 def _bank(text: str) -> int:
     from lorasynth.errors import UsageError
-    from lorasynth.zoo.build import MEASURED
+    from lorasynth.zoo.config import MEASURED
 
     if text == "auto":
         return MEASURED

@@ -15,7 +15,8 @@ from lorasynth.lora.layout import Layout
 from lorasynth.training import fingerprint
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import random_init, train_people
+from lorasynth.zoo.initialisation import random_init
+from lorasynth.zoo.people import train_people
 
 TUNED_FROM = 100  # photos that fine-tuning is given: not the synthesizer's, not those that scores look at
 _BANK = 10

@@ -14,7 +14,7 @@ from lorasynth.lora.layout import Layout
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import train_people
+from lorasynth.zoo.people import train_people
 from lorasynth.zoo.store import Zoo
 
 

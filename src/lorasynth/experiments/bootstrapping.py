@@ -18,7 +18,7 @@ from lorasynth.experiments.vae_shape import reconstruction
 from lorasynth.prior import DiffusionPrior
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import train_people
+from lorasynth.zoo.people import train_people
 from lorasynth.zoo.starts import with_lora_A
 
 BANK = 16  # people trained at once, and those of whom a whole zoo's seconds are measured

@@ -14,7 +14,8 @@ from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
 from lorasynth.lora.factors import delta_W_inner, delta_W_norm2, delta_W_relative_error
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import random_init, train_people
+from lorasynth.zoo.initialisation import random_init
+from lorasynth.zoo.people import train_people
 
 PHOTOS_A_STEP = 4
 FEW = {"choosing": 24, "scored": 56}  # people, besides those that are learned from
@@ -41,7 +42,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
 
 
 def _trained_anew(lab: Lab, config: Config, seed: int) -> Lab:
-    """A lab of fewer people whose LoRAs have the cell's rank and beginning."""
+    """A lab of fewer people whose LoRAs have the cell's rank and beginning, trained by the zoo's optimizer."""
     parts = [lab.train, lab.choosing[: FEW["choosing"]], lab.scored[: FEW["scored"]]]
     rows, places = torch.cat(parts), torch.arange(sum(map(len, parts))).split([len(part) for part in parts])
     persons, recipe, layout = lab.persons_of(rows), lab.zoo.recipe, lab.zoo.layout.of_rank(config["rank"])
@@ -50,13 +51,9 @@ def _trained_anew(lab: Lab, config: Config, seed: int) -> Lab:
     else:
         starts = random_init(layout, seed)
     settings = replace(
-        AdaptConfig(**recipe["adapt"]),
-        steps=config["fitting_steps"],
-        batch_size=PHOTOS_A_STEP,
-        lora_A="each",
-        strength=1.0,
-        seed=seed,
-    )
+        AdaptConfig(**recipe["adapt"]), steps=config["fitting_steps"], batch_size=PHOTOS_A_STEP,
+        learning_rate=config["learning_rate"], lora_A="each", strength=1.0, seed=seed,
+    )  # fmt: skip
     vectors = train_people(
         lab.world, layout, starts, persons, recipe["photos"], settings, first_photo=recipe["first_photo"], bank_size=16
     )
@@ -120,7 +117,13 @@ INITIALISATION = Experiment(
     title="Ridge regression from embedding to LoRA vectors of 160 people in several gauges; LoRAs trained anew, lora_A too, from "
     "one random lora_A for all or from one each, 30 steps of 4 photos",
     cells={
-        f"rank{rank}-{start}": {"rank": rank, "own_lora_A": start == "own", "loras": 160, "fitting_steps": 30}
+        f"rank{rank}-{start}": {
+            "rank": rank,
+            "own_lora_A": start == "own",
+            "loras": 160,
+            "fitting_steps": 30,
+            "learning_rate": 0.1,
+        }
         for rank in RANKS
         for start in ("shared", "own")
     },

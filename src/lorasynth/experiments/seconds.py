@@ -18,7 +18,7 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import Photos, World
 from lorasynth.zoo.adapt import FINE_TUNING, adapt
-from lorasynth.zoo.build import random_init
+from lorasynth.zoo.initialisation import random_init
 
 PHOTOS = 10  # that fine-tuning is given, and refinement where it does not say one
 TIMED = 3  # people whose LoRAs are made one by one, for the seconds

@@ -7,7 +7,7 @@ from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.recipes.tiny import tiny
 from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
-from lorasynth.zoo.build import ZooConfig
+from lorasynth.zoo.config import ZooConfig
 
 
 def portraits() -> WorldRecipe:

@@ -17,7 +17,7 @@ from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
-from lorasynth.zoo.build import ZooConfig
+from lorasynth.zoo.config import ZooConfig
 
 R = TypeVar("R", bound="Recipe")
 

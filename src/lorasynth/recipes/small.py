@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.refining import EndToEndConfig
-from lorasynth.zoo.build import ZooConfig
+from lorasynth.zoo.config import ZooConfig
 
 
 def small(world: str) -> WorldRecipe:

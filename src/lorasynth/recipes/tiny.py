@@ -8,7 +8,7 @@ from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.worlds.recogniser_training import RecogniserConfig
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.build import ZooConfig
+from lorasynth.zoo.config import ZooConfig
 
 
 def tiny(world: str) -> WorldRecipe:

@@ -4,7 +4,7 @@ More adapters in a batch share the cost of a step until caches overflow (or a GP
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,12 +16,16 @@ from torch import Tensor
 from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.world import Photos
+from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.world import Photos, World
 from lorasynth.zoo.adapt import AdaptConfig, adapt
+from lorasynth.zoo.config import ZooConfig
+from lorasynth.zoo.initialisation import random_init
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
 
+_BUDGET = {"cpu": 256, "cuda": 4_096}  # samples in a step, at most, of what is measured for a zoo
 _WORTHWHILE = 0.97  # of the seconds: what is gained by less is noise, and the smaller batch is taken
 
 
@@ -94,6 +98,19 @@ def calibrate(
     if threads > 1 and unet.device.type == "cpu" and measure(1, best) * _WORTHWHILE < measured[threads, best]:
         threads = 1
     return Calibration(places=best, threads=threads, seconds=measured)
+
+
+def measured_bank(world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print) -> int:
+    """How many people at once take the fewest seconds each, on the default device; see `calibrate`."""
+    photos = world.photos(persons_of(Split.ZOO, 1), config.photos, config.first_photo)
+    found = calibrate(
+        world.pipe.unet, world.pipe.scheduler, layout, random_init(layout, config.seed), photos, config.adapt,
+        sample_budget=_BUDGET[torch.get_default_device().type],
+    )  # fmt: skip
+    seconds = {n: time_ for (threads, n), time_ in found.seconds.items() if threads == torch.get_num_threads()}
+    tried = ", ".join(f"{n}: {1e3 * time_:.1f}" for n, time_ in seconds.items())
+    report(f"people at once: {found.places} (milliseconds of a LoRA's step by people at once: {tried})")
+    return found.places
 
 
 def _wait() -> None:

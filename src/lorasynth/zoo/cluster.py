@@ -13,7 +13,8 @@ import torch
 
 from lorasynth.devices import use_device
 from lorasynth.errors import LorasynthError, MissingExtraError, UsageError, ZooError
-from lorasynth.zoo.build import ZooConfig, build_zoo
+from lorasynth.zoo.build import build_zoo
+from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.zoo.sharing import require_shareable
 

@@ -1,0 +1,47 @@
+"""What decides each LoRA of a zoo that is made from a drawn world."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from lorasynth.worlds.subjects import SESSION
+from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.relay import Stopping
+from lorasynth.zoo.starts import MEAN
+
+MEASURED = 0
+"""Instead of a bank's size: to be measured, once, by who begins the zoo. The zoo's recipe then says the number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooConfig:
+    """A zoo of a world."""
+
+    world: str = "portraits"
+    people: int = 2_000
+    validation_people: int = 128
+    photos: int = 16
+    # NOTE: the same settings (pose, light, background, clothes) for everybody. What a LoRA keeps of its very photos is then
+    # common to all of the zoo and falls into its mean; with photos of their own it is much of what tells two LoRAs apart.
+    first_photo: int = SESSION
+    rank: int = 4
+    embedding_photos: int = 12
+    bank: int = 16  # people trained at once; MEASURED: what is fastest where the zoo is begun
+    pilot_people: int = 48
+    pilot_rounds: int = 2
+    pilot: AdaptConfig = field(default_factory=lambda: AdaptConfig(steps=60, learning_rate=4e-2, lora_A="shared"))
+    adapt: AdaptConfig = field(default_factory=lambda: AdaptConfig(strength=1.4))
+    seed: int = 0
+    start: str = MEAN  # where each LoRA starts: "zero", "mean", or what this prior of a synthesizer predicts
+    start_model: str = ""  # the synthesizer's folder; the shipped one if empty
+    stopping: Stopping | None = None  # by the loss on photos behind those trained on; then `adapt.steps` is the most
+    places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
+
+
+def zoo_recipe(config: ZooConfig) -> dict[str, Any]:
+    """The settings as the zoo's folder says them: all but how many people, which may grow."""
+    recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
+    # Zoos made before there was a choice say nothing of it.
+    for choice in fields(config):
+        if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
+            del recipe[choice.name]
+    return recipe

@@ -1,0 +1,57 @@
+"""Where a zoo's LoRAs begin: at random, or at what a pilot of other people has learned for all of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.lora.bank import AdapterBank
+from lorasynth.lora.layout import Layout
+from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.world import World
+from lorasynth.zoo.adapt import adapt
+from lorasynth.zoo.config import ZooConfig
+
+
+def random_init(layout: Layout, seed: int) -> Float[Tensor, " P"]:
+    """lora_A normal with variance 1 / in_features, lora_B zero: an update of zero."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    init = torch.zeros(layout.num_parameters, device="cpu")
+    for m in layout.modules:
+        place, _ = layout.slices[m.name]
+        init[place] = torch.randn(m.rank * m.in_features, generator=generator, device="cpu") / m.in_features**0.5
+    return init.to(torch.get_default_device())
+
+
+def learn_init(
+    world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print
+) -> Float[Tensor, " P"]:
+    """The zoo's shared initialisation: one lora_A learned for everybody, and the mean lora_B.
+
+    A pilot bank trains many people with *one* lora_A between them, which so comes to span what people differ in. Every LoRA of
+    the zoo then starts from it and from the pilot's mean, and trains lora_B only: all LoRAs share one row space, the gauge is
+    fixed from the start, and canonical vectors are linear in the update.
+
+    Several rounds with fresh people, each from the last one's lora_A, with lora_B starting from zero.
+    """
+    init = random_init(layout, config.seed)
+    people = persons_of(Split.ZOO, config.pilot_people * config.pilot_rounds, offset=50_000)
+    for r in range(config.pilot_rounds):
+        persons = people[r * config.pilot_people : (r + 1) * config.pilot_people]
+        bank = AdapterBank(world.pipe.unet, layout, len(persons), init, lora_A=config.pilot.lora_A)
+        photos = world.photos(persons, config.photos)
+        settings = replace(config.pilot, seed=config.seed + 1 + r)
+        losses: list[float] = []
+        trained = adapt(
+            world.pipe.unet,
+            world.pipe.scheduler,
+            bank,
+            photos,
+            settings,
+            on_step=lambda _, v: losses.append(v),  # noqa: B023
+        )
+        init = trained.mean(0)
+        report(f"pilot round {r + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
+    return init
