@@ -172,6 +172,18 @@ def test_only_the_items_that_need_it_go_through_qr(monkeypatch):
     assert seen == [3, 1]
 
 
+def test_a_gauge_that_float32_would_show_is_multiplied_in_float64_and_needs_no_qr(monkeypatch):
+    """Gauges of condition 300 at rank 16, where factors multiplied in float32 miss 1e-6."""
+    monkeypatch.setattr(svd, "by_qr", lambda A, B: pytest.fail("went through QR"))
+    A, B, excess = gauged(0, 16, 300, n=4, inner=96, outer=64)
+    assert excess > 100
+    A_c, B_c, _ = canonical_factors(A, B)
+    assert relative_error(product(A_c, B_c), product(A, B)) < 2e-7
+    monkeypatch.setattr(svd, "_MAX_LOSS", math.inf)  # as it would be without
+    A_c, B_c, _ = canonical_factors(A, B)
+    assert relative_error(product(A_c, B_c), product(A, B)) > 1e-6
+
+
 def test_the_closed_form_gives_what_qr_gives():
     A, B = pair(0, 1, n=20)
     (A_c, B_c, S), exact = by_closed_form(A, B)

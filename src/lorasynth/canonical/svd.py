@@ -8,7 +8,8 @@ from lorasynth.errors import ZooError
 
 _TINY = 1e-300
 _MAX_LOSS = 16
-"""The most by which a change of gauge may magnify float32's rounding (6e-8) in the update: 16 keeps it below 1e-6."""
+"""The most by which a change of gauge may magnify float32's rounding (6e-8) in the update: 16 keeps it below 1e-6. More, and the
+factors are multiplied in float64."""
 _MAX_LOSS_OF_ONE_DIRECTION = 1e4
 """The same of any one singular direction, of which a Gram matrix in float64 keeps 1e-16 times the square."""
 
@@ -67,7 +68,7 @@ def by_gram(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> tup
     """Small ranks: ``A' = M A`` and ``B' = B M⁻¹``, so that the update is kept whatever M; M from the factors' Gram matrices.
 
     With ``A Aᵀ = L Lᵀ`` (Cholesky) and ``Lᵀ (BᵀB) L = V S² Vᵀ`` (eigh), ``M = sqrt(S) Vᵀ L⁻¹`` and ``M⁻¹ = L V / sqrt(S)``. These
-    are in float64; the factors are multiplied in their own dtype.
+    are in float64; the factors are multiplied in their own dtype, or, where M would magnify its rounding, in float64.
 
     Returns:
         The factors, and for which items they are exact: ``|M_j| |A| / |A'_j|`` is how much M magnifies the rounding of direction
@@ -87,8 +88,10 @@ def by_gram(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> tup
     M = torch.linalg.solve_triangular(L.transpose(1, 2), V * root, upper=True).transpose(1, 2)
     loss2 = (M.square().sum(2) * size2_A + M_inverse.square().sum(1) * size2_B) / S
     exact &= (loss2 <= _MAX_LOSS_OF_ONE_DIRECTION**2).all(1)
-    exact &= (S2 * loss2).sum(1) <= _MAX_LOSS**2 * S2.sum(1)
     A_c, B_c = M.to(dtype) @ A_NRI.to(dtype), B_NOR.to(dtype) @ M_inverse.to(dtype)
+    loose = exact & ((S2 * loss2).sum(1) > _MAX_LOSS**2 * S2.sum(1))
+    if loose.any():  # there float32's rounding would show
+        A_c[loose], B_c[loose] = (M[loose] @ A[loose]).to(dtype), (B[loose] @ M_inverse[loose]).to(dtype)
     return (A_c.to(A_NRI.dtype), B_c.to(B_NOR.dtype), S), exact
 
 
