@@ -5,13 +5,14 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
@@ -93,11 +94,12 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
             os.close(folder)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole."""
+def write_bytes(path: str | Path, *contents: bytes | memoryview) -> None:
+    """Write a file whole, of one or more pieces."""
 
     def write(part: Path) -> None:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.writelines(contents)
 
     atomic_write(path, write)
 
@@ -130,8 +132,27 @@ def read_json(path: str | Path) -> Any:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole, the header's metadata in sorted order so that equal content is equal bytes."""
-    ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    write_bytes(path, sorted_header(save(ready, metadata=dict(metadata) if metadata else None)))
+    content = save(_on_cpu(tensors), metadata=dict(metadata) if metadata else None)
+    write_bytes(path, *_sorted_header_and_body(content))
+
+
+def write_large_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, whole, straight from where they are: no copy of what may be as large as a training.
+
+    A process that is killed may leave a temporary file of the library's in the same folder, ``.tmp`` and six letters.
+    """
+
+    def write(part: Path) -> None:
+        try:
+            save_file(_on_cpu(tensors), part)
+        except SafetensorError as error:  # says so of the system's errors, too
+            raise UsageError(f"{path}: could not be written ({error}); nothing was left there") from error
+
+    atomic_write(path, write)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
 
 def sorted_header(content: bytes) -> bytes:
@@ -140,13 +161,17 @@ def sorted_header(content: bytes) -> bytes:
     NOTE: the library writes metadata in the order of a hash map, which differs from run to run; "same seed, same bytes" needs
     an order. Keys and values are the same, so the header's length is too.
     """
+    return b"".join(_sorted_header_and_body(content))
+
+
+def _sorted_header_and_body(content: bytes) -> tuple[bytes, memoryview]:
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     if "__metadata__" in header:
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[8 + length :]
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -155,16 +180,32 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ModelError: the file is missing or not safetensors.
     """
+    with _opened(path) as file:
+        device = torch.get_default_device()
+        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        metadata = file.metadata() or {}
+    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}, metadata
+
+
+def tensor_names(path: str | Path) -> set[str]:
+    """Names of a safetensors file's tensors, which all lie within it; none is read.
+
+    Raises:
+        ModelError: the file is missing or not safetensors.
+    """
+    with _opened(path) as file:
+        return set(file.keys())
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            device = torch.get_default_device()
-            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            metadata = file.metadata() or {}
+            yield file
     except FileNotFoundError:
         raise ModelError(f"{path}: not found; is this the right folder?") from None
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: expected a safetensors file: {error}") from None
-    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}, metadata
 
 
 def sha256_file(path: str | Path) -> str:

@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from lorasynth.errors import CheckpointError
+from lorasynth.errors import CheckpointError, ModelError
+from lorasynth.files import write_tensors
 from lorasynth.training.checkpoint import (
     SCHEMA,
     Checkpoint,
@@ -220,3 +221,44 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(in_a_closed_fol
                 pass
 
     in_a_closed_folder(refused)
+
+
+@pytest.mark.parametrize("bend", ["cut", "lost"])
+def test_what_was_not_written_as_it_should_be_is_no_checkpoint_and_costs_no_older_one(bend, run, monkeypatch):
+    from lorasynth.training import checkpoint as module
+
+    def write(path, tensors):
+        kept = dict(list(tensors.items())[:1]) if bend == "lost" else tensors
+        write_tensors(path, kept)
+        if bend == "cut":
+            path.write_bytes(path.read_bytes()[:-1])
+
+    monkeypatch.setattr(module, "write_large_tensors", write)
+    latest = (run / "latest.json").read_bytes()
+    with pytest.raises(ModelError, match=r"state\.safetensors: expected"):
+        save_checkpoint(run, checkpoint(30))
+    assert {"checkpoint-00000010", "checkpoint-00000020"} <= set(names(run))
+    assert (run / "latest.json").read_bytes() == latest
+
+
+def test_saving_copies_no_state(tmp_path):
+    program = """
+import re, sys, torch
+from pathlib import Path
+from lorasynth.training.checkpoint import Checkpoint, save_checkpoint
+
+def peak_MB():
+    return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+def save(size):
+    save_checkpoint(Path(sys.argv[1]), Checkpoint(step=size, tensors={"w": torch.ones(size, 2**18)}, config={}))
+
+save(1)
+before = peak_MB()
+save(128)
+print(peak_MB() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert 120 < float(done.stdout) < 160  # the state itself

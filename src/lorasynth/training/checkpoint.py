@@ -22,11 +22,12 @@ from typing import Any
 from torch import Tensor
 
 from lorasynth.errors import CheckpointError, ModelError, UsageError
-from lorasynth.files import read_json, read_tensors, sha256_file, write_json, write_tensors
+from lorasynth.files import read_json, read_tensors, sha256_file, tensor_names, write_json, write_large_tensors
 
 SCHEMA = 2
 """Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""
 KEEP = 2
+STATE_NAME = "state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,11 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
             f"{error}; a checkpoint needs {need / 1e6:.1f} MB, {run_dir} has {shutil.disk_usage(run_dir).free / 1e6:.1f} MB "
             "free; make room and run the same again, which goes on from the last one"
         ) from error
-    _read(folder)  # to the last byte
+    _record_of(folder)  # reads all of it back
+    if tensor_names(folder / STATE_NAME) != checkpoint.tensors.keys():
+        raise ModelError(
+            f"{folder / STATE_NAME}: expected the tensors that were to be written, got others; check the disk"
+        )
     write_json(run_dir / "latest.json", {"name": folder.name, "sha256": sha256})
     for old in _folders(run_dir)[KEEP:]:
         (old / "checkpoint.json").unlink(missing_ok=True)  # first, so that what a kill leaves of it is no checkpoint
@@ -68,9 +73,9 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
 
 def _write(folder: Path, checkpoint: Checkpoint) -> str:
     """Write a checkpoint's two files, the record last; gives the state's sha256."""
-    record_path, state_path = folder / "checkpoint.json", folder / "state.safetensors"
+    record_path, state_path = folder / "checkpoint.json", folder / STATE_NAME
     record_path.unlink(missing_ok=True)
-    write_tensors(state_path, checkpoint.tensors)
+    write_large_tensors(state_path, checkpoint.tensors)  # what a kill leaves goes with the folder, see `_sweep`
     sha256 = sha256_file(state_path)
     record = {
         "schema": SCHEMA,
@@ -177,6 +182,18 @@ def _folders(run_dir: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Checkpoint:
+    record = _record_of(folder)
+    tensors, _ = read_tensors(folder / STATE_NAME)
+    return Checkpoint(step=record["step"], tensors=tensors, config=record["config"], numbers=record["numbers"])
+
+
+def _record_of(folder: Path) -> dict[str, Any]:
+    """What a whole checkpoint says of itself; its state is hashed to the last byte, and no tensor is made.
+
+    Raises:
+        ModelError: a byte of it is not as it was written.
+        CheckpointError: it is of a later version.
+    """
     path = folder / "checkpoint.json"
     record = read_json(path)
     try:
@@ -189,14 +206,13 @@ def _read(folder: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA}; update lorasynth"
             )
-        state = folder / "state.safetensors"
+        state = folder / STATE_NAME
         size = state.stat().st_size if state.is_file() else 0
         if size != record["bytes"]:
             raise ModelError(f"{state}: expected {record['bytes']} bytes, got {size}")
         if (sha256 := sha256_file(state)) != record["sha256"]:
             raise ModelError(f"{state}: expected sha256 {record['sha256'][:16]}, got {sha256[:16]}")
-        tensors, _ = read_tensors(state)
-        return Checkpoint(step=record["step"], tensors=tensors, config=record["config"], numbers=record["numbers"])
+        return {key: record[key] for key in ("step", "config", "numbers")}
     except (KeyError, TypeError) as error:
         raise ModelError(f"{folder}: checkpoint.json lacks {error}") from None
 
