@@ -8,9 +8,10 @@ in a hidden code. Recipe `sd15_faces`, with fewer steps: what counts is the cost
 For each size, every stage in a process of its own:
 
 make    write the zoo, through the zoo's own writer
-train   canonical form, VAE, priors and baselines, as `lorasynth train vae` and `train prior` do; seconds of each part, and the
-        largest resident memory up to its end; what of it is the training state itself (weights, gradients, two moments, the
-        average and the best average, of the larger prior), and what is left without that and the libraries
+vae     canonical form and VAE, as `lorasynth train vae` fits them; seconds of each part, and the largest resident memory up to
+        its end; what of it is the training's state (weights, gradients, two moments, the average and the best average), and
+        what is left without that and the libraries
+prior   latents, priors and baselines, as `lorasynth train prior` fits them; the same, of the larger prior
 step    a step of the VAE on whole vectors of random rows (`zoo_loss`, AdamW, all weights): rows from files that the system has
         just been told to forget, in turn with canonical vectors in memory; medians of wall and of CPU time
 
@@ -62,48 +63,69 @@ def make(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     return {"gigabytes": sum(path.stat().st_size for path in zoo.folder.iterdir()) / 1e9}
 
 
-def train(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
-    """The two stages of any recipe, and how long their parts take."""
-    from lorasynth import fitting
-    from lorasynth.canonical import Canonicalizer
-    from lorasynth.zoo import Zoo
+class Parts:
+    """Seconds of a stage's parts, and the largest resident memory up to the end of each."""
 
-    record: dict[str, Any] = {"imports_MB": peak_megabytes(), "trained": []}
+    def __init__(self) -> None:
+        self.record: dict[str, Any] = {"imports_MB": peak_megabytes()}
 
-    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, measured."""
+
         def run(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = work(*args, **kwargs)
-            record[f"{name}_s"] = record.get(f"{name}_s", 0) + time.perf_counter() - start
-            record[f"{name}_MB"] = peak_megabytes()
+            self.record[f"{name}_s"] = self.record.get(f"{name}_s", 0) + time.perf_counter() - start
+            self.record[f"{name}_MB"] = peak_megabytes()
             return result
 
         return run
 
-    Canonicalizer.fit = timed("canonical form", Canonicalizer.fit)  # type: ignore[method-assign]
-    for name, part in (
-        ("vae", "fit_vae"),
-        ("latents", "latents_of"),
-        ("priors", "fit_prior"),
-        ("baselines", "fit_baselines"),
-    ):
-        setattr(fitting, part, timed(name, getattr(fitting, part)))
-    fit_prior = fitting.fit_prior
+    def told(self, trained: list[int]) -> dict[str, Any]:
+        """With the state of the largest of some trainings, given their weights, and what is left without it and the libraries."""
+        state = STATE_COPIES * 4 * max(trained) / 2**20
+        beyond = peak_megabytes() - self.record["imports_MB"] - state
+        return self.record | {"state_MB": state, "beyond_model_MB": beyond}
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        prior, metrics = fit_prior(*args, **kwargs)
-        record["trained"].append(sum(p.numel() for p in prior.parameters() if p.requires_grad))
-        return prior, metrics
 
-    fitting.fit_prior = counted
-    recipe, steps = _recipe(arguments.steps), arguments.steps
-    zoo = timed("open", Zoo.open)(arguments.out / "zoo")
-    vae = fitting.fit_vae_stage(recipe, zoo, arguments.out / "fit")
-    fitting.fit_prior_stage(recipe, zoo, arguments.out / "fit")
-    largest = max(record.pop("trained"))
-    record["state_MB"] = STATE_COPIES * 4 * largest / 2**20
-    record["beyond_model_MB"] = record["priors_MB"] - record["imports_MB"] - record["state_MB"]
-    return record | {"vae_steps_s": vae["seconds"], "steps": steps, "vae_error": vae["vae_error"]}
+def vae(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
+    """Canonical form and VAE, as `lorasynth train vae` fits them."""
+    from lorasynth import fitting
+    from lorasynth.canonical import Canonicalizer
+    from lorasynth.zoo import Zoo
+
+    parts, trained, fit_vae = Parts(), [], fitting.fit_vae
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        model, metrics = fit_vae(*args, **kwargs)
+        trained.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        return model, metrics
+
+    Canonicalizer.fit = parts.timed("canonical form", Canonicalizer.fit)  # type: ignore[method-assign]
+    fitting.fit_vae = parts.timed("vae", kept)
+    zoo = parts.timed("open", Zoo.open)(arguments.out / "zoo")
+    metrics = fitting.fit_vae_stage(_recipe(arguments.steps), zoo, arguments.out / "fit")
+    told = {"vae_steps_s": metrics["seconds"], "steps": arguments.steps, "vae_error": metrics["vae_error"]}
+    return parts.told(trained) | told
+
+
+def prior(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
+    """Latents, priors and baselines, as `lorasynth train prior` fits them."""
+    from lorasynth import fitting
+    from lorasynth.zoo import Zoo
+
+    parts, trained, fit_prior = Parts(), [], fitting.fit_prior
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        model, metrics = fit_prior(*args, **kwargs)
+        trained.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        return model, metrics
+
+    fitting.latents_of = parts.timed("latents", fitting.latents_of)
+    fitting.fit_prior = parts.timed("priors", kept)
+    fitting.fit_baselines = parts.timed("baselines", fitting.fit_baselines)
+    fitting.fit_prior_stage(_recipe(arguments.steps), Zoo.open(arguments.out / "zoo"), arguments.out / "fit")
+    return parts.told(trained)
 
 
 def _recipe(steps: int) -> Any:
@@ -163,7 +185,7 @@ def forget(files: list[Path]) -> None:
         os.close(handle)
 
 
-STAGES = {"make": make, "train": train, "step": step}
+STAGES = {"make": make, "vae": vae, "prior": prior, "step": step}
 
 
 def peak_megabytes() -> float:
