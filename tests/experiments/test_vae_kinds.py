@@ -7,7 +7,8 @@ import torch
 
 from lorasynth.errors import ZooError
 from lorasynth.experiments.gauge import scrambled
-from lorasynth.experiments.vae_kinds import Tokens, UpdateMetric, plain_vae
+from lorasynth.experiments.metric import UpdateMetric
+from lorasynth.experiments.vae_kinds import Tokens, plain_vae
 from lorasynth.lora.factors import delta_W_pairs
 
 

@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "initialisation": "INITIALISATION",
     "vae-shape": "VAE_SHAPE",
     "vae-kinds": "VAE_KINDS",
+    "metric": "METRIC",
     "zoo-size": "ZOO_SIZE",
     "memorisation": "MEMORISATION",
     "baselines": "BASELINES",

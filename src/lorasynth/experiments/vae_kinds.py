@@ -1,15 +1,15 @@
 """(h) Other weight VAEs than ours: an MLP on whole vectors, a token for each module, and a loss that sees ΔW."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lorasynth.errors import ZooError
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
 from lorasynth.experiments.lab import Lab, seeded
+from lorasynth.experiments.metric import UpdateMetric
 from lorasynth.experiments.statistics import Figures
 from lorasynth.training import train
 from lorasynth.vae import LoRAVAE, fit_vae
@@ -78,47 +78,6 @@ def plain_vae(kind: str, blocks: list[int], config: Config, dropout: float) -> P
         nn.Sequential(Tokens(blocks, width), mlp(k, hidden, hidden, 2 * z, dropout=dropout)),
         nn.Sequential(mlp(z, hidden, hidden, k, dropout=dropout), Tokens(blocks, width, outwards=True)),
     )
-
-
-@dataclass(frozen=True)
-class UpdateMetric:
-    """Canonical vectors <-> vectors whose squared distances are those of ΔW, up to one factor.
-
-    In the anchored gauge all LoRAs have one lora_A, so that ``‖(B - B') A‖² = ‖(B - B') L‖²`` with ``A Aᵀ = L Lᵀ``: each row of a
-    module's lora_B is multiplied by its scale and by L.
-    """
-
-    blocks: list[int]  # how many numbers a vector has of each module
-    maps: list[Float[Tensor, "R R"]]  # of each module: scale times L
-
-    @classmethod
-    def of(cls, lab: Lab) -> "UpdateMetric":
-        """Of a zoo that shares its lora_A; with it, the training people's vectors have unit mean square.
-
-        Raises:
-            ZooError: the canonical vectors hold other numbers than lora_B's.
-        """
-        form, layout, maps = lab.canonicalizer, lab.zoo.layout, []
-        for name, (A_1RI, _) in layout.split(form.mean[None].double()).items():
-            place_A, place_B = layout.slices[name]
-            if form.active[place_A].any() or not form.active[place_B].all():
-                raise ZooError(f"{name}: expected LoRAs that differ in lora_B alone; use a zoo of one frozen lora_A")
-            A_RI = A_1RI[0]
-            maps.append((torch.linalg.cholesky(A_RI @ A_RI.T) * form.scale[place_B.start]).float())
-        size = cls(form.blocks, maps).apply(lab.x[lab.train]).square().mean().sqrt()
-        return cls(form.blocks, [m / size for m in maps])
-
-    def apply(self, x: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-        """Canonical vectors -> vectors with ΔW's distances."""
-        return self._each(x, self.maps)
-
-    def invert(self, y: Float[Tensor, "N F"]) -> Float[Tensor, "N F"]:
-        """And back."""
-        return self._each(y, [torch.linalg.inv(m) for m in self.maps])
-
-    def _each(self, x: Float[Tensor, "N F"], maps: list[Float[Tensor, "R R"]]) -> Float[Tensor, "N F"]:
-        parts = zip(x.split(self.blocks, dim=1), maps, strict=True)
-        return torch.cat([(part.unflatten(1, (-1, len(m))) @ m).flatten(1) for part, m in parts], dim=1)
 
 
 def run(lab: Lab, config: Config, seed: int) -> Figures:
