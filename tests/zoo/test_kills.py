@@ -70,7 +70,7 @@ def running(pids):
     def state(pid):
         try:
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # the second, where it ends while it is read
             return "X"
 
     return [int(path.name) for path in pids.iterdir() if state(path.name) not in "ZX"]
