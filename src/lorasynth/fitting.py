@@ -60,7 +60,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
     """
     data = open_zoo_rows(recipe, zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
-    canonicalizer = Canonicalizer.fit(data.vectors.take(data.train), zoo.layout, recipe.gauge, reference)
+    canonicalizer = Canonicalizer.fit(data.vectors.take(data.train), zoo.layout, recipe.gauge, reference, recipe.metric)
     people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
     vae, metrics = fit_vae(
         canonicalizer.view(data.vectors),

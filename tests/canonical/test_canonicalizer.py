@@ -303,3 +303,47 @@ def test_blocks_count_a_vectors_numbers_module_by_module():
     form = Canonicalizer.fit(zoo(layout)[0], layout)
     assert sum(form.blocks) == form.num_features
     assert form.blocks == [m.rank * (m.in_features + m.out_features) for m in layout.modules]
+
+
+# The metric of updates.
+
+
+@every_rank
+def test_distances_in_the_metric_of_updates_are_theirs(rank):
+    layout = LAYOUTS[rank]
+    vectors, init = frozen_zoo(layout)
+    form = Canonicalizer.fit(regauged(layout, vectors), layout, "anchored", init, "updates")
+    x = form.apply(vectors)
+    updates = torch.cat([(B @ A).flatten(1) for A, B in layout.split(vectors.double()).values()], dim=1)
+    ratio = (torch.cdist(x.double(), x.double()) / torch.cdist(updates, updates))[~torch.eye(N, dtype=torch.bool)]
+    torch.testing.assert_close(ratio, ratio.mean().expand(len(ratio)), rtol=1e-4, atol=0)
+    assert x.square().mean().item() == pytest.approx(1, rel=1e-4)
+    assert delta_W_relative_error(layout, vectors, form.invert(x)).max().sqrt() < 2e-6
+    # With the other metric they are not.
+    x = Canonicalizer.fit(vectors, layout, "anchored", init).apply(vectors).double()
+    ratio = (torch.cdist(x, x) / torch.cdist(updates, updates))[~torch.eye(N, dtype=torch.bool)]
+    assert ratio.std() > 0.02 * ratio.mean()
+
+
+@every_rank
+def test_in_the_metric_of_updates_lora_A_has_orthonormal_rows_and_a_file_keeps_it(rank, tmp_path):
+    layout = LAYOUTS[rank]
+    vectors, init = frozen_zoo(layout)
+    form = Canonicalizer.fit(vectors, layout, "anchored", init, "updates")
+    form.save(tmp_path / "canonical.safetensors")
+    again = Canonicalizer.load(tmp_path / "canonical.safetensors")
+    x = form.apply(vectors)
+    assert torch.equal(again.apply(vectors), x)
+    for A, _ in layout.split(again.invert(x)).values():
+        torch.testing.assert_close(A @ A.transpose(1, 2), torch.eye(A.shape[1]).expand(N, -1, -1), rtol=0, atol=1e-5)
+
+
+def test_the_metric_of_updates_is_refused_where_distances_cannot_be_theirs():
+    layout = LAYOUTS[3]
+    loose, init = zoo(layout)
+    with pytest.raises(ZooError, match=r"a: metric 'updates' needs LoRAs of one lora_A.* use metric='entries'"):
+        Canonicalizer.fit(loose, layout, "anchored", init, "updates")
+    with pytest.raises(
+        ZooError, match=r"metric 'updates' needs gauge 'anchored', got 'procrustes'; use metric='entries'"
+    ):
+        Canonicalizer.fit(loose, layout, "procrustes", metric="updates")

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lorasynth.canonical.gauge import orthonormal_rows
 from lorasynth.canonical.reference import Gauge, generalised_procrustes, to_gauge
 from lorasynth.devices import exact_matmul
 from lorasynth.errors import LayoutError, ModelError, ZooError
@@ -16,6 +18,9 @@ from lorasynth.lora.layout import Layout
 from lorasynth.rows import Rows, chunks, rows_at_once
 from lorasynth.training.seeding import fingerprint
 
+Metric = Literal["entries", "updates"]
+"""What distances between canonical vectors are: of scaled entries, each tensor alike, or (anchored gauge) of ΔW."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Canonicalizer:
@@ -23,6 +28,9 @@ class Canonicalizer:
 
     ``apply`` brings each module's (B, A) to one gauge, takes the mean off and divides by one scale a tensor; ``invert`` undoes
     mean and scale. What comes back is another gauge of the same LoRA: equal on every ΔW up to rounding.
+
+    With the metric "updates" squared distances are those of ΔW, up to one factor for all: lora_A of every item has orthonormal
+    rows, and all modules share one scale. So what varies more in ΔW weighs more, in a VAE's error and a prior's too.
 
     Entries whose deviation from the mean is nothing (a frozen lora_A in the anchored gauge) are left out: a vector has F =
     ``active.sum()`` numbers, not P.
@@ -53,6 +61,7 @@ class Canonicalizer:
         layout: Layout,
         gauge: Gauge = "procrustes",
         reference: Float[Tensor, " P"] | None = None,
+        metric: Metric = "entries",
         chunk: int | None = None,
     ) -> "Canonicalizer":
         """Fit gauge reference, mean and scale.
@@ -69,11 +78,12 @@ class Canonicalizer:
                 shared lora_A).
             reference: for "anchored", the shared initialisation. For "procrustes" it is found: the mean of the aligned zoo, or
                 of some thousands of its items, by generalised Procrustes analysis (Gower, 1975), begun from the largest one.
+            metric: what distances between canonical vectors are. "updates" is for the anchored gauge and items of one row space.
             chunk: items handled at once, which bounds the memory; see `chunks`.
 
         Raises:
-            ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge, or
-                "anchored" without a reference.
+            ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge,
+                "anchored" without a reference, or "updates" where these are not what distances can be.
         """
         if gauge not in ("procrustes", "anchored"):
             raise ZooError(f"expected gauge 'procrustes' or 'anchored', got {gauge!r}")
@@ -85,6 +95,14 @@ class Canonicalizer:
             raise ZooError(
                 "gauge 'anchored' needs the zoo's shared initialisation; give reference= or use 'procrustes'"
             )
+        if metric == "updates":
+            if gauge != "anchored":
+                raise ZooError(f"metric 'updates' needs gauge 'anchored', got {gauge!r}; use metric='entries'")
+            assert reference is not None
+            factors = {
+                name: (orthonormal_rows(A[0])[None], B) for name, (A, B) in layout.split(reference[None]).items()
+            }
+            reference = layout.join(factors)[0]
         if reference is None:
             reference = generalised_procrustes(layout, vectors, chunk)
         # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
@@ -107,6 +125,13 @@ class Canonicalizer:
             raise ZooError(
                 "expected LoRAs that differ, got one and the same in all items; nothing can be learned from them"
             )
+        if metric == "updates":
+            if loose := [name for name, (place_A, _) in layout.slices.items() if active[place_A].any()]:
+                raise ZooError(
+                    f"{loose[0]}: metric 'updates' needs LoRAs of one lora_A, up to a change of gauge, got different ones; "
+                    "use metric='entries'"
+                )
+            scale[active] = (squares[active].mean() / seen).sqrt()
         dtype = vectors.dtype
         return cls(
             layout=layout, gauge=gauge, reference=reference.to(dtype),

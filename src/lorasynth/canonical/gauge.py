@@ -37,6 +37,12 @@ def align_to(
     return Q.transpose(1, 2) @ A_NRI, B_NOR @ Q
 
 
+def orthonormal_rows(A_RI: Float[Tensor, "R I"]) -> Float[Tensor, "R I"]:
+    """The matrix with orthonormal rows that is nearest to one (its polar factor): the same row space, if it has R dimensions."""
+    U, _, Vh = torch.linalg.svd(A_RI.double(), full_matrices=False)
+    return (U @ Vh).to(A_RI.dtype)
+
+
 def anchor_to(
     A_NRI: Float[Tensor, "N R I"],
     B_NOR: Float[Tensor, "N O R"],

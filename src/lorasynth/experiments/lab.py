@@ -97,7 +97,9 @@ class Lab:
     def canonicalizer(self) -> Canonicalizer:
         """The recipe's canonical form."""
         reference = self.zoo.init() if self.recipe.gauge == "anchored" else None
-        return Canonicalizer.fit(self.vectors[self.train], self.zoo.layout, self.recipe.gauge, reference)
+        return Canonicalizer.fit(
+            self.vectors[self.train], self.zoo.layout, self.recipe.gauge, reference, self.recipe.metric
+        )
 
     @cached_property
     def x(self) -> Float[Tensor, "N F"]:

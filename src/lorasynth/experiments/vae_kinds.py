@@ -4,15 +4,16 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
 from lorasynth.experiments.lab import Lab, seeded
-from lorasynth.experiments.metric import UpdateMetric
+from lorasynth.experiments.metric import in_metric
 from lorasynth.experiments.statistics import Figures
+from lorasynth.experiments.vae_shape import reconstruction
 from lorasynth.training import train
-from lorasynth.vae import LoRAVAE, fit_vae
+from lorasynth.vae import LoRAVAE
 from lorasynth.vae.loss import reconstruction_error, sample_posterior, vae_loss
 
 
@@ -86,33 +87,25 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
     Returns:
         `Lab.score`'s figures of people's own LoRAs through the VAE, and "parameters" of encoder and decoder.
     """
-    metric = UpdateMetric.of(lab) if config["loss"] == "delta_W" else None
-    x = metric.apply(lab.x) if metric else lab.x
-    fit = _ours if config["kind"] == "ours" else _plain
-    vae = fit(lab, x, config, seed)
-
-    @torch.no_grad()
-    def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
-        back = vae.decode(vae.encode(x[rows])[0])
-        return metric.invert(back) if metric else back
-
-    return lab.score(method) | {"parameters": float(sum(p.numel() for p in vae.parameters()))}
+    lab = in_metric(lab, config["loss"])
+    vae = (_ours if config["kind"] == "ours" else _plain)(lab, config, seed)
+    return lab.score(reconstruction(lab, vae)) | {"parameters": float(sum(p.numel() for p in vae.parameters()))}
 
 
-def _ours(lab: Lab, x: Float[Tensor, "N F"], config: Config, seed: int) -> LoRAVAE:
+def _ours(lab: Lab, config: Config, seed: int) -> LoRAVAE:
     """From the best linear VAE on."""
     recipe = lab.recipe.vae
     shape = replace(
         recipe, stem="principal", hidden_dim=config["hidden_dim"], latent_dim=config["latent_dim"],
-        loop=replace(seeded(recipe.loop, seed), steps=config["fitting_steps"]),
+        loop=replace(recipe.loop, steps=config["fitting_steps"]),
     )  # fmt: skip
-    return fit_vae(x, shape, train_rows=lab.train, validation_rows=lab.choosing, blocks=lab.canonicalizer.blocks)[0]
+    return lab.vae(shape, seed)[0]
 
 
-def _plain(lab: Lab, x: Float[Tensor, "N F"], config: Config, seed: int) -> PlainVAE:
+def _plain(lab: Lab, config: Config, seed: int) -> PlainVAE:
     """From random weights on; the choosing people choose among the averages of the way."""
     torch.manual_seed(seed)
-    recipe = lab.recipe.vae
+    x, recipe = lab.x, lab.recipe.vae
     vae = plain_vae(config["kind"], lab.canonicalizer.blocks, config, recipe.dropout)
     loop = replace(seeded(recipe.loop, seed), steps=config["fitting_steps"], learning_rate=config["learning_rate"])
 

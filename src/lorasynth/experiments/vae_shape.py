@@ -1,6 +1,7 @@
 """(h) Is the space of LoRAs curved: does a VAE of MLPs keep more of a LoRA than principal components do?"""
 
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +10,6 @@ from torch import Tensor
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
 from lorasynth.experiments.lab import Lab, Method
 from lorasynth.experiments.statistics import Figures
-from lorasynth.vae import LoRAVAE
 
 
 def run(lab: Lab, config: Config, seed: int) -> Figures:
@@ -30,7 +30,18 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
     }
 
 
-def reconstruction(lab: Lab, vae: LoRAVAE) -> Method:
+@runtime_checkable
+class Autoencoder(Protocol):
+    """What takes vectors to latents and back."""
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Vectors."""
+
+
+def reconstruction(lab: Lab, vae: Autoencoder) -> Method:
     """People's own LoRAs through a VAE."""
 
     @torch.no_grad()

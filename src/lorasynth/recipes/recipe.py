@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from lorasynth.canonical.canonicalizer import Gauge
+from lorasynth.canonical.canonicalizer import Gauge, Metric
 from lorasynth.errors import ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.prior.training import PriorConfig
@@ -28,6 +28,7 @@ class Recipe(ABC):
 
     name: str
     gauge: Gauge
+    metric: Metric = "entries"
     vae: VAEConfig = field(default_factory=VAEConfig)
     priors: tuple[PriorConfig, ...] = (PriorConfig(conditioning="adalora"), PriorConfig(conditioning="adanorm"))
     regression: LoopConfig = field(
