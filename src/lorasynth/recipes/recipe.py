@@ -54,6 +54,8 @@ class WorldRecipe(Recipe):
 
     zoo: ZooConfig = field(default_factory=ZooConfig)
     gauge: Gauge = "anchored"
+    # NOTE: `lorasynth experiment metric` has the reason. The shipped portraits are of before: entries, each tensor alike.
+    metric: Metric = "updates"
     refine: RefineConfig = field(default_factory=RefineConfig)  # of each prior, and the critic
     redraw: RefineConfig = field(  # of each prior after that
         default_factory=lambda: RefineConfig(
