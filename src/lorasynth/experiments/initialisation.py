@@ -147,7 +147,7 @@ INITIALISATION = Experiment(
             criterion=more_within("rank4-own", "svd explained", "none explained", MATTERS),
         ),
         Claim(
-            text="At rank 1, where the sign is the whole gauge, turning to the mean gains over LAPACK's signs",
+            text="At rank 1, where the sign is the whole gauge, turning it to the mean gains over the sign that training left",
             source="ours",
             criterion=more_within("rank1-shared", "mean-signs explained", "svd explained", MATTERS),
         ),
