@@ -11,6 +11,7 @@ from lorasynth.experiments import EXPERIMENTS, get_experiment
 from lorasynth.experiments.conditioning import equal_width, parameters
 from lorasynth.experiments.gauge import explained_of_products, plain_form, scrambled
 from lorasynth.experiments.lab import Lab
+from lorasynth.experiments.metric import in_metric
 from lorasynth.experiments.zoo_size import power_law
 
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
@@ -128,6 +129,17 @@ def test_explained_is_of_updates_formed_by_hand(lab):
     deviation = (true - mean).square().sum(1).mean()
     expected = 1 - (updates(predicted) - true).square().sum(1) / deviation
     assert lab.explained(predicted) == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_cells_count_entries_unless_they_say_updates(lab):
+    updates = in_metric(lab, "delta_W")
+    assert (lab.recipe.metric, updates.recipe.metric) == ("entries", "updates")
+    mean = updates.canonicalizer.mean.expand(4, -1)
+    assert np.mean(updates.explained(mean)) == pytest.approx(0, abs=1e-4)
+    # One half of the deviation is one half of it in either form.
+    halves = [part.explained(part.canonicalizer.invert(0.5 * part.x[part.scored])) for part in (lab, updates)]
+    assert halves[0] == pytest.approx(halves[1], abs=1e-3)
+    assert not torch.allclose(lab.x, updates.x, atol=0.1)
 
 
 def test_a_part_of_the_training_people_is_drawn_by_the_seed_and_scored_on_the_same(lab):
