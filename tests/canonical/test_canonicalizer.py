@@ -1,5 +1,7 @@
 """The whole map: exact on every ΔW, the same for every gauge, and fitted without what does not vary."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -347,3 +349,19 @@ def test_the_metric_of_updates_is_refused_where_distances_cannot_be_theirs():
         ZooError, match=r"metric 'updates' needs gauge 'anchored', got 'procrustes'; use metric='entries'"
     ):
         Canonicalizer.fit(loose, layout, "procrustes", metric="updates")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("gauge", "'procrustes' or 'anchored'"), ("metric", "'entries' or 'updates'")]
+)
+def test_a_name_of_nothing_is_refused(name, known):
+    """In a process of its own: here in the tests already the type of the argument is."""
+    program = f"""
+import torch
+from lorasynth.canonical import Canonicalizer
+from lorasynth.lora.layout import Layout
+layout = Layout.from_dict({LAYOUTS[1].to_dict()!r})
+Canonicalizer.fit(torch.randn(3, layout.num_parameters), layout, {name}="angles")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"ZooError: expected {name} {known}, got 'angles'" in done.stderr

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
 
+from lorasynth import files
 from lorasynth.errors import UsageError
 from lorasynth.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -188,14 +191,45 @@ def test_killed_in_the_middle_of_a_temporary_file_the_newest_is_whole_and_the_re
     size = (tmp_path / "checkpoint-00000002/state.safetensors").stat().st_size
     for limit in range(1, size, size // 12):
         assert killed_by_a_limit(tmp_path, limit) == -signal.SIGXFSZ
-        left = [path.name for path in (tmp_path / "checkpoint-00000003").iterdir()]
-        assert left
-        assert "checkpoint.json" not in left
+        (part,) = tmp_path.rglob("*.part")
+        assert [path.stat().st_size for path in part.parent.glob(".tmp*")] == [
+            0
+        ]  # the library asks for all the room first
         assert_whole(load(tmp_path), 2)
         assert_whole(load_checkpoint(tmp_path, CONFIG), 2)
         assert unfinished(tmp_path) == []
     assert killed_by_a_limit(tmp_path, 2 * size) == 0
     assert_whole(load(tmp_path), 3)
+
+
+def killed_in_the_library(run, written):
+    """A save of step 3 by a process that ends when so many bytes are in the library's own temporary file."""
+
+    def child():
+        def save_file(tensors, part):
+            (part.parent / ".tmpAbCdEf").write_bytes(save(tensors)[:written])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        files.save_file = save_file
+        save_checkpoint(run, checkpoint(3))
+
+    process = FORK.Process(target=child)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_killed_in_the_middle_of_the_librarys_file_the_newest_is_whole_and_the_rest_is_swept_up(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, checkpoint(step))
+    size = (tmp_path / "checkpoint-00000002/state.safetensors").stat().st_size
+    for written in (*range(1, size, size // 12), size):
+        assert killed_in_the_library(tmp_path, written) == -signal.SIGKILL
+        (part,) = tmp_path.rglob(".tmp*")
+        assert part.stat().st_size == written
+        assert_whole(load(tmp_path), 2)
+        assert_whole(load_checkpoint(tmp_path, CONFIG), 2)
+        assert unfinished(tmp_path) == []
 
 
 # Disks that are full.
@@ -213,6 +247,8 @@ def full_at(number):
                 return real(*arguments, **options)
             calls.append(name)
             if len(calls) == number:
+                if name == "save_file":
+                    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
                 raise OSError(28, "No space left on device")
             return real(*arguments, **options)
 
@@ -220,6 +256,7 @@ def full_at(number):
 
     return calls, [
         wrap(tempfile, "mkstemp"),
+        wrap(files, "save_file"),
         wrap(io, "open"),
         wrap(os, "fsync"),
         wrap(Path, "replace"),
@@ -262,7 +299,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_the_checkpoints_that_are_there
             assert now == before, number
         save_checkpoint(run, checkpoint(4))
         assert_whole(load(run), 4)
-    assert kinds >= {"mkstemp", "open", "fsync", "replace", "mkdir"}
+    assert kinds >= {"mkstemp", "save_file", "open", "fsync", "replace", "mkdir"}
     assert number > 12
 
 

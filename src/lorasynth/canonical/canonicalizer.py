@@ -82,11 +82,13 @@ class Canonicalizer:
             chunk: items handled at once, which bounds the memory; see `chunks`.
 
         Raises:
-            ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge,
+            ZooError: fewer than 2 items, an item that is not finite or not of the anchor's row space, an unknown gauge or metric,
                 "anchored" without a reference, or "updates" where these are not what distances can be.
         """
         if gauge not in ("procrustes", "anchored"):
             raise ZooError(f"expected gauge 'procrustes' or 'anchored', got {gauge!r}")
+        if metric not in ("entries", "updates"):
+            raise ZooError(f"expected metric 'entries' or 'updates', got {metric!r}")
         if len(vectors) < 2:
             raise ZooError(
                 f"expected at least 2 LoRAs to fit the canonical form, got {len(vectors)}; make a larger zoo"

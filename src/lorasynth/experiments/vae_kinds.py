@@ -18,7 +18,7 @@ from lorasynth.vae.loss import reconstruction_error, sample_posterior, vae_loss
 
 
 class PlainVAE(nn.Module):
-    """A VAE of two networks that begin at random weights, as weights2weights' and the paper's are."""
+    """A VAE of two networks that begin at random weights, as the paper's are."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         """Put an encoder (F -> 2 Z) and a decoder (Z -> F) together."""

@@ -60,10 +60,6 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
             "free; make room and run the same again, which goes on from the last one"
         ) from error
     _record_of(folder)  # reads all of it back
-    if tensor_names(folder / STATE_NAME) != checkpoint.tensors.keys():
-        raise ModelError(
-            f"{folder / STATE_NAME}: expected the tensors that were to be written, got others; check the disk"
-        )
     write_json(run_dir / "latest.json", {"name": folder.name, "sha256": sha256})
     for old in _folders(run_dir)[KEEP:]:
         (old / "checkpoint.json").unlink(missing_ok=True)  # first, so that what a kill leaves of it is no checkpoint
@@ -76,6 +72,8 @@ def _write(folder: Path, checkpoint: Checkpoint) -> str:
     record_path, state_path = folder / "checkpoint.json", folder / STATE_NAME
     record_path.unlink(missing_ok=True)
     write_large_tensors(state_path, checkpoint.tensors)  # what a kill leaves goes with the folder, see `_sweep`
+    if tensor_names(state_path) != checkpoint.tensors.keys():
+        raise ModelError(f"{state_path}: expected the tensors that were to be written, got others; check the disk")
     sha256 = sha256_file(state_path)
     record = {
         "schema": SCHEMA,
