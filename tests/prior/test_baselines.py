@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from lorasynth.errors import ModelError
 from lorasynth.files import write_tensors
-from lorasynth.prior import BASELINES, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, RidgePrior
+from lorasynth.prior import BASELINES, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, RidgePrior, baselines
 from lorasynth.prior.baselines import Baseline
 from lorasynth.training import LoopConfig
 
@@ -55,6 +55,15 @@ def test_ridge_is_least_squares_with_the_penalty_as_further_rows(lam):
     unseen = data(1)[0]
     expected = y_mean + (unseen.double().numpy() - x_mean) @ weight
     np.testing.assert_allclose(RidgePrior.fit(e, y, lam).predict(unseen).numpy(), expected, atol=1e-5)
+
+
+def test_ridge_of_many_rows_is_that_of_all_at_once(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    e, y = torch.randn(50, 6, generator=g), torch.randn(50, 3, generator=g)
+    whole = RidgePrior.fit(e, y, 0.1)
+    monkeypatch.setattr(baselines, "_ROWS", 7)
+    parts = RidgePrior.fit(e, y, 0.1)
+    torch.testing.assert_close((parts.weight, parts.bias), (whole.weight, whole.bias), rtol=1e-6, atol=1e-7)
 
 
 def test_ridge_without_penalty_finds_a_linear_map_and_with_much_the_mean():

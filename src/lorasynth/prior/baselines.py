@@ -16,6 +16,8 @@ from lorasynth.files import read_tensors, write_tensors
 from lorasynth.training import LoopConfig, train
 from lorasynth.weights import large_tables, pack, unpack
 
+_ROWS = 4_096  # people whose numbers are in float64 at once
+
 
 class Baseline(nn.Module):
     """A predictor with no noise in it."""
@@ -109,10 +111,15 @@ class RidgePrior(Baseline):
     def fit(cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float) -> "RidgePrior":
         """Closed form; ``lam`` is relative to the mean variance of an embedding's entries times N."""
         x_mean, y_mean = embedding.mean(0), target.mean(0)
-        x, y = (embedding - x_mean).double(), (target - y_mean).double()
-        gram = x.T @ x
+        gram = embedding.new_zeros(embedding.shape[1], embedding.shape[1], dtype=torch.float64)
+        cross = embedding.new_zeros(embedding.shape[1], target.shape[1], dtype=torch.float64)
+        # Some rows at a time: of a large zoo, float64 copies of all would be the most memory that is taken.
+        for x, y in zip(embedding.split(_ROWS), target.split(_ROWS), strict=True):
+            x, y = (x - x_mean).double(), (y - y_mean).double()
+            gram.addmm_(x.T, x)
+            cross.addmm_(x.T, y)
         gram += lam * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-        weight = torch.linalg.solve(gram, x.T @ y).T.float()
+        weight = torch.linalg.solve(gram, cross).T.float()
         return cls(weight, y_mean - weight @ x_mean)
 
     def forward(self, embedding: Tensor) -> Tensor:
