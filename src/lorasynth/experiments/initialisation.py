@@ -128,7 +128,6 @@ INITIALISATION = Experiment(
         for start in ("shared", "own")
     },
     run=run,
-    max_seeds=3,
     plotted=("svd explained", "procrustes explained"),
     claims=(
         Claim(

@@ -32,7 +32,6 @@ SAMPLER = Experiment(
     | {f"steps{n}": STANDARD | {"num_inference_steps": n} for n in (1, 3, 50)}
     | {f"temperature{t:g}": STANDARD | {"temperature": t, "num_inference_steps": 20} for t in (0.5, 1.0)},
     run=run,
-    max_seeds=3,
     claims=(
         Claim(
             text="The prior uses its condition: without (guidance 0) it draws strangers",

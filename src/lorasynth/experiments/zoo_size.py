@@ -97,7 +97,6 @@ ZOO_SIZE = Experiment(
     title="Canonical form, VAE, ridge, kernel ridge and an ADALoRA prior fitted to parts of the zoo",
     cells={f"n{n}": {"loras": n} for n in SIZES} | {"all": {"loras": None}},
     run=run,
-    max_seeds=3,
     plotted=("adalora similarity", "ridge similarity"),
     claims=(
         Claim(
