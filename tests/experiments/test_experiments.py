@@ -11,8 +11,8 @@ from lorasynth.experiments import EXPERIMENTS, get_experiment
 from lorasynth.experiments.conditioning import equal_width, parameters
 from lorasynth.experiments.gauge import explained_of_products, plain_form, scrambled
 from lorasynth.experiments.lab import Lab
+from lorasynth.experiments.law import PowerLaw
 from lorasynth.experiments.metric import in_metric
-from lorasynth.experiments.zoo_size import power_law
 
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -183,9 +183,54 @@ def test_a_power_law_is_continued():
     laws = [(0.2, 1.0, 0.5), (0.0, 2.0, 0.3), (0.4, 0.0, 1.0)]
     error = torch.stack([floor + b * sizes**-c for floor, b, c in laws], dim=1)
     expected = [floor + b * 64_000**-c for floor, b, c in laws]
-    assert power_law(sizes, error, 64_000.0).tolist() == pytest.approx(expected, abs=2e-3)
+    fitted = PowerLaw.fit(sizes, error)
+    assert fitted(64_000).tolist() == pytest.approx(expected, abs=2e-3)
+    assert fitted.floor.tolist() == pytest.approx([0.2, 0, 0.4], abs=2e-3)
+    assert fitted.exponent[:2].tolist() == pytest.approx([0.5, 0.3], abs=1e-9)
     # What gets worse with size has no such law: the nearest is a constant.
-    assert power_law(sizes, sizes[:, None] / 2000, 64_000.0).item() == pytest.approx((sizes / 2000).mean().item())
+    assert PowerLaw.fit(sizes, sizes[:, None] / 2000)(64_000).item() == pytest.approx((sizes / 2000).mean().item())
+
+
+def grown(law):
+    """Figures of zoo-size's cells by a function of their LoRAs, of two seeds and two people."""
+    loras = (64, 128, 256, 512, 1024, 1400)
+    names = ("vae explained", "ridge explained", "adalora explained", "ridge similarity", "adalora similarity")
+    return {
+        cell: [{"loras": float(n)} | {name: [law(n), law(n)] for name in names}] * 2
+        for cell, n in zip(get_experiment("zoo-size").cells, loras, strict=True)
+    }
+
+
+def test_a_law_that_smaller_zoos_do_not_bear_out_decides_nothing():
+    experiment = get_experiment("zoo-size")
+    claim = next(c for c in experiment.claims if c.text.startswith("With the paper's 64,000 LoRAs the VAE"))
+    sound = claim.criterion.judge(grown(lambda n: 1 - 2 * n**-0.25))
+    assert (sound.word, sound.interval.mean) == (
+        "confirmed",
+        pytest.approx(2 * 1400**-0.25 - 2 * 64_000**-0.25, abs=1e-6),
+    )
+    bent = claim.criterion.judge(grown(lambda n: 1 - 2 * min(n, 512) ** -0.25))  # grows no more
+    assert bent.word == "not decidable here"
+    missed = 2 * 512**-0.25 - 2 * 1400**-0.25
+    assert bent.figure.startswith(
+        f"a law of up to 512 LoRAs misses by {missed:.3f} ({missed:.3f} to {missed:.3f}); vae explained"
+    )
+
+
+def test_the_table_of_laws_holds_what_they_foretell():
+    head, _, names, _, vae, *others = get_experiment("zoo-size").further(grown(lambda n: 0.9 - 2 * n**-0.25))
+    assert "floor + b · LoRAs^-c" in head
+    assert names.endswith("| at 64,000 LoRAs | at 1,000,000 LoRAs |")
+    values = [
+        0.1,
+        0.25,
+        0.9 - 2 * 1400**-0.25,
+        0.9 - 2 * 1400**-0.25,
+        0.9 - 2 * 64_000**-0.25,
+        0.9 - 2 * 1_000_000**-0.25,
+    ]
+    assert vae == "| vae explained | " + " | ".join(f"{v:.3f} ({v:.3f} to {v:.3f})" for v in values) + " |"
+    assert len(others) == 4
 
 
 def test_a_lab_needs_people_on_both_sides(zoo):

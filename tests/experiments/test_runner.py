@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lorasynth.cli.app import app
 from lorasynth.errors import UsageError
 from lorasynth.experiments import get_experiment
-from lorasynth.experiments.experiment import Claim, Experiment, more
+from lorasynth.experiments.experiment import Claim, Curves, Experiment, Line, more
 from lorasynth.experiments.report import page
 from lorasynth.experiments.runner import cell_path, load, run
 from lorasynth.files import read_json, write_json
@@ -25,6 +25,10 @@ def cell(lab, config, seed):
     if config["value"] == "nan":
         return {"similarity": [float("nan")]}
     return {"similarity": [config["value"] + 0.01 * seed, config["value"]], "loras": float(len(lab.train))}
+
+
+def sized_cell(lab, config, seed):
+    return cell(lab, config, seed) | {"loras": 100 * config["value"]}
 
 
 def toy(**cells):
@@ -149,6 +153,23 @@ def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert "![similarity of each cell](page/toy.svg)" in text
     drawn = ElementTree.fromstring(files[tmp_path / "docs/page/toy.svg"])
     assert {"a", "b"} <= {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_the_page_shows_curves_and_what_follows_from_all_cells(go, tmp_path):
+    def further(results):
+        return [f"{len(results)} cells of {len(results['a'])} seeds."]
+
+    drawn = Curves(
+        x="loras", y="likeness", lines=(Line("both", "similarity", ("a", "b")), Line("level", "similarity", ("a",)))
+    )
+    experiment = replace(toy(), run=sized_cell, curves=(drawn,), further=further)
+    go(experiment)
+    where = tmp_path / "docs/page.md"
+    files = page([experiment], tmp_path, where)
+    assert "2 cells of 2 seeds." in files[where].splitlines()
+    assert "![likeness over loras](page/toy-likeness-over-loras.svg)" in files[where]
+    svg = ElementTree.fromstring(files[tmp_path / "docs/page/toy-likeness-over-loras.svg"])
+    assert {"both", "level", "loras", "likeness", "10", "50"} <= {e.text for e in svg.iter() if e.text}
 
 
 def test_two_processes_give_what_one_gives(zoo, tmp_path):

@@ -1,4 +1,4 @@
-"""Two kinds of plot as SVG text, to stand in a page: bars with intervals, and distributions beside each other."""
+"""Three kinds of plot as SVG text, to stand in a page: bars with intervals, curves, and distributions beside each other."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from html import escape
 
 Interval = tuple[float, float, float]
 """Mean, low, high."""
-COLOURS = ("#3b75af", "#d6803a")
+COLOURS = ("#3b75af", "#d6803a", "#4d9a5b", "#8d6bb0")
 _LEFT, _WIDTH, _LINE = 250, 560, 14  # of labels, of the plot, of a bar
+_HEIGHT = 300.0  # of curves
 
 
 def bars(rows: Sequence[tuple[str, Sequence[Interval]]], legend: Sequence[str]) -> str:
@@ -26,12 +27,57 @@ def bars(rows: Sequence[tuple[str, Sequence[Interval]]], legend: Sequence[str]) 
             drawn += [_upright(axis(end), y + 3, y + _LINE - 2, 1.5) for end in (low, high)]
             y += _LINE
         y += 8
-    keys = "".join(
-        f'<rect x="{_LEFT + 200 * i}" y="{y + 28}" width="10" height="10" fill="{colour}"/>'
-        f'<text x="{_LEFT + 200 * i + 16}" y="{y + 37}">{escape(word)}</text>'
-        for i, (word, colour) in enumerate(zip(legend, COLOURS, strict=False))
+    return _svg(axis.drawn(y) + "".join(drawn) + _keys(legend, y + 28), y + 46)
+
+
+def curves(lines: Sequence[tuple[str, Sequence[tuple[float, Interval]]]], x_label: str, y_label: str) -> str:
+    """Intervals over something positive, to the right by its logarithm, joined; a line of one point is a level, dashed.
+
+    Raises:
+        ValueError: fewer than two places to the right, or one that is not positive.
+    """
+    places = [x for _, points in lines if len(points) > 1 for x, _ in points]
+    if len(set(places)) < 2 or min(places) <= 0:
+        raise ValueError(f"expected lines over at least two positive numbers, got {sorted(set(places))}")
+    right = _Axis(math.log10(min(places)), math.log10(max(places)))
+    values = [v for _, points in lines for _, interval in points for v in interval]
+    up = _Axis(min(0.0, *values), max(0.0, *values), start=_HEIGHT, length=-_HEIGHT)
+    drawn = [
+        f'<line x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{up(t):.1f}" y2="{up(t):.1f}" stroke="#8884"/>{_label(f"{t:g}", up(t))}'
+        for t in up.ticks()
+    ]
+    for (_, points), colour in zip(lines, COLOURS, strict=False):
+        style = f'stroke="{colour}" stroke-width="2" fill="none"'
+        if len(points) == 1:
+            y = up(points[0][1][0])
+            drawn.append(f'<path d="M{_LEFT} {y:.1f}H{_LEFT + _WIDTH}" stroke-dasharray="6 4" {style}/>')
+            continue
+        joined = [(right(math.log10(x)), interval) for x, interval in sorted(points)]
+        drawn.append(f'<path d="M{"L".join(f"{x:.1f} {up(mean):.1f}" for x, (mean, _, _) in joined)}" {style}/>')
+        drawn += [f'<path d="M{x:.1f} {up(low):.1f}V{up(high):.1f}" {style}/>' for x, (_, low, high) in joined]
+    numbers = "".join(
+        f'<text x="{right(math.log10(x)):.1f}" y="{_HEIGHT + 16}" text-anchor="middle">{_number(x)}</text>'
+        for x in _apart(lines, right)
     )
-    return _svg(axis.drawn(y) + "".join(drawn) + keys, y + 46)
+    words = (
+        f'<text x="{_LEFT + _WIDTH / 2}" y="{_HEIGHT + 34}" text-anchor="middle">{escape(x_label)}</text>'
+        f'<text x="{_LEFT - 60}" y="{_HEIGHT / 2}" text-anchor="end">{escape(y_label)}</text>'
+    )
+    keys = _keys([label for label, _ in lines], _HEIGHT + 46)
+    return _svg("".join(drawn) + numbers + words + keys, _HEIGHT + 64)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _apart(lines: Sequence[tuple[str, Sequence[tuple[float, Interval]]]], axis: "_Axis") -> list[float]:
+    """The places of points that have room for their number, from the left."""
+    named: list[float] = []
+    for x in sorted({x for _, points in lines if len(points) > 1 for x, _ in points}):
+        if not named or axis(math.log10(x)) - axis(math.log10(named[-1])) > 50:
+            named.append(x)
+    return named
 
 
 def ranges(rows: Sequence[tuple[str, dict[str, float]]], mark: float, mark_label: str) -> str:
@@ -57,23 +103,36 @@ def ranges(rows: Sequence[tuple[str, dict[str, float]]], mark: float, mark_label
 class _Axis:
     """Values -> places, and the ticks."""
 
-    def __init__(self, low: float, high: float):
+    def __init__(self, low: float, high: float, *, start: float = _LEFT, length: float = _WIDTH):
         self.low, self.high = low, high if high > low else low + 1
+        self.start, self.length = start, length
 
     def __call__(self, value: float) -> float:
-        return _LEFT + _WIDTH * (value - self.low) / (self.high - self.low)
+        return self.start + self.length * (value - self.low) / (self.high - self.low)
 
-    def drawn(self, height: float) -> str:
-        """Thin upright lines at round numbers, with the numbers below."""
+    def ticks(self) -> list[float]:
+        """Round numbers, eight or so."""
         rough = (self.high - self.low) / 8
         size = 10.0 ** math.floor(math.log10(rough))
         step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough)
-        ticks = [step * i for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+        return [round(step * i, 12) for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+
+    def drawn(self, height: float) -> str:
+        """Thin upright lines at the ticks, with the numbers below."""
         return "".join(
             f'<line x1="{self(t):.1f}" x2="{self(t):.1f}" y1="0" y2="{height}" stroke="#8884"/>'
             f'<text x="{self(t):.1f}" y="{height + 15}" text-anchor="middle">{t:g}</text>'
-            for t in (round(t, 12) for t in ticks)
+            for t in self.ticks()
         )
+
+
+def _keys(legend: Sequence[str], y: float) -> str:
+    apart = min(200, 600 // len(legend))
+    return "".join(
+        f'<rect x="{_LEFT + apart * i}" y="{y}" width="10" height="10" fill="{colour}"/>'
+        f'<text x="{_LEFT + apart * i + 16}" y="{y + 9}">{escape(word)}</text>'
+        for i, (word, colour) in enumerate(zip(legend, COLOURS, strict=False))
+    )
 
 
 def _label(text: str, y: float) -> str:

@@ -43,6 +43,24 @@ class Claim:
     criterion: Criterion
 
 
+@dataclass(frozen=True)
+class Line:
+    """A figure over cells, as one line of a plot; of a single cell, a level."""
+
+    label: str
+    figure: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curves:
+    """Lines over another figure of their cells."""
+
+    x: str  # the figure that is the way to the right, by its logarithm
+    y: str  # what the lines are figures of
+    lines: tuple[Line, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Cells, and what they are to decide."""
@@ -54,6 +72,8 @@ class Experiment:
     claims: tuple[Claim, ...]
     max_seeds: int = 5  # fewer of cells that are slow, or that no seed changes
     plotted: tuple[str, ...] = ("similarity", "similarity2")  # one or two figures
+    curves: tuple[Curves, ...] = ()
+    further: Callable[[Results], list[str]] | None = None  # what follows from all cells together, as lines of Markdown
 
 
 def decide(figure: str, interval: Interval, bar: float) -> Verdict:

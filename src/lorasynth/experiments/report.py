@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lorasynth.evaluate.plots import bars
+from lorasynth.evaluate.plots import bars, curves
 from lorasynth.experiments.experiment import Claim, Experiment
 from lorasynth.experiments.runner import cell_path, load
 from lorasynth.experiments.statistics import Interval, Results, mean
@@ -56,11 +56,13 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         if not records:
             lines.append(f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`.")
             continue
-        if drawn := _plot(experiment, results):
-            plot = page_path.with_suffix("") / f"{experiment.name}.svg"
-            files[plot] = drawn
-            lines += [f"![{' and '.join(experiment.plotted)} of each cell]({plot.parent.name}/{plot.name})", ""]
+        for name, (words, drawn) in _plots(experiment, results).items():
+            plot = page_path.with_suffix("") / f"{name}.svg"
+            files[plot] = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+            lines += [f"![{words}]({plot.parent.name}/{plot.name})", ""]
         lines += _table(experiment, results, records, os.path.relpath(results_folder, page_path.parent))
+        if experiment.further:
+            lines += ["", *experiment.further(results)]
     return {page_path: "\n".join(lines) + "\n"} | files
 
 
@@ -85,14 +87,28 @@ def _claim_row(experiment: Experiment, claim: Claim, results: Results, there: bo
     return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
 
 
-def _plot(experiment: Experiment, results: Results) -> str | None:
-    """The plotted figures of the cells that have them all; None where none has."""
+def _plots(experiment: Experiment, results: Results) -> dict[str, tuple[str, str]]:
+    """By name, what is seen, in words, and the plot: bars of the plotted figures where cells have them all; curves."""
+    plots = {}
     shown = [cell for cell, runs in results.items() if all(set(experiment.plotted) <= set(run) for run in runs)]
-    if not shown:
-        return None
-    intervals = {cell: [mean(results, cell, figure) for figure in experiment.plotted] for cell in shown}
-    rows = [(cell, [(i.mean, i.low, i.high) for i in group]) for cell, group in intervals.items()]
-    return bars(rows, experiment.plotted).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    if shown:
+        rows = [(cell, [_ends(mean(results, cell, figure)) for figure in experiment.plotted]) for cell in shown]
+        plots[experiment.name] = f"{' and '.join(experiment.plotted)} of each cell", bars(rows, experiment.plotted)
+    for drawn in experiment.curves:
+        lines = [
+            (
+                line.label,
+                [(mean(results, cell, drawn.x).mean, _ends(mean(results, cell, line.figure))) for cell in line.cells],
+            )
+            for line in drawn.lines
+        ]
+        name = f"{experiment.name}-{drawn.y}-over-{drawn.x}".replace(" ", "-")
+        plots[name] = f"{drawn.y} over {drawn.x}", curves(lines, drawn.x, drawn.y)
+    return plots
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
 
 
 def _table(experiment: Experiment, results: Results, records: list[dict[str, Any]], folder: str) -> list[str]:

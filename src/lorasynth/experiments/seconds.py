@@ -10,7 +10,18 @@ from torch import Tensor
 
 from lorasynth.evaluate.fine_tuned import TUNED_FROM
 from lorasynth.evaluate.methods import GIVEN_PHOTO
-from lorasynth.experiments.experiment import MATTERS, Claim, Config, Criterion, Experiment, Verdict, decide, more
+from lorasynth.experiments.experiment import (
+    MATTERS,
+    Claim,
+    Config,
+    Criterion,
+    Curves,
+    Experiment,
+    Line,
+    Verdict,
+    decide,
+    more,
+)
 from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, difference, scores
 from lorasynth.lora.bank import AdapterBank
@@ -95,6 +106,12 @@ def _cell(start: str, steps: int, learning_rate: float, photos: int = PHOTOS) ->
     return {"start": start, "fitting_steps": steps, "learning_rate": learning_rate, "photos": photos}
 
 
+LINES = (
+    Line("zero-shot", "similarity", (ZERO_SHOT,)),
+    Line("refined on ten photos", "similarity", tuple(f"refined-{n}" for n in (5, 20, 50))),
+    Line("fine-tuned on ten photos", "similarity", tuple(f"tuned-{n}" for n in (1, 5, 20, 50, 200))),
+)
+
 SECONDS = Experiment(
     name="seconds",
     title="The shipped synthesizer's LoRA as it is and after steps of fine-tuning, against fine-tuning from nothing, over "
@@ -109,9 +126,11 @@ SECONDS = Experiment(
         "tuned-5": _cell("random", 5, 6e-2),
         "tuned-20": _cell("random", 20, 6e-2),
         "tuned-50": _cell("random", 50, 2.5e-2),
+        "tuned-200": _cell("random", 200, FINE_TUNING.learning_rate),
         "tuned-one-photo-50": _cell("random", 50, 1e-2, 1),
     },
     run=run,
+    curves=tuple(Curves(x=x, y="similarity", lines=LINES) for x in ("steps", "seconds")),
     claims=(
         Claim(
             text="Zero-shot beats fine-tuning of equal seconds",
