@@ -1,18 +1,22 @@
 """Every experiment runs for real on a tiny zoo, and every claim can come out either way."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lorasynth.errors import UsageError
 from lorasynth.experiments import EXPERIMENTS, get_experiment
-from lorasynth.experiments.conditioning import equal_width, parameters
+from lorasynth.experiments.conditioning import RIVALS, equal_width, parameters
 from lorasynth.experiments.gauge import explained_of_products, plain_form, scrambled
 from lorasynth.experiments.lab import Lab
 from lorasynth.experiments.law import PowerLaw
 from lorasynth.experiments.metric import in_metric
+from lorasynth.experiments.runner import load
+from lorasynth.prior import Denoiser
 
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
@@ -161,6 +165,19 @@ def test_conditionings_are_compared_at_equal_parameters(lab):
         assert parameters(lab, name, equal_width(lab, name, 2, goal), 2) == pytest.approx(goal, rel=0.02)
     with pytest.raises(UsageError, match=r"expected 10,000 parameters.* for cross_attention of 2 blocks"):
         equal_width(lab, "cross_attention", 2, 10_000)
+
+
+@pytest.mark.parametrize("conditioning", ["adalora", "adalora-r2", "adalora-r32", "adalora-depth4", *RIVALS])
+def test_equal_parameters_are_equal_multiplications(conditioning):
+    """What the page says of the cost, at the widths of its cells."""
+    results, _ = load(get_experiment("conditioning"), Path(__file__).parents[2] / "experiments/results")
+    name, _, depth = conditioning.partition("-depth")
+    denoiser = Denoiser(256, 512, int(results[conditioning][0]["width"]), int(depth or 2), name).eval()
+    with FlopCounterMode(display=False) as counted:
+        denoiser(torch.zeros(3, 256), torch.zeros(3, dtype=torch.long), torch.zeros(3, 512))
+    numbers = sum(p.numel() for p in denoiser.parameters())
+    expected = 1.22 if name == "cross_attention" else 0.99
+    assert counted.get_total_flops() / 2 / 3 / numbers == pytest.approx(expected, rel=0.01)
 
 
 def test_products_are_predicted_as_in_the_anchored_gauge_where_lora_A_is_shared(lab):
