@@ -77,7 +77,8 @@ reproduce: setup
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny
 
-# The claims of docs/evidence.md: runs the cells that have no result yet on a zoo of portraits, then writes the page.
+# The claims of docs/evidence.md: runs the cells that have no result yet on a zoo of portraits, then writes the page. Where all
+# have one, as they come with the repository, no zoo is needed.
 ZOO ?= runs/zoo
 evidence: setup
 	mkdir -p $(OUT)

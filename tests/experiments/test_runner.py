@@ -14,7 +14,7 @@ from lorasynth.errors import UsageError
 from lorasynth.experiments import get_experiment
 from lorasynth.experiments.experiment import Claim, Curves, Experiment, Line, more
 from lorasynth.experiments.report import page
-from lorasynth.experiments.runner import cell_path, load, run
+from lorasynth.experiments.runner import cell_path, load, planned, run
 from lorasynth.files import read_json, write_json
 
 RUNS = []
@@ -187,18 +187,33 @@ def test_two_processes_give_what_one_gives(zoo, tmp_path):
 # --- The command ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_and_refuses():
+def test_the_command_lists_and_refuses(tmp_path):
     listed = CliRunner().invoke(app, ["experiment", "--list"])
     assert listed.exit_code == 0
     assert "conditioning" in listed.output
     for words, message in (
         ([], "expected an experiment among"),
         (["nonsense"], "got 'nonsense'"),
-        (["sampler"], "expected --zoo FOLDER"),
+        (["sampler"], "expected --zoo FOLDER to run 50 cells on"),
         (["sampler", "--zoo", "nowhere"], "expected a zoo"),
     ):
-        result = CliRunner().invoke(app, ["experiment", *words])
+        result = CliRunner().invoke(app, ["experiment", *words, "--out", str(tmp_path)])
         assert message in str(result.exception)
+
+
+def test_where_every_cell_has_a_result_the_command_needs_no_zoo(tmp_path):
+    experiment = get_experiment("sampler")
+    out = tmp_path / "results"
+    for task in planned(experiment, out, seeds=2):
+        figures = {"similarity": [0.1, 0.2], "similarity2": [0.1, 0.2]}
+        zoo = {"fingerprint": "f", "loras": 3, "layout": "l"}
+        task.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(task.path, task.record | {"zoo": zoo, "figures": figures, "seconds": 1.0})
+    words = ["experiment", "sampler", "--seeds", "2", "--out", str(out), "--json", str(tmp_path / "verdicts.json")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.exception
+    assert "all 20 cells have a result" in result.output
+    assert len(read_json(tmp_path / "verdicts.json")["claims"]) == len(experiment.claims)
 
 
 def test_the_command_writes_the_page_of_no_results(tmp_path):

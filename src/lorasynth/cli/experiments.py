@@ -12,7 +12,9 @@ def experiment(
     name: Annotated[
         str | None, typer.Argument(help="Which; `all` for each of them. --list says what there is.")
     ] = None,
-    zoo: Annotated[Path | None, typer.Option("--zoo", help="The zoo's folder, of a drawn world.")] = None,
+    zoo: Annotated[
+        Path | None, typer.Option("--zoo", help="The zoo's folder, of a drawn world; needed where a cell is to be run.")
+    ] = None,
     out: Annotated[
         Path, typer.Option("--out", help="Where results go, a file a cell; what is there is not run again.")
     ] = Path("experiments/results"),
@@ -47,20 +49,25 @@ def experiment(
             typer.echo(f"{each.name:16s} {count:3d} cells  {each.title}")
         return
     from lorasynth.experiments.report import page
-    from lorasynth.experiments.runner import load, run
+    from lorasynth.experiments.runner import load, planned, run
     from lorasynth.files import require_new_output, write_bytes
     from lorasynth.zoo.store import Zoo
 
     if report is not None:
         require_new_output(report, force=True, suffix=".md")
     if name is not None:
-        if zoo is None:
+        tasks = [t for each in experiments for t in planned(each, out, recipe=recipe, people=people, seeds=seeds)]
+        left = sum(task.found() is None for task in tasks)
+        if not left:
+            say(f"all {len(tasks)} cells have a result")
+        elif zoo is None:
             raise UsageError(
-                "expected --zoo FOLDER to run an experiment on, got none; `lorasynth zoo build portraits` makes one"
+                f"expected --zoo FOLDER to run {left} cells on, got none; `lorasynth zoo build portraits` makes one"
             )
-        opened = Zoo.open(zoo)
-        for each in experiments:
-            run(each, opened, out, recipe=recipe, people=people, seeds=seeds, workers=workers, report=say)
+        else:
+            opened = Zoo.open(zoo)
+            for each in experiments:
+                run(each, opened, out, recipe=recipe, people=people, seeds=seeds, workers=workers, report=say)
         verdicts = {}
         for each in experiments:
             results, _ = load(each, out)

@@ -5,7 +5,7 @@ import multiprocessing
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,18 @@ IDENTITY = ("experiment", "cell", "config", "seed", "recipe", "people")
 
 @dataclass(frozen=True)
 class Task:
-    """One cell with one seed, still to be run."""
+    """One cell with one seed."""
 
     path: Path
-    record: dict[str, Any]  # all but the figures and the seconds
+    record: dict[str, Any]  # all but the zoo, the figures and the seconds
     run: Callable[[Lab, Config, int], Figures]
+
+    def found(self) -> dict[str, Any] | None:
+        """The same cell's result, where there is one; one whose configuration has changed since is not."""
+        if not self.path.exists():
+            return None
+        found = read_json(self.path)
+        return found if all(found.get(key) == self.record[key] for key in IDENTITY) else None
 
 
 def run(
@@ -63,10 +70,14 @@ def run(
         UsageError: a seed was begun on another zoo, or a figure is not finite.
         ZooError: the zoo cannot be used.
     """
-    todo = _todo(experiment, zoo, out, recipe, people, seeds)
-    report(f"{experiment.name}: {len(todo)} of {len(experiment.cells) * min(seeds, experiment.max_seeds)} cells to run")
+    tasks = planned(experiment, out, recipe=recipe, people=people, seeds=seeds)
+    todo = [task for task in tasks if task.found() is None]
+    fingerprint = zoo_fingerprint(zoo)
+    _require_one_zoo_a_seed(tasks, {task.record["seed"] for task in todo}, fingerprint)
+    of = {"fingerprint": fingerprint, "loras": len(zoo), "layout": zoo.layout.hash}
+    report(f"{experiment.name}: {len(todo)} of {len(tasks)} cells to run")
     (out / experiment.name).mkdir(parents=True, exist_ok=True)
-    arguments = [(task, str(zoo.folder)) for task in todo]
+    arguments = [(replace(task, record=task.record | {"zoo": of}), str(zoo.folder)) for task in todo]
     if workers == 1 or len(todo) < 2:
         for pair in arguments:
             report(_work(pair))
@@ -77,23 +88,22 @@ def run(
     return [task.path for task in todo]
 
 
-def _todo(experiment: Experiment, zoo: Zoo, out: Path, recipe: str, people: int, seeds: int) -> list[Task]:
-    """The cells without a result, all of a seed together."""
+def planned(
+    experiment: Experiment, out: Path, *, recipe: str = RECIPE, people: int = PEOPLE, seeds: int = SEEDS
+) -> list[Task]:
+    """All cells, seed by seed, whether they have a result or not; arguments as of `run`."""
     get_world_recipe(recipe)
-    sizes = {"fingerprint": zoo_fingerprint(zoo), "loras": len(zoo), "layout": zoo.layout.hash}
     more = "" if (recipe, people) == (RECIPE, PEOPLE) else f" --recipe {recipe} --people {people}"
     command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
-    todo = []
+    tasks = []
     for seed in range(min(seeds, experiment.max_seeds)):
-        tasks = []
         for cell, config in experiment.cells.items():
             record = {
                 "experiment": experiment.name, "cell": cell, "config": config, "seed": seed, "recipe": recipe, "people": people,
-                "zoo": sizes, "command": command, "version": __version__, "commit": git_commit(),
+                "zoo": None, "command": command, "version": __version__, "commit": git_commit(),
             }  # fmt: skip
             tasks.append(Task(cell_path(out, experiment, cell, seed), record, experiment.run))
-        todo += _missing(tasks)
-    return todo
+    return tasks
 
 
 def cell_path(out: Path, experiment: Experiment, cell: str, seed: int) -> Path:
@@ -101,32 +111,25 @@ def cell_path(out: Path, experiment: Experiment, cell: str, seed: int) -> Path:
     return out / experiment.name / f"{cell}-seed{seed}.json"
 
 
-def _missing(tasks: list[Task]) -> list[Task]:
-    """Those of a seed's cells that are still to be run; one whose configuration has changed since was not.
+def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str) -> None:
+    """Seeds may be of several zoos, built alike (a zoo is then drawn anew as well); cells of one seed, which are compared, not.
 
-    Seeds may be of several zoos, built alike (a zoo is then drawn anew as well); the cells of one seed, which are compared, not.
+    Args:
+        tasks: all that are planned.
+        seeds: those of which something is still to be run.
+        fingerprint: of the zoo that it will be run on.
 
     Raises:
-        UsageError: the seed was begun on another zoo.
+        UsageError: such a seed was begun on another zoo.
     """
-    there = {task.path: found for task in tasks if (found := _found(task)) is not None}
-    missing = [task for task in tasks if task.path not in there]
-    for path, found in there.items():
-        was, now = (zoo.get("fingerprint") for zoo in (found.get("zoo", {}), tasks[0].record["zoo"]))
-        if missing and was != now:
+    for task in tasks:
+        if task.record["seed"] not in seeds or (found := task.found()) is None:
+            continue
+        if (was := found.get("zoo", {}).get("fingerprint")) != fingerprint:
             raise UsageError(
-                f"{path}: expected results of this zoo ({now}) beside cells that are not run yet, got one of another ({was}); "
-                "go on with that zoo, choose another --out, or remove the old results of this seed"
+                f"{task.path}: expected results of this zoo ({fingerprint}) beside cells that are not run yet, got one of "
+                f"another ({was}); go on with that zoo, choose another --out, or remove the old results of this seed"
             )
-    return missing
-
-
-def _found(task: Task) -> dict[str, Any] | None:
-    """The same cell's result, where there is one."""
-    if not task.path.exists():
-        return None
-    found = read_json(task.path)
-    return found if all(found.get(key) == task.record[key] for key in IDENTITY) else None
 
 
 def _work(pair: tuple[Task, str]) -> str:
