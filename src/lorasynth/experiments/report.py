@@ -2,12 +2,13 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lorasynth.evaluate.plots import bars, curves
-from lorasynth.experiments.experiment import Claim, Experiment
+from lorasynth.experiments.experiment import Claim, Experiment, Verdict
 from lorasynth.experiments.runner import cell_path, load
 from lorasynth.experiments.statistics import Interval, Results, mean
 
@@ -25,7 +26,8 @@ page is made from the results' files and changes only with them:
 comparisons are person by person. *similarity*, *similarity2*: mean cosine of what the base draws with the synthesised LoRA to
 *other* photos of the person, by the conditioning encoder and by the second recogniser (two prompts, no guidance; no prior here is
 trained through the base: this is what a zoo alone teaches). *explained*: part of the variance of held-out people's ΔW about the
-zoo's mean LoRA. *scale*: of a method's canonical vectors, chosen on other people than those scored.
+zoo's mean LoRA. *scale*: of a method's canonical vectors, chosen on other people than those scored. After a claim stands whose it
+is: sections are the paper's, the *digest* is a summary of it that proposes checks, *ours* is what we supposed ourselves.
 """
 
 
@@ -44,12 +46,19 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         UsageError: a file there is no result, or an experiment's are of several zoos.
     """
     loaded = {e.name: load(e, results_folder) for e in experiments}
+    verdicts = {
+        e.name: [claim.criterion.judge(results) if records else None for claim in e.claims]
+        for e in experiments
+        for results, records in [loaded[e.name]]
+    }
     files: dict[Path, str] = {}
     lines = [HEAD, *_zoos([record for _, records in loaded.values() for record in records])]
+    lines += _tally(
+        [(claim, verdict) for e in experiments for claim, verdict in zip(e.claims, verdicts[e.name], strict=True)]
+    )
     lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
-    for experiment in experiments:
-        results, records = loaded[experiment.name]
-        lines += [_claim_row(experiment, claim, results, bool(records)) for claim in experiment.claims]
+    for e in experiments:
+        lines += [_claim_row(e, claim, verdict) for claim, verdict in zip(e.claims, verdicts[e.name], strict=True)]
     for experiment in experiments:
         results, records = loaded[experiment.name]
         lines += ["", f"## {experiment.name}", "", f"{experiment.title}.", ""]
@@ -69,21 +78,33 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
 def _zoos(records: list[dict[str, Any]]) -> list[str]:
     if not records:
         return ["No cell has been run yet.", ""]
-    zoos = sorted({f"{r['zoo']['loras']:,} LoRAs of layout `{r['zoo']['layout']}`, fingerprint `{r['zoo']['fingerprint']}`"
-                   f" ({r['people']} people drawn, recipe `{r['recipe']}`)" for r in records})  # fmt: skip
-    code = sorted({f"{r['version']} at {r['commit'] or 'no commit'}" for r in records})
+    zoos: dict[str, set[str]] = {}
+    for r in records:
+        zoo = r["zoo"]
+        kind = (
+            f"{zoo['loras']:,} LoRAs of layout `{zoo['layout']}` ({r['people']} people drawn, recipe `{r['recipe']}`)"
+        )
+        zoos.setdefault(kind, set()).add(f"`{zoo['fingerprint']}`")
+    of = "; ".join(f"{kind}, fingerprints {', '.join(sorted(prints))}" for kind, prints in sorted(zoos.items()))
+    code = ", ".join(sorted({f"{r['version']} at {r['commit'] or 'no commit'}" for r in records}))
     hours = sum(r["seconds"] for r in records) / 3600
-    return [
-        f"{len(records):,} cells, {hours:.1f} hours of one thread. Zoo: {'; '.join(zoos)}. Code: {'; '.join(code)}.",
-        "",
-    ]
+    return [f"{len(records):,} cells, {hours:.1f} hours of one thread. Zoos: {of}. Code: {code}.", ""]
 
 
-def _claim_row(experiment: Experiment, claim: Claim, results: Results, there: bool) -> str:
+def _tally(judged: list[tuple[Claim, Verdict | None]]) -> list[str]:
+    """How many claims came out how: the paper's (and its digest's), and ours."""
+    parts = []
+    for whose, is_ours in (("the paper's and its digest's", False), ("our own", True)):
+        words = [v.word if v else "not run" for claim, v in judged if claim.source.startswith("ours") == is_ours]
+        counts = ", ".join(f"{n} {word}" for word, n in Counter(sorted(words)).items())
+        parts.append(f"Of {len(words)} claims of {whose}: {counts or 'none'}.")
+    return [" ".join(parts), ""]
+
+
+def _claim_row(experiment: Experiment, claim: Claim, verdict: Verdict | None) -> str:
     what = f"[{experiment.name}](#{experiment.name}): {claim.criterion.words}"
-    if not there:
+    if verdict is None:
         return f"| {claim.text} ({claim.source}) | {what} | – | not run |"
-    verdict = claim.criterion.judge(results)
     return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
 
 
