@@ -1,10 +1,11 @@
-"""The best scale first, then the best sampler at that scale; the mean has nothing to choose."""
+"""The best scale first, then the best sampler at that scale; the mean has nothing to choose. Then the best prior."""
 
+import pytest
 import torch
 
-from lorasynth.prior import Denoiser, DiffusionPrior, MeanPrior, RidgePrior
+from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.tuning import SAMPLERS, choose_settings
+from lorasynth.tuning import SAMPLERS, choose_default, choose_settings
 
 
 def test_scale_then_sampler_are_chosen_and_all_that_was_tried_is_told():
@@ -30,3 +31,26 @@ def test_scale_then_sampler_are_chosen_and_all_that_was_tried_is_told():
     assert len(tried["a"]) == 3 + len(SAMPLERS) - 1  # the sampler that scales were tried with is tried once more
     assert tried["a"]["scale=2 temperature=0.5 guidance_scale=1 num_inference_steps=8"] == 0.0
     assert "mean" not in tried
+
+
+@pytest.mark.parametrize(
+    ("ridge", "kernel", "default"),
+    [
+        (0.515, 0.0, "ridge"),
+        (0.505, 0.0, "adalora"),  # not clearly better
+        (0.4, 0.0, "adalora"),
+        (0.515, 0.9, "ridge"),  # kernel regression holds embeddings of the zoo's people
+    ],
+)
+def test_the_default_prior_is_the_recipes_unless_another_is_clearly_better(ridge, kernel, default):
+    model = Synthesizer.__new__(Synthesizer)
+    model.priors = {
+        "adalora": DiffusionPrior(Denoiser(2, 8, width=8, depth=1)),
+        "ridge": RidgePrior(torch.zeros(2, 8), torch.zeros(2)),
+        "kernel": KernelPrior.fit(torch.eye(3, 8), torch.eye(3, 2), 1.0),
+    }
+    model.default_prior, said = "adalora", []
+    tried = {"adalora": {"scale=1": 0.3, "scale=2": 0.5}, "ridge": {"scale=1": ridge}, "kernel": {"scale=1": kernel}}
+    choose_default(model, tried, report=said.append)
+    assert model.default_prior == default
+    assert said == ([f"default prior: ridge ({ridge:.3f}) instead of adalora (0.500)"] if default == "ridge" else [])

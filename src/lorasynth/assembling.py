@@ -17,7 +17,7 @@ from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import BaseRecipe
 from lorasynth.synthesizer import Predictor, Synthesizer
-from lorasynth.tuning import choose_settings, in_words
+from lorasynth.tuning import choose_default, choose_settings, in_words
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.store import Zoo
 
@@ -59,7 +59,7 @@ def put_together(recipe: BaseRecipe, zoo: Zoo, fitted: Path) -> Synthesizer:
 def tune_by_weights(
     model: Synthesizer, zoo: Zoo, loras: int, *, report: Callable[[str], None] = print
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Choose each prior's scale, then its sampler settings, by the error of ΔW on validation LoRAs; sets them on ``model``.
+    """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs; sets them on ``model``.
 
     Where pictures can be drawn they are what to choose by (`lorasynth.world_fitting.tune`): the error of weights likes smaller
     LoRAs than likeness does.
@@ -74,6 +74,7 @@ def tune_by_weights(
         return errors_of(model, vectors, model.synthesize(embedding, prior=name, **settings))
 
     scores = choose_settings(model, SCALES, lambda name, settings: -errors(name, **settings)["relative_error"])
+    choose_default(model, scores, report=report)
     tried = {name: {setting: -score for setting, score in each.items()} for name, each in scores.items()}
     chosen = {name: errors(name) for name in model.priors}  # each has the settings chosen
     for name, error in chosen.items():

@@ -5,6 +5,7 @@ from typing import Any
 from lorasynth.encoders.records import describe
 from lorasynth.recipes.recipe import BaseRecipe, WorldRecipe
 from lorasynth.synthesizer import Synthesizer
+from lorasynth.tuning import CLEARLY
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.store import Zoo
 
@@ -104,6 +105,7 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.bas
   {vae["delta_W_error_of_the_mean"]:.3f}).
 * **Settings** (scale, guidance, temperature) were chosen by the error of ΔW on {record["tune_loras"]} validation LoRAs, since no
   picture was drawn. That error likes small LoRAs: where pictures show too little of a person, give a larger `scale`.
+* **Default prior**: {model.default_prior}{_instead_of(recipe.priors[0].conditioning, model.default_prior)}.
 
 | prior | relative squared error of ΔW, those LoRAs | part explained of their deviation from the zoo's mean | scale |
 |---|---|---|---|
@@ -113,6 +115,14 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.bas
 `priors/kernel.safetensors` hold embeddings of the zoo's people: `push_to_hub` leaves them out.
 Use it for your own face, of someone who agreed, or of nobody.
 """
+
+
+def _instead_of(usual: str, default: str) -> str:
+    return (
+        ""
+        if default == usual
+        else f", whose error was lower than that of the recipe's {usual} by more than {CLEARLY:g}"
+    )
 
 
 def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> str:

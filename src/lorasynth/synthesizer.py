@@ -247,7 +247,7 @@ class Synthesizer:
             UsageError: it is no repository's name, or the hub refused.
         """
         if priors is None and self.encoder_record is not None:
-            priors = [name for name, prior in self.priors.items() if not _holds_people(prior)]
+            priors = [name for name, prior in self.priors.items() if not holds_people(prior)]
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, priors=priors)
             return publish(Path(folder), repo_id, "model", FILES, private=private, api=api)
@@ -270,6 +270,6 @@ class Synthesizer:
         return cls(**read_synthesizer(folder, encoder))
 
 
-def _holds_people(prior: Predictor) -> bool:
+def holds_people(prior: Predictor) -> bool:
     """Whether a prior's file has the embeddings of the zoo's people in it."""
     return isinstance(prior.centre if isinstance(prior, DiffusionPrior) else prior, (NearestPrior, KernelPrior))

@@ -1,13 +1,15 @@
-"""Every prior's settings, chosen by a score: its scale first, then its sampler's temperature and guidance."""
+"""Every prior's settings, its scale first and then its sampler's, and which prior is the default: chosen by a score."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lorasynth.prior import DiffusionPrior, MeanPrior
-from lorasynth.synthesizer import Synthesizer
+from lorasynth.synthesizer import Synthesizer, holds_people
 
 SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
 SAMPLER_STEPS = 8
+CLEARLY = 0.01
+"""What another prior has to be better by, of likeness or of the error of ΔW, to be the default instead of the recipe's."""
 
 
 def choose_settings(
@@ -40,6 +42,25 @@ def choose_settings(
             best = best_of(name, [best | {"temperature": t, "guidance_scale": g} for t, g in SAMPLERS])
         model.settings[name] = best
     return tried
+
+
+def choose_default(
+    model: Synthesizer, tried: dict[str, dict[str, float]], *, report: Callable[[str], None] = print
+) -> None:
+    """Make the prior with the best score the default, where it is clearly better than the one that is.
+
+    A prior that holds embeddings of the zoo's people (`holds_people`) is not taken: the default is what gets published.
+
+    Args:
+        model: whose default prior is the recipe's.
+        tried: what `choose_settings` returned.
+        report: gets a line where the default changes.
+    """
+    best = {name: max(scores.values()) for name, scores in tried.items() if not holds_people(model.priors[name])}
+    winner, usual = max(best, key=best.__getitem__), model.default_prior
+    if best[winner] > best[usual] + CLEARLY:
+        report(f"default prior: {winner} ({best[winner]:.3f}) instead of {usual} ({best[usual]:.3f})")
+        model.default_prior = winner
 
 
 def in_words(settings: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.refining import end_to_end, refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
-from lorasynth.tuning import choose_settings, in_words
+from lorasynth.tuning import choose_default, choose_settings, in_words
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.subjects import Split, persons_of
@@ -37,7 +37,7 @@ Stage = Literal["priors", "refined", "end-to-end"]
 def tune(
     world: World, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
 ) -> dict[str, dict[str, float]]:
-    """Choose each prior's scale, then its sampler settings, by likeness on validation people; sets them on ``model``.
+    """Choose each prior's settings, and the default prior, by likeness on validation people; sets them on ``model``.
 
     Returns:
         Likeness of every setting tried.
@@ -52,7 +52,9 @@ def tune(
         report(f"{name} {in_words(settings)}: likeness {value:.3f}")
         return value
 
-    return choose_settings(model, SCALES, score)
+    tried = choose_settings(model, SCALES, score)
+    choose_default(model, tried, report=report)
+    return tried
 
 
 def put_together(recipe: WorldRecipe, fitted: Path, stage: Stage) -> Synthesizer:
