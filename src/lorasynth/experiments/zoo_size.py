@@ -152,17 +152,17 @@ ZOO_SIZE = Experiment(
         ),
         Claim(
             text="With the paper's 64,000 LoRAs the VAE would explain 0.05 more",
-            source="Digest, next check 3",
+            source="Digest, next check 3; the law's test came after its cells",
             criterion=extrapolated_gain("vae explained", 0.05),
         ),
         Claim(
             text="With the paper's 64,000 LoRAs the prior would explain 0.05 more",
-            source="Digest, next check 3",
+            source="Digest, next check 3; the law's test came after its cells",
             criterion=extrapolated_gain("adalora explained", 0.05),
         ),
         Claim(
             text="With the paper's 64,000 LoRAs the prior's likeness would gain 0.05",
-            source="Digest, next check 3",
+            source="Digest, next check 3; the law's test came after its cells",
             criterion=extrapolated_gain("adalora similarity", 0.05),
         ),
     ),
