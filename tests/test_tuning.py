@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from lorasynth import world_fitting
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.tuning import SAMPLERS, choose_default, choose_settings
+from lorasynth.worlds.world import get_world
 
 
 def test_scale_then_sampler_are_chosen_and_all_that_was_tried_is_told():
@@ -54,3 +56,12 @@ def test_the_default_prior_is_the_recipes_unless_another_is_clearly_better(ridge
     choose_default(model, tried, report=said.append)
     assert model.default_prior == default
     assert said == ([f"default prior: ridge ({ridge:.3f}) instead of adalora (0.500)"] if default == "ridge" else [])
+
+
+def test_a_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
+    tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
+    monkeypatch.setattr(world_fitting, "choose_settings", lambda *_: tried)
+    model = Synthesizer.from_pretrained()
+    assert model.default_prior == "adalora"
+    assert world_fitting.tune(get_world("portraits"), model, 2, report=lambda _: None) == tried
+    assert model.default_prior == "adanorm"

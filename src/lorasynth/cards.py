@@ -118,11 +118,10 @@ Use it for your own face, of someone who agreed, or of nobody.
 
 
 def _instead_of(usual: str, default: str) -> str:
-    return (
-        ""
-        if default == usual
-        else f", whose error was lower than that of the recipe's {usual} by more than {CLEARLY:g}"
-    )
+    """What to say of a default prior that is not the recipe's."""
+    if default == usual:
+        return ""
+    return f", whose error was lower than that of the recipe's {usual} by more than {CLEARLY:g}"
 
 
 def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> str:

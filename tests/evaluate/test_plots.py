@@ -40,6 +40,11 @@ def test_curves_name_their_lines_and_axes():
     assert {"a", "level", "seconds", "likeness", "1", "10", "100", "0.5"} <= words
 
 
+def test_curves_leave_no_line_out():
+    with pytest.raises(ValueError, match="expected at most 4 lines, got 5"):
+        curves(LINES[:1] * 5, "x", "y")
+
+
 @pytest.mark.parametrize("places", [(1.0,), (2.0, 2.0), (0.0, 1.0), (-1.0, 1.0)])
 def test_curves_need_places_on_a_logarithm(places):
     with pytest.raises(ValueError, match=r"expected lines over at least two positive numbers, got \["):

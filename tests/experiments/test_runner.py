@@ -34,7 +34,7 @@ def sized_cell(lab, config, seed):
 def toy(**cells):
     claim = Claim(text="b is better", source="nobody", criterion=more("similarity", "b", "a"))
     return Experiment(
-        name="toy", title="Two numbers", run=cell, claims=(claim,), max_seeds=3, plotted=("similarity",),
+        name="toy", title="Two numbers", run=cell, claims=(claim,), plotted=("similarity",),
         cells={name: {"value": value} for name, value in (cells or {"a": 0.1, "b": 0.5}).items()},
     )  # fmt: skip
 
@@ -81,8 +81,11 @@ def test_what_is_there_is_not_run_again_and_what_changed_is(go, tmp_path):
     assert RUNS[5:] == [(0.2, 0), (0.2, 1)]
 
 
-def test_no_more_seeds_than_an_experiment_asks_for(go):
-    assert len(go(toy(), seeds=9)) == 2 * 3
+def test_as_many_seeds_are_run_and_counted_as_are_asked_for(go, tmp_path):
+    assert len(go(toy(), seeds=12)) == 2 * 12
+    results, records = load(toy(), tmp_path)
+    assert [run["similarity"][0] for run in results["a"]] == pytest.approx([0.1 + 0.01 * seed for seed in range(12)])
+    assert [r["seed"] for r in records[::2]] == list(range(12))
 
 
 def test_a_seeds_cells_are_of_one_zoo_and_seeds_of_zoos_built_alike(go, zoo, tmp_path):

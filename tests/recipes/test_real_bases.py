@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import lorasynth.recipes
 import lorasynth.rows
 import lorasynth.zoo.rows
+from lorasynth import assembling
 from lorasynth.cli.app import app
 from lorasynth.encoders import open_encoder
 from lorasynth.errors import UsageError, ZooError
@@ -127,6 +128,20 @@ def test_imported_files_become_a_synthesizer_that_recovers_what_was_planted(fit,
     for name in ("adalora", "adanorm", "ridge"):
         assert methods[name]["explained"] > 0.7
         assert methods[name]["relative_error"] < methods["mean"]["relative_error"] / 2
+
+
+def test_the_default_prior_is_chosen_by_the_error_of_weights_and_the_card_says_so(fit, zoo, tmp_path, monkeypatch):
+    scores = {"adalora": {"scale=1": -0.3}, "ridge": {"scale=1": -0.2}}
+    monkeypatch.setattr(assembling, "choose_settings", lambda *_: scores)
+    said = []
+    model = assembling.assemble(tiny(), Zoo.open(zoo), fit, tmp_path / "model", report=said.append)
+    assert model.default_prior == "ridge"
+    assert said[0] == "default prior: ridge (-0.200) instead of adalora (-0.300)"
+    assert (
+        "* **Default prior**: ridge, whose error was lower than that of the recipe's adalora by more than" in model.card
+    )
+    assert Synthesizer.from_pretrained(tmp_path / "model").default_prior == "ridge"
+    assert "* **Default prior**: adalora.\n" in Synthesizer.from_pretrained(fit / "synthesizer").card
 
 
 def test_the_file_it_writes_is_read_as_a_lora_of_sd15(fit, tmp_path):

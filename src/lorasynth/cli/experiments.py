@@ -45,7 +45,7 @@ def experiment(
     experiments = [get_experiment(each) for each in asked]
     if list_them:
         for each in experiments:
-            count = len(each.cells) * min(seeds, each.max_seeds)
+            count = len(each.cells) * seeds
             typer.echo(f"{each.name:16s} {count:3d} cells  {each.title}")
         return
     from lorasynth.experiments.report import page

@@ -34,12 +34,14 @@ def curves(lines: Sequence[tuple[str, Sequence[tuple[float, Interval]]]], x_labe
     """Intervals over something positive, to the right by its logarithm, joined; a line of one point is a level, dashed.
 
     Raises:
-        ValueError: fewer than two places to the right, or one that is not positive.
+        ValueError: fewer than two places to the right, one that is not positive, or more lines than there are colours.
     """
-    places = [x for _, points in lines if len(points) > 1 for x, _ in points]
-    if len(set(places)) < 2 or min(places) <= 0:
-        raise ValueError(f"expected lines over at least two positive numbers, got {sorted(set(places))}")
-    right = _Axis(math.log10(min(places)), math.log10(max(places)))
+    places = sorted({x for _, points in lines if len(points) > 1 for x, _ in points})
+    if len(places) < 2 or places[0] <= 0:
+        raise ValueError(f"expected lines over at least two positive numbers, got {places}")
+    if len(lines) > len(COLOURS):
+        raise ValueError(f"expected at most {len(COLOURS)} lines, got {len(lines)}")
+    right = _Axis(math.log10(places[0]), math.log10(places[-1]))
     values = [v for _, points in lines for _, interval in points for v in interval]
     up = _Axis(min(0.0, *values), max(0.0, *values), start=_HEIGHT, length=-_HEIGHT)
     drawn = [
@@ -57,7 +59,7 @@ def curves(lines: Sequence[tuple[str, Sequence[tuple[float, Interval]]]], x_labe
         drawn += [f'<path d="M{x:.1f} {up(low):.1f}V{up(high):.1f}" {style}/>' for x, (_, low, high) in joined]
     numbers = "".join(
         f'<text x="{right(math.log10(x)):.1f}" y="{_HEIGHT + 16}" text-anchor="middle">{_number(x)}</text>'
-        for x in _apart(lines, right)
+        for x in _apart(places, right)
     )
     words = (
         f'<text x="{_LEFT + _WIDTH / 2}" y="{_HEIGHT + 34}" text-anchor="middle">{escape(x_label)}</text>'
@@ -71,10 +73,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _apart(lines: Sequence[tuple[str, Sequence[tuple[float, Interval]]]], axis: "_Axis") -> list[float]:
-    """The places of points that have room for their number, from the left."""
+def _apart(places: Sequence[float], axis: "_Axis") -> list[float]:
+    """Those that have room for their number, from the left."""
     named: list[float] = []
-    for x in sorted({x for _, points in lines if len(points) > 1 for x, _ in points}):
+    for x in places:
         if not named or axis(math.log10(x)) - axis(math.log10(named[-1])) > 50:
             named.append(x)
     return named

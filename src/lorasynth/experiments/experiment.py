@@ -70,7 +70,6 @@ class Experiment:
     cells: dict[str, Config]
     run: Callable[[Lab, Config, int], Figures]  # (lab, config, seed) -> figures of the cell
     claims: tuple[Claim, ...]
-    max_seeds: int = 5  # fewer of cells that are slow, or that no seed changes
     plotted: tuple[str, ...] = ("similarity", "similarity2")  # one or two figures
     curves: tuple[Curves, ...] = ()
     further: Callable[[Results], list[str]] | None = None  # what follows from all cells together, as lines of Markdown

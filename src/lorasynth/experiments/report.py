@@ -47,19 +47,15 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         UsageError: a file there is no result, or an experiment's are of several zoos.
     """
     loaded = {e.name: load(e, results_folder) for e in experiments}
-    verdicts = {
-        e.name: [claim.criterion.judge(results) if records else None for claim in e.claims]
-        for e in experiments
-        for results, records in [loaded[e.name]]
-    }
+    judged: list[tuple[Experiment, Claim, Verdict | None]] = []
+    for e in experiments:
+        results, records = loaded[e.name]
+        judged += [(e, claim, claim.criterion.judge(results) if records else None) for claim in e.claims]
     files: dict[Path, str] = {}
     lines = [HEAD, *_zoos([record for _, records in loaded.values() for record in records])]
-    lines += _tally(
-        [(claim, verdict) for e in experiments for claim, verdict in zip(e.claims, verdicts[e.name], strict=True)]
-    )
+    lines += _tally([(claim, verdict) for _, claim, verdict in judged])
     lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
-    for e in experiments:
-        lines += [_claim_row(e, claim, verdict) for claim, verdict in zip(e.claims, verdicts[e.name], strict=True)]
+    lines += [_claim_row(*row) for row in judged]
     for experiment in experiments:
         results, records = loaded[experiment.name]
         lines += ["", f"## {experiment.name}", "", f"{experiment.title}.", ""]

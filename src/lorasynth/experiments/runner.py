@@ -4,7 +4,7 @@ import math
 import multiprocessing
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +62,7 @@ def run(
         out: each cell's file goes to ``out / experiment / CELL-seedN.json``.
         recipe: whose sizes and numbers of steps are varied.
         people: scored people whose pictures are drawn.
-        seeds: 0 … seeds - 1; fewer where the experiment says so.
+        seeds: 0 … seeds - 1.
         workers: processes of one thread, each with the zoo in memory.
         report: gets a line a cell.
 
@@ -96,7 +96,7 @@ def planned(
     more = "" if (recipe, people) == (RECIPE, PEOPLE) else f" --recipe {recipe} --people {people}"
     command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
     tasks = []
-    for seed in range(min(seeds, experiment.max_seeds)):
+    for seed in range(seeds):
         for cell, config in experiment.cells.items():
             record = {
                 "experiment": experiment.name, "cell": cell, "config": config, "seed": seed, "recipe": recipe, "people": people,
@@ -181,20 +181,19 @@ def git_commit() -> str | None:
         return None
 
 
-def load(experiment: Experiment, out: Path, seeds: Sequence[int] | None = None) -> tuple[Results, list[dict[str, Any]]]:
+def load(experiment: Experiment, out: Path) -> tuple[Results, list[dict[str, Any]]]:
     """Results by cell, of the seeds that all cells have been run with, and the records that they are from.
 
     Args:
         experiment: which; results of its cells with other configurations than today's do not count.
         out: where `run` wrote.
-        seeds: which; all by default.
 
     Raises:
         UsageError: results of several zoos in one seed, or of several sizes, or a file that is no result.
     """
     results: Results = {cell: [] for cell in experiment.cells}
     records = []
-    for seed in seeds or range(experiment.max_seeds):
+    for seed in _seeds(experiment, out):
         found = [_read(cell_path(out, experiment, cell, seed), config) for cell, config in experiment.cells.items()]
         if not all(found):
             continue
@@ -211,6 +210,12 @@ def load(experiment: Experiment, out: Path, seeds: Sequence[int] | None = None) 
             "people, got several; remove the old ones"
         )
     return results, records
+
+
+def _seeds(experiment: Experiment, out: Path) -> list[int]:
+    """Those of which any cell has a file."""
+    files = (out / experiment.name).glob("*-seed*.json")
+    return sorted({int(seed) for file in files if (seed := file.stem.rpartition("-seed")[2]).isdecimal()})
 
 
 def _read(path: Path, config: Config) -> dict[str, Any] | None:

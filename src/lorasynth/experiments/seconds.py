@@ -115,7 +115,8 @@ LINES = (
 SECONDS = Experiment(
     name="seconds",
     title="The shipped synthesizer's LoRA as it is and after steps of fine-tuning, against fine-tuning from nothing, over "
-    "seconds of CPU time of one thread (learning rates chosen on validation people for each number of steps)",
+    "seconds of CPU time of one thread (learning rates chosen on validation people for each number of steps; of 200 steps, that "
+    "of the LoRA which `lorasynth evaluate` compares with)",
     cells={
         ZERO_SHOT: _cell("synthesized", 0, 0.0),
         "refined-5": _cell("synthesized", 5, 2e-3),
