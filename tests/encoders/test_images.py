@@ -252,9 +252,9 @@ def test_half_a_file_says_damaged_or_cut_off(format, file):
 )
 def test_a_bomb_is_refused_from_its_header_at_once(content, size, file):
     path = file(content)
-    start = time.perf_counter()
+    start_s = time.process_time()  # CPU time: what other processes do does not count
     refused(path, f"at most 64 megapixels and 16384 pixels a side, got {size}")
-    assert time.perf_counter() - start < 0.5  # decoding one of these takes seconds and gigabytes
+    assert time.process_time() - start_s < 0.5  # decoding one of these takes seconds and gigabytes
 
 
 def test_a_small_file_that_unpacks_to_81_megapixels_is_refused(file):

@@ -182,7 +182,7 @@ def test_the_place_is_looked_at_before_the_work(tmp_path):
 def test_the_command_says_what_came_out_and_exits_with_2_on_a_bad_file(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "lorasynth", "import-legacy", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     good = run(saved(tmp_path, kohya(), "good.ckpt"), tmp_path / "new.safetensors")
     assert (good.returncode, json.loads(good.stdout)["lora"]["format"]) == (0, "kohya")

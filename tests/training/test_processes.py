@@ -74,7 +74,7 @@ def started(tmp_path, name, steps=30, processes=1):
 
 def run(*arguments, **options):
     process, out = started(*arguments, **options)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return out
 
@@ -99,13 +99,13 @@ def test_two_processes_follow_the_curve_of_one_also_when_stopped_and_started_aga
     assert curve(one / "vae")[-1]["loss"] < 0.9 * curve(one / "vae")[1]["loss"]
     # Stopped by SIGTERM to the launcher, as a scheduler does it.
     launcher, two = started(tmp_path, "two", processes=2)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(two.glob("vae/checkpoint-*/checkpoint.json")):
         assert launcher.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(launcher.pid, signal.SIGTERM)
-    launcher.communicate(timeout=100)
+    launcher.communicate(timeout=600)
     assert launcher.returncode != 0
     assert not (two / "prior").exists()
     assert {p.name for p in two.glob("started-*")} == {"started-0", "started-1"}
@@ -162,7 +162,7 @@ def test_processes_that_do_not_begin_alike_are_refused(steps, expected, unused_p
     both = [context.Process(target=_begin, args=(rank, unused_port, steps, said)) for rank in range(2)]
     for process in both:
         process.start()
-    answers = [said.get(timeout=60) for _ in both]
+    answers = [said.get(timeout=600) for _ in both]
     for process in both:
         process.join()
     assert all(answer.startswith(expected) for answer in answers), answers

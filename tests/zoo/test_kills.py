@@ -145,12 +145,12 @@ def test_killed_at_each_change_of_a_file_another_process_finishes_to_the_same_by
 
 def wait_long(started):
     (started / str(os.getpid())).touch()
-    time.sleep(600)
+    time.sleep(3600)
 
 
 def lead_for_long(started, number):
     with helpers(number, wait_long, started, method="fork"):
-        time.sleep(600)
+        time.sleep(3600)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -162,10 +162,8 @@ def test_helpers_end_when_who_started_them_is_killed(tmp_path, how):
     assert len(running(tmp_path)) == 3
     os.kill(leader.pid, how)
     leader.join()
-    deadline = time.monotonic() + 20
-    while running(tmp_path) and time.monotonic() < deadline:
+    while running(tmp_path):  # they would work for an hour: the time limit of every test says that they do not end
         time.sleep(0.01)
-    assert running(tmp_path) == []
 
 
 @pytest.mark.slow
