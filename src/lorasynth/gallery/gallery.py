@@ -1,0 +1,100 @@
+"""What the method asks of pictures: who there is, who may learn from whom, and which photo serves which purpose.
+
+Two rules hold for every gallery. A subject has one split. A photo has one use.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+
+class Split(StrEnum):
+    """Which part of the system may learn from a subject. The words are those of a zoo's manifest."""
+
+    TRAIN = "train"  # the zoo, VAE and priors
+    VALIDATION = "validation"  # settings and weights are chosen on them; nothing is trained on them
+    HELD_OUT = "held_out"  # scores alone
+    PILOT = "pilot"  # the shared initialisation of a zoo
+
+
+class Use(StrEnum):
+    """The purpose of a photo."""
+
+    FIT = "fit"  # a LoRA is fine-tuned on it
+    STOP = "stop"  # tells when fine-tuning gains no more
+    GIVEN = "given"  # is embedded, as a user's photo will be
+    SCORE = "score"  # drawn pictures are compared with it
+
+
+@dataclass(frozen=True, order=True)
+class PhotoRef:
+    """One photo of a gallery."""
+
+    subject: str
+    name: str  # unique within the gallery: a path, or "person/number" in a drawn world
+    use: Use
+
+
+class Gallery(Protocol):
+    """Pictures of subjects. A folder of photographs and a drawn world are interchangeable by this."""
+
+    @property
+    def name(self) -> str:
+        """How people call it; the name of a drawn world, or of a folder without its path."""
+        ...
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Provenance, licence, counts and hash, as JSON values; kept by the zoos and models that learn from it."""
+        ...
+
+    @property
+    def subject(self) -> str:
+        """What captions call the subject, such as "sks person" (DreamBooth's rare token and class noun)."""
+        ...
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What evaluation asks for."""
+        ...
+
+    def subjects(self, split: Split) -> Sequence[str]:
+        """The subjects of a split, in an order that is the same everywhere. Lazy: a drawn world has 100,000."""
+        ...
+
+    def photos(self, subject: str, use: Use, count: int) -> list[PhotoRef]:
+        """The first photos of a subject that serve a purpose; fewer than ``count`` where there are not so many.
+
+        Raises:
+            UsageError: the gallery has no such subject.
+        """
+        ...
+
+    def pictures(self, photos: Sequence[PhotoRef], size: int) -> Float[Tensor, "B 3 S S"]:
+        """RGB in [0, 1]: the central squares, ``size`` pixels a side.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+        """
+        ...
+
+    def masks(self, photos: Sequence[PhotoRef], size: int) -> Float[Tensor, "B 1 S S"] | None:
+        """1 where the loss looks at a picture, 0 where it does not; None where none of the photos has a mask."""
+        ...
+
+    def images(self, photos: Sequence[PhotoRef]) -> list[Image.Image]:
+        """Whole photos, upright and RGB, for encoders that look for a face.
+
+        Raises:
+            PhotoError: a photo cannot be read.
+        """
+        ...
+
+    def captions(self, photos: Sequence[PhotoRef]) -> list[str]:
+        """What each photo shows, the subject named by `subject`."""
+        ...
