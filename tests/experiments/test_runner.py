@@ -1,7 +1,7 @@
 """Results on disk: each cell once, whole or not there, of one zoo; and the page that is made of them."""
 
 import json
-import shutil
+import multiprocessing
 from dataclasses import replace
 from functools import partial
 from xml.etree import ElementTree
@@ -14,8 +14,9 @@ from lorasynth.errors import UsageError
 from lorasynth.experiments import get_experiment
 from lorasynth.experiments.experiment import Claim, Curves, Experiment, Line, more
 from lorasynth.experiments.report import page
-from lorasynth.experiments.runner import cell_path, load, planned, run
-from lorasynth.files import read_json, write_json
+from lorasynth.experiments.results import ResultsFile
+from lorasynth.experiments.runner import load, planned, results_file, run
+from lorasynth.files import read_json
 
 RUNS = []
 
@@ -54,10 +55,21 @@ def go(zoo, tmp_path):
     return start
 
 
-def test_a_cell_is_one_file_that_says_all(go, tmp_path, zoo):
+def without(tmp_path, cell, seed):
+    """Remove a result of the toy."""
+    file = results_file(toy(), tmp_path)
+    left = [record for key, record in file.read().items() if key != (cell, seed)]
+    file.path.unlink()
+    for record in left:
+        file.add(record)
+
+
+def test_result_is_one_line_that_says_all(go, tmp_path, zoo):
     written = go(toy())
-    assert written == [tmp_path / "toy" / f"{c}-seed{s}.json" for s in (0, 1) for c in "ab"]
-    record = json.loads(written[2].read_text())
+    lines = (tmp_path / "toy.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == written
+    assert [(r["cell"], r["seed"]) for r in written] == [(c, s) for s in (0, 1) for c in "ab"]
+    record = written[2]
     assert {k: record[k] for k in ("experiment", "cell", "config", "seed", "people", "recipe")} == {
         "experiment": "toy", "cell": "a", "config": {"value": 0.1}, "seed": 1, "people": 2, "recipe": "portraits_tiny"
     }  # fmt: skip
@@ -66,7 +78,7 @@ def test_a_cell_is_one_file_that_says_all(go, tmp_path, zoo):
     assert record["command"] == "lorasynth experiment toy --zoo ZOO --seeds 2 --recipe portraits_tiny --people 2"
     assert record["seconds"] >= 0
     assert {"version", "commit"} <= record.keys()
-    assert str(tmp_path) not in written[2].read_text()
+    assert str(tmp_path) not in lines[2]
 
 
 def test_what_is_there_is_not_run_again_and_what_changed_is(go, tmp_path):
@@ -74,7 +86,7 @@ def test_what_is_there_is_not_run_again_and_what_changed_is(go, tmp_path):
     assert len(RUNS) == 2
     assert len(go(toy(), seeds=2)) == 2
     assert RUNS[2:] == [(0.1, 1), (0.5, 1)]
-    cell_path(tmp_path, toy(), "b", 0).unlink()
+    without(tmp_path, "b", 0)
     go(toy())
     assert RUNS[4:] == [(0.5, 0)]
     go(toy(a=0.2, b=0.5))
@@ -97,12 +109,13 @@ def test_a_seeds_cells_are_of_one_zoo_and_seeds_of_zoos_built_alike(go, zoo, tmp
     results, records = load(toy(), tmp_path)
     assert len(results["a"]) == 2
     assert len({r["zoo"]["fingerprint"] for r in records}) == 2
-    cell_path(tmp_path, toy(), "b", 0).unlink()
-    with pytest.raises(UsageError, match=r"a-seed0\.json: expected results of this zoo .* got one of another"):
+    without(tmp_path, "b", 0)
+    with pytest.raises(
+        UsageError, match=r"toy\.jsonl: cell 'a', seed 0: expected a result of this zoo .* got one of another"
+    ):
         again(seeds=2)
-    shutil.copy(cell_path(tmp_path, toy(), "b", 1), cell_path(tmp_path, toy(), "b", 0))
-    record = read_json(cell_path(tmp_path, toy(), "b", 0))
-    write_json(cell_path(tmp_path, toy(), "b", 0), record | {"seed": 0})
+    file = results_file(toy(), tmp_path)
+    file.add(file.read()["b", 1] | {"seed": 0})
     with pytest.raises(UsageError, match="expected results of zoos built alike, one zoo a seed"):
         load(toy(), tmp_path)
 
@@ -114,27 +127,46 @@ def test_seeds_of_zoos_of_unlike_size_do_not_mix(go, zoo, tmp_path):
         load(toy(), tmp_path)
 
 
-def test_a_figure_that_is_no_number_leaves_no_file(go, tmp_path):
+def test_figure_that_is_no_number_leaves_no_result(go, tmp_path):
     with pytest.raises(UsageError, match=r"expected finite figures, got nan"):
         go(toy(a="nan"))
-    assert not list((tmp_path / "toy").glob("*.json"))
+    assert not results_file(toy(), tmp_path).path.exists()
 
 
 def test_only_seeds_of_all_cells_count_and_old_configurations_do_not(go, tmp_path):
     go(toy(), seeds=3)
-    cell_path(tmp_path, toy(), "b", 1).unlink()
+    without(tmp_path, "b", 1)
     results, records = load(toy(), tmp_path)
     assert [run["similarity"][0] for run in results["a"]] == [0.1, 0.12]
     assert len(records) == 4
     assert load(toy(a=0.3, b=0.5), tmp_path)[1] == []
 
 
-def test_a_file_that_is_no_result_is_named(go, tmp_path):
+def test_line_that_is_no_result_is_named(go, tmp_path):
     go(toy())
-    for content in ("[]", "{", '{"config": 1}'):
-        cell_path(tmp_path, toy(), "a", 0).write_text(content)
-        with pytest.raises(UsageError, match=r"a-seed0\.json: expected the result of a cell"):
+    path = results_file(toy(), tmp_path).path
+    lines = path.read_bytes().splitlines(keepends=True)
+    for content in (b"[]\n", b"{\n", b'{"config": 1}\n', b"\xff\n", lines[0]):
+        path.write_bytes(b"".join([lines[0], content, *lines[2:]]))
+        with pytest.raises(UsageError, match=r"toy\.jsonl: line 2: expected one result for each cell and seed, got b"):
             load(toy(), tmp_path)
+        with pytest.raises(UsageError, match=r"line 2"):
+            go(toy())
+
+
+def add_many(path, cell):
+    for seed in range(20):
+        ResultsFile(path).add({"cell": cell, "seed": seed, "config": {}, "figures": {"similarity": [0.5]}})
+
+
+def test_results_of_processes_at_once_are_all_there(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=add_many, args=(tmp_path / "toy.jsonl", cell)) for cell in "abc"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert set(ResultsFile(tmp_path / "toy.jsonl").read()) == {(cell, seed) for cell in "abc" for seed in range(20)}
 
 
 def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
@@ -147,7 +179,8 @@ def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert "| b is better (nobody) |" in text
     assert "similarity, b minus a: 0.400 (0.400 to 0.400) | **confirmed** |" in text
     # One draw in sixteen takes the larger seed and the larger person twice, which is more than 2.5 %.
-    assert "| [a](../toy/a-seed0.json) | 0.103 (0.100 to 0.110) | 24 | 0 |" in text
+    assert "| a | 0.103 (0.100 to 0.110) | 24 | 0 |" in text
+    assert "Seeds 0, 1; results: [toy.jsonl](../toy.jsonl)." in text
     assert (
         "Of 3 claims of the paper's and its digest's: 1 confirmed, 2 not run. Of 2 claims of our own: 2 not run."
         in text
@@ -187,7 +220,7 @@ def test_two_processes_give_what_one_gives(zoo, tmp_path):
     run(small, zoo, tmp_path / "one", seeds=2, **settings)
     run(small, zoo, tmp_path / "two", seeds=2, workers=2, **settings)
     for seed in (0, 1):
-        one, two = (json.loads(cell_path(tmp_path / n, small, "products", seed).read_text()) for n in ("one", "two"))
+        one, two = (results_file(small, tmp_path / n).read()["products", seed] for n in ("one", "two"))
         assert one["figures"] == two["figures"]
 
 
@@ -214,8 +247,7 @@ def test_where_every_cell_has_a_result_the_command_needs_no_zoo(tmp_path):
     for task in planned(experiment, out, seeds=2):
         figures = {"similarity": [0.1, 0.2], "similarity2": [0.1, 0.2]}
         zoo = {"fingerprint": "f", "loras": 3, "layout": "l"}
-        task.path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(task.path, task.record | {"zoo": zoo, "figures": figures, "seconds": 1.0})
+        task.results.add(task.record | {"zoo": zoo, "figures": figures, "seconds": 1.0})
     words = ["experiment", "sampler", "--seeds", "2", "--out", str(out), "--json", str(tmp_path / "verdicts.json")]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.exception

@@ -16,7 +16,7 @@ def experiment(
         Path | None, typer.Option("--zoo", help="The zoo's folder, of a drawn world; needed where a cell is to be run.")
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", help="Where results go, a file a cell; what is there is not run again.")
+        Path, typer.Option("--out", help="Where results go, a file an experiment; what is there is not run again.")
     ] = Path("experiments/results"),
     seeds: Annotated[int, typer.Option(min=1, max=100, help="How often each cell is run.")] = 5,
     people: Annotated[int, typer.Option(min=2, max=1_000, help="Held-out people whose pictures are drawn.")] = 24,
@@ -57,7 +57,7 @@ def experiment(
         require_new_output(report, force=True, suffix=".md")
     if name is not None:
         tasks = [t for each in experiments for t in planned(each, out, recipe=recipe, people=people, seeds=seeds)]
-        left = sum(task.found() is None for task in tasks)
+        left = sum(task.found is None for task in tasks)
         if not left:
             say(f"all {len(tasks)} cells have a result")
         elif zoo is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorasynth.evaluate.plots import bars, curves
 from lorasynth.experiments.experiment import Claim, Experiment, Verdict
-from lorasynth.experiments.runner import cell_path, load
+from lorasynth.experiments.runner import load, results_file
 from lorasynth.experiments.statistics import Interval, Results, mean
 
 HEAD = """# The evidence
@@ -130,21 +130,20 @@ def _ends(interval: Interval) -> tuple[float, float, float]:
 
 
 def _table(experiment: Experiment, results: Results, records: list[dict[str, Any]], folder: str) -> list[str]:
-    """All figures of an experiment's cells, each with its files."""
-    seeds = sorted({r["seed"] for r in records})
+    """All figures of an experiment's cells, and the file that they are from."""
+    seeds, file = sorted({r["seed"] for r in records}), results_file(experiment, Path(folder)).path
     names = list(dict.fromkeys(name for runs in results.values() for figures in runs for name in figures))
     lines = [
         f"    {records[-1]['command']}",
         "",
-        f"Seeds {', '.join(map(str, seeds))}.",
+        f"Seeds {', '.join(map(str, seeds))}; results: [{file.name}]({file.as_posix()}).",
         "",
     ]
     lines += ["| cell | " + " | ".join([*names, "seconds a cell"]) + " |", "|---" * (len(names) + 2) + "|"]
     for cell, runs in results.items():
         values = [_figure(mean(results, cell, name)) if all(name in run for run in runs) else "–" for name in names]
-        file = cell_path(Path(folder), experiment, cell, seeds[0]).as_posix()
         seconds = [r["seconds"] for r in records if r["cell"] == cell]
-        lines.append(f"| [{cell}]({file}) | " + " | ".join([*values, f"{sum(seconds) / len(seconds):.0f}"]) + " |")
+        lines.append(f"| {cell} | " + " | ".join([*values, f"{sum(seconds) / len(seconds):.0f}"]) + " |")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Running an experiment's cells: one JSON file each, written whole, not run again where it is there."""
+"""Running an experiment's cells: each result is one line of its file, and is not run again where it is there."""
 
 import math
 import multiprocessing
@@ -8,16 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lorasynth import __version__
-from lorasynth.errors import ModelError, UsageError, ZooError
+from lorasynth.errors import UsageError, ZooError
 from lorasynth.experiments.experiment import Config, Experiment
 from lorasynth.experiments.lab import Lab, zoo_fingerprint
+from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
-from lorasynth.files import read_json, write_json
 from lorasynth.recipes import get_world_recipe
 from lorasynth.zoo.store import Zoo
 
@@ -31,16 +30,10 @@ IDENTITY = ("experiment", "cell", "config", "seed", "recipe", "people")
 class Task:
     """One cell with one seed."""
 
-    path: Path
-    record: dict[str, Any]  # all but the zoo, the figures and the seconds
+    results: ResultsFile
+    record: Record  # all but the zoo, the figures and the seconds
     run: Callable[[Lab, Config, int], Figures]
-
-    def found(self) -> dict[str, Any] | None:
-        """The same cell's result, where there is one; one whose configuration has changed since is not."""
-        if not self.path.exists():
-            return None
-        found = read_json(self.path)
-        return found if all(found.get(key) == self.record[key] for key in IDENTITY) else None
+    found: Record | None  # the same cell's result; one whose configuration has changed since is not
 
 
 def run(
@@ -53,13 +46,13 @@ def run(
     seeds: int = SEEDS,
     workers: int = 1,
     report: Callable[[str], None] = print,
-) -> list[Path]:
-    """Run the cells that have no result yet; returns the files that were written.
+) -> list[Record]:
+    """Run the cells that have no result yet; returns what was written, in the order of the cells.
 
     Args:
         experiment: which.
         zoo: of a drawn world.
-        out: each cell's file goes to ``out / experiment / CELL-seedN.json``.
+        out: results go to ``out / EXPERIMENT.jsonl``.
         recipe: whose sizes and numbers of steps are varied.
         people: scored people whose pictures are drawn.
         seeds: 0 … seeds - 1.
@@ -71,12 +64,11 @@ def run(
         ZooError: the zoo cannot be used.
     """
     tasks = planned(experiment, out, recipe=recipe, people=people, seeds=seeds)
-    todo = [task for task in tasks if task.found() is None]
+    todo = [task for task in tasks if task.found is None]
     fingerprint = zoo_fingerprint(zoo)
     _require_one_zoo_a_seed(tasks, {task.record["seed"] for task in todo}, fingerprint)
     of = {"fingerprint": fingerprint, "loras": len(zoo), "layout": zoo.layout.hash}
     report(f"{experiment.name}: {len(todo)} of {len(tasks)} cells to run")
-    (out / experiment.name).mkdir(parents=True, exist_ok=True)
     arguments = [(replace(task, record=task.record | {"zoo": of}), str(zoo.folder)) for task in todo]
     if workers == 1 or len(todo) < 2:
         for pair in arguments:
@@ -85,7 +77,8 @@ def run(
         with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
             for line in pool.imap_unordered(_work, arguments, chunksize=1):
                 report(line)
-    return [task.path for task in todo]
+    written = results_file(experiment, out).read()
+    return [written[task.record["cell"], task.record["seed"]] for task in todo]
 
 
 def planned(
@@ -95,20 +88,23 @@ def planned(
     get_world_recipe(recipe)
     more = "" if (recipe, people) == (RECIPE, PEOPLE) else f" --recipe {recipe} --people {people}"
     command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
-    tasks = []
+    results = results_file(experiment, out)
+    found, tasks = results.read(), []
     for seed in range(seeds):
         for cell, config in experiment.cells.items():
             record = {
                 "experiment": experiment.name, "cell": cell, "config": config, "seed": seed, "recipe": recipe, "people": people,
                 "zoo": None, "command": command, "version": __version__, "commit": git_commit(),
             }  # fmt: skip
-            tasks.append(Task(cell_path(out, experiment, cell, seed), record, experiment.run))
+            before = found.get((cell, seed), {})
+            same = all(before.get(key) == record[key] for key in IDENTITY)
+            tasks.append(Task(results, record, experiment.run, before if same else None))
     return tasks
 
 
-def cell_path(out: Path, experiment: Experiment, cell: str, seed: int) -> Path:
-    """Where the result of one cell with one seed is."""
-    return out / experiment.name / f"{cell}-seed{seed}.json"
+def results_file(experiment: Experiment, out: Path) -> ResultsFile:
+    """Where an experiment's results are."""
+    return ResultsFile(out / f"{experiment.name}.jsonl")
 
 
 def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str) -> None:
@@ -123,17 +119,18 @@ def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str
         UsageError: such a seed was begun on another zoo.
     """
     for task in tasks:
-        if task.record["seed"] not in seeds or (found := task.found()) is None:
+        if task.record["seed"] not in seeds or task.found is None:
             continue
-        if (was := found.get("zoo", {}).get("fingerprint")) != fingerprint:
+        if (was := task.found.get("zoo", {}).get("fingerprint")) != fingerprint:
             raise UsageError(
-                f"{task.path}: expected results of this zoo ({fingerprint}) beside cells that are not run yet, got one of "
-                f"another ({was}); go on with that zoo, choose another --out, or remove the old results of this seed"
+                f"{task.results.path}: cell {task.record['cell']!r}, seed {task.record['seed']}: expected a result of this zoo "
+                f"({fingerprint}) beside cells that are not run yet, got one of another ({was}); go on with that zoo, choose "
+                "another --out, or remove the lines of this seed"
             )
 
 
 def _work(pair: tuple[Task, str]) -> str:
-    """Run a cell and write its file; returns a line to report."""
+    """Run a cell and write its result; returns a line to report."""
     task, folder = pair
     record = task.record
     lab = _lab(folder, record["recipe"], record["people"])
@@ -143,8 +140,9 @@ def _work(pair: tuple[Task, str]) -> str:
     except ZooError as error:
         raise ZooError(f"{record['experiment']} {record['cell']}: {error}") from None
     seconds = time.perf_counter() - start
-    write_json(task.path, record | {"figures": _rounded(figures, str(task.path)), "seconds": round(seconds, 1)})
-    return f"{record['experiment']} {record['cell']} seed {record['seed']}: {seconds:.0f} s"
+    where = f"{record['experiment']} {record['cell']} seed {record['seed']}"
+    task.results.add(record | {"figures": _rounded(figures, where), "seconds": round(seconds, 1)})
+    return f"{where}: {seconds:.0f} s"
 
 
 @lru_cache(maxsize=1)
@@ -181,7 +179,7 @@ def git_commit() -> str | None:
         return None
 
 
-def load(experiment: Experiment, out: Path) -> tuple[Results, list[dict[str, Any]]]:
+def load(experiment: Experiment, out: Path) -> tuple[Results, list[Record]]:
     """Results by cell, of the seeds that all cells have been run with, and the records that they are from.
 
     Args:
@@ -189,16 +187,17 @@ def load(experiment: Experiment, out: Path) -> tuple[Results, list[dict[str, Any
         out: where `run` wrote.
 
     Raises:
-        UsageError: results of several zoos in one seed, or of several sizes, or a file that is no result.
+        UsageError: results of several zoos in one seed, or of several sizes, or a line that is no result.
     """
+    written = results_file(experiment, out).read()
     results: Results = {cell: [] for cell in experiment.cells}
     records = []
-    for seed in _seeds(experiment, out):
-        found = [_read(cell_path(out, experiment, cell, seed), config) for cell, config in experiment.cells.items()]
-        if not all(found):
+    for seed in sorted({seed for _, seed in written}):
+        found = [written.get((cell, seed)) for cell in experiment.cells]
+        of_today = [r for r in found if r is not None and r["config"] == experiment.cells[r["cell"]]]
+        if len(of_today) < len(experiment.cells):
             continue
-        for record in found:
-            assert record is not None
+        for record in of_today:
             results[record["cell"]].append(record["figures"])
             records.append(record)
     alike = {(r["zoo"]["loras"], r["zoo"]["layout"], r["recipe"], r["people"]) for r in records}
@@ -206,25 +205,7 @@ def load(experiment: Experiment, out: Path) -> tuple[Results, list[dict[str, Any
         {r["seed"] for r in records}
     ):
         raise UsageError(
-            f"{out / experiment.name}: expected results of zoos built alike, one zoo a seed, and of one recipe and number of "
-            "people, got several; remove the old ones"
+            f"{results_file(experiment, out).path}: expected results of zoos built alike, one zoo a seed, and "
+            "of one recipe and number of people, got several; remove the old ones"
         )
     return results, records
-
-
-def _seeds(experiment: Experiment, out: Path) -> list[int]:
-    """Those of which any cell has a file."""
-    files = (out / experiment.name).glob("*-seed*.json")
-    return sorted({int(seed) for file in files if (seed := file.stem.rpartition("-seed")[2]).isdecimal()})
-
-
-def _read(path: Path, config: Config) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        record = read_json(path)
-        return record if record["figures"] and record["config"] == config else None
-    except (ModelError, KeyError, TypeError):
-        raise UsageError(
-            f"{path}: expected the result of a cell, got something else; remove it and run again"
-        ) from None
