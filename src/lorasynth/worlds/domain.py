@@ -40,6 +40,7 @@ class Domain:
     vocabulary: tuple[str, ...]  # every word that a caption may hold
     prompts: tuple[str, ...]  # what evaluation asks for
     probe: Callable[[], Probe]  # fits one
+    details: tuple[str, ...] = ()  # identity factors that draw something small, and nothing at 0
 
     def identity_factors(self, persons: list[int]) -> Float[Tensor, "B identity"]:
         """Identity factors in [0, 1), one row a person, columns as in ``identity``."""

@@ -25,4 +25,5 @@ DOMAIN = Domain(
         f"a photo of {SUBJECT}, serious, on a green background",
     ),
     probe=PortraitProbe.fit,
+    details=("glasses", "freckles", "mole", "moustache", "blush"),
 )

@@ -1,0 +1,45 @@
+"""The models of the sharp portraits world: pictures of 128 pixels, latents of 16 x 16 x 16.
+
+    python -m lorasynth.recipes.portraits128 vae --run-dir out/portraits128
+
+Hardware and hours: see dev/LOG.md. Each stage is skipped where its result is there, and goes on from its checkpoints.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.pool import draw_pool
+from lorasynth.worlds.portraits.domain import DOMAIN
+from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae, train_sharp_vae
+from lorasynth.worlds.subjects import Split, persons_of
+
+SIZE = 128  # pixels a side
+_PHOTOS = 8  # of each person of the base split
+
+
+def make_sharp_vae(domain: Domain, run_dir: Path, config: SharpVAEConfig, size: int = SIZE) -> None:
+    """The picture VAE, in ``run_dir/vae``."""
+    if (run_dir / "vae" / "config.json").exists():
+        return
+    persons = persons_of(Split.BASE, config.pool_people)
+    pool = draw_pool(domain, persons, [p % _PHOTOS for p in persons], size, run_dir / "pool.npy")
+    vae = build_sharp_vae(config, size)
+    train_sharp_vae(vae, pool, config, run_dir=run_dir / "run-vae")
+    vae.save_pretrained(run_dir / "vae")
+
+
+def main() -> None:
+    """One stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["vae"])
+    parser.add_argument("--run-dir", type=Path, default=Path("out/portraits128"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    make_sharp_vae(DOMAIN, arguments.run_dir, SharpVAEConfig())
+
+
+if __name__ == "__main__":
+    main()
