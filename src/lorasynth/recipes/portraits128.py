@@ -12,9 +12,9 @@ import torch
 
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.pool import draw_pool
-from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae, train_sharp_vae
 from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.world import get_domain
 
 SIZE = 128  # pixels a side
 _PHOTOS = 8  # of each person of the base split
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("out/portraits128"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    make_sharp_vae(DOMAIN, arguments.run_dir, SharpVAEConfig())
+    make_sharp_vae(get_domain("portraits"), arguments.run_dir, SharpVAEConfig())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _CENTRE = (0.0, 0.05, 0.60, 0.75)  # of the ellipse where subjects are: x, y, half axes; pictures span [-1, 1]
+_LOOP = LoopConfig(
+    steps=9_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,6 @@ class SharpVAEConfig:
             Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=4_000, learning_rate=8e-4)),
         )
     )
-
-
-_LOOP = LoopConfig(
-    steps=9_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
-)
 
 
 def build_sharp_vae(config: SharpVAEConfig, size: int) -> "AutoencoderKL":
