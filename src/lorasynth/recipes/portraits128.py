@@ -1,6 +1,7 @@
 """The models of the sharp portraits world: pictures of 128 pixels, latents of 16 x 16 x 16.
 
     python -m lorasynth.recipes.portraits128 vae --run-dir out/portraits128
+    python -m lorasynth.recipes.portraits128 reader --run-dir out/portraits128
 
 Hardware and hours: see dev/LOG.md. Each stage is skipped where its result is there, and goes on from its checkpoints.
 """
@@ -12,6 +13,7 @@ import torch
 
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.pool import draw_pool
+from lorasynth.worlds.reader_training import ReaderConfig, train_reader
 from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae, train_sharp_vae
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import get_domain
@@ -31,14 +33,24 @@ def make_sharp_vae(domain: Domain, run_dir: Path, config: SharpVAEConfig, size: 
     vae.save_pretrained(run_dir / "vae")
 
 
+def make_reader(domain: Domain, run_dir: Path, config: ReaderConfig) -> None:
+    """The reader of features, in ``run_dir/reader.safetensors``."""
+    if not (run_dir / "reader.safetensors").exists():
+        train_reader(domain, config, run_dir=run_dir / "run-reader").save(run_dir / "reader.safetensors")
+
+
 def main() -> None:
     """One stage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["vae"])
+    parser.add_argument("stage", choices=["vae", "reader"])
     parser.add_argument("--run-dir", type=Path, default=Path("out/portraits128"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    make_sharp_vae(get_domain("portraits"), arguments.run_dir, SharpVAEConfig())
+    domain = get_domain("portraits")
+    if arguments.stage == "vae":
+        make_sharp_vae(domain, arguments.run_dir, SharpVAEConfig())
+    if arguments.stage == "reader":
+        make_reader(domain, arguments.run_dir, ReaderConfig())
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.worlds import subjects
+from lorasynth.worlds.features import Features, every_factor
 
 Factors = dict[str, float]
 """Factors of one person or photo, by name."""
@@ -41,6 +42,12 @@ class Domain:
     prompts: tuple[str, ...]  # what evaluation asks for
     probe: Callable[[], Probe]  # fits one
     details: tuple[str, ...] = ()  # identity factors that draw something small, and nothing at 0
+    visible: Features | None = None  # what pictures show of a person; None: every factor
+
+    @property
+    def features(self) -> Features:
+        """What pictures show of a person."""
+        return self.visible or every_factor(self.identity)
 
     def identity_factors(self, persons: list[int]) -> Float[Tensor, "B identity"]:
         """Identity factors in [0, 1), one row a person, columns as in ``identity``."""

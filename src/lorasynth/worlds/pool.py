@@ -1,4 +1,4 @@
-"""Pictures of a world drawn once, as bytes on disk, with a map of where fine details are."""
+"""Pictures of a world drawn once, as bytes on disk, with a map of where fine details are where that is wanted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,17 @@ _FULL_DETAIL = 0.1  # change of a colour that counts as a whole detail
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Pictures as bytes, memory-mapped: three channels of colour, and a fourth that says where details are."""
+    """Pictures as bytes, memory-mapped: three channels of colour, and perhaps a fourth that says where details are."""
 
-    rows: np.ndarray  # (N, 4, size, size) uint8
+    rows: np.ndarray  # (N, 3 or 4, size, size) uint8
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(
         self, rows: Int[Tensor, " B"], top: Int[Tensor, " B"], left: Int[Tensor, " B"], crop: int
-    ) -> tuple[Float[Tensor, "B 3 crop crop"], Float[Tensor, "B 1 crop crop"]]:
-        """Squares of some pictures in [0, 1], and their detail maps in [0, 1].
+    ) -> Float[Tensor, "B channels crop crop"]:
+        """Squares of some pictures, and their detail maps, in [0, 1].
 
         Args:
             rows: which pictures.
@@ -36,11 +36,12 @@ class Pool:
         """
         places = zip(rows.tolist(), top.tolist(), left.tolist(), strict=True)
         squares = np.stack([self.rows[i, :, y : y + crop, x : x + crop] for i, y, x in places])
-        values = torch.from_numpy(squares).float() / 255
-        return values[:, :3], values[:, 3:]
+        return torch.from_numpy(squares).float() / 255
 
 
-def draw_pool(domain: Domain, persons: list[int], photos: list[int], size: int, path: Path) -> Pool:
+def draw_pool(
+    domain: Domain, persons: list[int], photos: list[int], size: int, path: Path, *, details: bool = True
+) -> Pool:
     """Draw photo ``photos[i]`` of person ``persons[i]`` for all i into a file, or open the file where it is there.
 
     Args:
@@ -49,16 +50,18 @@ def draw_pool(domain: Domain, persons: list[int], photos: list[int], size: int, 
         photos: photo numbers.
         size: pixels a side.
         path: a NumPy file. It appears when it is whole.
+        details: whether each picture comes with its detail map.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        rows = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(persons), 4, size, size))
+        rows = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(len(persons), 3 + details, size, size))
         for i in range(0, len(persons), _CHUNK):
             who, which = persons[i : i + _CHUNK], photos[i : i + _CHUNK]
             pictures = domain.photos(who, which, size)
-            four = torch.cat([pictures, detail_map(domain, pictures, who, which)], dim=1)
-            rows[i : i + _CHUNK] = (four * 255).round().to(torch.uint8).numpy()
+            if details:
+                pictures = torch.cat([pictures, detail_map(domain, pictures, who, which)], dim=1)
+            rows[i : i + _CHUNK] = (pictures * 255).round().to(torch.uint8).numpy()
         rows.flush()
         part.rename(path)
     return Pool(rows=np.load(path, mmap_mode="r"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _CENTRE = (0.0, 0.05, 0.60, 0.75)  # of the ellipse where subjects are: x, y, half axes; pictures span [-1, 1]
 _LOOP = LoopConfig(
-    steps=9_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
+    steps=6_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
 )
 
 
@@ -53,7 +53,7 @@ class SharpVAEConfig:
     phases: tuple[Phase, ...] = field(
         default_factory=lambda: (
             Phase(crop=64, batch_size=8, loop=_LOOP),
-            Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=4_000, learning_rate=8e-4)),
+            Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=2_500, learning_rate=8e-4)),
         )
     )
 
@@ -89,7 +89,7 @@ def train_sharp_vae(vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, *,
             rows = torch.randint(len(pool), (phase.batch_size,), generator=generator)
             room = pool.rows.shape[-1] - phase.crop + 1
             top, left = torch.randint(room, (2, phase.batch_size), generator=generator).unbind()
-            pictures, details = pool.batch(rows, top, left, phase.crop)
+            pictures, details = pool.batch(rows, top, left, phase.crop).split([3, 1], dim=1)
             near = torch.stack([centre[y : y + phase.crop, x : x + phase.crop] for y, x in zip(top, left, strict=True)])
             weight = 1 + config.centre_weight * near[:, None] + config.detail_weight * details
             return vae_loss(vae, pictures, weight, config, generator)
@@ -143,6 +143,6 @@ def _latent_deviation(vae: "AutoencoderKL", pool: Pool, count: int = 256) -> flo
     """Standard deviation of the latents of the pool's first pictures."""
     size = pool.rows.shape[-1]
     rows, zero = torch.arange(min(count, len(pool))), torch.zeros(min(count, len(pool)), dtype=torch.long)
-    pictures, _ = pool.batch(rows, zero, zero, size)
+    pictures = pool.batch(rows, zero, zero, size)[:, :3]
     modes = [vae.encode(chunk * 2 - 1).latent_dist.mode() for chunk in pictures.split(16)]
     return torch.cat(modes).std().item()

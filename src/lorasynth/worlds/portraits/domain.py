@@ -4,6 +4,7 @@ from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.portraits.captions import SUBJECT, VOCABULARY, identity_words, photo_words
 from lorasynth.worlds.portraits.draw import draw
 from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
+from lorasynth.worlds.portraits.features import FEATURES
 from lorasynth.worlds.portraits.probe import PortraitProbe
 
 DOMAIN = Domain(
@@ -25,5 +26,6 @@ DOMAIN = Domain(
         f"a photo of {SUBJECT}, serious, on a green background",
     ),
     probe=PortraitProbe.fit,
+    visible=FEATURES,
     details=("glasses", "freckles", "mole", "moustache", "blush"),
 )

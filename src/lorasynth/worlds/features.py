@@ -1,0 +1,55 @@
+"""What pictures of a world show of a person: visible features, and small details that are there or not.
+
+A factor is not always visible. The size of glasses shows on people who wear some; freckles fainter than a shade show on nobody.
+So a score on factors counts what is drawn, and nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+_SAMPLE = 50_000  # random people on whom variances are counted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The visible features of a world's people.
+
+    ``of`` turns identity factors into values of the features, and says of which people each one is visible.
+    ``details`` are features in [0, 1] that are drawn as strongly as they say, and not at all at 0.
+    """
+
+    names: tuple[str, ...]
+    of: Callable[[Float[Tensor, "B identity"]], tuple[Float[Tensor, "B features"], Bool[Tensor, "B features"]]]
+    details: tuple[str, ...] = ()
+    clear: float = 0.25  # of a detail that is drawn strongly enough to be seen
+
+    def variance(self, num_factors: int) -> Float[Tensor, " features"]:
+        """Variance of each feature among the people on whom it is visible."""
+        people = torch.rand(_SAMPLE, num_factors, generator=torch.Generator().manual_seed(0))
+        values, visible = self.of(people)
+        count = visible.sum(0)
+        mean = (values * visible).sum(0) / count
+        return ((values - mean).square() * visible).sum(0) / count
+
+    def mean(self, num_factors: int) -> Float[Tensor, " features"]:
+        """Mean of each feature among the people on whom it is visible."""
+        people = torch.rand(_SAMPLE, num_factors, generator=torch.Generator().manual_seed(0))
+        values, visible = self.of(people)
+        return (values * visible).sum(0) / visible.sum(0)
+
+    def presence(
+        self, values: Float[Tensor, "B features"]
+    ) -> tuple[Bool[Tensor, "B details"], Bool[Tensor, "B details"]]:
+        """Of each detail: whether it is clearly there, and whether that can be said at all (it is no faint trace)."""
+        strength = values[:, [self.names.index(name) for name in self.details]]
+        there = strength >= self.clear
+        return there, there | (strength <= 0)
+
+
+def every_factor(names: tuple[str, ...]) -> Features:
+    """Features of a world in which every factor is visible on everybody."""
+    return Features(names=names, of=lambda factors: (factors, torch.ones_like(factors, dtype=torch.bool)))

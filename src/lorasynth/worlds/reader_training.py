@@ -1,0 +1,82 @@
+"""Training a reader: drawn photos of people whom nothing else sees, and the features they were drawn from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.training import LoopConfig, config_record, train
+from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.pool import draw_pool
+from lorasynth.worlds.reader import PICTURE_SIZE, Reader, ReaderNet
+from lorasynth.worlds.recogniser_training import degrade
+from lorasynth.worlds.subjects import Split, persons_of
+
+FIRST_PERSON = 80_000
+"""Offset within the second recogniser's split, which has learned from the first 20,000 only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """How a reader is trained."""
+
+    width: int = 32
+    people: int = 20_000  # one photo each
+    validation_people: int = 500
+    batch_size: int = 24
+    detail_weight: float = 0.5
+    bf16: bool = True
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=6_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, validate_every=500
+        )
+    )
+
+
+def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Reader:
+    """Train a reader, with light augmentation (exposure, noise, softness).
+
+    Args:
+        domain: whose features.
+        config: settings.
+        run_dir: for pictures, checkpoints and metrics; the same folder again resumes.
+
+    Returns:
+        The reader with the smallest loss on people of whom no photo was learned from.
+    """
+    features = domain.features
+    persons = persons_of(Split.RECOGNISER, config.people + config.validation_people, offset=FIRST_PERSON)
+    pool = draw_pool(domain, persons, [p % 7 for p in persons], PICTURE_SIZE, run_dir / "pool.npy", details=False)
+    values, visible = features.of(domain.identity_factors(persons))
+    there, sure = features.presence(values)
+    count = len(domain.identity)
+    standard = (values - features.mean(count)) / features.variance(count).sqrt()
+    torch.manual_seed(config.loop.seed)
+    net = ReaderNet(len(features.names), len(features.details), config.width)
+
+    def loss_on(rows: Tensor, pictures: Float[Tensor, "B 3 S S"]) -> Tensor:
+        with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            found, logits = net(pictures)
+        error = ((found - standard[rows]).square() * visible[rows]).sum() / visible[rows].sum()
+        wrong = F.binary_cross_entropy_with_logits(logits, there[rows].float(), reduction="none")
+        return error + config.detail_weight * (wrong * sure[rows]).sum() / sure[rows].sum().clamp(min=1)
+
+    def pictures_of(rows: Tensor) -> Float[Tensor, "B 3 S S"]:
+        zero = torch.zeros_like(rows)
+        return pool.batch(rows, zero, zero, PICTURE_SIZE)
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(config.people, (config.batch_size,), generator=generator)
+        return loss_on(rows, degrade(pictures_of(rows), generator))
+
+    @torch.no_grad()
+    def validate() -> float:
+        parts = (config.people + torch.arange(config.validation_people)).split(50)
+        return sum(loss_on(rows, pictures_of(rows)).item() for rows in parts) / len(parts)
+
+    record = config_record(config)
+    train(net, loss_of, config.loop, validate=validate, run_dir=run_dir / "run", config_record=record, label="reader")
+    return Reader(domain=domain, net=net.eval().requires_grad_(False))

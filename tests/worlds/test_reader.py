@@ -1,0 +1,126 @@
+"""Features that pictures show, and the network that reads them."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lorasynth.errors import ModelError
+from lorasynth.training import LoopConfig
+from lorasynth.worlds.portraits.domain import DOMAIN
+from lorasynth.worlds.reader import Reader, ReaderNet
+from lorasynth.worlds.reader_training import ReaderConfig, train_reader
+from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.world import WORLDS, get_domain
+
+FEATURES = DOMAIN.features
+
+
+def changed_pixels(identity, name, value):
+    """The largest change of a pixel when a factor is set to a value, for each person."""
+    nuisance = DOMAIN.nuisance_factors(list(range(len(identity))), [0] * len(identity))
+    other = identity.clone()
+    other[:, DOMAIN.identity.index(name)] = value
+    difference = DOMAIN.draw(identity, nuisance, 64) - DOMAIN.draw(other, nuisance, 64)
+    return difference.abs().amax((1, 2, 3))
+
+
+@pytest.mark.parametrize("detail", FEATURES.details)
+def test_detail_is_zero_where_the_renderer_draws_none(detail):
+    identity = DOMAIN.identity_factors(list(range(300)))
+    strength = FEATURES.of(identity)[0][:, FEATURES.names.index(detail)]
+    change = changed_pixels(identity, detail, 0.0)
+    assert change[strength == 0].max() == 0
+    assert change[strength >= FEATURES.clear].median() > 0.05
+
+
+def test_glasses_size_is_visible_on_those_who_wear_some():
+    identity = DOMAIN.identity_factors(list(range(200)))
+    visible = FEATURES.of(identity)[1][:, FEATURES.names.index("glasses_size")]
+    change = changed_pixels(identity, "glasses_size", 0.5)
+    assert 0.2 < visible.float().mean() < 0.5
+    assert change[visible].median() > 0.1
+    assert change[~visible & (identity[:, DOMAIN.identity.index("glasses")] < 0.65)].max() == 0
+
+
+def test_mole_place_is_an_angle():
+    identity = DOMAIN.identity_factors([0, 0])
+    identity[:, DOMAIN.identity.index("mole_place")] = torch.tensor([0.001, 0.999])
+    values, _ = FEATURES.of(identity)
+    near = values[:, [FEATURES.names.index(name) for name in ("mole_x", "mole_y")]]
+    assert (near[0] - near[1]).norm() == pytest.approx(2 * math.sin(2 * math.pi * 0.001), rel=1e-2)
+
+
+def test_faint_details_are_neither_present_nor_absent():
+    values = torch.zeros(3, len(FEATURES.names))
+    values[1, FEATURES.names.index("freckles")] = 0.1
+    values[2, FEATURES.names.index("freckles")] = 0.5
+    there, sure = FEATURES.presence(values)
+    column = FEATURES.details.index("freckles")
+    assert there[:, column].tolist() == [False, False, True]
+    assert sure[:, column].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_variance_is_that_of_drawn_people(world):
+    domain = get_domain(world)
+    values, visible = domain.features.of(domain.identity_factors(list(range(20_000))))
+    expected = torch.stack([values[visible[:, i], i].var() for i in range(values.shape[1])])
+    torch.testing.assert_close(domain.features.variance(len(domain.identity)), expected, rtol=0.05, atol=0)
+
+
+class Oracle(ReaderNet):
+    """Says what a fixed list of people was drawn from, whatever the pictures show."""
+
+    def __init__(self, persons, photos):
+        super().__init__(len(FEATURES.names), len(FEATURES.details), 8)
+        values, _ = FEATURES.of(DOMAIN.identity_factors([p for p in persons for _ in range(photos)]))
+        count = len(DOMAIN.identity)
+        self.values = (values - FEATURES.mean(count)) / FEATURES.variance(count).sqrt()
+        self.logits = FEATURES.presence(values)[0].float() * 20 - 10
+
+    def forward(self, pictures):
+        return self.values[: len(pictures)], self.logits[: len(pictures)]
+
+
+def test_perfect_reading_explains_all_that_is_visible():
+    persons = list(range(30))
+    reader = Reader(domain=DOMAIN, net=Oracle(persons, 2))
+    explained = reader.explained(torch.zeros(30, 2, 3, 8, 8), persons)
+    visible = FEATURES.of(DOMAIN.identity_factors(persons))[1]
+    assert torch.equal(explained.isnan(), ~visible)
+    torch.testing.assert_close(explained[visible], torch.ones(int(visible.sum())), atol=1e-4, rtol=0)
+    right = reader.details_right(torch.zeros(30, 2, 3, 8, 8), persons)
+    assert set(right) == set(FEATURES.details)
+    assert all(part == {"present": 1.0, "absent": 1.0} for part in right.values())
+
+
+def test_mean_reading_explains_nothing():
+    persons = persons_of(Split.HELD_OUT, 2_000)
+    reader = Reader(domain=DOMAIN, net=Oracle(persons, 1))
+    reader.net.values = torch.zeros_like(reader.net.values)
+    explained = torch.cat([reader.explained(torch.zeros(1, 1, 3, 8, 8), [p]) for p in persons])
+    assert explained.nanmean(0).abs().max() < 0.12
+
+
+TINY = ReaderConfig(
+    width=8, people=8, validation_people=2, batch_size=4, bf16=False,
+    loop=LoopConfig(steps=3, warmup_steps=1, validate_every=2),
+)  # fmt: skip
+
+
+def test_reader_resumes_and_comes_back_from_its_file(tmp_path):
+    reader = train_reader(DOMAIN, TINY, run_dir=tmp_path / "run")
+    again = train_reader(DOMAIN, TINY, run_dir=tmp_path / "run")
+    pictures = DOMAIN.photos([1, 2], [0, 0], 64)
+    torch.testing.assert_close(again.read(pictures), reader.read(pictures))
+    reader.save(tmp_path / "reader.safetensors")
+    loaded = Reader.load(DOMAIN, tmp_path / "reader.safetensors")
+    torch.testing.assert_close(loaded.read(pictures), reader.read(pictures), atol=0.02, rtol=0)
+
+
+def test_reader_of_another_world_is_refused(tmp_path):
+    train_reader(DOMAIN, replace(TINY, people=4), run_dir=tmp_path / "run").save(tmp_path / "reader.safetensors")
+    with pytest.raises(ModelError, match=r"expected the weights of a reader of 'emblems'"):
+        Reader.load(get_domain("emblems"), tmp_path / "reader.safetensors")
