@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lorasynth.errors import ModelError
+from lorasynth.recipes.world_models import WorldConfig
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.reader import Reader, ReaderNet
-from lorasynth.worlds.reader_training import ReaderConfig, train_reader
+from lorasynth.worlds.reader_training import FIRST_PERSON, ReaderConfig, train_reader
 from lorasynth.worlds.subjects import Split, persons_of
 from lorasynth.worlds.world import WORLDS, get_domain
 
@@ -102,6 +103,12 @@ def test_mean_reading_explains_nothing():
     reader.net.values = torch.zeros_like(reader.net.values)
     explained = torch.cat([reader.explained(torch.zeros(1, 1, 3, 8, 8), [p]) for p in persons])
     assert explained.nanmean(0).abs().max() < 0.12
+
+
+def test_readers_people_fit_in_their_split_behind_the_recognisers():
+    config = ReaderConfig()
+    persons = persons_of(Split.RECOGNISER, config.people + config.validation_people, offset=FIRST_PERSON)
+    assert not set(persons) & set(persons_of(Split.RECOGNISER, WorldConfig().recogniser_people))
 
 
 TINY = ReaderConfig(

@@ -24,7 +24,7 @@ class ReaderConfig:
     """How a reader is trained."""
 
     width: int = 32
-    people: int = 20_000  # one photo each
+    people: int = 19_500  # one photo each
     validation_people: int = 500
     batch_size: int = 24
     detail_weight: float = 0.5
