@@ -82,7 +82,7 @@ reproduce-tiny: setup
 ZOO ?= runs/zoo
 evidence: setup
 	mkdir -p $(OUT)
-	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/evidence.md
+	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/evidence.md --force
 
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorasynth import files
-from lorasynth.errors import ModelError, OutputExistsError, UsageError
+from lorasynth.errors import ModelError, UsageError
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(4, dtype=torch.float16), "n": torch.tensor(3)}
 
@@ -117,43 +117,6 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         process.send_signal(signal.SIGKILL)
     tensor = load_file(path)["t"]
     assert tensor.min() == tensor.max()
-
-
-# Where to write.
-
-
-def test_a_new_output_is_accepted_and_nothing_is_made(tmp_path):
-    assert files.require_new_output(str(tmp_path / "new")) == tmp_path / "new"
-    assert os.listdir(tmp_path) == []
-
-
-def test_an_output_that_exists_needs_force(tmp_path):
-    (tmp_path / "x").write_bytes(b"old")
-    with pytest.raises(OutputExistsError, match=r"x: exists already; .*--force"):
-        files.require_new_output(tmp_path / "x")
-    assert files.require_new_output(tmp_path / "x", force=True) == tmp_path / "x"
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_an_output_that_cannot_be_is_refused_before_the_work(force, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for path, said in [
-        (tmp_path, "got a folder"),
-        (tmp_path / "none" / "x", "does not exist; make it first"),
-        (tmp_path / "file" / "x", "does not exist; make it first"),
-        (tmp_path / ("a" * 300), "name too long"),
-        ("a\0b", "null"),
-    ]:
-        with pytest.raises(UsageError, match=said):
-            files.require_new_output(path, force=force)
-
-
-def test_a_folder_without_permission_is_refused(in_a_closed_folder):
-    def refused(folder):
-        with pytest.raises(UsageError, match="cannot be written"):
-            files.require_new_output(folder / "x")
-
-    in_a_closed_folder(refused)
 
 
 def test_writing_into_a_missing_folder_is_the_users_to_mend(tmp_path):

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from lorasynth import __version__
 from lorasynth.encoders.images import to_image
-from lorasynth.errors import ModelError, OutputExistsError, UsageError
+from lorasynth.errors import ModelError, UsageError
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.methods import GIVEN_PHOTO
 from lorasynth.files import read_json, write_json, write_png
+from lorasynth.outputs import make_folder, require_new_output
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.subjects import Split, split_of
 from lorasynth.worlds.world import World, get_world
@@ -85,15 +86,9 @@ def run_demo(
         OutputExistsError: files are there already.
     """
     check_person(person, allow_seen=allow_seen)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: expected a folder for the demo's files, got a file; choose another place")
-    there = [name for name in OUTPUTS if (out / name).exists()]
-    if there and not force:
-        raise OutputExistsError(f"{out}: holds {', '.join(there)} already; choose another folder or give --force")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be made ({error.strerror}); choose another place") from None
+    make_folder(out)
+    for name in OUTPUTS:
+        require_new_output(out / name, force=force)
     model = Synthesizer.from_pretrained()
     world = get_world(model.base)
     report(f"drawing person {person}, whom no part of the system has seen")

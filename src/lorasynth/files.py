@@ -15,55 +15,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from lorasynth.errors import ModelError, OutputExistsError, UsageError
+from lorasynth.errors import ModelError, UsageError
+from lorasynth.outputs import require_replaceable
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-def require_new_output(path: str | Path, *, force: bool = False, suffix: str | None = None) -> Path:
-    """Check that a file can be written at ``path`` before any work is done for it.
-
-    Args:
-        path: where the file shall be.
-        force: whether a file that is there may be replaced.
-        suffix: how the name has to end, such as ".png".
-
-    Returns:
-        The path.
-
-    Raises:
-        OutputExistsError: a file is there and ``force`` is not given.
-        UsageError: it cannot be a file's name, is a folder, ends otherwise, or its folder is missing or cannot be written.
-    """
-    path = Path(path)
-    if suffix is not None and path.suffix.lower() != suffix:
-        raise UsageError(f"{path!s:.80}: expected a name that ends in {suffix}, got {path.suffix or 'no ending'!r}")
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # a name that is free; its folder is looked at below
-    except (OSError, ValueError) as error:  # too long, a NUL in it, a folder that may not be entered
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise UsageError(f"{path!s:.80}: cannot be written ({reason}); choose another name") from None
-    if path.is_dir():
-        raise UsageError(f"{path}: expected a file name to write, got a folder; add a file name")
-    if path.exists() and not force:
-        raise OutputExistsError(f"{path}: exists already; choose another name or give --force")
-    folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: its folder {folder} does not exist; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{path}: its folder {folder} cannot be written; choose another or change its permissions")
-    return path
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it there: fsync, mode by the umask, rename, fsync.
 
     On any error the temporary file is removed and what was at ``path`` stays.
+
+    Raises:
+        UsageError: something other than a regular file is at ``path``, or it could not be written.
     """
     path = Path(path)
+    require_replaceable(path)
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
     except OSError as error:
@@ -113,7 +81,8 @@ def write_png(path: str | Path, image: "Image.Image") -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as JSON, indented, with a newline at the end."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    # A file's name may have bytes that are no text. JSON writes each as \udcXX, as Python does.
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def read_json(path: str | Path) -> Any:

@@ -12,6 +12,7 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
 from lorasynth.files import write_json
 from lorasynth.lora.factors import delta_W_relative_error
+from lorasynth.outputs import make_folder
 from lorasynth.prior import KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
@@ -74,7 +75,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
     )
     metrics |= delta_W_errors(data, canonicalizer, vae)
     if processes.is_main:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         canonicalizer.save(out / "canonical.safetensors")
         vae.save(out / "vae.safetensors")
         write_json(out / "vae.json", metrics)
@@ -104,7 +105,7 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
     data = open_zoo_rows(recipe, zoo)
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
     mean, logvar = latents_of(vae, canonicalizer.view(data.vectors))
-    (out / "priors").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "priors")
     metrics: dict[str, Any] = {}
     for config in recipe.priors:
         prior, metrics[config.conditioning] = fit_prior(

@@ -12,6 +12,7 @@ from lorasynth.encoders.records import Record, describe, difference
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
 from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, write_json, write_tensors
 from lorasynth.hub import local_copy
+from lorasynth.outputs import make_folder
 from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.vae import LoRAVAE
@@ -38,7 +39,7 @@ def write_synthesizer(
         raise UsageError(f"expected priors among {sorted(model.priors)}, {default!r} one of them, got {priors}")
     if (folder / "config.json").exists():
         raise OutputExistsError(f"{folder}: holds a synthesizer already; choose another folder or remove it")
-    (folder / "priors").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "priors")
     model.canonicalizer.save(folder / "canonical.safetensors")
     model.vae.save(folder / "vae.safetensors")
     for name in priors:

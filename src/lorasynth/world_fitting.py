@@ -14,6 +14,7 @@ from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
 from lorasynth.files import read_json, write_json, write_tensors
 from lorasynth.fitting import delta_W_errors, fit_baselines, latents_of, open_zoo_rows
+from lorasynth.outputs import make_folder
 from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import WorldRecipe
@@ -128,7 +129,7 @@ def refine_stage(
             for config in (recipe.refine, recipe.redraw)
         }
         if processes.is_main:
-            (out / "refined").mkdir(parents=True, exist_ok=True)
+            make_folder(out / "refined")
             model.priors[name].save(out / "refined" / f"{name}.safetensors")
             write_json(out / "refined" / f"{name}.json", metrics[name])
     return metrics
@@ -169,7 +170,7 @@ def end_to_end_stage(recipe: WorldRecipe, zoo: Zoo, out: Path, processes: Proces
     )  # fmt: skip
     if not processes.is_main:
         return metrics
-    (out / END_TO_END / "priors").mkdir(parents=True, exist_ok=True)
+    make_folder(out / END_TO_END / "priors")
     model.vae.save(out / END_TO_END / "vae.safetensors")
     for name in names:
         model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")

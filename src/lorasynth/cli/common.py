@@ -20,8 +20,11 @@ RecipeName = Annotated[
 Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
 ZooFolder = Annotated[Path, typer.Argument(help="The zoo's folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write machine-readable results to this file.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write machine-readable results to this file; - is standard output.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing output.")]
+STANDARD_OUTPUT = Path("-")
 
 
 class Format(StrEnum):
@@ -65,30 +68,66 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def check_json(path: Path | None, *others: Path) -> None:
+def check_json(path: Path | None, *others: Path, force: bool = False) -> None:
     """Fail before the work if its results could not be written.
 
     Args:
-        path: where to write the results; None for standard output.
+        path: where to write the results; None or "-" for standard output.
         others: what the verb reads and writes: the results are not to take the place of any, or of anything in it.
+        force: whether a file that is there may be replaced.
 
     Raises:
+        OutputExistsError: a file is there and ``force`` is not given.
         UsageError: it cannot be a file's place, or is one of the others.
     """
-    if path is not None:
-        from lorasynth.files import require_new_output
+    if path is None or path == STANDARD_OUTPUT:
+        return
+    from lorasynth.outputs import require_new_output
 
-        require_new_output(path, force=True)
+    if any(_is_within(path, other) for other in others):
+        raise UsageError(f"{path}: expected a file of its own for --json, got what the command reads or writes")
+    require_new_output(path, force=force)
+
+
+def check_folder(path: Path) -> None:
+    """Fail before the work if its files could not be written into a folder, which is made later where there is none.
+
+    Raises:
+        UsageError: it is no folder, and none can be made there.
+    """
+    from lorasynth.outputs import require_output_folder
+
+    require_output_folder(path)
+
+
+def check_lora(path: Path, format: Format, *, force: bool) -> None:
+    """Fail before the work if a LoRA could not be written: a file, or PEFT's folder.
+
+    Raises:
+        OutputExistsError: something is there and ``force`` is not given.
+        UsageError: it cannot be written there.
+    """
+    from lorasynth.outputs import require_new_adapter, require_new_output
+
+    (require_new_adapter if format == Format.peft else require_new_output)(path, force=force)
+
+
+def _is_within(path: Path, other: Path) -> bool:
+    """Whether a path is another one, by whatever name, or lies in it."""
+    try:
         place = Path(os.path.realpath(path))
-        taken = {Path(os.path.realpath(other)) for other in others}
-        if taken & {place, *place.parents} or any(path.exists() and o.exists() and path.samefile(o) for o in others):
-            raise UsageError(f"{path}: expected a file of its own for --json, got what the command reads or writes")
+        return Path(os.path.realpath(other)) in {place, *place.parents} or os.path.samefile(path, other)
+    except (OSError, ValueError):  # one of them is not there, or is no path
+        return False
 
 
 def emit(record: dict[str, Any], path: Path | None) -> None:
     """Print a record as JSON on standard output, or write it to the file asked for."""
-    if path is None:
-        print(json.dumps(record, indent=2, ensure_ascii=False))
+    if path is None or path == STANDARD_OUTPUT:
+        # In another encoding than UTF-8, JSON's own escapes stand for what it has no letters for.
+        utf8 = (sys.stdout.encoding or "ascii").lower().replace("-", "") == "utf8"
+        text = json.dumps(record, indent=2, ensure_ascii=not utf8)
+        print(text.encode(errors="backslashreplace").decode())
     else:
         from lorasynth.files import write_json
 

@@ -6,7 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
-from lorasynth.cli.common import Device, Force, Format, Json, Seed, check_json, emit, say, setup
+from lorasynth.cli.common import (
+    Device,
+    Force,
+    Format,
+    Json,
+    Seed,
+    check_folder,
+    check_json,
+    check_lora,
+    emit,
+    say,
+    setup,
+)
 from lorasynth.errors import ConsentError, ModelError, UsageError
 
 
@@ -36,9 +48,10 @@ def demo(
 
     Example: lorasynth demo --person 12 --out out/demo
     """
-    check_json(json)
-    from lorasynth.demo import check_person, run_demo
+    check_folder(out)
+    from lorasynth.demo import OUTPUTS, check_person, run_demo
 
+    check_json(json, *(out / name for name in OUTPUTS), force=force)
     check_person(person, allow_seen=allow_seen)
     setup(device)
     record = run_demo(out, person=person, seed=seed, allow_seen=allow_seen, force=force, report=say)
@@ -88,11 +101,9 @@ def synthesize(
         raise UsageError("expected --encoder with photos, got it with --embedding, which needs none; leave one out")
     from lorasynth.encoders.embeddings import read_embedding
     from lorasynth.encoders.images import open_photo
-    from lorasynth.files import require_new_output
 
-    check_json(json, output, *(photos or []), *([embedding] if embedding else []))
-    if format != Format.peft:
-        require_new_output(output, force=force)
+    check_json(json, output, *(photos or []), *([embedding] if embedding else []), force=force)
+    check_lora(output, format, force=force)
     for photo in photos or []:
         open_photo(photo)  # before anything heavy: a bad photo fails at once
     vector = None if embedding is None else read_embedding(embedding)
@@ -139,10 +150,11 @@ def render(
 
     Example: lorasynth render --lora me.safetensors -p "a photo of sks person, smiling" -o me.png
     """
-    from lorasynth.files import require_new_output, write_png
+    from lorasynth.files import write_png
+    from lorasynth.outputs import require_new_output
 
     require_new_output(output, force=force, suffix=".png")
-    check_json(json)
+    check_json(json, output, *([lora] if lora else []), force=force)
     setup(device)
     import torch
 
@@ -174,12 +186,12 @@ def _pipeline(base: str) -> Any:
     return pipe
 
 
-def doctor(json: Json = None) -> None:
+def doctor(json: Json = None, force: Force = False) -> None:
     """Versions, shipped weights and their checksums, and a self-test of a few seconds.
 
     Example: lorasynth doctor
     """
-    check_json(json)
+    check_json(json, force=force)
     setup()
     from lorasynth.demo import versions
     from lorasynth.doctor import check_assets, self_test

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Json, check_json, emit, say, setup
+from lorasynth.cli.common import Device, Force, Json, check_folder, check_json, emit, say, setup
 
 
 def experiment(
@@ -29,6 +29,7 @@ def experiment(
     ] = None,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Test a claim: run an experiment's cells that have no result yet, and say what they decide.
 
@@ -36,25 +37,32 @@ def experiment(
     """
     from lorasynth.errors import UsageError
     from lorasynth.experiments import EXPERIMENTS, get_experiment
+    from lorasynth.outputs import require_new_output
 
     if name is None and not list_them and report is None:
         raise UsageError(f"expected an experiment among {list(EXPERIMENTS)}, `all`, --list or --report FILE, got none")
     asked = list(EXPERIMENTS) if name in (None, "all") else [str(name)]
-    check_json(json, out)
+    check_json(json, out, *([report] if report else []), force=force)
+    check_folder(out)
+    if report is not None:
+        require_new_output(report, force=force, suffix=".md")
     setup(device)
     experiments = [get_experiment(each) for each in asked]
     if list_them:
+        if json is not None:
+            listed = [
+                {"name": each.name, "cells": len(each.cells) * seeds, "title": each.title} for each in experiments
+            ]
+            emit({"experiments": listed}, json)
+            return
         for each in experiments:
-            count = len(each.cells) * seeds
-            typer.echo(f"{each.name:16s} {count:3d} cells  {each.title}")
+            typer.echo(f"{each.name:16s} {len(each.cells) * seeds:3d} cells  {each.title}")
         return
     from lorasynth.experiments.report import page
     from lorasynth.experiments.runner import load, planned, run
-    from lorasynth.files import require_new_output, write_bytes
+    from lorasynth.files import write_bytes
     from lorasynth.zoo.store import Zoo
 
-    if report is not None:
-        require_new_output(report, force=True, suffix=".md")
     if name is not None:
         tasks = [t for each in experiments for t in planned(each, out, recipe=recipe, people=people, seeds=seeds)]
         left = sum(task.found is None for task in tasks)

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Force, ForceBase, Format, Json, Seed, UnetOnly, check_json, emit, say, setup
+from lorasynth.cli.common import (
+    Device,
+    Force,
+    ForceBase,
+    Format,
+    Json,
+    Seed,
+    UnetOnly,
+    check_json,
+    check_lora,
+    emit,
+    say,
+    setup,
+)
 from lorasynth.errors import LayoutError, LoRAFileError, UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +41,13 @@ def inspect(
     unet_only: UnetOnly = False,
     force_base: ForceBase = None,
     json: Json = None,
+    force: Force = False,
 ) -> None:
     """Read any LoRA through the strict gate: format, rank, modules, norm, metadata, and all faults, of a bad file too.
 
     Example: lorasynth inspect me.safetensors
     """
-    check_json(json, file)
+    check_json(json, file, force=force)
     setup()
     from lorasynth.lora.gate import inspect_file
 
@@ -64,11 +78,8 @@ def convert(
 
     Example: lorasynth convert adapter me.safetensors --format kohya
     """
-    from lorasynth.files import require_new_output
-
-    check_json(json, source, target)
-    if format != Format.peft:
-        require_new_output(target, force=force)
+    check_json(json, source, target, force=force)
+    check_lora(target, format, force=force)
     setup(device)
     import torch
 
@@ -124,7 +135,7 @@ def import_legacy(
 
     Example: lorasynth import-legacy old.pt new.safetensors
     """
-    check_json(json, source, target)
+    check_json(json, source, target, force=force)
     setup()
     from lorasynth.lora.legacy import import_legacy as run
 

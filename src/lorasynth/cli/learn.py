@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lorasynth.cli.common import Device, Force, Json, RecipeName, Seed, check_json, emit, say, setup
+from lorasynth.cli.common import Device, Force, Json, RecipeName, Seed, check_folder, check_json, emit, say, setup
 
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
 
@@ -17,6 +17,7 @@ def train_vae(
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Fit canonical form and VAE on a zoo.
 
@@ -24,7 +25,8 @@ def train_vae(
 
     Example: lorasynth train vae portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json)
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
     setup(device)
     from lorasynth.fitting import fit_vae_stage
     from lorasynth.recipes import get_recipe
@@ -44,6 +46,7 @@ def train_prior(
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Fit the priors and the baselines on the VAE's latents.
 
@@ -51,7 +54,8 @@ def train_prior(
 
     Example: lorasynth train prior portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json)
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
     setup(device)
     from lorasynth.fitting import fit_prior_stage
     from lorasynth.recipes import get_recipe
@@ -73,6 +77,7 @@ def train_refine(
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Train the diffusion priors through the base model, on people of whom there are photos and no LoRAs.
 
@@ -80,7 +85,8 @@ def train_refine(
 
     Example: lorasynth train refine portraits --out runs/fit --prior adalora
     """
-    check_json(json)
+    check_json(json, out, force=force)
+    check_folder(out)
     setup(device)
     from lorasynth.errors import UsageError
     from lorasynth.recipes import get_world_recipe
@@ -104,6 +110,7 @@ def train_end_to_end(
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Train all diffusion priors and the VAE together through the base model; fit the baselines to that VAE.
 
@@ -111,7 +118,8 @@ def train_end_to_end(
 
     Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json)
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
     setup(device)
     from lorasynth.recipes import get_world_recipe
     from lorasynth.training import launched
@@ -134,6 +142,7 @@ def train_all(
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """All stages of a recipe, and a synthesizer of what they make.
 
@@ -142,7 +151,8 @@ def train_all(
 
     Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit --workers 2
     """
-    check_json(json)
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
     setup(device)
     from lorasynth.cards import synthesizer_card
     from lorasynth.errors import OutputExistsError
@@ -210,9 +220,13 @@ def evaluate(
     Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
     """
     from lorasynth.errors import UsageError
-    from lorasynth.files import require_new_output, write_bytes, write_png
+    from lorasynth.files import write_bytes, write_png
+    from lorasynth.outputs import require_new_output
 
-    check_json(json, *(path for path in (grid, html) if path is not None))
+    read = (model, zoo, trained_on)
+    check_json(json, *(path for path in (grid, html, *read, cache) if path is not None), force=force)
+    if cache is not None:
+        check_folder(cache)
     if grid is not None and zoo is not None:
         raise UsageError("expected --grid or --zoo, got both: --zoo scores by weights and draws nothing; leave one out")
     if grid is not None:

@@ -7,12 +7,14 @@ import typer
 
 from lorasynth.cli.common import (
     Device,
+    Force,
     ForceBase,
     Json,
     RecipeName,
     Seed,
     UnetOnly,
     ZooFolder,
+    check_folder,
     check_json,
     emit,
     say,
@@ -47,6 +49,7 @@ def zoo_build(
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Train a zoo of LoRAs, many at once, resumable.
 
@@ -54,7 +57,8 @@ def zoo_build(
 
     Example: lorasynth zoo build portraits --out runs/zoo --workers 2
     """
-    check_json(json)
+    check_json(json, out, force=force)
+    check_folder(out)
     setup("cpu" if cluster else device)  # the cluster's machines have the device
     from dataclasses import replace
 
@@ -94,12 +98,13 @@ def zoo_info(
     ] = 0,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """What a zoo holds; with --measure, its two qualities: likeness and repeatability.
 
     Example: lorasynth zoo info runs/zoo --measure 32
     """
-    check_json(json)
+    check_json(json, zoo, force=force)
     setup(device)
     from lorasynth.zoo.store import Zoo
 
@@ -159,12 +164,15 @@ def zoo_import(
     held_out: Annotated[float, typer.Option(help="Part of the people that nothing is fitted on.")] = 0.05,
     json: Json = None,
     device: Device = "cpu",
+    force: Force = False,
 ) -> None:
     """Take LoRAs of any format and rank into a zoo; bad ones are set aside with the reason, in import.jsonl.
 
     Example: lorasynth zoo import loras/ --out runs/zoo --layout sd15-attn --rank 4 --table people.csv --licence CC-BY-4.0
     """
-    check_json(json)
+    given = (Path(path) for path in paths or [])
+    check_json(json, out, *(path for path in (*given, table, w2w, embeddings) if path is not None), force=force)
+    check_folder(out)
     setup(device)
     from lorasynth.encoders import describe, open_encoder
     from lorasynth.errors import UsageError

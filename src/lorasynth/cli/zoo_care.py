@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from lorasynth.cli.common import Force, ForceBase, Format, Json, UnetOnly, ZooFolder, check_json, emit, say, setup
+from lorasynth.cli.common import (
+    Force,
+    ForceBase,
+    Format,
+    Json,
+    UnetOnly,
+    ZooFolder,
+    check_folder,
+    check_json,
+    emit,
+    say,
+    setup,
+)
 from lorasynth.errors import ZooError
 
 
@@ -14,6 +26,7 @@ def zoo_resize(
     rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all LoRAs are brought to.")],
     out: Annotated[Path, typer.Option("--out", help="The new zoo's folder; the same again goes on.")],
     json: Json = None,
+    force: Force = False,
 ) -> None:
     """Bring a zoo to another rank, by the leading singular directions of each update, and say what that cost.
 
@@ -21,7 +34,8 @@ def zoo_resize(
 
     Example: lorasynth zoo resize runs/zoo --rank 1 --out runs/zoo-rank-1
     """
-    check_json(json)
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
     setup()
     from lorasynth.zoo.resize import resize_zoo
     from lorasynth.zoo.store import Zoo
@@ -33,14 +47,14 @@ def zoo_resize(
     )
 
 
-def zoo_verify(zoo: ZooFolder, json: Json = None) -> None:
+def zoo_verify(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
     """Hold every byte of a zoo against its checksums; exit code 0 if it is sound, 2 if not, with all faults as JSON.
 
     No writer should be at work. What the codes mean: docs/zoo.md.
 
     Example: lorasynth zoo verify runs/zoo --json faults.json
     """
-    check_json(json, zoo)
+    check_json(json, zoo, force=force)
     setup()
     from lorasynth.zoo.verify import look_over
 
@@ -58,14 +72,14 @@ def zoo_verify(zoo: ZooFolder, json: Json = None) -> None:
         )
 
 
-def zoo_repair(zoo: ZooFolder, json: Json = None) -> None:
+def zoo_repair(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
     """Set aside what is not sound, in the zoo's quarantine/ with the reason; what is sound is not touched.
 
     `zoo build` or `zoo import` as before then makes what is missing. No writer should be at work.
 
     Example: lorasynth zoo repair runs/zoo
     """
-    check_json(json, zoo)
+    check_json(json, zoo, force=force)
     setup()
     from dataclasses import asdict
 
@@ -80,6 +94,7 @@ def zoo_forget(
     zoo: ZooFolder,
     person: Annotated[str, typer.Option(help="Whom: the name that they were imported by, or their number in the zoo.")],
     json: Json = None,
+    force: Force = False,
 ) -> None:
     """Take a person out of a zoo for good: LoRAs, embeddings, quarantine; building and importing pass them over from now on.
 
@@ -87,7 +102,7 @@ def zoo_forget(
 
     Example: lorasynth zoo forget runs/zoo --person 1234
     """
-    check_json(json, zoo)
+    check_json(json, zoo, force=force)
     setup()
     from dataclasses import asdict
 
@@ -111,7 +126,8 @@ def zoo_export(
 
     Example: lorasynth zoo export runs/zoo --item portraits-1234 --out loras
     """
-    check_json(json, zoo)
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
     setup()
     from lorasynth.zoo.export import export_items
     from lorasynth.zoo.store import Zoo
@@ -127,6 +143,7 @@ def zoo_nearest(
     unet_only: UnetOnly = False,
     force_base: ForceBase = None,
     json: Json = None,
+    force: Force = False,
 ) -> None:
     """The items whose update is nearest to a LoRA's, nearest first.
 
@@ -134,7 +151,7 @@ def zoo_nearest(
 
     Example: lorasynth zoo nearest runs/zoo me.safetensors --count 10
     """
-    check_json(json, zoo, file)
+    check_json(json, zoo, file, force=force)
     setup()
     from dataclasses import asdict
 

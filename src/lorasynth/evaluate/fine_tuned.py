@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Layout
+from lorasynth.outputs import make_folder
 from lorasynth.training import fingerprint
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
@@ -59,6 +60,6 @@ def fine_tuned_vectors(
         report(f"fine-tuning people {start + 1} to {start + len(part)} of {len(persons)} on {num_photos} photos each")
         vectors.append(train_people(world, layout, init, part, num_photos, config, first_photo=TUNED_FROM))
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             write_tensors(file, {"vectors": vectors[-1]})
     return torch.cat(vectors)

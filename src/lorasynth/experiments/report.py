@@ -20,7 +20,7 @@ unless the claim says otherwise. Where seeds are of several zoos (built alike, f
 the cells of one seed are of one zoo. This page is made from the results' files and changes only with them:
 
     make evidence ZOO=runs/zoo                             # runs what has no result yet, then writes this page
-    lorasynth experiment --report docs/evidence.md         # writes it again
+    lorasynth experiment --report docs/evidence.md --force # writes it again
 
 **How to read it.** In brackets the 95 % bootstrap interval over people and seeds (of few seeds: rather too narrow than too
 wide); comparisons are person by person. *similarity*, *similarity2*: mean cosine of what the base draws with the synthesised

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from lorasynth import __version__
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.files import require_new_output, write_tensors
+from lorasynth.files import write_tensors
 from lorasynth.lora.layout import Layout
+from lorasynth.outputs import require_new_output
 
 Format = Literal["kohya", "diffusers", "peft"]
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lorasynth.devices import use_device
 from lorasynth.lora.layout import Layout
+from lorasynth.outputs import make_folder
 from lorasynth.worlds.subjects import Split, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.calibration import measured_bank
@@ -103,7 +104,7 @@ def _work(config: ZooConfig, folder: str, device: str) -> None:
 def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Callable[[str], None]) -> Zoo:
     """Open the zoo; one process makes it, the others wait for that."""
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     leases = Leases(path)
     while not (path / "zoo.json").exists():
         if lease := leases.claim(["init"]):

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from lorasynth.errors import OutputExistsError, UsageError, ZooError
-from lorasynth.files import require_new_output
 from lorasynth.lora.factors import LoRA
+from lorasynth.outputs import require_new_output
 from lorasynth.zoo.manifest import Item
 from lorasynth.zoo.shards import read_shard, row_hash
 from lorasynth.zoo.store import Zoo

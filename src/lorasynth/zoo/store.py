@@ -16,6 +16,7 @@ from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, w
 from lorasynth.hub import local_copy, publish
 from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
+from lorasynth.outputs import make_folder
 from lorasynth.rows import Rows
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, locked, read_manifest
@@ -60,9 +61,9 @@ class Zoo:
 
         Raises:
             ZooError: another zoo is there.
+            UsageError: the folder cannot be made.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = make_folder(folder)
         with locked(folder):  # two that begin one zoo: the second opens it
             return cls._create(folder, layout, recipe, init)
 

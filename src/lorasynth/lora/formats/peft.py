@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lorasynth.errors import OutputExistsError, UsageError
-from lorasynth.files import require_new_output, write_json, write_tensors
+from lorasynth.files import write_json, write_tensors
 from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
 from lorasynth.lora.formats.scaling import Stored, pair, scaled_by
+from lorasynth.outputs import require_new_adapter
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -39,12 +39,8 @@ def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mappin
         OutputExistsError: something is in the folder and ``force`` is not given.
         UsageError: the path is a file's, or its parent folder is missing.
     """
-    if folder.is_file() or folder.suffix == ".safetensors":
-        raise UsageError(f"{folder}: expected a folder for format 'peft', got a file's name; leave the ending out")
-    if folder.is_dir() and any(folder.iterdir()) and not force:
-        raise OutputExistsError(f"{folder}: is not empty; choose another folder or give --force")
-    if not folder.is_dir():
-        require_new_output(folder).mkdir()
+    if not require_new_adapter(folder, force=force).is_dir():
+        folder.mkdir()
     tensors, header = to_state_dict(lora, dtype)
     (folder / CONFIG_NAME).unlink(missing_ok=True)
     write_tensors(folder / WEIGHTS_NAME, tensors, {**metadata, "format": "pt"})
