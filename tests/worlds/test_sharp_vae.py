@@ -9,12 +9,20 @@ from lorasynth.training import LoopConfig
 from lorasynth.worlds.pool import draw_pool
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.portraits.factors import IDENTITY
-from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_vae, vae_loss
+from lorasynth.worlds.sharp_vae import (
+    Phase,
+    SharpVAEConfig,
+    build_sharp_vae,
+    train_sharp_decoder,
+    train_sharp_vae,
+    vae_loss,
+)
 
 _LOOP = LoopConfig(steps=2, warmup_steps=1)
 TINY = SharpVAEConfig(
     channels=(8, 8), latent_channels=4, num_groups=4, pool_people=8, bf16=False,
     phases=(Phase(crop=8, batch_size=2, loop=_LOOP), Phase(crop=16, batch_size=1, loop=_LOOP)),
+    decoder=Phase(crop=16, batch_size=1, decoder_only=True, loop=_LOOP),
 )  # fmt: skip
 
 
@@ -87,3 +95,15 @@ def test_training_resumes_to_the_same_weights(pool, tmp_path):
     train_sharp_vae(second, pool, TINY, run_dir=tmp_path / "run")
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_decoder_training_leaves_latents_alone(pool):
+    vae = build_sharp_vae(TINY, 16)
+    pictures = DOMAIN.photos([1, 2], [0, 0], 16) * 2 - 1
+    with torch.no_grad():
+        before = vae.encode(pictures).latent_dist.mode()
+        picture_before = vae.decode(before).sample
+    train_sharp_decoder(vae, pool, TINY)
+    with torch.no_grad():
+        assert torch.equal(vae.encode(pictures).latent_dist.mode(), before)
+        assert not torch.equal(vae.decode(before).sample, picture_before)

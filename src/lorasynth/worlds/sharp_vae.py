@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 _CENTRE = (0.0, 0.05, 0.60, 0.75)  # of the ellipse where subjects are: x, y, half axes; pictures span [-1, 1]
 _LOOP = LoopConfig(
-    steps=6_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
+    steps=5_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One training of encoder and decoder, on squares of one size."""
+    """One training of the VAE on squares of one size."""
 
     crop: int  # pixels a side
     batch_size: int
+    decoder_only: bool = False
     loop: LoopConfig
 
 
@@ -38,7 +39,7 @@ class SharpVAEConfig:
     """Shape of the VAE, and how it is trained.
 
     Small squares first, for many pictures a second. Whole pictures after that, for group norms see a whole picture when the
-    VAE is used.
+    VAE is used. A base model can begin then, for latents come from the encoder alone; the decoder goes on beside it.
     """
 
     channels: tuple[int, ...] = (16, 32, 64, 96)
@@ -53,7 +54,12 @@ class SharpVAEConfig:
     phases: tuple[Phase, ...] = field(
         default_factory=lambda: (
             Phase(crop=64, batch_size=8, loop=_LOOP),
-            Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=2_500, learning_rate=8e-4)),
+            Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=1_000, learning_rate=8e-4)),
+        )
+    )
+    decoder: Phase = field(
+        default_factory=lambda: Phase(
+            crop=128, batch_size=2, decoder_only=True, loop=replace(_LOOP, steps=10_000, learning_rate=1e-3)
         )
     )
 
@@ -78,32 +84,48 @@ def train_sharp_vae(vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, *,
     Args:
         vae: of `build_sharp_vae`.
         pool: the pictures.
-        config: settings.
+        config: settings; its ``decoder`` is for `train_sharp_decoder`.
         run_dir: for checkpoints and metrics, a folder a phase; the same folder again resumes.
     """
-    centre = _centre_map(pool.rows.shape[-1])
     for number, phase in enumerate(config.phases):
-
-        def loss_of(generator: torch.Generator, phase: Phase = phase) -> Tensor:
-            # Squares of random pictures, and how much an error counts at each pixel.
-            rows = torch.randint(len(pool), (phase.batch_size,), generator=generator)
-            room = pool.rows.shape[-1] - phase.crop + 1
-            top, left = torch.randint(room, (2, phase.batch_size), generator=generator).unbind()
-            pictures, details = pool.batch(rows, top, left, phase.crop).split([3, 1], dim=1)
-            near = torch.stack([centre[y : y + phase.crop, x : x + phase.crop] for y, x in zip(top, left, strict=True)])
-            weight = 1 + config.centre_weight * near[:, None] + config.detail_weight * details
-            return vae_loss(vae, pictures, weight, config, generator)
-
-        train(
-            vae,
-            loss_of,
-            phase.loop,
-            run_dir=run_dir and run_dir / f"phase-{number + 1}",
-            config_record=config_record(config) | {"phase": number + 1},
-            label=f"vae, squares of {phase.crop}",
-        )
-    vae.requires_grad_(False)
+        _train_phase(vae, pool, config, phase, run_dir and run_dir / f"phase-{number + 1}")
     vae.register_to_config(scaling_factor=round(1 / _latent_deviation(vae, pool), 4))
+
+
+def train_sharp_decoder(
+    vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, *, run_dir: Path | None = None
+) -> None:
+    """Train the decoder of a trained VAE further, in place; latents stay what they are.
+
+    Args:
+        vae: after `train_sharp_vae`.
+        pool: the pictures.
+        config: settings.
+        run_dir: for checkpoints and metrics; the same folder again resumes.
+    """
+    _train_phase(vae, pool, config, config.decoder, run_dir)
+
+
+def _train_phase(vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, phase: Phase, run_dir: Path | None) -> None:
+    size = pool.rows.shape[-1]
+    centre, room = _centre_map(size), size - phase.crop + 1
+
+    def loss_of(generator: torch.Generator) -> Tensor:
+        # Squares of random pictures, and how much an error counts at each pixel.
+        rows = torch.randint(len(pool), (phase.batch_size,), generator=generator)
+        top, left = torch.randint(room, (2, phase.batch_size), generator=generator).unbind()
+        pictures, details = pool.batch(rows, top, left, phase.crop).split([3, 1], dim=1)
+        near = torch.stack([centre[y : y + phase.crop, x : x + phase.crop] for y, x in zip(top, left, strict=True)])
+        weight = 1 + config.centre_weight * near[:, None] + config.detail_weight * details
+        return vae_loss(vae, pictures, weight, config, generator)
+
+    vae.requires_grad_(True)
+    vae.encoder.requires_grad_(not phase.decoder_only)
+    record = config_record(config) | config_record(phase)
+    for other in ("phases", "decoder"):
+        record.pop(other)
+    train(vae, loss_of, phase.loop, run_dir=run_dir, config_record=record, label=f"vae, squares of {phase.crop}")
+    vae.requires_grad_(False)
 
 
 def vae_loss(
