@@ -15,10 +15,9 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, interval, person_centroids, similarity
-from lorasynth.evaluate.methods import GIVEN_PHOTO
+from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
-from lorasynth.worlds.subjects import SESSION, Split, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, SESSION, Role, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.people import train_people
@@ -46,7 +45,7 @@ def main() -> None:
     world, zoo = get_world("portraits"), Zoo.open(asked.zoo)
     layout, init = zoo.layout, zoo.init()
     persons, stored, embeddings = (part[: asked.people] for part in zoo.load("train"))
-    unseen = persons_of(Split.HELD_OUT, asked.unseen, offset=7_000)
+    unseen = persons_of(Role.BENCHMARKED, asked.unseen)
     given = world.embeddings(unseen, 1, first=GIVEN_PHOTO)[:, 0]
 
     def drawn(vectors: torch.Tensor, people: list[int]) -> torch.Tensor:

@@ -18,11 +18,11 @@ import torch
 from _harness import record
 from zoo_training import BASES, bank_step, inputs, peft_step
 
-from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.subjects import SESSION, Split, persons_of
+from lorasynth.worlds.subjects import SCORED_FROM, SESSION, Role, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.initialisation import random_init
@@ -54,7 +54,7 @@ def main() -> None:
     world = get_world("portraits")
     layout = world.layout(4)
     init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained().canonicalizer.reference
-    persons = persons_of(Split.HELD_OUT, asked.people, offset=7_000)
+    persons = persons_of(Role.BENCHMARKED, asked.people)
     photos = world.photos(persons, asked.photos, SESSION)
     embeddings = world.embeddings(persons, 12, first=asked.photos)
     centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)

@@ -14,12 +14,12 @@ from lorasynth.encoders.images import to_image
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
-from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, person_centroids, similarity
-from lorasynth.evaluate.methods import GIVEN_PHOTO
+from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
 from lorasynth.files import read_json, write_json, write_png
+from lorasynth.gallery import Split
 from lorasynth.outputs import make_folder, require_new_output
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
-from lorasynth.worlds.subjects import Split, split_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, SCORED_FROM, role_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig
 
@@ -30,10 +30,10 @@ def check_person(person: int, *, allow_seen: bool) -> None:
     """Refuse a person that some part of the system has learned from."""
     if not 0 <= person < 2**40:
         raise UsageError(f"expected a person number from 0 to 2^40, got {person}")
-    split = split_of(person)
-    if split not in (None, Split.HELD_OUT) and not allow_seen:
+    role = role_of(person)
+    if role is not None and split_of(person) != Split.HELD_OUT and not allow_seen:
         raise UsageError(
-            f"person {person} belongs to the {split} people that parts of the system have seen; "
+            f"person {person} belongs to the {role} people that parts of the system have seen; "
             "choose a number below 10000, or give --allow-seen"
         )
 
@@ -117,7 +117,7 @@ def run_demo(
     drawn["base"] = pipeline_pictures(world, None, prompts, seed, guidance_scale)
     drawn["fine_tuned"] = pipeline_pictures(world, tuned_file, prompts, seed, guidance_scale)
     tuned_file.unlink()
-    drawn["real"] = world.draw([person] * 4, [600, 601, 602, 603], world.picture_size)
+    drawn["real"] = world.draw([person] * 4, list(range(REAL_FROM, REAL_FROM + 4)), world.picture_size)
     record: dict[str, Any] = {"person": person}
     for name, net in (("similarity", world.encoder), ("similarity2", world.second_recogniser)):
         centre = person_centroids(world, [person], net, SCORED_FROM)

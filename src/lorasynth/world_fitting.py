@@ -11,7 +11,7 @@ import torch
 from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import use_device
 from lorasynth.encoders.drawn import WorldEncoder
-from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
+from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.files import read_json, write_json, write_tensors
 from lorasynth.fitting import delta_W_errors, fit_baselines, latents_of, open_zoo_rows
 from lorasynth.outputs import make_folder
@@ -24,7 +24,7 @@ from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_default, choose_settings, in_words
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.recogniser import LatentNet
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, Role, persons_of
 from lorasynth.worlds.world import World, get_world, load_recogniser
 from lorasynth.zoo.store import Zoo
 
@@ -43,8 +43,8 @@ def tune(
     Returns:
         Likeness of every setting tried.
     """
-    persons = persons_of(Split.VALIDATION, people)
-    embedding = world.embeddings(persons, 1, first=0)[:, 0]
+    persons = persons_of(Role.CHOOSING, people)
+    embedding = world.embeddings(persons, 1, first=GIVEN_PHOTO)[:, 0]
     centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
 
     def score(name: str, settings: dict[str, Any]) -> float:

@@ -4,7 +4,7 @@ import pytest
 
 from lorasynth.evaluate.factors import FactorReader
 from lorasynth.worlds.portraits.domain import DOMAIN
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def reader():
 
 @pytest.fixture(scope="module")
 def portraits():
-    persons = persons_of(Split.HELD_OUT, 150)
+    persons = persons_of(Role.EVALUATED, 150)
     return persons, DOMAIN.photos([p for p in persons for _ in range(2)], [600, 601] * 150, 64).unflatten(0, (150, 2))
 
 

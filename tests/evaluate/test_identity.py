@@ -3,7 +3,7 @@
 import torch
 
 from lorasynth.evaluate.identity import interval, person_centroids, similarity, verification_threshold
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_world
 
 
@@ -26,7 +26,7 @@ def test_one_in_a_hundred_strangers_passes_where_one_in_a_hundred_may():
     """Counted on other people and other photos than those the threshold was set on."""
     world = get_world("portraits")
     loose, strict = (verification_threshold(world, world.encoder, rate) for rate in (1e-2, 1e-3))
-    persons = persons_of(Split.HELD_OUT, 150)
+    persons = persons_of(Role.EVALUATED, 150)
     cosines = world.embeddings(persons, 1, first=5)[:, 0] @ person_centroids(world, persons, world.encoder, 1_000).T
     strangers = cosines[~torch.eye(150, dtype=torch.bool)]
     assert 0.005 < (strangers > loose).float().mean() < 0.02

@@ -3,7 +3,7 @@
 import pytest
 
 from lorasynth.evaluate.scoring import Scorer
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_world
 
 BY_EACH = ("similarity", "similarity2")
@@ -13,7 +13,7 @@ BY_EACH = ("similarity", "similarity2")
 def scored():
     """The record of real photos; of the same photos in the wrong order; of one photo for everybody."""
     world = get_world("portraits")
-    scorer = Scorer.fit(world, persons_of(Split.HELD_OUT, 12), 2)
+    scorer = Scorer.fit(world, persons_of(Role.EVALUATED, 12), 2)
     real = scorer.real_photos(world)
     assert real.shape == (12, 2, 3, 64, 64)
     prompts = ["smiling, on a blue background", "frowning"]

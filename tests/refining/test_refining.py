@@ -30,7 +30,7 @@ from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import principal_stem
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import RecogniserConfig
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.initialisation import random_init
 
@@ -105,7 +105,7 @@ def test_the_loss_is_that_of_the_loras_that_a_user_would_get(world, model, criti
 
     metrics = refine(world, model, "adalora", critic, config(0, identity_weight=identity_weight))
     assert metrics["loss_after"] == metrics["loss_before"]
-    held = persons_of(Split.VALIDATION, 4, offset=5_000)
+    held = persons_of(Role.STOPPING, 4)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
     photos = world.photos(held, CRITIC_PHOTOS, first=12)
     unet, scheduler, total = world.pipe.unet, world.pipe.scheduler, 0.0
@@ -134,7 +134,7 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
     from lorasynth.lora.factors import LoRA
     from lorasynth.training import stratified_uniform
 
-    held = persons_of(Split.VALIDATION, 3, offset=5_000)
+    held = persons_of(Role.STOPPING, 3)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora", temperature=0.0, num_inference_steps=8)
     photos = world.photos(held, CRITIC_PHOTOS)
     settings = config(0, identity_weight=0.7, states="drawn", drawing_steps=4)
@@ -225,7 +225,7 @@ def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, 
 
     monkeypatch.setattr(training, "likeness", spread)
     metrics = end_to_end(world, model, ["adalora"], critic, zoo_of(model), last_config(0))
-    held = persons_of(Split.VALIDATION, 4, offset=5_000)
+    held = persons_of(Role.STOPPING, 4)
     expected = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
     assert torch.allclose(seen[0], expected, atol=1e-5)
     assert metrics["likeness_before"] == pytest.approx(expected.std().item() / 100, rel=1e-4)
@@ -259,7 +259,7 @@ def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, criti
 @pytest.mark.parametrize("states", ["photo", "drawn"])
 def test_people_in_a_batch_do_not_mix(world, model, critic, states):
     """What is asked of one person's LoRA does not depend on who else is asked: gradients are zero for all but its own row."""
-    held = persons_of(Split.VALIDATION, 3, offset=5_000)
+    held = persons_of(Role.STOPPING, 3)
     vectors = torch.zeros(3, model.canonicalizer.layout.num_parameters).normal_(
         generator=torch.Generator().manual_seed(0)
     )
@@ -345,7 +345,7 @@ def test_the_critic_learns_who_is_who_from_latents(world):
     few = RecogniserConfig(loss="arcface", steps=60, batch_size=32)
     net = train_critic(world, RefineConfig(critic=few, critic_people=64))
     assert isinstance(net, LatentNet)
-    photos = world.photos(persons_of(Split.VALIDATION, 24), 2)
+    photos = world.photos(persons_of(Role.CHOOSING, 24), 2)
     a, b = net(photos.latents[:, 0]), net(photos.latents[:, 1])
     cosine = a @ b.T
     assert a.norm(dim=1).allclose(torch.ones(24), atol=1e-5)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.errors import OutsideWorldError
 from lorasynth.evaluate.factors import FactorReader
-from lorasynth.worlds.subjects import SESSION, Split, persons_of
+from lorasynth.worlds.subjects import SESSION, Role, persons_of
 from lorasynth.worlds.world import WORLDS, get_domain
 
 PEOPLE = list(range(200))
@@ -99,7 +99,7 @@ def test_every_caption_uses_known_words_only(domain):
 
 
 def test_factors_are_read_off_pictures_of_people_nobody_has_seen(domain):
-    persons = persons_of(Split.HELD_OUT, 100)
+    persons = persons_of(Role.EVALUATED, 100)
     reader = FactorReader.fit(domain.name)
     photos = domain.photos(persons, [600] * 100, 64)
     explained = reader.explained(photos[:, None], persons)
@@ -109,7 +109,7 @@ def test_factors_are_read_off_pictures_of_people_nobody_has_seen(domain):
 
 
 def test_the_guard_lets_the_world_in_and_noise_not(domain, pictures):
-    persons = persons_of(Split.ENCODER, 600)
+    persons = persons_of(Role.ENCODER, 600)
     guard = WorldGuard.fit(domain.photos(persons, [0] * 600, 64))
     refused = 0
     for picture in pictures[:100]:

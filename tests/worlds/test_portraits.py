@@ -1,14 +1,12 @@
 """The drawn world: deterministic, disjoint in its people, and saying what it shows."""
 
-import pytest
 import torch
 
-from lorasynth.errors import UsageError
 from lorasynth.worlds.colours import COLOUR_NAMES
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.portraits.draw import draw
 from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
-from lorasynth.worlds.subjects import SESSION, Split, persons_of, split_of
+from lorasynth.worlds.subjects import SESSION
 
 
 def test_the_world_has_the_factors_that_are_promised():
@@ -53,20 +51,6 @@ def test_identity_factors_are_uniform_and_independent():
     assert (x.mean(0) - 0.5).abs().max() < 0.03
     correlation = torch.corrcoef(x.T) - torch.eye(len(IDENTITY))
     assert correlation.abs().max() < 0.08
-
-
-def test_splits_share_no_person():
-    first = {split: set(persons_of(split, 2000)) for split in Split}
-    splits = list(Split)
-    for i, a in enumerate(splits):
-        assert all(split_of(p) == a for p in list(first[a])[:10])
-        for b in splits[i + 1 :]:
-            assert not first[a] & first[b]
-
-
-def test_too_many_people_are_refused():
-    with pytest.raises(UsageError, match="holds 10000 people; expected 1 to that many, got 10001"):
-        persons_of(Split.HELD_OUT, 10_001)
 
 
 def test_resolution_does_not_change_the_portrait():

@@ -11,8 +11,8 @@ from lorasynth.recipes.world_models import WorldConfig
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.reader import Reader, ReaderNet
-from lorasynth.worlds.reader_training import FIRST_PERSON, ReaderConfig, train_reader
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.reader_training import ReaderConfig, train_reader
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import WORLDS, get_domain
 
 FEATURES = DOMAIN.features
@@ -98,17 +98,17 @@ def test_perfect_reading_explains_all_that_is_visible():
 
 
 def test_mean_reading_explains_nothing():
-    persons = persons_of(Split.HELD_OUT, 2_000)
+    persons = persons_of(Role.EVALUATED, 2_000)
     reader = Reader(domain=DOMAIN, net=Oracle(persons, 1))
     reader.net.values = torch.zeros_like(reader.net.values)
     explained = torch.cat([reader.explained(torch.zeros(1, 1, 3, 8, 8), [p]) for p in persons])
     assert explained.nanmean(0).abs().max() < 0.12
 
 
-def test_readers_people_fit_in_their_split_behind_the_recognisers():
+def test_readers_people_fit_in_their_split_beside_the_recognisers():
     config = ReaderConfig()
-    persons = persons_of(Split.RECOGNISER, config.people + config.validation_people, offset=FIRST_PERSON)
-    assert not set(persons) & set(persons_of(Split.RECOGNISER, WorldConfig().recogniser_people))
+    persons = persons_of(Role.READER, config.people + config.validation_people)
+    assert not set(persons) & set(persons_of(Role.RECOGNISER, WorldConfig().recogniser_people))
 
 
 TINY = ReaderConfig(

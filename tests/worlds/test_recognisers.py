@@ -11,7 +11,7 @@ from lorasynth.worlds.recogniser_training import (
     train_recogniser,
     verification,
 )
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_world
 
 
@@ -19,7 +19,7 @@ from lorasynth.worlds.world import get_world
 @pytest.mark.parametrize("which", ["encoder", "second_recogniser"])
 def test_verification_on_unseen_people(which):
     figures = verification(
-        getattr(get_world("portraits"), which), DOMAIN.photos, persons_of(Split.HELD_OUT, 60, offset=3000)
+        getattr(get_world("portraits"), which), DOMAIN.photos, persons_of(Role.EVALUATED, 60, offset=3000)
     )
     assert figures["tar_at_far_1e-3"] >= 0.97
     assert figures["cosine_same"] > 0.6 > 0.2 > figures["cosine_different"]
@@ -43,6 +43,6 @@ def test_contrastive_loss_prefers_partners_close():
 def test_training_runs_on_drawn_pictures(loss):
     lines = []
     config = RecogniserConfig(loss=loss, steps=2, batch_size=8)
-    net = train_recogniser(DOMAIN.photos, persons_of(Split.ENCODER, 16), config, report=lines.append)
+    net = train_recogniser(DOMAIN.photos, persons_of(Role.ENCODER, 16), config, report=lines.append)
     assert lines
     assert net(DOMAIN.photos([0], [0], 96)).norm(dim=1).item() == pytest.approx(1, abs=1e-5)

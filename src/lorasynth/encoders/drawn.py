@@ -43,9 +43,9 @@ class WorldEncoder:
     @cached_property
     def guard(self) -> WorldGuard:
         """Refuses what is not a picture of this world; fitted to people that the recogniser has learned from."""
-        from lorasynth.worlds.subjects import Split, persons_of
+        from lorasynth.worlds.subjects import Role, persons_of
 
-        persons = persons_of(Split.ENCODER, _GUARD_PICTURES)
+        persons = persons_of(Role.ENCODER, _GUARD_PICTURES)
         return WorldGuard.fit(self.world.draw(persons, [0] * len(persons), self.world.picture_size))
 
     @cached_property

@@ -9,12 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.worlds.domain import Domain
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_domain
 
 READER_PHOTOS = 6_000
 RIDGE = 0.1  # relative to the mean of what pixels vary
-_FIRST_PERSON = 80_000  # of the second recogniser's people; it has learned from the first ones only
 _SIZE = 64
 _MEAN, _VARIANCE = 0.5, 1 / 12  # of every factor, by how the world is made
 
@@ -36,10 +35,7 @@ class FactorReader:
     @lru_cache(maxsize=1)
     def fit(cls, world: str) -> "FactorReader":
         """Fit it to drawn photos of a world's people whom no other part of the system has seen, nor will be asked about."""
-        persons, photos = (
-            persons_of(Split.RECOGNISER, READER_PHOTOS, offset=_FIRST_PERSON),
-            [i % 7 for i in range(READER_PHOTOS)],
-        )
+        persons, photos = persons_of(Role.READER, READER_PHOTOS), [i % 7 for i in range(READER_PHOTOS)]
         domain = get_domain(world)
         identity, nuisance = domain.identity_factors(persons), domain.nuisance_factors(persons, photos)
         gram, moment, total = torch.zeros(()), torch.zeros(()), torch.zeros(())

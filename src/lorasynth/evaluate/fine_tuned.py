@@ -14,12 +14,12 @@ from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Layout
 from lorasynth.outputs import make_folder
 from lorasynth.training import fingerprint
+from lorasynth.worlds.subjects import TUNED_FROM
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.initialisation import random_init
 from lorasynth.zoo.people import train_people
 
-TUNED_FROM = 100  # photos that fine-tuning is given: not the synthesizer's, not those that scores look at
 _BANK = 10
 
 

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 
 from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, Role, persons_of
 from lorasynth.worlds.world import World
 
-SCORED_FROM = 1_000  # photos that only scores look at
 FALSE_ACCEPT_RATE = 1e-3  # of real photos of strangers, at which pictures are verified
 _STRANGERS = 200  # whom the rate is counted on: 39,800 pairs
 
@@ -44,9 +43,9 @@ def verification_threshold(world: World, net: nn.Module, rate: float = FALSE_ACC
 
     The part of pictures above it is the verification rate (TAR at FAR); good is what real photos of the person reach.
     """
-    strangers = persons_of(Split.VALIDATION, _STRANGERS, offset=9_000)
+    strangers = persons_of(Role.THRESHOLD, _STRANGERS)
     centroids = person_centroids(world, strangers, net, SCORED_FROM)
-    cosines = world.embeddings(strangers, 1, first=0, net=net)[:, 0] @ centroids.T
+    cosines = world.embeddings(strangers, 1, first=GIVEN_PHOTO, net=net)[:, 0] @ centroids.T
     return cosines[~torch.eye(_STRANGERS, dtype=torch.bool)].quantile(1 - rate).item()
 
 

@@ -17,14 +17,13 @@ from lorasynth.evaluate.identity import interval
 from lorasynth.evaluate.memorisation import Memorisation
 from lorasynth.evaluate.render import render
 from lorasynth.evaluate.scoring import Scorer
+from lorasynth.gallery import Split
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, persons_of
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.store import Zoo
-
-GIVEN_PHOTO = 0  # the one photo a synthesizer is given
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,19 +8,11 @@ from torch import Tensor, nn
 
 from lorasynth.evaluate.distribution import frechet_distance, people_spread, picture_spread
 from lorasynth.evaluate.factors import FactorReader
-from lorasynth.evaluate.identity import (
-    SCORED_FROM,
-    embed_pictures,
-    interval,
-    person_centroids,
-    similarity,
-    verification_threshold,
-)
+from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity, verification_threshold
+from lorasynth.gallery import Split
 from lorasynth.worlds.domain import Probe
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import REAL_FROM, SCORED_FROM, persons_of
 from lorasynth.worlds.world import World
-
-REAL_FROM = 600  # photos that are scored as if they were generated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, interval, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import SCORED_FROM, Role, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.people import train_people
@@ -27,7 +27,7 @@ def zoo_quality(zoo: Zoo, people: int, *, report: Callable[[str], None] = print)
     """
     world = get_world(zoo.recipe["world"])
     config = AdaptConfig(**zoo.recipe["adapt"])
-    persons = persons_of(Split.HELD_OUT, people, offset=5_000)
+    persons = persons_of(Role.MEASURED, people)
     trained = []
     for seed in (config.seed, config.seed + 1_000):
         report(f"training {people} held-out people, seed {seed}")

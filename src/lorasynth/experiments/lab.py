@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
-from lorasynth.evaluate.identity import SCORED_FROM, embed_pictures, likeness, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, likeness, person_centroids, similarity
 from lorasynth.evaluate.render import render
 from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
@@ -29,6 +29,7 @@ from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
 from lorasynth.world_fitting import SCALES
+from lorasynth.worlds.subjects import SCORED_FROM
 from lorasynth.worlds.world import Photos, World, get_world
 from lorasynth.zoo.store import Zoo
 

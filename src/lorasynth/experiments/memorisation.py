@@ -13,7 +13,7 @@ from lorasynth.experiments.statistics import Figures, Interval, Results, mean
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, Role, persons_of
 
 GOOD = 0.05  # of LoRAs too near at most, by the whole interval; by construction 0.01 of the zoo's own are
 
@@ -25,8 +25,8 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         Of each stranger 1 or 0: "too_near" (nearer than all but one in a hundred of the zoo's own LoRAs are to theirs) and
         "too_aligned" (in direction); and "distance", "cosine". See `lorasynth.evaluate.memorisation`.
     """
-    strangers = persons_of(Split.VALIDATION, config["people"], offset=1_000)
-    embedding = lab.world.embeddings(strangers, 1, first=0)[:, 0]
+    strangers = persons_of(Role.STRANGERS, config["people"])
+    embedding = lab.world.embeddings(strangers, 1, first=GIVEN_PHOTO)[:, 0]
     prior = _prior(lab, config["prior"], seed)
     settings = {"temperature": config["temperature"]} if isinstance(prior, DiffusionPrior) else {}
     vae, _ = lab.vae()

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.evaluate.fine_tuned import TUNED_FROM
-from lorasynth.evaluate.methods import GIVEN_PHOTO
 from lorasynth.experiments.experiment import (
     MATTERS,
     Claim,
@@ -24,9 +22,10 @@ from lorasynth.experiments.experiment import (
 )
 from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, difference, scores
+from lorasynth.gallery import Split
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, TUNED_FROM, persons_of
 from lorasynth.worlds.world import Photos, World
 from lorasynth.zoo.adapt import FINE_TUNING, adapt
 from lorasynth.zoo.initialisation import random_init

@@ -17,7 +17,7 @@ from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.pool import Pool, draw_pool
 from lorasynth.worlds.reader_training import ReaderConfig, train_reader
 from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae, train_sharp_decoder, train_sharp_vae
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_domain
 
 SIZE = 128  # pixels a side
@@ -44,7 +44,7 @@ def make_sharp_decoder(domain: Domain, run_dir: Path, config: SharpVAEConfig, si
 
 def _pool(domain: Domain, run_dir: Path, config: SharpVAEConfig, size: int) -> Pool:
     """Pictures of the base split's first people, drawn once."""
-    persons = persons_of(Split.BASE, config.pool_people)
+    persons = persons_of(Role.BASE, config.pool_people)
     return draw_pool(domain, persons, [p % _PHOTOS for p in persons], size, run_dir / "pool.npy")
 
 

@@ -14,12 +14,12 @@ from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.recogniser_training import RecogniserConfig, train_recogniser
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, everybody, persons_of
 from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
 
 _SIZE = 64  # pixels a side of all that the models see
-_BASE_PEOPLE, _BASE_PHOTOS = 100_000, 8  # that the base and the VAE learn from
+_BASE_PHOTOS = 8  # of each person, that the base and the VAE learn from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +72,12 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
         base_command: arguments of ``python`` that call `make_base` on the same, by as many processes as it is started in.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, split, people, training in (
-        ("encoder", Split.ENCODER, config.encoder_people, config.encoder),
-        ("recogniser", Split.RECOGNISER, config.recogniser_people, config.recogniser),
+    for name, role, people, training in (
+        ("encoder", Role.ENCODER, config.encoder_people, config.encoder),
+        ("recogniser", Role.RECOGNISER, config.recogniser_people, config.recogniser),
     ):
         if not (folder / f"{name}.safetensors").exists():
-            net = train_recogniser(domain.photos, persons_of(split, people), training)
+            net = train_recogniser(domain.photos, persons_of(role, people), training)
             state = net.state_dict()
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
     if not (folder / "vae" / "config.json").exists():
@@ -90,15 +90,15 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
 
 def _people(count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
     """Random people of the base split, a random photo of each."""
-    first = persons_of(Split.BASE, 1)[0]
-    who = torch.randint(_BASE_PEOPLE, (count,), generator=generator) + first
-    return who.tolist(), torch.randint(_BASE_PHOTOS, (count,), generator=generator).tolist()
+    people = everybody(Role.BASE)
+    who = torch.randint(len(people), (count,), generator=generator).tolist()
+    return [people[i] for i in who], torch.randint(_BASE_PHOTOS, (count,), generator=generator).tolist()
 
 
 def make_vae(domain: Domain, folder: Path, config: WorldConfig) -> None:
     """The picture VAE: patch-PCA encoder, trained decoder."""
     torch.manual_seed(0)
-    vae = build_vae(domain.photos(persons_of(Split.BASE, config.pca_people), [0] * config.pca_people, _SIZE))
+    vae = build_vae(domain.photos(persons_of(Role.BASE, config.pca_people), [0] * config.pca_people, _SIZE))
     train_decoder(
         vae, lambda n, g: domain.photos(*_people(n, g), _SIZE), config.decoder, run_dir=folder.parent / "run-decoder"
     )

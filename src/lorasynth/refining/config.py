@@ -12,7 +12,7 @@ class RefineConfig:
     """Training of a prior through the base model, and of the critic that it is held against."""
 
     people: int = 40_000  # of whom there are photos and no LoRAs
-    first_person: int = 3_000  # of the zoo's split, behind those of the zoo
+    first_person: int = 3_000  # of them, counted among those that a zoo may hold: behind those of the zoo
     people_a_step: int = 16
     photos: int = 12  # of each person: as many to be given and as many to be denoised
     validation_people: int = 32

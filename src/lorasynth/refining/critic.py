@@ -7,7 +7,7 @@ from torch import Tensor
 from lorasynth.refining.config import RefineConfig
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import degrade, train_recogniser
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import World
 
 
@@ -21,6 +21,6 @@ def train_critic(world: World, config: RefineConfig) -> LatentNet:
 
     torch.manual_seed(config.critic.seed)
     net = LatentNet(world.pipe.unet.config.in_channels)
-    persons = persons_of(Split.ENCODER, config.critic_people, offset=50_000)
+    persons = persons_of(Role.CRITIC, config.critic_people)
     train_recogniser(world.draw, persons, config.critic, net=net, see=see)
     return net.requires_grad_(False)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lorasynth.devices import fast_matmul
 from lorasynth.errors import UsageError
-from lorasynth.evaluate.identity import SCORED_FROM, likeness, person_centroids
+from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
@@ -18,7 +18,7 @@ from lorasynth.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import ALONE, Processes, Share, config_record, fingerprint, step_generator, train
 from lorasynth.vae import zoo_loss
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import SCORED_FROM, Role, everybody, persons_of
 from lorasynth.worlds.world import Photos, World
 
 
@@ -57,7 +57,7 @@ def refine(
     Raises:
         UsageError: the prior is not a diffusion prior.
     """
-    held = persons_of(Split.VALIDATION, config.validation_people, offset=5_000)
+    held = persons_of(Role.STOPPING, config.validation_people)
     held_embedding = world.embeddings(held, 1)[:, 0]
     held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
     judge = Judge(world, model.canonicalizer.layout, critic, config)
@@ -120,7 +120,7 @@ def end_to_end(
         UsageError: one of the priors is not a diffusion prior.
     """
     through = config.through
-    held = persons_of(Split.VALIDATION, through.validation_people, offset=5_000)
+    held = persons_of(Role.STOPPING, through.validation_people)
     held_embedding = world.embeddings(held, 1)[:, 0]
     centroids = person_centroids(world, held, world.encoder, SCORED_FROM)
     judge = Judge(world, model.canonicalizer.layout, critic, through)
@@ -187,10 +187,10 @@ def _train(
 
 def _people(world: World, config: RefineConfig, share: Share) -> tuple[Float[Tensor, "N D"], Photos]:
     """New people, of a batch this process's: the embedding of a photo of each, and other photos."""
-    first = persons_of(Split.ZOO, config.people, offset=config.first_person)[0]
-    whole = torch.randint(config.people, (config.people_a_step,), generator=share.generator) + first
+    pool = everybody(Role.ZOO)
+    whole = config.first_person + torch.randint(config.people, (config.people_a_step,), generator=share.generator)
     given, shown = torch.randint(config.photos, (2,), generator=share.generator).tolist()
-    persons = share.rows(whole)[0].tolist()
+    persons = [pool[i] for i in share.rows(whole)[0].tolist()]
     embedding = world.embeddings(persons, 1, first=given)[:, 0]
     return embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown)
 

@@ -13,10 +13,7 @@ from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.pool import draw_pool
 from lorasynth.worlds.reader import PICTURE_SIZE, Reader, ReaderNet
 from lorasynth.worlds.recogniser_training import degrade
-from lorasynth.worlds.subjects import Split, persons_of
-
-FIRST_PERSON = 80_000
-"""Offset within the second recogniser's split, which has learned from the first 20,000 only."""
+from lorasynth.worlds.subjects import Role, persons_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Read
         The reader with the smallest loss on people of whom no photo was learned from.
     """
     features = domain.features
-    persons = persons_of(Split.RECOGNISER, config.people + config.validation_people, offset=FIRST_PERSON)
+    persons = persons_of(Role.READER, config.people + config.validation_people)
     pool = draw_pool(domain, persons, [p % 7 for p in persons], PICTURE_SIZE, run_dir / "pool.npy", details=False)
     values, visible = features.of(domain.identity_factors(persons))
     there, sure = features.presence(values)

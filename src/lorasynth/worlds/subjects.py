@@ -1,4 +1,4 @@
-"""Who is who in a drawn world: numbers in, known factors out, and which part of the system may see whom.
+"""Who is who in a drawn world: numbers in, known factors out, and one table that says who may see whom.
 
 What a LoRA is about (a person, an emblem, a style) is a number, called *person* wherever the kind does not matter. Person ``p``
 has identity factors that depend on ``p`` alone; photo ``j`` of person ``p`` has nuisance factors that depend on ``(p, j)`` alone,
@@ -6,8 +6,10 @@ or, from photo number `SESSION` on, on ``j`` alone: there all sat for one sessio
 hash, so any picture of a world can be asked for in any order, on any machine, and is the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import overload
 
 import numpy as np
 import torch
@@ -15,59 +17,126 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import UsageError
+from lorasynth.gallery.gallery import Split
 
 
-class Split(StrEnum):
-    """Which part of the system may learn from a person."""
+class Role(StrEnum):
+    """The purpose that a person serves. Nobody has two."""
 
-    HELD_OUT = "held_out"  # seen by nothing: evaluation and the demo
-    VALIDATION = "validation"  # seen by nothing that is trained; settings are chosen on them
-    ZOO = "zoo"  # zoo, VAE and prior
+    EVALUATED = "evaluated"  # scores and the demo
+    MEASURED = "measured"  # a zoo's likeness and repeatability
+    BENCHMARKED = "benchmarked"  # benchmarks/
+    CHOOSING = "choosing"  # a zoo's validation LoRAs; settings are chosen by them
+    STRANGERS = "strangers"  # whether LoRAs for people without one are copies of the zoo's
+    STOPPING = "stopping"  # the best weights of what is trained through the base
+    THRESHOLD = "threshold"  # the rate at which strangers pass for a person
+    ZOO = "zoo"  # zoo, VAE and priors
+    PILOT = "pilot"  # a zoo's shared initialisation
     BASE = "base"  # the base model
     ENCODER = "encoder"  # the conditioning encoder
+    CRITIC = "critic"  # the recogniser that training through the base is held against
     RECOGNISER = "recogniser"  # the second recogniser
+    READER = "reader"  # the reader of true factors
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Range:
-    split: Split
+@dataclass(frozen=True)
+class _Row:
+    role: Role
+    split: Split | None  # None: of the world's own models, and in no gallery
     first: int
     count: int
 
 
-_RANGES = (
-    _Range(split=Split.HELD_OUT, first=0, count=10_000),
-    _Range(split=Split.VALIDATION, first=10_000, count=10_000),
-    _Range(split=Split.ZOO, first=100_000, count=100_000),
-    _Range(split=Split.BASE, first=200_000, count=100_000),
-    _Range(split=Split.ENCODER, first=300_000, count=100_000),
-    _Range(split=Split.RECOGNISER, first=400_000, count=100_000),
+_TABLE = (
+    _Row(Role.EVALUATED, Split.HELD_OUT, 0, 5_000),
+    _Row(Role.MEASURED, Split.HELD_OUT, 5_000, 2_000),
+    _Row(Role.BENCHMARKED, Split.HELD_OUT, 7_000, 3_000),
+    _Row(Role.CHOOSING, Split.VALIDATION, 10_000, 1_000),
+    _Row(Role.STRANGERS, Split.VALIDATION, 11_000, 4_000),
+    _Row(Role.STOPPING, Split.VALIDATION, 15_000, 4_000),
+    _Row(Role.THRESHOLD, Split.VALIDATION, 19_000, 1_000),
+    _Row(Role.ZOO, Split.TRAIN, 100_000, 50_000),
+    _Row(Role.PILOT, Split.PILOT, 150_000, 1_000),
+    _Row(Role.ZOO, Split.TRAIN, 151_000, 49_000),
+    _Row(Role.BASE, None, 200_000, 100_000),
+    _Row(Role.ENCODER, None, 300_000, 50_000),
+    _Row(Role.CRITIC, None, 350_000, 50_000),
+    _Row(Role.RECOGNISER, None, 400_000, 80_000),
+    _Row(Role.READER, None, 480_000, 20_000),
 )
-_NUISANCE_STREAM = 1 << 40
+"""The only place where person numbers stand."""
+
+# Photo numbers. Those from SESSION on have the same settings (pose, light, background, clothes) for everybody.
+GIVEN_PHOTO = 0  # the one photo that a synthesizer is given
+TUNED_FROM = 100  # photos that a held-out person's LoRA is fine-tuned on
+REAL_FROM = 600  # photos that are scored as if they were generated
+SCORED_FROM = 1_000  # photos that pictures are compared with
 SESSION = 32_768
-"""Photo numbers from here on are those of a session that everybody sat for: photo j has one setting, whoever is in it."""
+_NUISANCE_STREAM = 1 << 40
 
 
-def persons_of(split: Split, count: int, *, offset: int = 0) -> list[int]:
-    """The person numbers ``offset … offset + count`` of a split.
+class Persons(Sequence[int]):
+    """Person numbers of some ranges, in order; none is stored."""
+
+    def __init__(self, ranges: Sequence[range]):
+        self._ranges = tuple(ranges)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._ranges))
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        for part in self._ranges:
+            if 0 <= index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError("expected a smaller index")
+
+    def __contains__(self, person: object) -> bool:
+        return any(person in part for part in self._ranges)
+
+
+def everybody(who: Role | Split) -> Persons:
+    """All people of a role or a split."""
+    return Persons([range(row.first, row.first + row.count) for row in _TABLE if who in (row.role, row.split)])
+
+
+def persons_of(who: Role | Split, count: int, *, offset: int = 0) -> list[int]:
+    """The people ``offset … offset + count`` of a role or a split.
 
     Raises:
-        UsageError: the split holds fewer people.
+        UsageError: there are fewer.
     """
-    part = next(r for r in _RANGES if r.split == split)
-    if count < 1 or offset < 0 or offset + count > part.count:
+    people = everybody(who)
+    if count < 1 or offset < 0 or offset + count > len(people):
+        kind = "split" if isinstance(who, Split) else "role"
         raise UsageError(
-            f"split {split.value!r} holds {part.count} people; expected 1 to that many, got {count} from {offset}"
+            f"{kind} {who.value!r} holds {len(people)} people; expected 1 to that many, got {count} from {offset}"
         )
-    return list(range(part.first + offset, part.first + offset + count))
+    return people[offset : offset + count]
+
+
+def _row(person: int) -> _Row | None:
+    return next((row for row in _TABLE if row.first <= person < row.first + row.count), None)
+
+
+def role_of(person: int) -> Role | None:
+    """The purpose that a person serves, or None for a number outside of the table, seen by nothing."""
+    row = _row(person)
+    return row.role if row else None
 
 
 def split_of(person: int) -> Split | None:
-    """The split a person number belongs to, or None for a number outside every range (seen by nothing)."""
-    for r in _RANGES:
-        if r.first <= person < r.first + r.count:
-            return r.split
-    return None
+    """The split of a person, or None for one of the world's own models' and for a number outside of the table."""
+    row = _row(person)
+    return row.split if row else None
 
 
 def _splitmix64(x: np.ndarray) -> np.ndarray:

@@ -11,9 +11,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lorasynth.devices import use_device
+from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
 from lorasynth.outputs import make_folder
-from lorasynth.worlds.subjects import Split, persons_of, split_of
+from lorasynth.worlds.subjects import Role, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.calibration import measured_bank
 from lorasynth.zoo.config import MEASURED, ZooConfig, zoo_recipe
@@ -46,7 +47,7 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
     zoo = _begin(config, folder, world, layout, say)
     config, init = replace(config, bank=zoo.recipe["bank"]), zoo.init()
     predict = predictor(config.start, config.start_model, layout)
-    persons = persons_of(Split.ZOO, config.people) + persons_of(Split.VALIDATION, config.validation_people)
+    persons = persons_of(Role.ZOO, config.people) + persons_of(Role.CHOOSING, config.validation_people)
     banks = [persons[i : i + config.bank] for i in range(0, len(persons), config.bank)]
     # Validation people first: they are few, and everything later is chosen by them.
     order = sorted(range(len(banks)), key=lambda k: split_of(banks[k][0]) != Split.VALIDATION)
@@ -72,7 +73,7 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
     with bar:
         return fill(
             zoo, {f"shard-{k:05d}": banks[k] for k in order}, make, on_look=show,
-            split=lambda person: "validation" if split_of(person) == Split.VALIDATION else "train",
+            split=lambda person: (split_of(person) or Split.TRAIN).value,
             source=f"world {config.world}", licence="Apache-2.0",
         )  # fmt: skip
 

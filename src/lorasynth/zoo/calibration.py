@@ -16,7 +16,7 @@ from torch import Tensor
 from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import Photos, World
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.config import ZooConfig
@@ -102,7 +102,7 @@ def calibrate(
 
 def measured_bank(world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print) -> int:
     """How many people at once take the fewest seconds each, on the default device; see `calibrate`."""
-    photos = world.photos(persons_of(Split.ZOO, 1), config.photos, config.first_photo)
+    photos = world.photos(persons_of(Role.ZOO, 1), config.photos, config.first_photo)
     found = calibrate(
         world.pipe.unet, world.pipe.scheduler, layout, random_init(layout, config.seed), photos, config.adapt,
         sample_budget=_BUDGET[torch.get_default_device().type],

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import Split, persons_of
+from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import adapt
 from lorasynth.zoo.config import ZooConfig
@@ -37,7 +37,7 @@ def learn_init(
     Several rounds with fresh people, each from the last one's lora_A, with lora_B starting from zero.
     """
     init = random_init(layout, config.seed)
-    people = persons_of(Split.ZOO, config.pilot_people * config.pilot_rounds, offset=50_000)
+    people = persons_of(Role.PILOT, config.pilot_people * config.pilot_rounds)
     for r in range(config.pilot_rounds):
         persons = people[r * config.pilot_people : (r + 1) * config.pilot_people]
         bank = AdapterBank(world.pipe.unet, layout, len(persons), init, lora_A=config.pilot.lora_A)

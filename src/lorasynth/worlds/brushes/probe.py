@@ -11,7 +11,7 @@ from lorasynth.worlds.brushes.captions import WHERE
 from lorasynth.worlds.brushes.draw import draw
 from lorasynth.worlds.brushes.factors import IDENTITY, NUISANCE, SKIES, THINGS
 from lorasynth.worlds.probes import Tally, linear_probe
-from lorasynth.worlds.subjects import Split, identity_factors, nuisance_factors, persons_of
+from lorasynth.worlds.subjects import Role, identity_factors, nuisance_factors, persons_of
 from lorasynth.worlds.words import which_of
 
 PROBE_PHOTOS = 6_000
@@ -37,7 +37,7 @@ class SceneProbe:
     @classmethod
     def fit(cls) -> "SceneProbe":
         """Fit by ridge regression on drawn scenes, in the styles that the encoder learned from."""
-        persons = persons_of(Split.ENCODER, PROBE_PHOTOS)
+        persons = persons_of(Role.ENCODER, PROBE_PHOTOS)
         identity = identity_factors(persons, len(IDENTITY))
         nuisance = nuisance_factors(persons, [i % 7 for i in range(PROBE_PHOTOS)], len(NUISANCE))
         parts = zip(identity.split(100), nuisance.split(100), strict=True)

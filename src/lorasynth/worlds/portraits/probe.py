@@ -11,7 +11,7 @@ from lorasynth.worlds.portraits.captions import EXPRESSIONS
 from lorasynth.worlds.portraits.draw import draw
 from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
 from lorasynth.worlds.probes import Tally, background_asked, background_obeyed, linear_probe
-from lorasynth.worlds.subjects import Split, identity_factors, nuisance_factors, persons_of
+from lorasynth.worlds.subjects import Role, identity_factors, nuisance_factors, persons_of
 
 PROBE_PHOTOS = 6_000
 _SIZE = 64
@@ -34,7 +34,7 @@ class PortraitProbe:
     @classmethod
     def fit(cls) -> "PortraitProbe":
         """Fit the probe by ridge regression on drawn photos of the people that the encoder learned from."""
-        persons = persons_of(Split.ENCODER, PROBE_PHOTOS)
+        persons = persons_of(Role.ENCODER, PROBE_PHOTOS)
         photos = [i % 7 for i in range(PROBE_PHOTOS)]
         identity = identity_factors(persons, len(IDENTITY))
         nuisance = nuisance_factors(persons, photos, len(NUISANCE))
