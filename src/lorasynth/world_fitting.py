@@ -18,7 +18,7 @@ from lorasynth.outputs import make_folder
 from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import WorldRecipe
-from lorasynth.refining import end_to_end, refine, train_critic
+from lorasynth.refining import end_to_end, latent_net, refine, train_critic
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_default, choose_settings, in_words
@@ -95,7 +95,7 @@ def critic_stage(recipe: WorldRecipe, out: Path, processes: Processes = ALONE) -
 
 def _critic(recipe: WorldRecipe, out: Path, processes: Processes) -> LatentNet:
     world = get_world(recipe.zoo.world)
-    return load_recogniser(LatentNet(world.pipe.unet.config.in_channels), critic_stage(recipe, out, processes))
+    return load_recogniser(latent_net(world), critic_stage(recipe, out, processes))
 
 
 def refine_stage(

@@ -7,9 +7,10 @@ import pytest
 
 import lorasynth
 from lorasynth.errors import ModelError, UsageError
-from lorasynth.worlds.world import WORLDS, get_domain, get_world
+from lorasynth.worlds.world import DOMAIN_MODULES, WORLDS, get_domain, get_world
 
 PACKAGE = Path(lorasynth.__file__).parent
+FOLDERS = sorted({module.split(".")[0] for module in DOMAIN_MODULES.values()})
 
 
 def imported(path):
@@ -25,10 +26,10 @@ def imported(path):
 
 def test_every_folder_is_a_registered_world():
     folders = {path.parent.name for path in (PACKAGE / "worlds").glob("*/domain.py")}
-    assert folders == set(WORLDS)
+    assert folders == set(FOLDERS)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", FOLDERS)
 def test_nothing_outside_a_world_imports_from_it(world):
     room, home = f"lorasynth.worlds.{world}", PACKAGE / "worlds" / world
     names = {path: list(imported(path)) for path in PACKAGE.rglob("*.py")}
@@ -41,7 +42,7 @@ def test_nothing_outside_a_world_imports_from_it(world):
     assert outside == set()
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", FOLDERS)
 def test_a_world_knows_of_the_method_nothing_but_drawing(world):
     allowed = ("lorasynth.worlds", "lorasynth.errors")
     for path in (PACKAGE / "worlds" / world).glob("*.py"):
@@ -51,7 +52,7 @@ def test_a_world_knows_of_the_method_nothing_but_drawing(world):
 
 def test_worlds_are_found_by_name_and_others_refused():
     assert [get_domain(name).name for name in WORLDS] == list(WORLDS)
-    with pytest.raises(UsageError, match=r"expected a world among \['brushes', 'emblems', 'portraits'\], got 'faces'"):
+    with pytest.raises(UsageError, match=r"expected a world among \[.*'portraits', 'portraits128'\], got 'faces'"):
         get_domain("faces")
 
 

@@ -13,6 +13,8 @@ RECIPES = {
     "portraits": "portraits",
     "portraits_64k": "portraits",
     "portraits_tiny": "portraits",
+    "portraits128": "portraits128",
+    "portraits128_tiny": "portraits128",
     "sd15_faces": "sd15_faces",
     "sd15_faces_small": "sd15_faces",
     "sdxl_faces": "sdxl_faces",

@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 
 from lorasynth.recipes import get_world_recipe
-from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, small, tiny
+from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, sharp, sharp_tiny, small, tiny
 from lorasynth.worlds.world import get_domain
 
 WORLDS: dict[str, Callable[[], WorldConfig]] = {
     "portraits": WorldConfig, "portraits_tiny": tiny,
+    "portraits128": sharp, "portraits128_tiny": sharp_tiny,
     "emblems": small, "emblems_tiny": tiny,
     "brushes": partial(small, base_steps=4_000), "brushes_tiny": tiny,
 }  # fmt: skip
@@ -47,7 +48,7 @@ def main() -> None:
     domain = get_domain(get_world_recipe(recipe).zoo.world)
     torch.set_num_threads(1)
     if arguments.base:
-        make_base(domain, arguments.base, config.base)
+        make_base(domain, arguments.base, config)
         return
     run: Path = arguments.run_dir
     folder = run / domain.name

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lorasynth.files import read_json, write_json, write_tensors
+from lorasynth.files import write_tensors
+from lorasynth.recipes.sharp_models import STAGES, SharpConfig, save_base, tiny_sharp
 from lorasynth.weights import large_tables, pack
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
@@ -36,6 +37,7 @@ class WorldConfig:
     pca_people: int = 2_000
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
+    sharp: SharpConfig | None = None  # in place of pca_people, decoder and base, in a world of large pictures
     evaluated_people: int = 100
 
 
@@ -62,6 +64,16 @@ def tiny() -> WorldConfig:
     )  # fmt: skip
 
 
+def sharp() -> WorldConfig:
+    """A world of large pictures."""
+    return WorldConfig(sharp=SharpConfig())
+
+
+def sharp_tiny() -> WorldConfig:
+    """The same, every stage for a few steps."""
+    return replace(tiny(), sharp=tiny_sharp())
+
+
 def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: list[str]) -> None:
     """Make a world's own models: recognisers, picture VAE, base pipeline. Skips what is there.
 
@@ -80,7 +92,10 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
             net = train_recogniser(domain.photos, persons_of(role, people), training)
             state = net.state_dict()
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
-    if not (folder / "vae" / "config.json").exists():
+    if config.sharp:
+        for name in ("vae", "reader", "decoder"):
+            STAGES[name](domain, folder, config.sharp)
+    elif not (folder / "vae" / "config.json").exists():
         make_vae(domain, folder / "vae", config)
     if not (folder / "base" / "model_index.json").exists():
         # Two processes share each step; see `train_base`.
@@ -105,13 +120,16 @@ def make_vae(domain: Domain, folder: Path, config: WorldConfig) -> None:
     vae.save_pretrained(folder)
 
 
-def make_base(domain: Domain, folder: Path, config: BaseConfig) -> None:
+def make_base(domain: Domain, folder: Path, config: WorldConfig) -> None:
     """The base pipeline around the folder's VAE."""
     from diffusers import AutoencoderKL
 
+    if config.sharp:
+        STAGES["base"](domain, folder, config.sharp)
+        return
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     weight, bias = affine_encoder(vae)
-    pipe = build_pipeline(domain.vocabulary, vae, config)
+    pipe = build_pipeline(domain.vocabulary, vae, config.base)
 
     def batch(count: int, generator: torch.Generator) -> tuple[torch.Tensor, list[str]]:
         who, which = _people(count, generator)
@@ -119,9 +137,6 @@ def make_base(domain: Domain, folder: Path, config: BaseConfig) -> None:
         captions = [domain.base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
         return encode_affine(weight, bias, domain.draw(identity, nuisance, _SIZE)), captions
 
-    train_base(pipe, batch, config, run_dir=folder / "run-base")
+    train_base(pipe, batch, config.base, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
-        pipe.to(torch.float16).save_pretrained(folder / "base")
-        # NOTE: transformers loads a text encoder in the dtype its config names, diffusers a UNet in fp32: name fp32 for both.
-        file = folder / "base" / "text_encoder" / "config.json"
-        write_json(file, read_json(file) | {"dtype": "float32"})
+        save_base(pipe, folder / "base")

@@ -11,6 +11,12 @@ from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import World
 
 
+def latent_net(world: World) -> LatentNet:
+    """An untrained critic for a world's latents."""
+    unet = world.pipe.unet.config
+    return LatentNet(unet.in_channels, size=unet.sample_size)
+
+
 def train_critic(world: World, config: RefineConfig) -> LatentNet:
     """A recogniser of the base model's latents, on people that the encoder has not learned from; frozen."""
 
@@ -20,7 +26,7 @@ def train_critic(world: World, config: RefineConfig) -> LatentNet:
         return latents + loud * torch.randn(latents.shape, generator=generator)
 
     torch.manual_seed(config.critic.seed)
-    net = LatentNet(world.pipe.unet.config.in_channels)
+    net = latent_net(world)
     persons = persons_of(Role.CRITIC, config.critic_people)
     train_recogniser(world.draw, persons, config.critic, net=net, see=see)
     return net.requires_grad_(False)

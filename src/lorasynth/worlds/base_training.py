@@ -43,7 +43,9 @@ def train_base(
                 text = text_encoder(token_ids(pipe, captions))[0]
             noise = torch.randn(latents.shape, generator=own)
             timesteps = stratified_timesteps(len(latents), scheduler.config.num_train_timesteps, own)
-            total = total + v_loss(unet, scheduler, latents, text, noise, timesteps).mean() / len(mine)
+            with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                loss = v_loss(unet, scheduler, latents, text, noise, timesteps)
+            total = total + loss.mean() / len(mine)
         return total
 
     text_encoder.requires_grad_(False).eval()

@@ -88,19 +88,20 @@ class LatentNet(nn.Module):
     """A small residual network on the base model's latents, for the ArcFace loss.
 
     What the base predicts are latents: looked at like this they need no decoder, which costs more than the base itself.
+    Latents are 8 or 16 a side (``size``).
     """
 
-    def __init__(self, channels: int = 16, width: int = 96, embedding_dim: int = 512):
+    def __init__(self, channels: int = 16, width: int = 96, embedding_dim: int = 512, size: int = 8):
         super().__init__()
         self.stem = nn.Conv2d(channels, width, 3, 1, 1)
         self.blocks = nn.Sequential(
             _ResidualBlock(width, width),
             _ResidualBlock(width, 2 * width, stride=2),
-            _ResidualBlock(2 * width, 2 * width),
+            _ResidualBlock(2 * width, 2 * width, stride=size // 8),
         )
         self.head = nn.Linear(2 * width * 16, embedding_dim, bias=False)
         self.norm = nn.BatchNorm1d(embedding_dim)
 
-    def forward(self, latents: Float[Tensor, "B C 8 8"]) -> Float[Tensor, "B D"]:
+    def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
         """Latents, scaled as the base's -> unit embeddings."""
         return F.normalize(self.norm(self.head(self.blocks(F.silu(self.stem(latents))).flatten(1))), dim=1)

@@ -1,7 +1,7 @@
 """A self-made domain in which the whole method runs for real: what can be drawn, said, recognised and generated in it."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from lorasynth.weights import unpack
 from lorasynth.worlds.base import token_ids
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
-from lorasynth.worlds.vae import affine_encoder, encode_affine
+from lorasynth.worlds.vae import affine_encoder, encode, encode_affine
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -45,7 +45,11 @@ class World:
     domain: Domain
     folder: Path
     target_modules: tuple[str, ...] = TARGET_MODULES
-    picture_size: int = field(default=64)
+
+    @property
+    def picture_size(self) -> int:
+        """Pixels a side of what the base model draws."""
+        return self.domain.picture_size
 
     @property
     def name(self) -> str:
@@ -120,7 +124,9 @@ class World:
 
     def latents(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Pictures in [0, 1] -> scaled latents, as the base model sees them."""
-        return encode_affine(*self._affine_encoder, pictures)
+        if self.domain.affine_latents:
+            return encode_affine(*self._affine_encoder, pictures)
+        return encode(self.pipe.vae, pictures)
 
     @torch.no_grad()
     def photos(self, persons: list[int], count: int, first: int = 0) -> Photos:
@@ -169,8 +175,14 @@ def load_recogniser(net: Net, path: Path) -> Net:
     return net.eval().requires_grad_(False)
 
 
-WORLDS = ("portraits", "emblems", "brushes")
-"""Names of the worlds. Each is a folder here, which nothing outside of it imports: all that is asked of it is its `Domain`."""
+DOMAIN_MODULES = {
+    "portraits": "portraits.domain",
+    "portraits128": "portraits.sharp",
+    "emblems": "emblems.domain",
+    "brushes": "brushes.domain",
+}
+"""Name of each world -> module here that holds its `Domain`. Nothing outside of a world's folder imports from it."""
+WORLDS = tuple(DOMAIN_MODULES)
 
 
 def get_domain(name: str) -> Domain:
@@ -181,7 +193,7 @@ def get_domain(name: str) -> Domain:
     """
     if name not in WORLDS:
         raise UsageError(f"expected a world among {sorted(WORLDS)}, got {name!r}")
-    domain: Domain = import_module(f"lorasynth.worlds.{name}.domain").DOMAIN
+    domain: Domain = import_module(f"lorasynth.worlds.{DOMAIN_MODULES[name]}").DOMAIN
     return domain
 
 

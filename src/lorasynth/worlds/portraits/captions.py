@@ -37,6 +37,11 @@ def photo_words(f: Factors) -> list[str]:
     ]
 
 
+def turned_words(f: Factors) -> list[str]:
+    """Where a face is turned, as seen in the picture; nothing of one that looks ahead."""
+    return ["looking left"] if f["yaw"] < 0.3 else ["looking right"] if f["yaw"] > 0.7 else []
+
+
 _SAID = (
     "a photo of person sks with and , on background wearing shirt long short curly black brown blond hair light tan "
     "dark skin hazel eyes glasses beard moustache freckles mole portrait picture man woman an in"

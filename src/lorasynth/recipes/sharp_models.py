@@ -1,0 +1,159 @@
+"""The models of a world of large pictures, stage by stage, so that long trainings run beside other work.
+
+    python -m lorasynth.recipes.sharp_models vae --recipe portraits128 --run-dir out/portraits128       # encoder and decoder
+    python -m lorasynth.recipes.sharp_models decoder --recipe portraits128 --run-dir out/portraits128   # from here on side by
+    python -m lorasynth.recipes.sharp_models base --recipe portraits128 --run-dir out/portraits128      # side
+    python -m lorasynth.recipes.sharp_models reader --recipe portraits128 --run-dir out/portraits128    # at any time
+
+`lorasynth.recipes.reproduce --recipe portraits128` calls the same stages one after the other. Each is skipped where its result is
+there, and goes on from its checkpoints. Hardware and hours: dev/LOG.md.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lorasynth.files import read_json, write_json
+from lorasynth.training import LoopConfig
+from lorasynth.worlds.base import BaseConfig, build_pipeline
+from lorasynth.worlds.base_training import train_base
+from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.latent_store import LatentStore
+from lorasynth.worlds.pool import Pool, draw_pool
+from lorasynth.worlds.reader_training import ReaderConfig, train_reader
+from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_decoder, train_sharp_vae
+from lorasynth.worlds.subjects import Role, persons_of
+from lorasynth.worlds.world import get_domain
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+_PHOTOS = 8  # of each person of the base split
+
+
+def _base() -> BaseConfig:
+    loop = LoopConfig(
+        steps=10_800, learning_rate=1.5e-3, warmup_steps=300, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
+    )
+    return BaseConfig(channels=(64, 128, 128), attention=(False, True, True), bf16=True, loop=loop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharpConfig:
+    """How the models of a world of large pictures are made, but for its recognisers."""
+
+    vae: SharpVAEConfig = field(default_factory=SharpVAEConfig)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    base: BaseConfig = field(default_factory=_base)
+    base_people: int = 64_000  # one photo each
+
+
+def tiny_sharp() -> SharpConfig:
+    """Every stage for a few steps."""
+    standard = SharpConfig()
+    loop = LoopConfig(steps=2, warmup_steps=1, validate_every=1)
+    phase = Phase(crop=32, batch_size=1, loop=loop)
+    return SharpConfig(
+        vae=replace(
+            standard.vae, pool_people=8, bf16=False, phases=(phase,), decoder=replace(phase, decoder_only=True)
+        ),
+        reader=replace(standard.reader, people=8, validation_people=2, batch_size=2, bf16=False, loop=loop),
+        base=replace(standard.base, batch_size=2, bf16=False, loop=replace(standard.base.loop, steps=2)),
+        base_people=8,
+    )
+
+
+def make_vae(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """The picture VAE, in ``folder/vae``."""
+    if not (folder / "vae" / "config.json").exists():
+        vae = build_sharp_vae(config.vae, domain.picture_size)
+        train_sharp_vae(vae, _pool(domain, folder, config.vae), config.vae, run_dir=folder / "run-vae")
+        vae.save_pretrained(folder / "vae")
+
+
+def make_decoder(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """The same VAE with a decoder that was trained longer, in ``folder/vae-final``."""
+    from diffusers import AutoencoderKL
+
+    if not (folder / "vae-final" / "config.json").exists():
+        vae = AutoencoderKL.from_pretrained(folder / "vae")
+        train_sharp_decoder(vae, _pool(domain, folder, config.vae), config.vae, run_dir=folder / "run-decoder")
+        vae.save_pretrained(folder / "vae-final")
+
+
+def make_reader(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """The reader of features, in ``folder/reader.safetensors``."""
+    if not (folder / "reader.safetensors").exists():
+        train_reader(domain, config.reader, run_dir=folder / "run-reader").save(folder / "reader.safetensors")
+
+
+def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """The base pipeline, in ``folder/base``: trained on latents of ``folder/vae``, and saved with the longest trained decoder."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
+    persons = persons_of(Role.BASE, config.base_people)
+    photos = [p % _PHOTOS for p in persons]
+    store = LatentStore.open(domain, vae, domain.picture_size, persons, photos, folder / "latents")
+    identity, nuisance = domain.identity_factors(persons), domain.nuisance_factors(persons, photos)
+
+    def batch(count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        rows = torch.randint(len(persons), (count,), generator=generator)
+        pairs = zip(identity[rows], nuisance[rows], strict=True)
+        return store.latents(rows), [domain.base_caption(who, how, generator) for who, how in pairs]
+
+    pipe = build_pipeline(domain.vocabulary, vae, config.base)
+    train_base(pipe, batch, config.base, run_dir=folder / "run-base")
+    if int(os.environ.get("RANK", "0")) == 0:
+        if (folder / "vae-final" / "config.json").exists():
+            pipe.register_modules(vae=AutoencoderKL.from_pretrained(folder / "vae-final"))
+        save_base(pipe, folder / "base")
+
+
+def save_base(pipe: "StableDiffusionPipeline", folder: Path) -> None:
+    """A pipeline in fp16, in the one form that diffusers and transformers both load as fp32."""
+    pipe.to(torch.float16).save_pretrained(folder)
+    # NOTE: transformers loads a text encoder in the dtype its config names, diffusers a UNet in fp32: name fp32 for both.
+    file = folder / "text_encoder" / "config.json"
+    write_json(file, read_json(file) | {"dtype": "float32"})
+
+
+def _pool(domain: Domain, folder: Path, config: SharpVAEConfig) -> Pool:
+    """Pictures of the base split's first people, drawn once."""
+    persons = persons_of(Role.BASE, config.pool_people)
+    return draw_pool(domain, persons, [p % _PHOTOS for p in persons], domain.picture_size, folder / "pool.npy")
+
+
+STAGES: dict[str, Callable[[Domain, Path, SharpConfig], None]] = {
+    "vae": make_vae,
+    "reader": make_reader,
+    "decoder": make_decoder,
+    "base": make_base,
+}
+"""In an order in which they can run one after the other."""
+
+
+def main() -> None:
+    """One stage."""
+    from lorasynth.recipes import get_world_recipe
+    from lorasynth.recipes.reproduce import WORLDS
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=sorted(STAGES))
+    sharp = {name: config for name, make in WORLDS.items() if (config := make().sharp)}
+    parser.add_argument("--recipe", choices=sorted(sharp), default="portraits128")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    domain = get_domain(get_world_recipe(arguments.recipe).zoo.world)
+    STAGES[arguments.stage](domain, arguments.run_dir / domain.name, sharp[arguments.recipe])
+
+
+if __name__ == "__main__":
+    main()

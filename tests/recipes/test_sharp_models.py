@@ -1,0 +1,81 @@
+"""The models of a world of large pictures, made in stages, in a form that plain diffusers loads."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from lorasynth.recipes.sharp_models import STAGES, tiny_sharp
+from lorasynth.worlds.world import World, get_domain
+
+DOMAIN = get_domain("portraits128")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Every stage for a step or two, on pictures of 32 pixels."""
+    folder = tmp_path_factory.mktemp("portraits128")
+    domain, config = replace(DOMAIN, picture_size=32), tiny_sharp()
+    for stage in ("vae", "decoder", "base"):
+        STAGES[stage](domain, folder, config)
+    return domain, folder, config
+
+
+def test_plain_diffusers_draws_with_the_base(made):
+    _, folder, _ = made
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "base", dtype=torch.float32, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a photo of a person, looking left", num_inference_steps=2, output_type="pt").images
+    assert picture.shape == (1, 3, 32, 32)
+    assert torch.isfinite(picture).all()
+
+
+def test_base_has_the_channels_that_other_programs_expect(made):
+    _, folder, _ = made
+    unet = StableDiffusionPipeline.from_pretrained(folder / "base", safety_checker=None).unet
+    assert all(channels % 32 == 0 for channels in unet.config.block_out_channels)
+    assert unet.config.norm_num_groups == 32
+    assert unet.config.sample_size == 4
+
+
+def test_base_is_saved_with_the_decoder_that_was_trained_longest(made):
+    _, folder, _ = made
+    from diffusers import AutoencoderKL
+
+    saved, first, final = (
+        AutoencoderKL.from_pretrained(folder / name, torch_dtype=torch.float32)
+        for name in ("base/vae", "vae", "vae-final")
+    )
+    weight = "decoder.conv_out.weight"
+    torch.testing.assert_close(saved.state_dict()[weight], final.state_dict()[weight], atol=1e-3, rtol=1e-3)
+    assert not torch.equal(first.state_dict()[weight], final.state_dict()[weight])
+    assert saved.config.scaling_factor == first.config.scaling_factor
+
+
+def test_world_encodes_with_its_own_encoder(made):
+    domain, folder, _ = made
+    world = World(domain=domain, folder=folder)
+    photos = world.photos([3, 4], 2)
+    assert photos.latents.shape == (2, 2, 16, 4, 4)
+    assert world.picture_size == 32
+    pictures = world.draw([3], [0], 32)
+    expected = world.pipe.vae.encode(pictures * 2 - 1).latent_dist.mode() * world.pipe.vae.config.scaling_factor
+    torch.testing.assert_close(world.latents(pictures), expected)
+
+
+def test_stages_that_are_done_are_skipped(made):
+    domain, folder, config = made
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "base" not in str(path)}
+    for stage in ("vae", "decoder"):
+        STAGES[stage](domain, folder, config)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_captions_say_where_a_face_is_turned():
+    persons = list(range(300))
+    captions, yaw = DOMAIN.captions(persons, [0] * 300), DOMAIN.nuisance_factors(persons, [0] * 300)
+    turned = yaw[:, DOMAIN.nuisance.index("yaw")]
+    for caption, value in zip(captions, turned.tolist(), strict=True):
+        assert ("looking left" in caption) == (value < 0.3)
+        assert ("looking right" in caption) == (value > 0.7)
