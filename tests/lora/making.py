@@ -150,6 +150,16 @@ def but(**changes):
     return save(kohya_but(**changes))
 
 
+def wide(rank, alpha=None):
+    """The good file with one module at a rank above its width, of which two do something."""
+    down, up = numbers(2, 8), numbers(6, 2, seed=1)
+    more = rank - 2
+    return but(
+        down=torch.cat([down, numbers(more, 8)]), up=torch.cat([up, torch.zeros(6, more)], 1),
+        alpha=torch.tensor(float(alpha or rank)),
+    )  # fmt: skip
+
+
 def spoiled(value):
     tensor = numbers(2, 8)
     tensor[1, 3] = value

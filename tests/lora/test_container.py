@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from lorasynth.lora.container import parse_header
 from lorasynth.lora.faults import FaultyFileError
+from lorasynth.lora.header import parse_header
 
 from .making import GOOD
 

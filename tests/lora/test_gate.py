@@ -124,3 +124,15 @@ def memory_mb(field):
     """A field of this process's status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def test_a_rank_of_the_width_takes_no_more_memory(tmp_path):
+    """Sums over all ranks are taken in parts: a square pair of factors needs no copy of itself."""
+    square = torch.full((1_500, 1_500), 0.01)
+    path = write(tmp_path, save({"unet.a.lora_A.weight": square, "unet.a.lora_B.weight": square.clone()}))
+    LoRA.load(write(tmp_path, save(kohya()), "small.safetensors"))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_mb("VmRSS")
+    lora = LoRA.load(path)
+    assert lora.norm() == pytest.approx(1_500 * (1_500 * 1e-4), rel=1e-5)
+    assert memory_mb("VmHWM") - before < 2 * path.stat().st_size / 2**20 + 50

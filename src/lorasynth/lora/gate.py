@@ -6,7 +6,6 @@ error that names the file, the key, what was expected and what came.
 """
 
 import math
-import mmap
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +24,8 @@ from lorasynth.lora.checks import (
     stated_base,
     without_text_encoders,
 )
-from lorasynth.lora.container import DTYPES, MAX_FILE_MB, parse_header, read_bytes
+from lorasynth.lora.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
+from lorasynth.lora.container import read_header as read_header
 from lorasynth.lora.effect import check_effect, check_statements, norm_of
 from lorasynth.lora.faults import Fault, FaultyFileError, refuse
 from lorasynth.lora.formats import READERS
@@ -33,18 +33,10 @@ from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME
 from lorasynth.lora.formats.scaling import Pairs, Stored
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout, natural_order
+from lorasynth.lora.rank import within_widths
 
-
-def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Tensor entries (dtype, shape, data_offsets) and metadata of a safetensors file, checked against the format and our limits.
-
-    Raises:
-        LoRAFileError: naming the file and its first fault.
-    """
-    try:
-        return parse_header(read_bytes(Path(path)))
-    except FaultyFileError as error:
-        raise FaultyFileError(error.fault, path) from None
+Opened = tuple[dict[str, Tensor], dict[str, str], dict[str, str]]
+"""A file's tensors, its header's metadata, and what stands beside it, by the names that readers look for."""
 
 
 def inspect_file(
@@ -62,9 +54,15 @@ def read_lora_file(
     Raises:
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
     """
-    opened = _open(Path(path), max_file_mb)
-    inspection = _examine(str(path), lambda: opened)[1].require_ok()
-    return _tensors(opened[0], parse_header(opened[0])[0]), inspection.metadata, inspection
+    tensors: dict[str, Tensor] = {}
+
+    def get() -> Opened:
+        opened = _open(Path(path), max_file_mb)
+        tensors.update(opened[0])
+        return opened
+
+    inspection = _examine(str(path), get)[1].require_ok()
+    return tensors, inspection.metadata, inspection
 
 
 def read_flat(
@@ -118,35 +116,34 @@ def read_lora_bytes(
         LoRAFileError: as `read_lora`.
     """
     extra = {} if adapter_config is None else {CONFIG_KEY: adapter_config}
-    flat, inspection = _examine(name, lambda: (content, extra))
+    flat, inspection = _examine(name, lambda: (*tensors_of(content), extra))
     metadata = inspection.require_ok().metadata
     return _pairs(*flat) if flat else {}, metadata, inspection
 
 
 def _examine(
-    name: str, get: Callable[[], tuple[bytes, dict[str, str]]], unet_only: bool = False, base: str | None = None
+    name: str, get: Callable[[], Opened], unet_only: bool = False, base: str | None = None
 ) -> tuple[tuple[Layout, Tensor] | None, Inspection]:
     """Everything at once: layout and vector (None if anything is fatal) and what was seen."""
     seen: dict[str, Any] = {"path": name, "faults": []}
     flat = None
     try:
-        content, extra = get()
-        entries, seen["metadata"] = parse_header(content)
+        tensors, seen["metadata"], extra = get()
         _check_base(seen["metadata"])
-        tensors = _tensors(content, entries)
-        del content  # it is all in the tensors now
         if unet_only:
             tensors, seen["faults"] = without_text_encoders(tensors)
         _check_tensors(tensors, seen, base)
         if not any(fault.fatal for fault in seen["faults"]):
             stored = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})
             del tensors  # so that each goes as it is copied
+            notes = within_widths(stored)
             layout, vector = flat = _flat(stored, seen["base"])
+            notes += check_statements(layout, seen)
             pairs = _pairs(layout, vector)
             ranks = sorted({m.rank for m in layout.modules})
             seen.update(modules=list(pairs), num_modules=len(pairs), rank=ranks[0] if len(ranks) == 1 else ranks)
             seen["norm"] = norm_of(pairs)
-            seen["faults"] = [*seen["faults"], *check_effect(pairs, seen["norm"]), *check_statements(layout, seen)]
+            seen["faults"] = [*seen["faults"], *check_effect(pairs, seen["norm"]), *notes]
     except FaultyFileError as error:
         flat, seen["faults"] = None, [*seen["faults"], error.fault]
     return flat, Inspection(**seen)
@@ -156,7 +153,8 @@ def _check_tensors(tensors: dict[str, Tensor], seen: dict[str, Any], base: str |
     """Note format, base, ranks, alphas, modules and faults of a file's own tensors."""
     seen["format"] = detect_format(list(tensors))
     halves, faults = check_content(tensors)
-    detected, (key, stated) = detect_base(halves), stated_base(seen["metadata"])
+    shaped = {name: half for name, half in halves.items() if half.lora_A is None or half.lora_A[1].dim() in (2, 4)}
+    detected, (key, stated) = detect_base(shaped), stated_base(seen["metadata"])
     if stated and detected and stated != detected:
         fix = "name the base model with --force-base, if you know"
         what = f"{detected}, the base model by its shapes"
@@ -186,8 +184,8 @@ def _pairs(layout: Layout, vector: Tensor) -> Pairs:
     return {name: (A[0], B[0]) for name, (A, B) in layout.split(vector[None]).items()}
 
 
-def _open(path: Path, max_file_mb: int) -> tuple[bytes, dict[str, str]]:
-    """The weights' bytes, and adapter_config.json's text if the weights are PEFT's."""
+def _open(path: Path, max_file_mb: int) -> Opened:
+    """The weights, read once, and adapter_config.json's text if they are PEFT's."""
     # NOTE: os.path's questions are answered "no" where pathlib's raise, as for a name too long or a folder one may not enter.
     if os.path.isdir(path):
         is_there = os.path.exists(path / WEIGHTS_NAME)
@@ -198,8 +196,8 @@ def _open(path: Path, max_file_mb: int) -> tuple[bytes, dict[str, str]]:
             fix = f"name a .safetensors file, or a folder with {CONFIG_NAME} and {WEIGHTS_NAME}"
             raise refuse("not-a-file", "file", "a LoRA file or a PEFT folder", "another folder", fix)
         path = path / WEIGHTS_NAME
-    content, config = read_bytes(path, max_file_mb), adapter_config_of(path)
-    return content, {} if config is None else {CONFIG_KEY: config}
+    config = adapter_config_of(path)
+    return *read_tensors(path, max_file_mb), {} if config is None else {CONFIG_KEY: config}
 
 
 def adapter_config_of(path: Path) -> str | None:
@@ -217,25 +215,6 @@ def adapter_config_of(path: Path) -> str | None:
         raise FaultyFileError(replace(error.fault, key=CONFIG_NAME)) from None
     except UnicodeDecodeError as error:
         raise refuse("not-utf8", CONFIG_NAME, "UTF-8", f"another byte at {error.start}", "save it again") from None
-
-
-def _tensors(content: bytes, entries: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
-    """A file's tensors, in its own order: the first fault is always the same.
-
-    NOTE: each in pages of its own, which go back to the system with it; what malloc gives, it mostly keeps.
-    """
-    data = memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
-    tensors = {}
-    for key, entry in entries.items():
-        first, last = entry["data_offsets"]
-        dtype = DTYPES[entry["dtype"]]
-        if first == last:
-            tensors[key] = torch.empty(entry["shape"], dtype=dtype)
-            continue
-        pages = mmap.mmap(-1, last - first)
-        pages[:] = data[first:last]
-        tensors[key] = torch.frombuffer(pages, dtype=dtype).reshape(entry["shape"])
-    return tensors
 
 
 def _summary(halves: dict[str, Halves]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Any
 
 from lorasynth.errors import UsageError
 from lorasynth.files import sorted_header, write_bytes
-from lorasynth.lora.container import parse_header, read_bytes, read_start
+from lorasynth.lora.container import read_bytes, read_start
 from lorasynth.lora.faults import FaultyFileError, refuse, shown
 from lorasynth.lora.gate import adapter_config_of, read_lora_bytes
+from lorasynth.lora.header import parse_header
 from lorasynth.outputs import require_new_output
 
 MAX_SECONDS = 120

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
-from lorasynth.lora.container import parse_header, read_bytes
+from lorasynth.lora.container import read_bytes
+from lorasynth.lora.header import parse_header
 
 MAX_SHARD_MB = 1 << 20
 

@@ -84,10 +84,6 @@ def _converted(tensors: dict[str, Tensor], key: str) -> Pairs:
         got = f"{shapes}, which diffusers does not know ({error or 'rows of another model'})"
         raise refuse("unknown-key", key, "a layer of FLUX.1, in its shape", got, "is it for another model?") from None
     found = pair({name.removeprefix("transformer."): tensor for name, tensor in named.items()})
-    for module, (A_part, B_part) in found.items():
-        if len(A_part) > min(A_part.shape[1], len(B_part)):
-            expected = f"a rank of at most {min(A_part.shape[1], len(B_part))} in its part {module}"
-            raise refuse("rank", key, expected, f"{len(A_part)} in {shapes}", "write the file again")
     trained = {module: parts for module, parts in found.items() if parts[0].any() or parts[1].any()}
     return trained if len(found) > 1 and trained else found
 

@@ -24,6 +24,8 @@ class Scaled(NamedTuple):
 Stored = dict[str, Scaled]
 """Module name -> its factors as a file holds them; the gate folds the scaling into lora_B, in float32."""
 
+# NOTE: trainers take any alpha. Usual ones reach from 1 at rank 1,024 to some hundred times the rank; this leaves a thousandfold.
+_SCALES = (1e-6, 1e5)
 _LITERAL = re.compile(r"\^?[A-Za-z0-9_.\-]+")
 # What PEFT's adapters may start from and still be plain LoRAs: the base model's weights are the published ones (None: not said).
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
@@ -79,15 +81,23 @@ def scaled_by(pairs: Pairs, config: Mapping[str, Any], where: str) -> Stored:
     return stored
 
 
+def largest_of(tensor: Tensor) -> float:
+    """The largest absolute value; NaN if there is one. No copy is made of what may be large."""
+    low, high = (float(extreme) for extreme in tensor.aminmax())
+    return max(-low, high)
+
+
 def check_alpha(key: str, alpha: float, rank: int) -> None:
     """Refuse an alpha that cannot be meant.
 
     Raises:
-        FaultyFileError: alpha / rank lies outside [1e-3, 1e3] or is not a number.
+        FaultyFileError: alpha / rank lies outside of what trainers write, or is not a number.
     """
-    if not (math.isfinite(alpha) and 1e-3 <= alpha / rank <= 1e3):
-        expected = f"alpha / rank from 1e-3 to 1e3 (rank {rank})"
-        raise refuse("alpha", key, expected, f"alpha {alpha:g}", "set alpha to the rank if that is what was trained")
+    low, high = _SCALES
+    if not (math.isfinite(alpha) and low <= alpha / rank <= high):
+        expected = f"alpha / rank from {low:g} to {high:g} (rank {rank})"
+        fix = "get the file again from where it was made; whatever reads it would apply this scale"
+        raise refuse("alpha", key, expected, f"alpha {alpha:g}", fix)
 
 
 def _require_plain(config: Mapping[str, Any], where: str) -> None:

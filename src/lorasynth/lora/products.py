@@ -1,0 +1,30 @@
+"""Inner products of weight updates from their factors, in float64, without forming an update or a copy of all factors."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def update_inner(
+    A_NRI: Float[Tensor, "N R I"],
+    B_NOR: Float[Tensor, "N O R"],
+    C_NSI: Float[Tensor, "N S I"],
+    D_NOS: Float[Tensor, "N O S"],
+) -> Float[Tensor, " N"]:
+    """Frobenius inner products ``<B A, D C> = sum((Bᵀ D) * (A Cᵀ))`` of N pairs of updates, in float64.
+
+    Some ranks at a time, so that the working memory stays at some MB a pair even where a rank is a layer's width.
+    """
+    step = max(64, 2**19 // (len(A_NRI) * max(A_NRI.shape[2], B_NOR.shape[1])))
+    total_N = torch.zeros(len(A_NRI), dtype=torch.float64, device=A_NRI.device)
+    for A, B in zip(A_NRI.split(step, 1), B_NOR.split(step, 2), strict=True):
+        A, B = A.double(), B.double()
+        for C, D in zip(C_NSI.split(step, 1), D_NOS.split(step, 2), strict=True):
+            total_N += ((B.mT @ D.double()) * (A @ C.double().mT)).sum((1, 2))
+    return total_N
+
+
+def update_norm2(A_RI: Float[Tensor, "R I"], B_OR: Float[Tensor, "O R"]) -> float:
+    """Squared Frobenius norm of one update ``B A``, in float64; never below 0."""
+    pair = A_RI[None], B_OR[None]
+    return max(float(update_inner(*pair, *pair)), 0.0)
