@@ -15,6 +15,8 @@ _MAX_LOSS_OF_ONE_DIRECTION = 1e4
 
 Balanced = tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"], Float[Tensor, "N R"]]
 """A', B' and the singular values, largest first."""
+Reduced = tuple[Float[Tensor, "N K I"], Float[Tensor, "N O K"], Float[Tensor, "N K"]]
+"""The same with ``K = min(R, I, O)`` directions: an update has no more."""
 
 
 def canonical_factors(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], *, first_item: int = 0) -> Balanced:
@@ -95,14 +97,14 @@ def by_gram(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> tup
     return (A_c.to(A_NRI.dtype), B_c.to(B_NOR.dtype), S), exact
 
 
-def by_qr(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> Balanced:
-    """Any factors: with ``B = Q_B R_B`` and ``Aᵀ = Q_A R_A``, ``B A = Q_B (R_B R_Aᵀ) Q_Aᵀ``, whose core is R x R. In float64."""
+def by_qr(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> Reduced:
+    """Any factors: with ``B = Q_B R_B`` and ``Aᵀ = Q_A R_A``, ``B A = Q_B (R_B R_Aᵀ) Q_Aᵀ``, whose core is K x K. In float64."""
     # Each factor on its own scale, so that 1e-30 times 1e30 is neither lost nor infinite.
     size_A = A_NRI.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
     size_B = B_NOR.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
     Q_A, R_A = torch.linalg.qr((A_NRI / size_A).transpose(1, 2))
     Q_B, R_B = torch.linalg.qr(B_NOR / size_B)
-    U, S, Vh = torch.linalg.svd(R_B @ R_A.transpose(1, 2))
+    U, S, Vh = torch.linalg.svd(R_B @ R_A.transpose(1, 2), full_matrices=False)
     S = S * (size_A * size_B).flatten(1)
     root = S.sqrt()
     A_c = (root[:, :, None] * Vh) @ Q_A.transpose(1, 2)

@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import create, experiments, files, learn, zoo, zoo_care
+from lorasynth.cli import arithmetic, create, experiments, files, learn, zoo, zoo_care
 
 app = typer.Typer(
     name="lorasynth",
@@ -18,6 +18,8 @@ for verb in (
     create.render,
     files.inspect,
     files.convert,
+    arithmetic.resize,
+    arithmetic.merge,
     files.import_legacy,
     create.doctor,
     learn.evaluate,
