@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorasynth.cli.common import Device, Force, ForceBase, Format, Json, UnetOnly, check_json, emit, say, setup
+from lorasynth.cli.common import (
+    Device,
+    Force,
+    ForceBase,
+    Format,
+    Json,
+    UnetOnly,
+    check_json,
+    check_lora,
+    emit,
+    say,
+    setup,
+)
 from lorasynth.cli.files import Dtype
 from lorasynth.errors import UsageError
 
@@ -43,8 +55,10 @@ def resize(
     kept = _part_to_keep(rank, keep, error)
     if rank is None and kept is None:
         raise UsageError("expected --rank R, --keep PART or --error E, got none; --keep 0.95 is a common choice")
-    _begin([file], output, json, format, force, device)
+    check_json(json, file, output, force=force)
+    setup(device)
     lora, found = _read(file, unet_only, force_base)
+    check_lora(output, format or found, force=force)
     from lorasynth.canonical.resize import resize as to_rank
 
     resized, lost = to_rank(lora, rank=rank, keep=kept)
@@ -80,8 +94,10 @@ def merge(
     """
     factors = _weights(weights, len(files))
     kept = _part_to_keep(rank, keep, error)
-    _begin(files, output, json, format, force, device)
+    check_json(json, *files, output, force=force)
+    setup(device)
     read = [_read(file, unet_only, force_base) for file in files]
+    check_lora(output, format or read[0][1], force=force)
     from lorasynth.canonical.resize import merge as add
     from lorasynth.canonical.resize import resize as to_rank
 
@@ -120,15 +136,6 @@ def _weights(said: str | None, count: int) -> list[float]:
     if len(weights) != count:
         raise UsageError(f"--weights: expected {count} numbers, one for each file, got {len(weights)}")
     return weights
-
-
-def _begin(files: list[Path], output: Path, json: Path | None, format: Format | None, force: bool, device: str) -> None:
-    from lorasynth.files import require_new_output
-
-    check_json(json, *files, output)
-    if format != Format.peft:
-        require_new_output(output, force=force)
-    setup(device)
 
 
 def _read(file: Path, unet_only: bool, force_base: str | None) -> "tuple[LoRA, Format]":
