@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-bench reproduce reproduce-tiny evidence clean
+.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-bench reproduce reproduce-tiny evidence clean
 
 setup: $(VENV)/.installed
 
@@ -23,7 +23,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/lorasynth demo --out $(OUT)/demo --force
 
+# Every claim but those that train for long; `make test-all`, which CI runs, has these too.
 test: setup
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+test-all: setup
 	$(BIN)/python -m pytest -n 2 tests
 
 # The ComfyUI nodes in ComfyUI itself, by a Python that has ComfyUI's requirements, lorasynth and pytest.

@@ -116,7 +116,8 @@ def test_a_folder_to_write_into_is_one_or_can_be_made(tmp_path):
 
 GIVEN = {
     "synthesize": ["photo.png", "--consent", "self", "-o", "new"], "render": ["-p", "x", "-o", "new.png"], "inspect": ["f"],
-    "convert": ["f", "new"], "import-legacy": ["f", "new.safetensors"], "experiment": ["sampler"], "doctor": [], "demo": [],
+    "convert": ["f", "new"], "resize": ["f", "--rank", "1", "-o", "new"], "merge": ["f", "f", "-o", "new"],
+    "import-legacy": ["f", "new.safetensors"], "experiment": ["sampler"], "doctor": [], "demo": [],
     "evaluate": [],
     "zoo build": ["portraits_tiny", "--out", "new"], "zoo import": ["f", "--out", "new", "--licence", "x"], "zoo info": ["z"],
     "zoo verify": ["z"], "zoo repair": ["z"], "zoo resize": ["z", "--rank", "1", "--out", "new"],

@@ -45,7 +45,14 @@ def smaller(config):
     return {key: few[key] if key in few and value else value for key, value in config.items()}
 
 
-@every_experiment
+SHORT = ("gauge", "sampler", "memorisation")
+"""Experiments whose cells take seconds; those of the others are for `make test-all`."""
+every_cell = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in SHORT else pytest.mark.slow) for n in EXPERIMENTS]
+)
+
+
+@every_cell
 def test_cells_give_figures_of_people(name, lab, monkeypatch):
     monkeypatch.setattr("lorasynth.experiments.lab.SCALES", (1.0, 2.0))
     experiment = get_experiment(name)

@@ -56,9 +56,9 @@ def resize(
     if rank is None and kept is None:
         raise UsageError("expected --rank R, --keep PART or --error E, got none; --keep 0.95 is a common choice")
     check_json(json, file, output, force=force)
+    check_lora(output, format or _kind(file), force=force)
     setup(device)
     lora, found = _read(file, unet_only, force_base)
-    check_lora(output, format or found, force=force)
     from lorasynth.canonical.resize import resize as to_rank
 
     resized, lost = to_rank(lora, rank=rank, keep=kept)
@@ -95,9 +95,9 @@ def merge(
     factors = _weights(weights, len(files))
     kept = _part_to_keep(rank, keep, error)
     check_json(json, *files, output, force=force)
+    check_lora(output, format or _kind(files[0]), force=force)
     setup(device)
     read = [_read(file, unet_only, force_base) for file in files]
-    check_lora(output, format or read[0][1], force=force)
     from lorasynth.canonical.resize import merge as add
     from lorasynth.canonical.resize import resize as to_rank
 
@@ -138,13 +138,19 @@ def _weights(said: str | None, count: int) -> list[float]:
     return weights
 
 
-def _read(file: Path, unet_only: bool, force_base: str | None) -> "tuple[LoRA, Format]":
-    """A LoRA, and the format to write it in: its own, or kohya where that is not written."""
+def _kind(source: Path) -> Format:
+    """Whether the new LoRA is a file or, as its source, PEFT's folder."""
+    return Format.peft if source.is_dir() else Format.kohya
+
+
+def _read(source: Path, unet_only: bool, force_base: str | None) -> "tuple[LoRA, Format]":
+    """A LoRA, and the format to write it in: its own, or kohya's for a file of a form that is not written."""
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.gate import read_flat
 
-    layout, vector, metadata, seen = read_flat(file, unet_only=unet_only, base=force_base)
-    return LoRA(layout, vector, metadata), Format(seen.format) if seen.format in list(Format) else Format.kohya
+    layout, vector, metadata, seen = read_flat(source, unet_only=unet_only, base=force_base)
+    lora = LoRA(layout, vector, metadata)
+    return lora, Format.diffusers if seen.format == Format.diffusers else _kind(source)
 
 
 def _write(
