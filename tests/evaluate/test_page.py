@@ -113,6 +113,18 @@ def test_all_parts_of_a_drawn_evaluation_are_on_the_page(zoo):
     assert "<script" not in text
 
 
+def test_details_of_a_trained_reader_are_on_the_page():
+    record = drawn_record()
+    assert "Small details" not in Reader(page(real_synthesizer(RECORD), "mine", record)).text
+    of = {"mean": 0.975, "low": 0.9, "high": 1.0, "people": 3}
+    for score in record["methods"].values():
+        score |= {"factor_reader": "convolutional", "details": {"glasses": {"present": of}}}
+    found = Reader(page(real_synthesizer(RECORD), "mine", record)).text
+    assert "Small details" in found
+    assert "98 %, –" in found
+    assert "ridge regression" not in found
+
+
 def test_the_page_needs_nothing_from_outside():
     text = page(real_synthesizer(RECORD), "mine", drawn_record(), Image.new("RGB", (8, 8)))
     (picture,) = Reader(text).links

@@ -1,10 +1,14 @@
 """Every score is at its best for real photos of the people themselves, and tells them from other people's."""
 
+import json
+import math
+
 import pytest
 
 from lorasynth.evaluate.scoring import Scorer
+from lorasynth.worlds.reader import Reader, ReaderNet
 from lorasynth.worlds.subjects import Role, persons_of
-from lorasynth.worlds.world import get_world
+from lorasynth.worlds.world import World, get_world
 
 BY_EACH = ("similarity", "similarity2")
 
@@ -29,6 +33,7 @@ def test_real_photos_are_the_people_and_strangers_are_not(scored):
     for name in BY_EACH:
         assert real[name]["mean"] > 0.8 > 0.3 > strangers[name]["mean"]
         assert real[f"verified_{name}"] > 0.9 > 0.1 > strangers[f"verified_{name}"]
+    assert real["factor_reader"] == "linear"
     assert real["factors"]["mean"] > 0.3 > 0 > strangers["factors"]["mean"]
 
 
@@ -44,6 +49,23 @@ def test_one_picture_for_everybody_has_no_spread(scored):
         assert scored["real"][f"people_spread_{name}"] > 0.8
     assert scored["one"]["picture_spread"]["mean"] == 0.0
     assert scored["real"]["picture_spread"]["mean"] > 0.05
+
+
+def test_worlds_with_a_trained_reader_are_read_by_it(tmp_path):
+    world = get_world("portraits")
+    for path in world.folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    features = world.domain.features
+    net = ReaderNet(len(features.names), len(features.details), 8)
+    Reader(domain=world.domain, net=net).save(tmp_path / "reader.safetensors")
+    world = World(domain=world.domain, folder=tmp_path)
+    scorer = Scorer.fit(world, persons_of(Role.EVALUATED, 8), 2)
+    record = scorer.score(scorer.real_photos(world), [])
+    assert record["factor_reader"] == "convolutional"
+    assert set(record["factors_by_name"]) <= set(features.names)
+    assert math.isfinite(record["factors"]["mean"])
+    assert record["details"]["glasses"]["present"]["people"] + record["details"]["glasses"]["absent"]["people"] == 8
+    json.dumps(record, allow_nan=False)
 
 
 def test_prompts_are_asked_of_what_had_some(scored):

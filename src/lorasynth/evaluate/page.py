@@ -99,6 +99,12 @@ def _likeness(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     ]
 
 
+_READERS = {
+    "linear": "ridge regression on pixels",
+    "convolutional": "a network that was trained on real photos of other people, each factor only where it is visible",
+}
+
+
 def _features(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     """Whether the person's own, known factors are there: no recogniser has a say in it."""
     methods = record["methods"]
@@ -113,13 +119,37 @@ def _features(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         [factor, *(f"{methods[n]['factors_by_name'][factor]:.2f}" for n in names)]
         for factor in sorted(methods["real"]["factors_by_name"], key=lambda f: -methods["real"]["factors_by_name"][f])
     ]
+    by = _READERS[methods["real"].get("factor_reader", "linear")]
     return [
         "<h2>The person's own features</h2>",
-        "<p>The drawn world knows the factors a person was drawn from. They are read off pictures by ridge regression on pixels: "
+        f"<p>The drawn world knows the factors a person was drawn from. They are read off pictures by {by}: "
         "one minus the squared error over a factor's variance, mean over factors. 0 is the mean person drawn for everybody, "
         "below 0 differs from the mean in wrong ways; real photos are the most that can be read.</p>",
         table(["", "factors explained", "of real photos'"], rows, names.index(model.default_prior)),
         f"<details><summary>Each factor</summary>{table(['', *map(titled, names)], by_name)}</details>",
+        *_details(model, methods, names),
+    ]
+
+
+def _details(model: Synthesizer, methods: dict[str, Any], names: list[str]) -> list[str]:
+    """Whether small things are there on people who have them, and not on others."""
+    asked = methods["real"].get("details", {})
+    if not asked:
+        return []
+
+    def cell(method: str, detail: str) -> str:
+        kinds = methods[method]["details"][detail]
+        return ", ".join(percent(kinds[kind]["mean"] if kind in kinds else None) for kind in ("present", "absent"))
+
+    return [
+        "<h2>Small details</h2>",
+        "<p>Pictures that show a detail, of people who clearly have it; then pictures without it, of people who do not. Read by "
+        "a network that was trained on real photos of other people; the row of real photos is its own error.</p>",
+        table(
+            ["", *asked],
+            [[titled(n), *(cell(n, detail) for detail in asked)] for n in names],
+            names.index(model.default_prior),
+        ),
     ]
 
 

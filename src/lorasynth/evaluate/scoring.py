@@ -11,6 +11,7 @@ from lorasynth.evaluate.factors import FactorReader
 from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity, verification_threshold
 from lorasynth.gallery import Split
 from lorasynth.worlds.domain import Probe
+from lorasynth.worlds.reader import Reader
 from lorasynth.worlds.subjects import REAL_FROM, SCORED_FROM, persons_of
 from lorasynth.worlds.world import World
 
@@ -25,7 +26,7 @@ class Scorer:
     thresholds: dict[str, float]
     others: dict[str, Float[Tensor, "M D"]]  # of as many real photos as are generated, of other people
     probe: Probe
-    factors: FactorReader
+    factors: Reader | FactorReader
 
     @classmethod
     def fit(cls, world: World, persons: list[int], pictures: int) -> "Scorer":
@@ -48,7 +49,7 @@ class Scorer:
                 for name, net in nets.items()
             },
             probe=world.domain.probe(),
-            factors=FactorReader.fit(world.name),
+            factors=world.reader or FactorReader.fit(world.name),
         )
 
     def real_photos(self, world: World) -> Float[Tensor, "N K 3 H W"]:
@@ -73,7 +74,8 @@ class Scorer:
         Returns:
             By each recogniser: "similarity" (see there), "verified_similarity" (part of pictures that pass for the person where
             one in a thousand real photos of strangers does), "frechet_similarity" (see `frechet_distance`; to real photos of as
-            many other people), "people_spread_similarity" (see there). Then "factors" (see `FactorReader`), "factors_by_name",
+            many other people), "people_spread_similarity" (see there). Then "factors" (see `Reader`), "factors_by_name",
+            "factor_reader" (its kind), "details" (by a trained reader: each detail, of people who have it and who do not),
             "picture_spread" (see there), and "obeyed" where there are prompts.
         """
         record: dict[str, Any] = {}
@@ -85,9 +87,20 @@ class Scorer:
             record[f"frechet_{name}"] = frechet_distance(embedded.flatten(0, 1), self.others[name])
             record[f"people_spread_{name}"] = people_spread(embedded)
         explained = self.factors.explained(pictures, self.persons)
-        record["factors"] = interval(explained.mean(1))
+        record["factors"] = interval(explained.nanmean(1))
         record["factors_by_name"] = self.factors.by_name(explained)
+        record["factor_reader"] = self.factors.kind
+        if isinstance(self.factors, Reader):
+            record["details"] = _detail_scores(self.factors.details_right(pictures, self.persons))
         record["picture_spread"] = interval(picture_spread(pictures))
         if prompts:
             record["obeyed"] = self.probe.obeyed(pictures, prompts)
         return record
+
+
+def _detail_scores(right: dict[str, dict[str, Float[Tensor, " people"]]]) -> dict[str, Any]:
+    """Means over people with intervals, and how many people; what nobody can be asked for is left out."""
+    return {
+        name: {kind: {**interval(people), "people": len(people)} for kind, people in kinds.items() if len(people)}
+        for name, kinds in right.items()
+    }

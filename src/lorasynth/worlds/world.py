@@ -17,6 +17,7 @@ from lorasynth.lora.layout import Layout
 from lorasynth.weights import unpack
 from lorasynth.worlds.base import token_ids
 from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.reader import Reader
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
 from lorasynth.worlds.vae import affine_encoder, encode, encode_affine
 
@@ -117,6 +118,12 @@ class World:
     def second_recogniser(self) -> PatchTransformer:
         """The second opinion: never used for conditioning, training or choosing."""
         return load_recogniser(PatchTransformer(), self._file("recogniser.safetensors"))
+
+    @cached_property
+    def reader(self) -> Reader | None:
+        """Reads visible features off pictures; None where the world's models hold no ``reader.safetensors``."""
+        path = self._file("reader.safetensors")
+        return Reader.load(self.domain, path) if path.exists() else None
 
     def layout(self, rank: int) -> Layout:
         """The layout of this world's LoRAs."""
