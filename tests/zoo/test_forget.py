@@ -1,16 +1,19 @@
 """Somebody who was forgotten is in no file any more, whatever happens in the middle of it, and does not come back."""
 
+import contextlib
 import json
 import multiprocessing
+import os
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from lorasynth.cli import main
-from lorasynth.errors import ZooError
+from lorasynth.errors import LorasynthError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.zoo import Zoo, build
 from lorasynth.zoo.build import build_zoo
@@ -18,6 +21,7 @@ from lorasynth.zoo.candidates import candidates_of
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.importer import import_zoo
+from lorasynth.zoo.manifest import read_manifest, to_line
 from lorasynth.zoo.pairs import find_loras, pair_by_name, person_number
 from lorasynth.zoo.repair import repair_zoo
 from lorasynth.zoo.resize import resize_zoo
@@ -271,3 +275,63 @@ def test_the_command_forgets_by_number_and_by_name(zoo, monkeypatch, capsys):
     said = command("--person", "somebody else", code=2)
     assert "expected a person of the zoo" in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def cut(folder):
+    os.truncate(folder / "shard-00001.safetensors", 100)
+
+
+def line_of_shard(folder, name):
+    manifest = folder / "manifest.jsonl"
+    first, *rest = manifest.read_bytes().splitlines(keepends=True)
+    item = next(line.record for line in read_manifest(folder).lines if hasattr(line.record, "shard"))
+    manifest.write_bytes(b"".join([first, *rest, to_line(replace(item, id="strange", shard=name))]))
+
+
+def put(name, content=b"x"):
+    def act(folder):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+    return act
+
+
+WHATEVER = {
+    "a report of garbage": put("import.jsonl", b"garbage\n"),
+    "a report cut off": put("import.jsonl", b'{"file": "a", "id"'),
+    "a report that is not UTF-8": put("import.jsonl", b"\xff\n[]\n7\n"),
+    "a report that is a folder": put("import.jsonl/x"),
+    "a folder .x.part": put(".x.part/y"),
+    "a folder shard-99999": put("shard-99999.safetensors/y"),
+    "a quarantine that is a file": lambda d: (put("quarantine")(d), cut(d)),
+    "a log that is not UTF-8": lambda d: (put("quarantine/dropped.jsonl", b"\xff\n")(d), cut(d)),
+    "a log that is a folder": lambda d: (put("quarantine/dropped.jsonl/x")(d), cut(d)),
+    "a quarantine that is a link": lambda d: ((d / "quarantine").symlink_to(d.parent), cut(d)),
+    "a shard of 5,000 letters": lambda d: line_of_shard(d, "x" * 5_000),
+    "a shard with a NUL": lambda d: line_of_shard(d, "a\0b"),
+    "a shard elsewhere": lambda d: line_of_shard(d, "../x"),
+    "a pipe among shards": lambda d: os.mkfifo(d / "shard-99998.safetensors"),
+    "a lock that is a link": lambda d: ((d / ".lock").unlink(), (d / ".lock").symlink_to(d / "zoo.json")),
+    "a lock that is a folder": lambda d: ((d / ".lock").unlink(), (d / ".lock").mkdir()),
+    "a lock that is a pipe": lambda d: ((d / ".lock").unlink(), os.mkfifo(d / ".lock")),
+}
+
+
+@pytest.mark.parametrize("damage", WHATEVER.values(), ids=WHATEVER)
+def test_forget_and_repair_finish_or_say_why_not(zoo, damage):
+    damage(zoo.folder)
+    before = (zoo.folder / "zoo.json").read_bytes()
+    outside = sorted(p.name for p in zoo.folder.parent.iterdir())
+    for act in (lambda: forget_person(zoo.folder, 31), lambda: repair_zoo(zoo.folder)) * 2:
+        with contextlib.suppress(LorasynthError):  # whose message is a sentence
+            act()
+    assert (zoo.folder / "zoo.json").read_bytes() == before
+    assert sorted(p.name for p in zoo.folder.parent.iterdir()) == outside
+    with contextlib.suppress(LorasynthError):
+        Zoo.open(zoo.folder).verify()
+
+
+def test_a_lines_strange_shard_goes_by_repair(zoo):
+    line_of_shard(zoo.folder, "x" * 5_000)
+    repair_zoo(zoo.folder)
+    assert look_over(zoo.folder).faults == []

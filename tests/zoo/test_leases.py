@@ -306,3 +306,34 @@ def test_a_folder_that_cannot_be_written_is_said_so(in_a_closed_folder):
             Leases(folder).claim(["work"])
 
     in_a_closed_folder(refused)
+
+
+FOREIGN = {
+    "notes": lambda p: p.with_name("notes.txt").write_text("x"),
+    "an editor's copy": lambda p: p.with_name("work.0~").write_text("x"),
+    "a folder": lambda p: p.mkdir(),
+    "a pipe": os.mkfifo,
+    "a link in a circle": lambda p: p.symlink_to(p.name),
+    "a high number": lambda p: p.with_name("work.999999999999").mkdir(),
+    "a number of other digits": lambda p: p.with_name("work.\u0662").write_text("x"),
+}
+
+
+@pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_files_among_leases_hold_no_work(tmp_path, make):
+    (tmp_path / ".leases").mkdir()
+    make(tmp_path / ".leases" / "work.0")
+    leases, there = Leases(tmp_path), set(os.listdir(tmp_path / ".leases"))
+    leases.require_locks_that_reach()
+    for _ in range(2):
+        lease = leases.claim(["work"])
+        assert lease is not None
+        with lease:
+            assert Leases(tmp_path).claim(["work"]) is None
+    assert set(os.listdir(tmp_path / ".leases")) <= there
+
+
+def test_a_file_in_the_place_of_the_leases_is_named(tmp_path):
+    (tmp_path / ".leases").write_text("x")
+    with pytest.raises(UsageError, match=r"\.leases: expected a folder for leases, got something else; move it away"):
+        Leases(tmp_path).claim(["work"])

@@ -10,11 +10,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from lorasynth.cli.app import app
     from lorasynth.errors import LorasynthError
+    from lorasynth.lora.faults import printable
 
     try:
         app()
     except LorasynthError as error:
-        print(f"lorasynth: {error}", file=sys.stderr)
+        # What files and folders say is part of messages: one line, and nothing that a terminal would obey.
+        print(f"lorasynth: {printable(str(error), 4_096)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("lorasynth: interrupted", file=sys.stderr)

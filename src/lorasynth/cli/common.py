@@ -64,8 +64,10 @@ def setup(device: str = "cpu") -> None:
 
 
 def say(message: str) -> None:
-    """A line of progress, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    """A line of progress, on standard error; what is not printable in it, as files may say, is escaped."""
+    from lorasynth.lora.faults import printable
+
+    print(printable(message, 4_096), file=sys.stderr, flush=True)
 
 
 def check_json(path: Path | None, *others: Path, force: bool = False) -> None:
@@ -126,9 +128,13 @@ def emit(record: dict[str, Any], path: Path | None) -> None:
     if path is None or path == STANDARD_OUTPUT:
         # In another encoding than UTF-8, JSON's own escapes stand for what it has no letters for.
         utf8 = (sys.stdout.encoding or "ascii").lower().replace("-", "") == "utf8"
-        text = json.dumps(record, indent=2, ensure_ascii=not utf8)
-        print(text.encode(errors="backslashreplace").decode())
+        print(_escaped(json.dumps(record, indent=2, ensure_ascii=not utf8)))
     else:
         from lorasynth.files import write_json
 
         write_json(path, record)
+
+
+def _escaped(text: str) -> str:
+    """JSON in which what a terminal would obey is written as JSON's own escapes: the values stay."""
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -178,9 +178,11 @@ def zoo_import(
     from lorasynth.errors import UsageError
     from lorasynth.zoo import w2w as release
     from lorasynth.zoo.candidates import candidates_of
+    from lorasynth.zoo.finding import PassedOver
     from lorasynth.zoo.importer import KINDS, REPORT_NAME, import_zoo
-    from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table
+    from lorasynth.zoo.pairs import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
 
+    others: list[PassedOver] = []
     opened = None if encoder is None else open_encoder(encoder)
     if opened is not None:
         say(describe(opened.record))
@@ -194,12 +196,16 @@ def zoo_import(
             raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
         loras = find_loras(paths)
         entries = pair_by_name(loras) if table is None else pair_by_table(loras, table)
+        used = [entry.lora for entry in entries] + [face for entry in entries for face in entry.faces]
+        others = passed_over(paths, [*used, *([table] if table else [])])
+        for names in look_alikes(entry.person for entry in entries):
+            say(f"are taken for different people, and look alike: {', '.join(names)}")
         chosen = _layout(layout, rank, unet_only, force_base)
         candidates = candidates_of(entries, chosen, opened, unet_only=unet_only, base=force_base)
     record_of_encoder = None if opened is None else opened.record
     zoo, outcomes = import_zoo(
         candidates, out, chosen, licence=licence, encoder=record_of_encoder, validation=validation, held_out=held_out,
-        allow_zero=allow_zero, report=say,
+        allow_zero=allow_zero, others=others, report=say,
     )  # fmt: skip
     refused = [{"file": o.file, "reason": o.reason, "code": o.code} for o in outcomes if o.outcome == "refused"]
     warned = [{"file": o.file, "warnings": o.warnings} for o in outcomes if o.warnings]

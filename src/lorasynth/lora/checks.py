@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -121,14 +121,19 @@ def stated_base(metadata: Mapping[str, str]) -> tuple[str, str]:
     return "", ""
 
 
+def text_encoder_keys(keys: Iterable[str]) -> list[str]:
+    """Those of a file's keys that belong to text encoders."""
+    return [key for key in keys if _TEXT_ENCODER.match(key)]
+
+
 def without_text_encoders(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Fault]]:
     """What is not a text encoder's, and a note that says what was left out.
 
     Raises:
         FaultyFileError: nothing remains.
     """
+    left_out = text_encoder_keys(tensors)
     rest = {key: tensor for key, tensor in tensors.items() if not _TEXT_ENCODER.match(key)}
-    left_out = [key for key in tensors if key not in rest]
     if not left_out:
         return tensors, []
     fix = "as asked"

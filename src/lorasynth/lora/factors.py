@@ -192,7 +192,13 @@ class LoRA:
 
     @classmethod
     def load(
-        cls, path: str | Path, layout: Layout | None = None, *, unet_only: bool = False, base: str | None = None
+        cls,
+        path: str | Path,
+        layout: Layout | None = None,
+        *,
+        unet_only: bool = False,
+        base: str | None = None,
+        raw: tuple[bytes, dict[str, str]] | None = None,
     ) -> "LoRA":
         """Read an adapter of any format through the strict gate.
 
@@ -201,6 +207,7 @@ class LoRA:
             layout: what it must be of; otherwise the file says.
             unet_only: leave out what belongs to text encoders, which is refused otherwise.
             base: the base model that it is for, whatever the file says.
+            raw: the file's bytes, where `lorasynth.lora.gate.read_raw` has read them.
 
         Raises:
             LoRAFileError: the file cannot be trusted.
@@ -209,7 +216,7 @@ class LoRA:
         from lorasynth.lora.faults import shown
         from lorasynth.lora.gate import read_flat
 
-        found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=base)
+        found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=base, raw=raw)
         # A file that does not say what it is for is taken to be for what the caller expects; its shapes must agree all the same.
         unsaid = layout.base if layout is not None else inspection.base
         found = replace(found, base=base or metadata.get("lorasynth.base", unsaid))

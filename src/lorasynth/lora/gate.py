@@ -37,6 +37,8 @@ from lorasynth.lora.rank import within_widths
 
 Opened = tuple[dict[str, Tensor], dict[str, str], dict[str, str]]
 """A file's tensors, its header's metadata, and what stands beside it, by the names that readers look for."""
+Raw = tuple[bytes, dict[str, str]]
+"""A file's bytes, and what stands beside it."""
 
 
 def inspect_file(
@@ -65,8 +67,26 @@ def read_lora_file(
     return tensors, inspection.metadata, inspection
 
 
+def read_raw(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> Raw:
+    """The bytes of a LoRA file, or of a PEFT folder's weights, read once: for whoever needs more than one thing of them.
+
+    Raises:
+        LoRAFileError: naming the file and why it cannot be read.
+    """
+    try:
+        weights, extra = _weights_of(Path(path))
+        return read_bytes(weights, max_file_mb), extra
+    except FaultyFileError as error:
+        raise FaultyFileError(error.fault, path) from None
+
+
 def read_flat(
-    path: str | Path, *, max_file_mb: int = MAX_FILE_MB, unet_only: bool = False, base: str | None = None
+    path: str | Path,
+    *,
+    max_file_mb: int = MAX_FILE_MB,
+    unet_only: bool = False,
+    base: str | None = None,
+    raw: Raw | None = None,
 ) -> tuple[Layout, Float[Tensor, " P"], dict[str, str], Inspection]:
     """Read a LoRA file, or a PEFT folder, of any format, in memory of twice its size, or of its size in float32 if that is more.
 
@@ -75,6 +95,7 @@ def read_flat(
         max_file_mb: what is larger is not opened.
         unet_only: leave out what belongs to text encoders, which otherwise makes a file useless here.
         base: the base model that it is for, whatever it says itself.
+        raw: its bytes, where `read_raw` has read them; the path then only names it.
 
     Returns:
         Its layout and its vector in float32 with the scaling folded in; the header's metadata; and what was seen.
@@ -82,7 +103,11 @@ def read_flat(
     Raises:
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
     """
-    flat, inspection = _examine(str(path), lambda: _open(Path(path), max_file_mb), unet_only, base)
+
+    def get() -> Opened:
+        return _open(Path(path), max_file_mb) if raw is None else (*tensors_of(raw[0]), raw[1])
+
+    flat, inspection = _examine(str(path), get, unet_only, base)
     metadata = inspection.require_ok().metadata
     assert flat is not None  # as nothing fatal was found
     return *flat, metadata, inspection
@@ -186,6 +211,12 @@ def _pairs(layout: Layout, vector: Tensor) -> Pairs:
 
 def _open(path: Path, max_file_mb: int) -> Opened:
     """The weights, read once, and adapter_config.json's text if they are PEFT's."""
+    weights, extra = _weights_of(path)
+    return *read_tensors(weights, max_file_mb), extra
+
+
+def _weights_of(path: Path) -> tuple[Path, dict[str, str]]:
+    """The file of the weights, and what stands beside it."""
     # NOTE: os.path's questions are answered "no" where pathlib's raise, as for a name too long or a folder one may not enter.
     if os.path.isdir(path):
         is_there = os.path.exists(path / WEIGHTS_NAME)
@@ -197,7 +228,7 @@ def _open(path: Path, max_file_mb: int) -> Opened:
             raise refuse("not-a-file", "file", "a LoRA file or a PEFT folder", "another folder", fix)
         path = path / WEIGHTS_NAME
     config = adapter_config_of(path)
-    return *read_tensors(path, max_file_mb), {} if config is None else {CONFIG_KEY: config}
+    return path, {} if config is None else {CONFIG_KEY: config}
 
 
 def adapter_config_of(path: Path) -> str | None:

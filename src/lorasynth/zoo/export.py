@@ -9,6 +9,7 @@ import torch
 from lorasynth.errors import OutputExistsError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.outputs import require_new_output
+from lorasynth.zoo.candidates import MARKS
 from lorasynth.zoo.manifest import Item
 from lorasynth.zoo.shards import read_shard, row_hash
 from lorasynth.zoo.store import Zoo
@@ -19,8 +20,8 @@ def export_items(
 ) -> list[Path]:
     """Write items as LoRA files: ``ID.safetensors``, or the PEFT folder ``ID``.
 
-    In float16, as they are stored, so that nothing is lost. A header says the item's licence and source, and holds nothing of the
-    person.
+    In float16, as they are stored, so that nothing is lost. A header says the item's licence and source, and whether its LoRA was
+    said to be synthetic and by whose consent; it holds nothing else of the person.
 
     Args:
         zoo: where they are.
@@ -68,4 +69,5 @@ def item_lora(zoo: Zoo, item: Item) -> LoRA:
     if item.row >= shard.num_rows or row_hash(shard.vector_bytes(item.row)) != item.sha256:
         raise ZooError(f"{item.id}: expected the LoRA that the manifest says, got another; run `lorasynth zoo repair`")
     metadata = {"lorasynth.item": item.id, "lorasynth.source": item.source, "lorasynth.licence": item.licence}
+    metadata |= {f"lorasynth.{mark}": said for mark in MARKS if (said := getattr(item, mark))}
     return LoRA(zoo.layout, shard.take([item.row])[0][0].float(), metadata)

@@ -1,15 +1,13 @@
 """Taking a person out of a zoo for good: their LoRAs and embeddings leave every file, and a tombstone keeps them out."""
 
-import json
-import shutil
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorasynth.errors import ZooError
-from lorasynth.files import write_bytes
-from lorasynth.zoo.importer import REPORT_NAME
-from lorasynth.zoo.manifest import Tombstone, locked, sync_folder
-from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, stray_shards
+from lorasynth.zoo.manifest import Tombstone, locked
+from lorasynth.zoo.outcomes import forget_outcomes
+from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, refused, require_own, stray_shards
 from lorasynth.zoo.verify import LEFTOVER, look_over, require_zoo
 
 
@@ -51,7 +49,8 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
         UsageError: the folder cannot be written.
     """
     folder = require_zoo(folder)
-    with locked(folder):
+    with locked(folder), refused(folder):
+        require_own(folder / QUARANTINE_NAME)
         survey = look_over(folder)
         if faults := [fault for fault in survey.faults if fault.code not in LEFTOVER]:
             raise ZooError(
@@ -71,26 +70,18 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
         # From here on the person is not in the zoo; what follows takes their bytes out of the folder.
         deleted = delete([*stray_shards(folder), *survey.leftovers])
         deleted += _empty(folder / QUARANTINE_NAME)
-        _forget_outcomes(folder / REPORT_NAME, {*before, *theirs})
+        forget_outcomes(folder, person, {*before, *theirs})
         return Forgotten(
             person=person, ids=[*before, *theirs], items=len(kept), rewritten=rewritten, deleted=deleted
         )  # fmt: skip
 
 
 def _empty(quarantine: Path) -> list[str]:
-    """Delete all of a quarantine."""
-    if not quarantine.is_dir():
+    """Delete all of a quarantine, and whatever else has its name."""
+    if not os.path.lexists(quarantine):
         return []
-    names = sorted(f"{quarantine.name}/{path.name}" for path in quarantine.iterdir())
-    shutil.rmtree(quarantine)
-    sync_folder(quarantine.parent)
+    names = [quarantine.name]
+    if os.path.isdir(quarantine):
+        names = sorted(f"{quarantine.name}/{name}" for name in os.listdir(quarantine))
+    delete([quarantine])
     return names
-
-
-def _forget_outcomes(report: Path, ids: set[str]) -> None:
-    """Take what became of these items' files, which are named there, out of the report of the last import."""
-    if report.exists():
-        lines = report.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line).get("id") not in ids]
-        if len(kept) < len(lines):
-            write_bytes(report, "".join(kept).encode())

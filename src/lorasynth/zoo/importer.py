@@ -1,8 +1,10 @@
 """Other people's LoRAs become a zoo: each is taken in once, or set aside with the reason."""
 
-import json
+import fcntl
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +14,18 @@ from torch import Tensor
 
 from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import LorasynthError, PhotoError, UsageError, ZooError
-from lorasynth.files import write_bytes
 from lorasynth.lora.factors import delta_W_norm2
+from lorasynth.lora.faults import printable, shown
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.candidates import Candidate
+from lorasynth.zoo.candidates import Brought, Candidate
+from lorasynth.zoo.finding import PassedOver
+from lorasynth.zoo.outcomes import KINDS, REPORT_NAME, Outcome, write_report
 from lorasynth.zoo.pairs import person_number, split_of_person
 from lorasynth.zoo.sizes import Sizes
 from lorasynth.zoo.sketch import Seen, Sketcher
 from lorasynth.zoo.store import Zoo
 
-REPORT_NAME = "import.jsonl"
-KINDS = ("imported", "present", "duplicate", "forgotten", "refused")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one LoRA.
-
-    Attributes:
-        file: the LoRA.
-        outcome: "imported", "present" (from an earlier run), "duplicate" (of another's update), "forgotten" (it, or its person,
-            was taken out of the zoo and stays out) or "refused".
-        id: of the item in the zoo.
-        reason: why it was refused, in words.
-        code: why it was refused, as programs know it: "no-face", "several-faces", "lora-file", ... (`lorasynth.errors`).
-        relative_error: of ΔW, where the rank had to be lowered.
-        warnings: why the embedding may be worse than others: photos that were left out, blur, somebody else among them.
-    """
-
-    file: str
-    outcome: str
-    id: str = ""
-    reason: str = ""
-    code: str = ""
-    relative_error: float = 0.0
-    warnings: tuple[str, ...] = ()
+__all__ = ["KINDS", "REPORT_NAME", "Outcome", "import_zoo"]
 
 
 def import_zoo(
@@ -55,6 +34,7 @@ def import_zoo(
     layout: Layout,
     *,
     licence: str,
+    others: Sequence[PassedOver] = (),
     encoder: Record | None = None,
     validation: float = 0.05,
     held_out: float = 0.05,
@@ -64,13 +44,16 @@ def import_zoo(
 ) -> tuple[Zoo, list[Outcome]]:
     """Take LoRAs into a zoo. The same call again goes on where it was stopped, and takes in what is new.
 
-    Memory holds one shard, whatever the number of LoRAs. What became of each is written to ``import.jsonl`` in the folder.
+    Memory holds one shard, whatever the number of LoRAs. What became of each is written to ``import.jsonl`` in the folder: one
+    that cannot be used is refused there, whatever is wrong with it, and ends nothing. Of several calls at once for one folder
+    each waits for the one before.
 
     Args:
         candidates: `candidates_of` files, or `lorasynth.zoo.w2w.candidates_of` weights2weights' rows.
         folder: the zoo's.
         layout: that all are brought to.
         licence: what they may be used for; kept with every item.
+        others: files that lie beside them, to be named in the report.
         encoder: the record of the encoder that all embeddings are by, kept in the zoo's recipe; None where nobody says which.
         validation: part of the people to choose settings by.
         held_out: part of the people that nothing is to be fitted on.
@@ -79,7 +62,7 @@ def import_zoo(
         report: gets a line a shard.
 
     Returns:
-        The zoo, and what became of each candidate.
+        The zoo, and what became of each file.
 
     Raises:
         UsageError: a part of the people outside 0 to 1.
@@ -87,37 +70,69 @@ def import_zoo(
     """
     if min(validation, held_out) < 0 or validation + held_out >= 1:
         raise UsageError(f"expected parts of the people that leave some to learn from, got {validation} and {held_out}")
-    recipe: dict[str, Any] = {"source": "import", "validation": validation, "held_out": held_out}
-    if (kept := _same_encoder(Path(folder), encoder)) is not None:
-        recipe["encoder"] = kept
-    zoo = Zoo.create(folder, layout, recipe, None)
-    forgotten = {id for tombstone in zoo.forgotten for id in tombstone.ids}
-    known = _Known(Sketcher(layout), Seen(), Sizes(), {item.id for item in zoo.items}, forgotten, zoo.forgotten_persons)
-    dim = 0 if encoder is None else int(encoder["dim"])  # else the first embedding decides
-    for shard in sorted({item.shard for item in zoo.items}):
-        for id, vector, embedding in zoo.rows(shard):
-            known.add(id, known.sketcher(vector[None])[0], _size(layout, vector))
-            dim = embedding.shape[-1]
-    outcomes: list[Outcome] = []
-    number = 1 + max((int(name.rpartition("-")[2].partition(".")[0]) for name in zoo.shard_names), default=-1)
-    for batch in _batches(_taken(candidates, layout, known, outcomes, dim, allow_zero), shard_size):
-        persons = [item.person for item in batch]
-        zoo.append(
-            f"shard-{number:05d}", persons, [split_of_person(p, validation, held_out) for p in persons],
-            torch.stack([item.vector for item in batch]), torch.stack([item.face for item in batch])[:, None],
-            "import", licence, ids=[item.id for item in batch], relative_errors=[item.error for item in batch],
-        )  # fmt: skip
-        number += 1
-        refused = sum(o.outcome == "refused" for o in outcomes)
-        report(f"{len(outcomes)} of {len(candidates)} LoRAs looked at, {refused} refused")
-    lines = "".join(json.dumps(asdict(outcome)) + "\n" for outcome in outcomes)
-    write_bytes(zoo.folder / REPORT_NAME, lines.encode())
-    zoo = Zoo.open(zoo.folder)
-    if not zoo.items and not zoo.forgotten:
-        (zoo.folder / "zoo.json").unlink()  # so that another encoder, say, can be tried; the report stays
-        first = next(o for o in outcomes if o.outcome == "refused").reason if outcomes else "there were none"
-        raise ZooError(f"{folder}: expected LoRAs to take in, got none that can be used; the first: {first}")
-    return zoo, outcomes
+    folder = Path(folder)
+    with _only_import(folder, report):
+        recipe: dict[str, Any] = {"source": "import", "validation": validation, "held_out": held_out}
+        if (kept := _same_encoder(folder, encoder)) is not None:
+            recipe["encoder"] = kept
+        zoo = Zoo.create(folder, layout, recipe, None)
+        known = _known(zoo)
+        outcomes: list[Outcome] = []
+        beside = [_passed_over(other, known) for other in others]
+        try:
+            taken = _taken(candidates, known, outcomes, 0 if encoder is None else int(encoder["dim"]), allow_zero)
+            for batch in _batches(taken, shard_size):
+                _append(zoo, batch, licence)
+                refused = sum(o.outcome == "refused" for o in outcomes)
+                report(f"{len(outcomes)} of {len(candidates)} LoRAs looked at, {refused} refused")
+        except BaseException:  # stopped, or the disk is full: what was found out by now is kept
+            with suppress(LorasynthError, OSError):
+                write_report(folder, [*outcomes, *beside], known.forgotten_persons)
+            raise
+        outcomes += beside
+        write_report(folder, outcomes, known.forgotten_persons)
+        zoo = Zoo.open(folder)
+        if not zoo.items and not zoo.forgotten:
+            (folder / "zoo.json").unlink()  # so that another encoder, say, can be tried; the report stays
+            first = next((o.reason for o in outcomes if o.outcome == "refused"), "there were none")
+            raise ZooError(f"{shown(folder)}: expected LoRAs to take in, got none that can be used; the first: {first}")
+        return zoo, outcomes
+
+
+@contextmanager
+def _only_import(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Be the only import into a folder, after another that is at work; the system lets go of it when its process dies.
+
+    NOTE: it locks the folder itself, and beside it every change holds the manifest's lock. Some network file systems lock no
+    folders: there two imports may take in one LoRA's twins, and both still finish.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UsageError(f"{shown(folder)}: cannot be written ({error.strerror}); choose another folder") from None
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                report(f"{shown(folder)}: another import is at work; waiting until it is done")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _append(zoo: Zoo, batch: "list[_Taken]", licence: str) -> None:
+    """One shard of LoRAs."""
+    validation, held_out = zoo.recipe["validation"], zoo.recipe["held_out"]
+    persons = [item.person for item in batch]
+    zoo.append(
+        None, persons, [split_of_person(p, validation, held_out) for p in persons],
+        torch.stack([item.brought.vector for item in batch]), torch.stack([item.face for item in batch])[:, None],
+        "import", licence, ids=[item.id for item in batch], relative_errors=[item.brought.error for item in batch],
+        marks=[item.brought.marks for item in batch],
+    )  # fmt: skip
 
 
 def _same_encoder(folder: Path, encoder: Record | None) -> Record | None:
@@ -146,79 +161,139 @@ def _same_encoder(folder: Path, encoder: Record | None) -> Record | None:
 class _Taken:
     id: str
     person: int
-    vector: Float[Tensor, " P"]
+    brought: Brought
     face: Float[Tensor, " D"]
-    error: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
     """What the zoo holds, to hold another LoRA against."""
 
+    layout: Layout
     sketcher: Sketcher
-    seen: Seen
-    sizes: Sizes
-    ids: set[str]
     forgotten_ids: set[str]
     forgotten_persons: set[int]
+    seen: Seen = field(default_factory=Seen)
+    sizes: Sizes = field(default_factory=Sizes)
+    person_of: dict[str, int] = field(default_factory=dict)  # by id
+    ids_of: dict[int, str] = field(default_factory=dict)  # the first of each person's
+    dim: int = 0  # of embeddings; 0 while there is none
 
-    def add(self, id: str, sketch: Float[Tensor, " K"], size: float) -> None:
+    def add(self, id: str, person: int, sketch: Float[Tensor, " K"], size: float, dim: int) -> None:
         self.seen.add(id, sketch)
         self.sizes.add(size)
-        self.ids.add(id)
+        self.person_of[id] = person
+        self.ids_of.setdefault(person, id)
+        self.dim = dim
+
+    def size(self, vector: Float[Tensor, " P"]) -> float:
+        """``‖ΔW‖``."""
+        return float(delta_W_norm2(self.layout, vector[None].double())) ** 0.5
+
+    def warnings(self, id: str, person: int) -> tuple[str, ...]:
+        """What to say of a LoRA that is in the zoo as another person's."""
+        other = self.person_of[id]
+        return () if other == person else (f"is in the zoo as person {other}'s: item {id}",)
 
 
-def _size(layout: Layout, vector: Float[Tensor, " P"]) -> float:
-    return float(delta_W_norm2(layout, vector[None].double())) ** 0.5
+def _known(zoo: Zoo) -> _Known:
+    forgotten = {id for tombstone in zoo.forgotten for id in tombstone.ids}
+    known = _Known(zoo.layout, Sketcher(zoo.layout), forgotten, zoo.forgotten_persons)
+    persons = {item.id: item.person for item in zoo.items}
+    for shard in sorted({item.shard for item in zoo.items}):
+        for id, vector, embedding in zoo.rows(shard):
+            sketch, size = known.sketcher(vector[None])[0], known.size(vector)
+            known.add(id, persons[id], sketch, size, embedding.shape[-1])
+    return known
+
+
+def _passed_over(other: PassedOver, known: _Known) -> Outcome:
+    """A file that is no candidate, as an outcome: whose it is, if anybody's, its name says."""
+    person = person_number(other.file.name.partition(".")[0])
+    if person in known.forgotten_persons:
+        return Outcome(file=str(other.file), outcome="forgotten", person=person)
+    kind = ("refused", "lora-file") if other.refused else ("ignored", "")
+    return Outcome(file=str(other.file), outcome=kind[0], person=person, reason=other.reason, code=kind[1])
 
 
 def _taken(
-    candidates: Sequence[Candidate],
-    layout: Layout,
-    known: _Known,
-    outcomes: list[Outcome],
-    dim: int,
-    allow_zero: bool,
+    candidates: Sequence[Candidate], known: _Known, outcomes: list[Outcome], dim: int, allow_zero: bool
 ) -> Iterator[_Taken]:
-    """Those that belong into the zoo; notes what became of all."""
+    """Those that belong into the zoo; notes what became of all. Whatever one of them raises, the others go on."""
+    known.dim = known.dim or dim
     for candidate in candidates:
-        name = candidate.name
+        person = person_number(candidate.person)
         try:
-            if person_number(candidate.person) in known.forgotten_persons:
-                outcomes.append(Outcome(file=name, outcome="forgotten"))
-                continue
-            id = candidate.id()
-            if id in known.forgotten_ids:
-                outcomes.append(Outcome(file=name, outcome="forgotten"))
-                continue
-            if id in known.ids:
-                outcomes.append(Outcome(file=name, outcome="present", id=id))
-                continue
-            vector, error = candidate.vector()
-            if not torch.isfinite(vector).all() or vector.abs().max() > torch.finfo(torch.float16).max:
-                raise ZooError(f"{name}: expected weights that fit float16, got {vector.abs().max():.3g}")
-            sketch, size = known.sketcher(vector[None])[0], _size(layout, vector)
-            if size == 0 and not allow_zero:
-                raise ZooError(
-                    f"{name}: expected an update, got zero everywhere; check its training, or give --allow-zero"
-                )
-            if problem := known.sizes.problem(size):
-                raise ZooError(f"{name}: {problem}")
-            if twin := known.seen.twin(sketch):
-                outcomes.append(Outcome(file=name, outcome="duplicate", id=twin))
-                continue
-            reading = candidate.face()
-            face = reading.embedding
-            dim = dim or len(face)
-            if len(face) != dim:
-                raise PhotoError(f"{name}: expected an embedding of {dim} numbers as the others, got {len(face)}")
-        except (LorasynthError, OSError) as found:
-            code = found.code if isinstance(found, LorasynthError) else "os"
-            outcomes.append(Outcome(file=name, outcome="refused", reason=str(found), code=code))
-            continue
-        known.add(id, sketch, size)
-        outcomes.append(Outcome(file=name, outcome="imported", id=id, relative_error=error, warnings=reading.warnings))
-        yield _Taken(id, person_number(candidate.person), vector, face, error)
+            outcome, taken = _look_at(candidate, person, known, allow_zero)
+        except Exception as found:
+            reason, code = str(found), "unexpected"
+            if isinstance(found, LorasynthError):
+                code = found.code
+            elif isinstance(found, OSError):
+                code = "os"
+            else:
+                reason = f"{candidate.name}: {type(found).__name__}: {found}"
+            outcome, taken = Outcome(file="", outcome="refused", reason=printable(reason, 1_000), code=code), None
+        outcomes.append(replace(outcome, file=candidate.name, person=person))
+        if taken is not None:
+            yield taken
+
+
+def _look_at(candidate: Candidate, person: int, known: _Known, allow_zero: bool) -> tuple[Outcome, _Taken | None]:
+    """What becomes of one; and what the zoo gets of it, if anything.
+
+    Raises:
+        Exception: whatever reading it raises.
+    """
+
+    def passed(outcome: str, id: str = "", warnings: tuple[str, ...] = ()) -> tuple[Outcome, None]:
+        return Outcome(file="", outcome=outcome, id=id, warnings=warnings), None
+
+    name = shown(candidate.name)
+    if person in known.forgotten_persons:
+        return passed("forgotten")
+    content = candidate.read()
+    if content.id in known.forgotten_ids:
+        return passed("forgotten")
+    if content.id in known.person_of:
+        return passed("present", content.id, known.warnings(content.id, person))
+    _require_one_person(candidate, person, content.id, known)
+    brought = content.brought()
+    vector = brought.vector
+    if not torch.isfinite(vector).all() or vector.abs().max() > torch.finfo(torch.float16).max:
+        raise ZooError(f"{name}: expected weights that fit float16, got {vector.abs().max():.3g}")
+    sketch, size = known.sketcher(vector[None])[0], known.size(vector)
+    if size == 0 and not allow_zero:
+        raise ZooError(f"{name}: expected an update, got zero everywhere; check its training, or give --allow-zero")
+    if problem := known.sizes.problem(size):
+        raise ZooError(f"{name}: {problem}")
+    if twin := known.seen.twin(sketch):
+        return passed("duplicate", twin, known.warnings(twin, person))
+    reading = candidate.face()
+    if known.dim and len(reading.embedding) != known.dim:
+        raise PhotoError(
+            f"{name}: expected an embedding of {known.dim} numbers as the others, got {len(reading.embedding)}"
+        )
+    known.add(content.id, person, sketch, size, len(reading.embedding))
+    outcome = Outcome(
+        file="", outcome="imported", id=content.id, relative_error=brought.error, left_out=brought.left_out,
+        notes=brought.notes, warnings=reading.warnings,
+    )  # fmt: skip
+    return outcome, _Taken(content.id, person, brought, reading.embedding)
+
+
+def _require_one_person(candidate: Candidate, person: int, id: str, known: _Known) -> None:
+    """Refuse a LoRA of which nothing but a name says whose it is, where another LoRA has that name."""
+    if not candidate.by_name:
+        return
+    other = known.ids_of.get(person)
+    if other is None and not any(rival() != id for rival in candidate.rivals):
+        return
+    which = f"item {other} of the zoo has" if other else f"{len(candidate.rivals)} files have"
+    raise UsageError(
+        f"{shown(candidate.name)}: expected a name that one LoRA has, got {printable(candidate.person)!r}, which {which}; "
+        "say in a table (--table) of whom each is"
+    )
 
 
 def _batches(items: Iterator[_Taken], size: int) -> Iterator[list[_Taken]]:

@@ -11,9 +11,11 @@ Two owners of one work (the first was halted for long) are possible and do no ha
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterable
@@ -22,9 +24,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorasynth.errors import UsageError, ZooError
+from lorasynth.lora.faults import shown
 
 FOLDER_NAME = ".leases"
 EXPIRES_AFTER_S = 60.0
+_LEASE = re.compile(r"(.+)\.([0-9]{1,200})", re.DOTALL)
+_MAX_BYTES = 4_096  # of a lease's words
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,12 @@ class Leases:
         return None
 
     def _claim(self, name: str) -> "Lease | None":
-        generation = max((int(p.name.rpartition(".")[2]) for p in self.folder.glob(f"{name}.*")), default=-1)
+        generation = max((g for work, g in _leases_in(self.folder) if work == name), default=-1)
         if generation >= 0 and not self._is_free(self.folder / f"{name}.{generation}"):
             return None
         path = self.folder / f"{name}.{generation + 1}"
+        self._make_folder()
         try:
-            self.folder.mkdir(exist_ok=True)
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except (FileExistsError, FileNotFoundError):  # somebody was faster, or tidied up
             return None
@@ -83,21 +88,49 @@ class Leases:
             ) from None
         return Lease(path, handle, self.host, self.renew_every_s)
 
+    def _make_folder(self) -> None:
+        """Make the folder of leases, unless somebody has.
+
+        Raises:
+            UsageError: it cannot be made, or something else lies in its place.
+        """
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except FileNotFoundError:  # the zoo's own folder went
+            return
+        except FileExistsError:
+            raise UsageError(
+                f"{shown(self.folder)}: expected a folder for leases, got something else; move it away"
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"{shown(self.folder)}: cannot be written ({error.strerror}); change its permissions"
+            ) from None
+
     def _is_free(self, path: Path) -> bool:
         """Whether the owner of a lease is gone: dead on this machine, or silent for too long."""
         try:
             look = self._look(path)
         except FileNotFoundError:
             return False  # given back just now; the next look finds none
+        except OSError:
+            return True  # a folder, link or pipe of that name, or a file that nobody may read: no lease
         silent_s = time.monotonic() - look.since
         if not look.host:  # between O_EXCL and its owner's first word, or that never comes
             return silent_s > self.renew_every_s
         return silent_s > self.expires_after_s or (look.host == self.host and not look.locked)
 
     def _look(self, path: Path) -> _Look:
-        with path.open("rb") as file:
-            record, locked = _record(file.read()), _is_locked(file.fileno())
-        look = _Look(record.get("owner", ""), record.get("host", ""), record.get("count", -1), locked, time.monotonic())
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(f"{path}: no regular file")
+            record, locked = _record(os.read(handle, _MAX_BYTES)), _is_locked(handle)
+        finally:
+            os.close(handle)
+        look = _Look(
+            str(record.get("owner", "")), str(record.get("host", "")), record.get("count", -1), locked, time.monotonic()
+        )
         before = self._looks.get(path, look)
         if (before.owner, before.count) == (look.owner, look.count):
             look = replace(look, since=before.since)
@@ -118,9 +151,9 @@ class Leases:
             ZooError: one raised its count and did not lock it.
         """
         for wait_s in (2 * self.renew_every_s, 0.0):
-            for path in list(self.folder.glob("*.*")):
-                with suppress(FileNotFoundError):
-                    self._look(path)
+            for work, generation in _leases_in(self.folder):
+                with suppress(OSError):  # given back, or no lease
+                    self._look(self.folder / f"{work}.{generation}")
             if all(look.locked or look.host in ("", self.host) for look in self._looks.values()):
                 return
             time.sleep(wait_s)
@@ -139,7 +172,7 @@ class Lease:
 
     def __init__(self, path: Path, handle: int, host: str, renew_every_s: float):
         self.name, _, generation = path.name.rpartition(".")
-        self._paths = [path.with_name(f"{self.name}.{g}") for g in range(int(generation) + 2)]
+        self._path, self._generation = path, int(generation)
         self._handle, self._renew_every_s = handle, renew_every_s
         self._record = {"owner": secrets.token_hex(8), "process": os.getpid(), "host": host}
         self._done = threading.Event()
@@ -163,7 +196,7 @@ class Lease:
         self._give_back()
 
     def _keep(self) -> None:
-        count, next_owners = 0, self._paths[-1]
+        count, next_owners = 0, self._path.with_name(f"{self.name}.{self._generation + 1}")
         while not self._done.wait(self._renew_every_s) and not next_owners.exists():
             count += 1
             with suppress(OSError):  # if it lasts, somebody takes over
@@ -175,17 +208,28 @@ class Lease:
 
     def _give_back(self) -> None:
         """Remove the lease, and before it those of earlier owners."""
-        for path in self._paths[:-1]:
+        mine = sorted(g for work, g in _leases_in(self._path.parent) if work == self.name and g <= self._generation)
+        for generation in mine:
             with suppress(OSError):
-                path.unlink()
+                self._path.with_name(f"{self.name}.{generation}").unlink()
         os.close(self._handle)
+
+
+def _leases_in(folder: Path) -> list[tuple[str, int]]:
+    """The work and generation of each file that is named as a lease; others are nobody's business."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    found = (_LEASE.fullmatch(name) for name in names)
+    return [(match[1], int(match[2])) for match in found if match and str(int(match[2])) == match[2]]
 
 
 def _record(content: bytes) -> dict:
     """What a lease says; nothing, where its owner died before a word."""
     try:
         return dict(json.loads(content))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
 
 

@@ -78,6 +78,13 @@ class Ledger:
                 content = file.read()
         return content[: finished_length(content)]
 
+    def free_shard(self) -> str:
+        """The name of a shard that is in no line and no file yet. Whoever calls holds the lock until it is in."""
+        self.refresh()
+        files = {path.name.removesuffix(".safetensors") for path in self.path.parent.glob("shard-*.safetensors")}
+        numbers = (re.match(r"shard-(\d{1,9})(\.|$)", name) for name in self.shards | files)
+        return f"shard-{1 + max((int(found[1]) for found in numbers if found), default=-1):05d}"
+
     def require_new(self, shard: str, records: Sequence[Item]) -> None:
         """Check that a shard may come in. Whoever calls holds the lock until it is in.
 

@@ -1,5 +1,6 @@
 """The manifest: which items a zoo has and whom it has forgotten, one line each, each line with a checksum of its own."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -39,6 +40,8 @@ class Item:
     licence: str
     relative_error: float = 0.0  # of ΔW, where an import had to lower the rank
     embeddings_sha256: str = ""
+    synthetic: str = ""  # what an imported LoRA's header says of the person; not in the line where it says nothing
+    consent: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +89,13 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: the folder cannot be written, or its file system has no locks.
     """
-    try:
-        file = (folder / _LOCK_NAME).open("w")
+    try:  # never through a link, which may lead anywhere; what is there is not emptied
+        handle = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise UsageError(f"{folder / _LOCK_NAME}: expected a regular file, got something else; remove it") from None
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); change its permissions") from None
-    with file:
+    with os.fdopen(handle, "r+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
@@ -127,7 +132,8 @@ def finished_length(content: bytes) -> int:
 
 def to_line(record: Item | Tombstone) -> bytes:
     """A record as a line: JSON, and a checksum of all that stands before it."""
-    body = json.dumps(asdict(record)).encode()
+    values = {key: value for key, value in asdict(record).items() if value != "" or key not in ("synthetic", "consent")}
+    body = json.dumps(values).encode()
     return body[:-1] + b', "check": "' + _check(body) + b'"}\n'
 
 

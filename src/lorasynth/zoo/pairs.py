@@ -1,83 +1,115 @@
 """Whose LoRA is it? A file list and a table, or names side by side, become entries: LoRA, person, face."""
 
-import csv
-import glob
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lorasynth.encoders.embeddings import ENDINGS
 from lorasynth.errors import UsageError
-from lorasynth.lora.formats.peft import WEIGHTS_NAME
+from lorasynth.lora.faults import printable, shown
+from lorasynth.zoo.finding import EMBEDDING_ENDING, PHOTOS, find_loras, is_trace, passed_over
+from lorasynth.zoo.tables import read_table, require_columns
 
-PHOTOS = (".png", ".jpg", ".jpeg", ".webp")
-_EMBEDDING_ENDING = ".embedding"
 PHOTO_FOLDER_ENDING = ".photos"
+_NO_NAMES = ("pytorch_lora_weights",)
+"""Names that a library gives to every LoRA (diffusers' `save_lora_weights`): the folder's name is the person."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One LoRA to take in: a file or PEFT folder, the person's name, and the face: files of an embedding or photos."""
+    """One LoRA to take in.
+
+    Attributes:
+        lora: a file or PEFT folder.
+        person: whose it is, by name.
+        faces: files of an embedding or of photos.
+        by_name: whether files' names alone say who it is, and no table.
+        rivals: all LoRAs of the same name, where there are several and nobody says whether they are of one person.
+    """
 
     lora: Path
     person: str
     faces: tuple[Path, ...]
-
-
-def find_loras(paths: Sequence[str | Path]) -> list[Path]:
-    """LoRA files and PEFT folders among files, folders (searched to the bottom) and glob patterns, in sorted order.
-
-    Raises:
-        UsageError: a path names nothing.
-    """
-    found: set[Path] = set()
-    for given in paths:
-        here = [Path(p) for p in glob.glob(str(given), recursive=True)] if glob.has_magic(str(given)) else [Path(given)]
-        here = [p for p in here if p.exists()]
-        if not here:
-            raise UsageError(f"{given}: expected LoRA files or folders of them, got nothing there; check the path")
-        for path in here:
-            found |= _in_folder(path) if path.is_dir() else {path}
-    return sorted(p for p in found if not p.stem.endswith(_EMBEDDING_ENDING))
-
-
-def _in_folder(folder: Path) -> set[Path]:
-    files = {p for p in folder.rglob("*.safetensors") if p.is_file()}
-    return {p.parent if p.name == WEIGHTS_NAME else p for p in files}
+    by_name: bool = False
+    rivals: tuple[Path, ...] = ()
 
 
 def pair_by_name(loras: Iterable[Path]) -> list[Entry]:
     """Each LoRA with the face that lies beside it under its name; the name is the person. Several LoRAs of one need a table.
 
     A face is ``me.embedding.npy`` (or ``.safetensors``), ``me.npy``, or photos: ``me.png`` say, and those in the folder
-    ``me.photos``, for ``me.safetensors``.
+    ``me.photos``, for ``me.safetensors`` or the PEFT folder ``me``. Endings may be in capitals. A file called as diffusers calls
+    every LoRA, ``me/pytorch_lora_weights.safetensors``, has its folder's name.
     """
-    return [Entry(lora=path, person=path.stem, faces=_beside(path)) for path in loras]
+    listing = cache(_listing)
+    entries = [Entry(lora=path, person=_person_of(path), faces=_beside(path, listing), by_name=True) for path in loras]
+    same: dict[int, tuple[Path, ...]] = defaultdict(tuple)
+    for entry in entries:
+        same[person_number(entry.person)] += (entry.lora,)
+    return [
+        replace(entry, rivals=all_of_name) if len(all_of_name := same[person_number(entry.person)]) > 1 else entry
+        for entry in entries
+    ]
 
 
-def _beside(lora: Path) -> tuple[Path, ...]:
-    def there(endings: Sequence[str]) -> tuple[Path, ...]:
-        return tuple(p for e in endings if (p := lora.with_name(lora.stem + e)).is_file())
+def _person_of(lora: Path) -> str:
+    here = Path(os.path.abspath(lora))
+    name = here.name if os.path.isdir(lora) else here.stem
+    return here.parent.name or name if name in _NO_NAMES else name
 
-    embeddings = there([_EMBEDDING_ENDING + e for e in ENDINGS] + [".npy"])
-    return embeddings[:1] or there(PHOTOS) + photos_in(lora.with_name(lora.stem + PHOTO_FOLDER_ENDING))
+
+Listing = dict[str, list[Path]]
+"""A folder's files by name: Unicode's composed form, the ending in small letters."""
+
+
+def _listing(folder: Path) -> Listing:
+    files: Listing = defaultdict(list)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+        stem, ending = os.path.splitext(name)
+        files[_composed(stem) + ending.lower()].append(folder / name)
+    return files
+
+
+def _beside(lora: Path, listing: Any) -> tuple[Path, ...]:
+    """The files of the face of a LoRA: beside it, or beside its folder where that has the person's name."""
+    places = [(lora.parent, lora.name if os.path.isdir(lora) else lora.stem)]
+    if lora.stem in _NO_NAMES and lora.parent.name:
+        places.append((lora.parent.parent, lora.parent.name))
+    for folder, name in places:
+        files = listing(folder)
+
+        def there(endings: Sequence[str], files: Listing = files, name: str = name) -> tuple[Path, ...]:
+            found = [path for ending in endings for path in files.get(_composed(name) + ending, ())]
+            return tuple(path for path in found if not os.path.isdir(path))
+
+        embeddings = there([EMBEDDING_ENDING + ending for ending in ENDINGS] + [".npy"])
+        if faces := embeddings[:1] or there(PHOTOS) + photos_in(folder / (name + PHOTO_FOLDER_ENDING)):
+            return faces
+    return ()
 
 
 def photos_in(folder: Path) -> tuple[Path, ...]:
     """The photos that lie in a folder, by their names' endings, in sorted order; none where there is no folder."""
     there = os.path.isdir(folder)  # which, unlike Path.is_dir, has an answer for any name
-    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in PHOTOS)) if there else ()
+    return tuple(sorted(p for p in folder.iterdir() if _is_photo(p))) if there else ()
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in PHOTOS and not is_trace(path.name)
 
 
 def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
     """Each LoRA with its row of a CSV, JSONL or Parquet table with the columns ``file``, ``person`` and ``face``.
 
     ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique; ``face`` is an embedding's file, a
-    photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table.
+    photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table. A path is taken as it stands; where
+    nothing is there, with slashes for backslashes, and with accents composed or decomposed.
 
     Raises:
         UsageError: the table cannot be read, lacks a column, names a file twice, or has no row for a LoRA.
@@ -85,89 +117,89 @@ def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
     rows: dict[Path, dict[str, Any]] = {}
     names: dict[str, list[Path]] = {}
     for number, row in enumerate(read_table(table, ("file", "person", "face")), start=1):
-        try:
-            path = (table.parent / str(row["file"])).resolve()
-        except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, links in a circle
-            raise UsageError(
-                f"{table} row {number}: expected a file's name, got {row['file']!a:.80} ({error})"
-            ) from None
+        row = {**row, "person": _person(table, number, row["person"])}
+        path = _row_path(table, number, str(row["file"]))
         if path in rows:
-            raise UsageError(f"{table} row {number}: expected each file once, got {row['file']} again; remove one row")
+            raise UsageError(
+                f"{shown(table)} row {number}: expected each file once, got {printable(str(row['file']))} again; remove one row"
+            )
         rows[path] = row
-        names.setdefault(path.name, []).append(path)
+        names.setdefault(_composed(path.name), []).append(path)
     entries = []
     for lora in loras:
         row_path = lora.resolve() if lora.resolve() in rows else None
-        if row_path is None and len(names.get(lora.name, [])) == 1 and not names[lora.name][0].exists():
-            row_path = names[lora.name][0]
+        same_name = names.get(_composed(lora.name), [])
+        if row_path is None and len(same_name) == 1 and not same_name[0].exists():
+            row_path = same_name[0]
         if row_path is None:
-            raise UsageError(f"{table}: expected a row for {lora}, got none; add it, or leave the LoRA out")
-        faces = _faces(table.parent, rows[row_path]["face"])
-        entries.append(Entry(lora=lora, person=str(rows[row_path]["person"]), faces=faces))
+            raise UsageError(
+                f"{shown(table)}: expected a row for {shown(lora)}, got none; add it, or leave the LoRA out"
+            )
+        row = rows[row_path]
+        entries.append(Entry(lora=lora, person=row["person"], faces=_faces(table.parent, row["face"])))
     return entries
+
+
+def _row_path(table: Path, number: int, name: str) -> Path:
+    try:
+        return located(table.parent, name).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in it, links in a circle
+        raise UsageError(f"{shown(table)} row {number}: expected a file's name, got {name!a:.80} ({error})") from None
+
+
+def located(folder: Path, name: str) -> Path:
+    """The file that a table means: the name as it stands, else a way to write it under which something is there."""
+    ways = list(dict.fromkeys(_ways(name)))
+    there = next((folder / way for way in ways if os.path.lexists(folder / way)), None)
+    if there is None and "\\" in name:  # of another machine: its last part may be a LoRA's bare name
+        return folder / name.replace("\\", "/")
+    return there or folder / name
+
+
+def _ways(name: str) -> Iterator[str]:
+    for way in (name, name.strip(), name.replace("\\", "/").strip()):
+        yield way
+        yield from (unicodedata.normalize(form, way) for form in ("NFC", "NFD"))
+
+
+def _person(table: Path, number: int, value: Any) -> str:
+    """A person's name of a table; a number that was stored as a fraction is nobody's name."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise UsageError(
+        f"{shown(table)} row {number}: expected a person's name or whole number, got {value!r:.80}; store the column as text"
+    )
 
 
 def _faces(folder: Path, value: Any) -> tuple[Path, ...]:
     """The files that a table's ``face`` names."""
-    paths = [folder / str(name) for name in (value if isinstance(value, list) else [value])]
+    paths = [located(folder, str(name)) for name in (value if isinstance(value, list) else [value])]
     return tuple(file for path in paths for file in (photos_in(path) if os.path.isdir(path) else (path,)))
 
 
-def read_table(table: Path, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a CSV, JSONL or Parquet table.
-
-    Raises:
-        UsageError: it cannot be read, or a row lacks one of ``columns``.
-        MissingExtraError: Parquet needs pyarrow.
-    """
-    try:
-        if table.suffix == ".csv":
-            with table.open(newline="", encoding="utf-8") as file:
-                rows: list[dict[str, Any]] = list(csv.DictReader(file))
-        elif table.suffix == ".jsonl":
-            rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line that is no JSON object")
-        elif table.suffix == ".parquet":
-            rows = _read_parquet(table)
-        else:
-            raise UsageError(f"{table}: expected a .csv, .jsonl or .parquet table, got {table.suffix or 'no ending'}")
-    except (OSError, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())  # in one line: Parquet's reader takes several
-        raise UsageError(f"{table}: expected a table, got {reason}; check the file") from None
-    require_columns(table, rows, columns)
-    return rows
-
-
-def require_columns(table: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Raise UsageError if a row of a table has nothing in one of ``columns``."""
-    for number, row in enumerate(rows, start=1):
-        if missing := [c for c in columns if row.get(c) in (None, "")]:
-            raise UsageError(f"{table} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}")
-
-
-def _read_parquet(table: Path) -> list[dict[str, Any]]:
-    from lorasynth.errors import MissingExtraError
-
-    try:
-        import pyarrow.parquet as parquet
-        from pyarrow.lib import ArrowException
-    except ImportError:
-        raise MissingExtraError(
-            f"{table}: Parquet needs pyarrow; pip install 'lorasynth[parquet]', or write CSV"
-        ) from None
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(table).to_pylist()
-    except ArrowException as error:  # of many classes, not all of them a ValueError
-        raise ValueError(error) from None
-    return rows
+def look_alikes(persons: Iterable[str]) -> list[list[str]]:
+    """Names that differ in capitals, blanks or leading zeros only: nobody is guessed to be one person, but it may be a slip."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for person in persons:
+        groups["".join(_composed(person).casefold().split()).lstrip("0")].add(person)
+    return [sorted(group) for _, group in sorted(groups.items()) if len({person_number(p) for p in group}) > 1]
 
 
 def person_number(person: str) -> int:
-    """A person's number in a zoo: the name if it is one, else 63 bits of its hash, the same everywhere."""
-    if person.isascii() and person.isdigit() and len(person) < 18:
+    """A person's number in a zoo: the name if it is one as numbers are written, else 63 bits of its hash, the same everywhere.
+
+    "7" is number 7, and "007" a name. An accent is the same composed and decomposed, as file systems change that.
+    """
+    if person.isascii() and person.isdigit() and len(person) < 18 and str(int(person)) == person:
         return int(person)
-    return int.from_bytes(hashlib.blake2b(person.encode(), digest_size=8).digest(), "big") >> 1
+    content = _composed(person).encode("utf-8", "surrogatepass")  # names of files need not be UTF-8
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def split_of_person(number: int, validation: float, held_out: float) -> str:
@@ -175,3 +207,9 @@ def split_of_person(number: int, validation: float, held_out: float) -> str:
     digest = hashlib.blake2b(number.to_bytes(8, "big"), digest_size=8, person=b"lorasynth-split").digest()
     at = int.from_bytes(digest, "big") / 2**64
     return "held_out" if at < held_out else "validation" if at < held_out + validation else "train"
+
+
+__all__ = [
+    "PHOTO_FOLDER_ENDING", "Entry", "find_loras", "located", "look_alikes", "pair_by_name", "pair_by_table", "passed_over",
+    "person_number", "photos_in", "read_table", "require_columns", "split_of_person",
+]  # fmt: skip

@@ -9,7 +9,7 @@ from lorasynth.errors import ZooError
 from lorasynth.files import write_bytes
 from lorasynth.lora.faults import printable
 from lorasynth.zoo.manifest import locked
-from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, put_away, stray_shards
+from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, put_away, refused, require_own, stray_shards
 from lorasynth.zoo.verify import LEFTOVER, UNREPAIRABLE, Fault, look_over, require_zoo
 
 LOG_NAME = "dropped.jsonl"
@@ -51,7 +51,8 @@ def repair_zoo(folder: str | Path) -> Repaired:
         UsageError: the folder cannot be written.
     """
     folder = require_zoo(folder)
-    with locked(folder):
+    with locked(folder), refused(folder):
+        require_own(folder / QUARANTINE_NAME)
         survey = look_over(folder)
         if once := [fault for fault in survey.faults if fault.code in UNREPAIRABLE]:
             raise ZooError(f"{folder}: cannot be repaired: {once[0]}")
@@ -78,11 +79,11 @@ def repair_zoo(folder: str | Path) -> Repaired:
 
 def _log(path: Path, unsound: list[tuple[bytes, str]]) -> None:
     """Add lines that are about to go, once each, to those that went before."""
-    lines = [json.dumps({"line": _text(raw), "reason": reason}) for raw, reason in unsound]
-    before = path.read_text().splitlines() if path.exists() else []
+    lines = [json.dumps({"line": _text(raw), "reason": reason}).encode() for raw, reason in unsound]
+    before = path.read_bytes().splitlines() if path.exists() else []
     if new := [line for line in dict.fromkeys(lines) if line not in before]:
         path.parent.mkdir(exist_ok=True)
-        write_bytes(path, "".join(line + "\n" for line in [*before, *new]).encode())
+        write_bytes(path, b"".join(line + b"\n" for line in [*before, *new]))
 
 
 def _text(raw: bytes) -> str:

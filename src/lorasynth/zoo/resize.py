@@ -7,7 +7,7 @@ import torch
 
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.zoo.candidates import bring_to
+from lorasynth.zoo.candidates import MARKS, bring_to
 from lorasynth.zoo.manifest import free_shard_name
 from lorasynth.zoo.store import Item, Zoo
 
@@ -62,6 +62,7 @@ def resize_zoo(
             torch.stack([embeddings for _, _, embeddings in rows]), items[0].source, items[0].licence,
             ids=[item.id for item in items],
             relative_errors=[_together(item, error) for item, (_, error) in zip(items, brought, strict=True)],
+            marks=[{mark: getattr(item, mark) for mark in MARKS} for item in items],
         )  # fmt: skip
         report(f"{shard}: {len(rows)} LoRAs at rank {rank}")
     new = Zoo.open(new.folder)

@@ -1,11 +1,15 @@
 """Taking items out of a zoo: their shards written anew without them, under other names, and then the manifest, in one step."""
 
+import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from lorasynth.errors import ZooError
 from lorasynth.files import read_json, write_tensors
+from lorasynth.lora.faults import shown
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.manifest import (
     Item,
@@ -69,6 +73,35 @@ def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone
     return sorted(replaced)
 
 
+@contextmanager
+def refused(folder: Path) -> Iterator[None]:
+    """Say in a sentence what the system refuses in a zoo's folder.
+
+    Raises:
+        ZooError: naming it.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = shown(error.filename or folder)
+        raise ZooError(
+            f"{shown(folder)}: expected files that can be changed, got {place}: {error.strerror}; move it away, or change its "
+            "permissions, and run the same again"
+        ) from None
+
+
+def require_own(quarantine: Path) -> None:
+    """Check that a quarantine, where there is one, lies in the zoo itself.
+
+    Raises:
+        ZooError: it is a link, through which a repair would write elsewhere.
+    """
+    if quarantine.is_symlink():
+        raise ZooError(
+            f"{shown(quarantine)}: expected a folder of the zoo, got a link; remove it, or put a folder there"
+        )
+
+
 def stray_shards(folder: Path) -> list[Path]:
     """Files of shards that the manifest does not name."""
     named = {line.record.shard for line in read_manifest(folder).lines if isinstance(line.record, Item)}
@@ -80,9 +113,12 @@ def stray_shards(folder: Path) -> list[Path]:
 
 
 def delete(paths: Sequence[Path]) -> list[str]:
-    """Delete files, durably; gives their names."""
+    """Delete files, and folders in their places with all that is in them, durably; gives their names."""
     for path in paths:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     for folder in {path.parent for path in paths}:
         sync_folder(folder)
     return [path.name for path in paths]

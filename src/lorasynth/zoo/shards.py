@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
 from lorasynth.lora.container import read_bytes
+from lorasynth.lora.faults import shown
 from lorasynth.lora.header import parse_header
 
 MAX_SHARD_MB = 1 << 20
@@ -54,8 +55,12 @@ def shard_path(folder: Path, name: str) -> Path:
     path = folder / f"{name}.safetensors"
     # NOTE: not Path.resolve, which raises a RuntimeError for a link that goes round; reading names that.
     homes = [folder] + [folder.parent.parent / "blobs"] * (folder.parent.name == "snapshots")
-    if not any(Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home)) for home in homes):
-        raise ModelError(f"{path}: expected a shard within the zoo, got a way out of it; put the file itself there")
+    if "\0" in name or not any(  # a NUL is in no path
+        Path(os.path.realpath(path)).is_relative_to(os.path.realpath(home)) for home in homes
+    ):
+        raise ModelError(
+            f"{shown(path)}: expected a shard within the zoo, got a way out of it; put the file itself there"
+        )
     return path
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -175,7 +177,7 @@ class Zoo:
 
     def append(
         self,
-        shard: str,
+        shard: str | None,
         persons: list[int],
         splits: list[str],
         vectors: Float[Tensor, "n P"],
@@ -185,11 +187,12 @@ class Zoo:
         *,
         ids: list[str] | None = None,
         relative_errors: list[float] | None = None,
+        marks: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         """Write one shard and then its records. Several processes may append different shards at once.
 
         Args:
-            shard: its name.
+            shard: its name; None for the next that is free.
             persons: who each LoRA is of.
             splits: "train", "validation" or "held_out" of each; the same for all LoRAs of a person.
             vectors: the LoRAs.
@@ -198,6 +201,7 @@ class Zoo:
             licence: what they may be used for.
             ids: of the items; by default one a person.
             relative_errors: of ΔW, from bringing each to the layout's rank; 0 by default.
+            marks: what each one's header says of the person: "synthetic", "consent"; nothing by default.
 
         Raises:
             ZooError: a LoRA is not finite, the shard or an item stands in the zoo already, or is of somebody who was forgotten;
@@ -206,27 +210,41 @@ class Zoo:
         """
         rows, faces = vectors.half().cpu().contiguous(), embeddings.half().cpu().contiguous()
         if not torch.isfinite(rows).all():
-            raise ZooError(f"{shard}: a LoRA is not finite; its training diverged, lower the learning rate")
+            raise ZooError(
+                f"{shard or self.folder}: a LoRA is not finite; its training diverged, lower the learning rate"
+            )
         if not torch.isfinite(faces).all():
-            raise ZooError(f"{shard}: an embedding is not finite; check the encoder, or leave its photo out")
+            raise ZooError(
+                f"{shard or self.folder}: an embedding is not finite; check the encoder, or leave its photo out"
+            )
         ids = ids or [f"{self.layout.base}-{person}" for person in persons]
         errors = relative_errors or [0.0] * len(persons)
-        records = [
-            Item(
-                id=ids[i], person=person, split=split, shard=shard, row=i, sha256=row_hash(rows[i]), source=source,
-                licence=licence, relative_error=errors[i], embeddings_sha256=row_hash(faces[i]),
-            )
-            for i, (person, split) in enumerate(zip(persons, splits, strict=True))
-        ]  # fmt: skip
+        said = marks or [{}] * len(persons)
         with locked(self.folder):
-            self.ledger.require_new(shard, records)
-            write_tensors(shard_path(self.folder, shard), {"vectors": rows, "embeddings": faces})
+            name = self.ledger.free_shard() if shard is None else shard
+            records = [
+                Item(
+                    id=ids[i], person=person, split=split, shard=name, row=i, sha256=row_hash(rows[i]), source=source,
+                    licence=licence, relative_error=errors[i], embeddings_sha256=row_hash(faces[i]), **said[i],
+                )
+                for i, (person, split) in enumerate(zip(persons, splits, strict=True))
+            ]  # fmt: skip
+            self.ledger.require_new(name, records)
+            write_tensors(shard_path(self.folder, name), {"vectors": rows, "embeddings": faces})
             self.ledger.append(records)
 
     @cached_property
     def ledger(self) -> Ledger:
         """What the manifest says by now: ``items`` and ``forgotten`` stay as they were when the zoo was opened."""
         return Ledger(self.folder)
+
+    @cached_property
+    def _by_shard(self) -> dict[str, list[Item]]:
+        """Items of each shard, so that going through all shards takes no longer than there are items."""
+        shards: dict[str, list[Item]] = defaultdict(list)
+        for item in self.items:
+            shards[item.shard].append(item)
+        return dict(shards)
 
     @property
     def shard_names(self) -> set[str]:
@@ -265,7 +283,7 @@ class Zoo:
 
     def rows(self, shard: str) -> list[tuple[str, Float[Tensor, " P"], Float[Tensor, "J D"]]]:
         """Id, LoRA and embeddings of one shard's items, in fp32."""
-        here = [item for item in self.items if item.shard == shard]
+        here = self._by_shard.get(shard, [])
         if not here:
             return []
         rows, embeddings = open_rows(self.folder, here, self.layout.num_parameters)

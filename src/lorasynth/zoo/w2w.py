@@ -18,7 +18,7 @@ from torch import Tensor
 from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.candidates import Candidate
+from lorasynth.zoo.candidates import Brought, Candidate, Content
 from lorasynth.zoo.pairs import read_table, require_columns
 
 FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
@@ -116,8 +116,7 @@ def candidates_of(
         return Candidate(
             name=f"{FILE_NAME} row {n}",
             person=person,
-            id=lambda: f"w2w-{n:06d}",
-            vector=lambda: (weights[n] * scale, 0.0),
+            read=lambda: Content(id=f"w2w-{n:06d}", brought=lambda: Brought(vector=weights[n] * scale)),
             face=lambda: Reading(embedding=_unit(faces[n], n), quality=None),
         )
 
