@@ -119,7 +119,7 @@ def test_kohyas_loras_of_all_transformer_layers_come_in_by_the_layout_of_one_of_
         assert min(kept) < 1e-6
     assert 0.3 < record["largest_relative_error"] < 0.9
 
-    result = CliRunner().invoke(app, [*arguments, "nothing"])
+    result = CliRunner().invoke(app, [*arguments, "nothing", "--force"])
     assert isinstance(result.exception, UsageError)
     assert "expected --layout with a preset among ['flux'" in str(result.exception)
 
