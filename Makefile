@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-bench reproduce reproduce-tiny evidence clean
+.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-bench reproduce reproduce-tiny evidence wheel clean
 
 setup: $(VENV)/.installed
 
@@ -87,6 +87,18 @@ ZOO ?= runs/zoo
 evidence: setup
 	mkdir -p $(OUT)
 	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/evidence.md --force
+
+# The wheel, and a try of it as a user has it: an empty environment without the dev extra, no network, no checkout at hand.
+WHEEL_VENV = $(OUT)/wheel/venv
+wheel: setup
+	rm -rf dist $(OUT)/wheel && mkdir -p $(OUT)/wheel
+	$(BIN)/python -m build --quiet
+	@size=$$(du -k dist/*.whl | cut -f1); echo "wheel: $$size KiB"; test $$size -le 61440
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet $(or $(TORCH),-c constraints.txt torch)
+	$(WHEEL_VENV)/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	cd $(OUT)/wheel && export HF_HUB_OFFLINE=1 && venv/bin/lorasynth doctor && venv/bin/lorasynth demo --out demo && \
+		venv/bin/lorasynth synthesize demo/photo.png --consent synthetic -o me.safetensors && test -s me.safetensors
 
 clean:
 	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache
