@@ -150,11 +150,11 @@ def test_scale_multiplies_the_deviation_from_the_zoos_mean(model, photo):
 def test_settings_out_of_range_are_refused(model, photo):
     with pytest.raises(UsageError, match="expected a prior among"):
         model(photo, prior="magic")
-    with pytest.raises(UsageError, match="expected 1 to 1000 steps, got 0"):
+    with pytest.raises(UsageError, match="num_inference_steps: expected a whole number from 1 to 1000, got 0"):
         model(photo, num_inference_steps=0)
     with pytest.raises(UsageError, match="expected a seed from 0"):
         model(photo, seed=-1)
-    with pytest.raises(UsageError, match="expected scale from 0 to 20, got 21"):
+    with pytest.raises(UsageError, match="scale: expected a number from 0 to 20, got 21"):
         model(photo, scale=21)
 
 
@@ -292,9 +292,10 @@ def test_from_the_command_line_photos_need_the_encoder_and_an_embedding_needs_no
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"encoder": None}, "expected a synthesizer's configuration"),
-        ({"encoder": {"name": "x"}}, "expected a synthesizer's configuration: 'kind'"),
-        ({"priors": None}, "expected a synthesizer's configuration"),
+        ({"encoder": None}, "encoder: expected an object, got None"),
+        ({"encoder": {"name": "x"}}, "encoder.kind: expected a value, got nothing"),
+        ({"priors": None}, "priors: expected an object of at most 64 entries, got None"),
+        ({"priors": {"adalora": "pickle"}}, "priors.adalora: expected 'diffusion' or 'baseline', got 'pickle'"),
         ({"format": 99}, "this version reads 1"),
     ],
 )

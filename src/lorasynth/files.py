@@ -1,22 +1,29 @@
-"""Files that are whole or not there: everything this package writes goes through here."""
+"""Files that are whole or not there: everything this package writes goes through here.
 
-import hashlib
+What it reads of models, zoos and runs goes through `lorasynth.reading` and `lorasynth.tensorfile`.
+"""
+
 import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from lorasynth.errors import ModelError, UsageError
+from lorasynth.errors import UsageError
 from lorasynth.outputs import require_replaceable
+from lorasynth.reading import read_json, sha256_file
+from lorasynth.tensorfile import TensorFile
+
+__all__ = [
+    "atomic_write", "read_json", "read_tensors", "sha256_file", "sorted_header", "tensor_names", "write_bytes", "write_json",
+    "write_large_tensors", "write_png", "write_tensors",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,20 +92,6 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file of a model, zoo or run folder.
-
-    Raises:
-        ModelError: it is missing or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise ModelError(f"{path}: not found; is this the right folder?") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: expected JSON, {error}") from None
-
-
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole, the header's metadata in sorted order so that equal content is equal bytes."""
     content = save(_on_cpu(tensors), metadata=dict(metadata) if metadata else None)
@@ -147,37 +140,17 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file of ours: tensors on the default device, in fp32 where they are floating point, and the metadata.
 
     Raises:
-        ModelError: the file is missing or not safetensors.
+        ModelError: the file is missing, no file, or not safetensors.
     """
-    with _opened(path) as file:
-        device = torch.get_default_device()
-        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        metadata = file.metadata() or {}
-    return {n: t.to(torch.float32) if t.is_floating_point() else t for n, t in tensors.items()}, metadata
+    with TensorFile(path) as file:
+        return file.read(), file.metadata
 
 
 def tensor_names(path: str | Path) -> set[str]:
     """Names of a safetensors file's tensors, which all lie within it; none is read.
 
     Raises:
-        ModelError: the file is missing or not safetensors.
+        ModelError: the file is missing, no file, or not safetensors.
     """
-    with _opened(path) as file:
-        return set(file.keys())
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except FileNotFoundError:
-        raise ModelError(f"{path}: not found; is this the right folder?") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: expected a safetensors file: {error}") from None
-
-
-def sha256_file(path: str | Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with TensorFile(path) as file:
+        return set(file.shapes)

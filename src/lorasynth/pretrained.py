@@ -1,5 +1,6 @@
 """A synthesizer's folder: canonical form, VAE, priors, guard, configuration and card; no encoder and no pickle."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +11,66 @@ from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, describe, difference
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
-from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, write_json, write_tensors
+from lorasynth.files import read_json, sha256_file, write_bytes, write_json, write_tensors
 from lorasynth.hub import local_copy
+from lorasynth.lora.faults import printable
 from lorasynth.outputs import make_folder
 from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
+from lorasynth.reading import read_text
+from lorasynth.schema import (
+    ANYTHING,
+    LINE,
+    NAME,
+    SHA256,
+    Misfit,
+    dimensions,
+    fit,
+    number,
+    one_of,
+    record,
+    rows,
+    table,
+    text,
+    whole,
+)
+from lorasynth.tensorfile import TensorFile
 from lorasynth.vae import LoRAVAE
-from lorasynth.weights import pack
-from lorasynth.worlds.world import get_world
+from lorasynth.weights import pack, packed_shapes, read_packed
+from lorasynth.worlds.world import WORLDS, get_world
 
 if TYPE_CHECKING:
-    from lorasynth.synthesizer import Synthesizer
+    from lorasynth.synthesizer import Predictor, Synthesizer
 
 FORMAT_VERSION = 1
 FILES = ("*.safetensors", "config.json", "README.md")
 """What a synthesizer's folder consists of."""
 UNKNOWN = "unknown"
 """The kind of an encoder that nobody named."""
+MAX_CONFIG_MB = 16
+SETTINGS = {
+    "guidance_scale": number(0, 20), "temperature": number(0, 20), "scale": number(0, 20), "num_inference_steps": whole(1, 1000)
+}  # fmt: skip
+"""Settings of a sampler; see `Synthesizer.synthesize`."""
+_WORLDS_ENCODER = record({"world": one_of(*WORLDS), "sha256": SHA256})
+_USERS_ENCODER = record({"kind": text(40), "name": LINE, "dim": whole(1, 1 << 16)}, rest=ANYTHING)
+
+
+def _encoder(value: Any, place: str) -> Record:
+    """A drawn world's own encoder, or a record of the user's."""
+    found: Record = (_WORLDS_ENCODER if isinstance(value, dict) and "world" in value else _USERS_ENCODER)(value, place)
+    return found
+
+
+_CONFIG = record(
+    {
+        "format": one_of(FORMAT_VERSION), "base": LINE, "default_prior": NAME, "encoder": _encoder,
+        "priors": table(NAME, one_of("diffusion", "baseline"), most=64),
+        "settings": table(NAME, record(optional=SETTINGS), most=64), "picture_size": whole(1, 1 << 16),
+    },
+    rest=ANYTHING,
+)  # fmt: skip
+_PRIORS: dict[str, type[DiffusionPrior] | type[Baseline]] = {"diffusion": DiffusionPrior, "baseline": Baseline}
 _FIELDS = ("format", "lorasynth", "base", "default_prior", "encoder", "priors", "settings", "picture_size")
 
 
@@ -37,7 +81,11 @@ def write_synthesizer(
     default = model.default_prior
     if default not in priors or not set(priors) <= set(model.priors):
         raise UsageError(f"expected priors among {sorted(model.priors)}, {default!r} one of them, got {priors}")
-    if (folder / "config.json").exists():
+    try:
+        fit(rows(NAME, most=64), priors, "priors")
+    except Misfit as error:
+        raise UsageError(f"{error}; rename it") from None
+    if os.path.lexists(folder / "config.json"):
         raise OutputExistsError(f"{folder}: holds a synthesizer already; choose another folder or remove it")
     make_folder(folder / "priors")
     model.canonicalizer.save(folder / "canonical.safetensors")
@@ -62,30 +110,57 @@ def write_synthesizer(
 def read_synthesizer(folder: str | Path, encoder: str | Encoder | None) -> dict[str, Any]:
     """The fields of a synthesizer; see `Synthesizer.from_pretrained`."""
     path = Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         path = local_copy(str(folder), "model", FILES)
-    config = read_json(path / "config.json")
-    if config.get("format") != FORMAT_VERSION:
+    # 1. What it is: its configuration, every value of its type and within bounds.
+    said = read_json(path / "config.json", record({"format": ANYTHING}, rest=ANYTHING), MAX_CONFIG_MB)
+    if said["format"] != FORMAT_VERSION:
         raise ModelError(
-            f"{path}: format {config.get('format')!r}, this version reads {FORMAT_VERSION}; upgrade lorasynth"
+            f"{path}: format {printable(repr(said['format']), 40)}, this version reads {FORMAT_VERSION}; upgrade lorasynth"
         )
-    try:
-        fields = _eyes(path, config["encoder"], encoder)
-        files = {name: _prior_file(path, name, config["default_prior"]) for name in config["priors"]}
-        fields["priors"] = {
-            n: (DiffusionPrior if kind == "diffusion" else Baseline).load(files[n])
-            for n, kind in config["priors"].items()
-        }
-        fields |= {name: config[name] for name in ("base", "settings", "default_prior", "picture_size")}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path / 'config.json'}: expected a synthesizer's configuration: {error}") from None
-    card = path / "README.md"
-    return fields | {
+    config = read_json(path / "config.json", _CONFIG, MAX_CONFIG_MB)
+    default, base = config["default_prior"], config["base"]
+    if default not in config["priors"] or not config["settings"].keys() <= config["priors"].keys():
+        raise ModelError(f"{path / 'config.json'}: expected a default prior and settings of its priors, got others")
+    # 2. Its parts.
+    fields = _eyes(path, base, config["encoder"], encoder)
+    fields |= {
         "canonicalizer": Canonicalizer.load(path / "canonical.safetensors"),
         "vae": LoRAVAE.load(path / "vae.safetensors"),
-        "card": card.read_text() if card.exists() else "",
-        "record": {key: value for key, value in config.items() if key not in _FIELDS},
+        "priors": {
+            name: _PRIORS[kind].load(_prior_file(path, name, default)) for name, kind in config["priors"].items()
+        },
     }
+    # 3. Whether they are of one model.
+    dim = fields["encoder"].dim if fields.get("encoder") else config["encoder"]["dim"]
+    _require_one_model(path, fields["canonicalizer"], fields["vae"], fields["priors"], dim)
+    return fields | {
+        "base": base, "settings": config["settings"], "default_prior": default, "picture_size": config["picture_size"],
+        "card": read_text(path / "README.md", MAX_CONFIG_MB) if os.path.lexists(path / "README.md") else "",
+        "record": {key: value for key, value in config.items() if key not in _FIELDS},
+    }  # fmt: skip
+
+
+def _require_one_model(
+    folder: Path, form: Canonicalizer, vae: LoRAVAE, priors: "dict[str, Predictor]", embedding_dim: int
+) -> None:
+    """Check that the parts fit together: embedding -> latent -> canonical vector -> LoRA.
+
+    Raises:
+        ModelError: they do not.
+    """
+    if vae.stem.num_features != form.num_features:
+        raise ModelError(
+            f"{folder}: expected a VAE of {form.num_features} numbers, as the canonical form has, got {vae.stem.num_features}; "
+            "get the model again"
+        )
+    for name, prior in priors.items():
+        latent_dim, of_embeddings = prior.sizes
+        if latent_dim != vae.latent_dim or of_embeddings not in (None, embedding_dim):
+            raise ModelError(
+                f"{folder}: expected prior {name!r} from {embedding_dim} to {vae.latent_dim} numbers, got one from "
+                f"{of_embeddings} to {latent_dim}; get the model again"
+            )
 
 
 def how_to_give(record: Record) -> str:
@@ -107,25 +182,27 @@ def _encoder_file(world: str) -> Path:
     return get_world(world).folder / "encoder.safetensors"
 
 
-def _eyes(folder: Path, record: Record, given: str | Encoder | None) -> dict[str, Any]:
+def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) -> dict[str, Any]:
     """The fields of a synthesizer that say what it sees photos with."""
-    if "world" in record:
+    if "world" in said:
         if given is not None:
             raise UsageError(
-                f"{folder}: is of the drawn world {record['world']!r}, which has its encoder; leave encoder out"
+                f"{folder}: is of the drawn world {said['world']!r}, which has its encoder; leave encoder out"
             )
-        return {"encoder": _world_encoder(folder, **record)}
+        if said["world"] != base:
+            raise ModelError(f"{folder}: expected the encoder of world {base!r}, got that of {said['world']!r}")
+        return {"encoder": _world_encoder(folder, **said)}
     if given is None:
-        return {"encoder_record": record}
-    if record["kind"] == UNKNOWN:
-        raise ModelError(f"{folder}: expected no encoder, got one that cannot be checked; {how_to_give(record)}")
+        return {"encoder_record": said}
+    if said["kind"] == UNKNOWN:
+        raise ModelError(f"{folder}: expected no encoder, got one that cannot be checked; {how_to_give(said)}")
     if isinstance(given, str):
         from lorasynth.encoders import open_encoder
 
         given = open_encoder(given)
-    if wrong := difference(record, given.record):
+    if wrong := difference(said, given.record):
         raise ModelError(f"{folder}: {wrong}; another's embeddings mean nothing to it")
-    return {"encoder": given, "encoder_record": record}
+    return {"encoder": given, "encoder_record": said}
 
 
 def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
@@ -135,5 +212,7 @@ def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
             f"{folder}: expected the encoder of world {world!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
             "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
         )
-    guard, _ = read_tensors(folder / "guard.safetensors")
-    return WorldEncoder(get_world(world), guard=WorldGuard(**guard))
+    with TensorFile(folder / "guard.safetensors") as file:
+        dimensions(packed_shapes(file), WorldGuard.TENSORS)
+        guard = WorldGuard(**read_packed(file))
+    return WorldEncoder(get_world(world), guard=guard)

@@ -21,9 +21,10 @@ from lorasynth.encoders.records import Record
 from lorasynth.errors import PhotoError, UsageError
 from lorasynth.hub import publish
 from lorasynth.lora.factors import LoRA
-from lorasynth.pretrained import FILES, how_to_give, read_synthesizer, write_synthesizer
+from lorasynth.pretrained import FILES, SETTINGS, how_to_give, read_synthesizer, write_synthesizer
 from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
+from lorasynth.schema import Misfit, fit, record
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
 
@@ -192,13 +193,12 @@ class Synthesizer:
             raise UsageError(f"expected a prior among {sorted(self.priors)}, got {name!r}")
         if not 0 <= seed <= MAX_SEED:
             raise UsageError(f"expected a seed from 0 to 2^63 - 1, got {seed}")
-        chosen: dict[str, Any] = {**self.settings.get(name, {}), **settings}
-        steps = chosen.get("num_inference_steps", 20)
-        if not 1 <= steps <= 1000:
-            raise UsageError(f"expected 1 to 1000 steps, got {steps}")
-        for key in ("guidance_scale", "temperature", "scale"):
-            if not 0 <= chosen.get(key, 1.0) <= 20:
-                raise UsageError(f"expected {key} from 0 to 20, got {chosen[key]}")
+        try:
+            plain = {key: value.item() if hasattr(value, "item") else value for key, value in settings.items()}
+            fit(record(optional=SETTINGS), plain)
+        except Misfit as error:
+            raise UsageError(f"{error}") from None
+        chosen: dict[str, Any] = {**self.settings.get(name, {}), **plain}
         scale = chosen.pop("scale", 1.0)
         # Sample a latent (Section 3.4); decode it (3.3); undo scale and gauge (3.2).
         z = self.priors[name].predict(embedding, seed=seed, **chosen)

@@ -5,6 +5,9 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from lorasynth.schema import Misfit, Shape
+from lorasynth.tensorfile import TensorFile
+
 _SCALE = ".row_scale"
 
 
@@ -41,3 +44,40 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `pack`, in fp32."""
     plain = {name: t for name, t in tensors.items() if not name.endswith(_SCALE)}
     return {name: t * tensors[name + _SCALE] if name + _SCALE in tensors else t for name, t in plain.items()}
+
+
+def packed_shapes(file: TensorFile, flags: Collection[str] = ()) -> dict[str, Shape]:
+    """The shapes of what `read_packed` will give; nothing is read.
+
+    Args:
+        file: that `pack` wrote.
+        flags: names of tensors in uint8; all others are floating point, or tables in int8.
+
+    Raises:
+        Misfit: a tensor is of another type, a table in int8 has no scale for each of its rows, or something else has one.
+    """
+    shapes, dtypes = file.shapes, file.dtypes
+    for name, shape in shapes.items():
+        if 0 in shape:
+            raise Misfit(name, "numbers", f"shape {shape}")
+        table = name.removesuffix(_SCALE)
+        if table != name and (dtypes.get(table) != torch.int8 or shape != (*shapes[table][:1], 1)):
+            raise Misfit(name, "a scale for each row of a table in int8", f"shape {shape}")
+        if not dtypes[name].is_floating_point and dtypes[name] != (torch.uint8 if name in flags else torch.int8):
+            raise Misfit(name, "floating point numbers, or a table in int8", f"{dtypes[name]}")
+        if dtypes[name] == torch.int8 and (len(shape) != 2 or name + _SCALE not in shapes):
+            raise Misfit(name, f"a table in int8 with {name}{_SCALE}", f"shape {shape}")
+    return {name: shape for name, shape in shapes.items() if not name.endswith(_SCALE)}
+
+
+def read_packed(file: TensorFile) -> dict[str, Tensor]:
+    """The state dict that `pack` wrote into a file, in fp32.
+
+    Raises:
+        Misfit: a number is not finite.
+    """
+    state = unpack(file.read())
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise Misfit(name, "finite numbers", "others")
+    return state

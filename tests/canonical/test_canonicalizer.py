@@ -277,18 +277,20 @@ def test_vectors_of_another_length_are_refused():
 def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "canonical.safetensors"
     write_tensors(path, {"x": torch.zeros(1)}, {"gauge": "procrustes"})
-    with pytest.raises(ModelError, match="expected a canonical form"):
+    with pytest.raises(ModelError, match="header, layout: expected JSON, got None"):
         Canonicalizer.load(path)
     layout = LAYOUTS[1]
     Canonicalizer.fit(zoo(layout)[0], layout).save(path)
     tensors, header = read_tensors(path)
-    for change, also in (
-        ({"mean": tensors["mean"] * torch.nan}, {}),
-        ({"scale": -tensors["scale"]}, {}),
-        ({}, {"gauge": "x"}),
+    for change, also, said in (
+        ({"mean": tensors["mean"] * torch.nan}, {}, "mean: expected finite numbers"),
+        ({"mean": tensors["mean"][:5]}, {}, r"mean: expected shape \(P\) with P = 40, got \(5,\)"),
+        ({"scale": -tensors["scale"]}, {}, "scale: expected positive numbers"),
+        ({}, {"gauge": "x"}, "header, gauge: expected 'procrustes' or 'anchored', got 'x'"),
+        ({}, {"layout": "[]"}, "header, layout: expected a layout"),
     ):
         write_tensors(path, tensors | change, header | also)
-        with pytest.raises(ModelError, match="expected finite numbers for 40 weights"):
+        with pytest.raises(ModelError, match=said):
             Canonicalizer.load(path)
 
 

@@ -166,17 +166,19 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "baseline.safetensors"
     with pytest.raises(ModelError, match="not found"):
         Baseline.load(path)
-    for tensors, header in (
-        ({"mean": torch.zeros(3)}, {}),
-        ({"mean": torch.zeros(3)}, {"kind": "DiffusionPrior"}),
-        ({"mean": torch.zeros(3)}, {"kind": "RidgePrior"}),
-        (RegressionPrior(D, Z, 8).state_dict() | {"mlp.3.weight": torch.zeros(2, 2)}, {"kind": "RegressionPrior"}),
+    regression = RegressionPrior(D, Z, 8).state_dict() | {"mlp.3.weight": torch.zeros(2, 2)}
+    for tensors, header, said in (
+        ({"mean": torch.zeros(3)}, {}, "kind: expected 'NearestPrior' or 'MeanPrior'"),
+        (
+            {"mean": torch.zeros(3)},
+            {"kind": "DiffusionPrior"},
+            "kind: expected 'NearestPrior' or .*, got 'DiffusionPrior'",
+        ),
+        ({"mean": torch.zeros(3)}, {"kind": "RidgePrior"}, "bias: expected a tensor, got nothing"),
+        (regression, {"kind": "RegressionPrior"}, r"mlp.3.weight: expected shape \(H, H\) with H = 8, got \(2, 2\)"),
     ):
         write_tensors(path, tensors, header)
-        with pytest.raises(
-            ModelError,
-            match=r"expected one of \['KernelPrior', 'MeanPrior', 'NearestPrior', 'RegressionPrior', 'RidgePrior'\]",
-        ):
+        with pytest.raises(ModelError, match=said):
             Baseline.load(path)
 
 

@@ -254,22 +254,31 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ModelError, match="expected a safetensors file"):
         DiffusionPrior.load(path)
     RidgePrior(torch.zeros(Z, D), torch.zeros(Z)).save(path)
-    with pytest.raises(ModelError, match=r"expected the weights of a DiffusionPrior: 'spread'"):
+    with pytest.raises(ModelError, match="spread: expected a tensor of 1 or more dimensions, got nothing"):
         DiffusionPrior.load(path)
     prior().save(path)
     tensors, header = read_tensors(path)
-    for changed, also in (
-        (tensors, {n: v for n, v in header.items() if n != "depth"}),
-        (tensors, header | {"depth": "3"}),
-        (tensors, header | {"width": "wide"}),
-        (tensors, header | {"conditioning": "adanorm"}),
-        (tensors | {"centre.weight": torch.zeros(Z)}, header),
-        (tensors, header | {"centre": "Denoiser"}),
-        (tensors, header | {"prediction_type": "noise"}),
-        ({n: t for n, t in tensors.items() if n != "spread"}, header),
+    for changed, also, said in (
+        (tensors, {n: v for n, v in header.items() if n != "depth"}, "header, depth: expected a number, got None"),
+        (tensors, header | {"depth": "3"}, "header, depth: expected a whole number from .*, got 3"),
+        (tensors, header | {"width": "wide"}, "header, width: expected a number, got 'wide'"),
+        (tensors, header | {"conditioning": "adanorm"}, "denoiser.blocks.0.*: expected a tensor, got nothing"),
+        (tensors, header | {"conditioning": "magic"}, "header, conditioning: expected adalora, .*, got 'magic'"),
+        (tensors | {"centre.weight": torch.zeros(Z)}, header, r"weight: expected shape \(Z, D\), got"),
+        (tensors, header | {"centre": "Denoiser"}, "header, centre: expected 'NearestPrior' or .*, got 'Denoiser'"),
+        (
+            tensors,
+            header | {"prediction_type": "noise"},
+            "prediction_type: expected None or 'v_prediction' or .* got 'noise'",
+        ),
+        (
+            {n: t for n, t in tensors.items() if n != "spread"},
+            header,
+            "spread: expected a tensor of 1 or more dimensions",
+        ),
     ):
         write_tensors(path, changed, also)
-        with pytest.raises(ModelError, match="expected the weights of a DiffusionPrior"):
+        with pytest.raises(ModelError, match=said):
             DiffusionPrior.load(path)
 
 

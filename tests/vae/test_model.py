@@ -167,15 +167,17 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     with pytest.raises(ModelError, match="expected a safetensors file"):
         LoRAVAE.load(path)
     tensors, header = trained().state_dict(), {"dropout": "0.1", "hidden_dim": "16"}
-    for changed, also in (
-        ({"weight": torch.zeros(2, 3)}, {}),
-        (tensors, {"dropout": "0.1"}),
-        (tensors, header | {"hidden_dim": "17"}),
-        (tensors, header | {"hidden_dim": "wide"}),
-        (tensors | {"stem.across": torch.zeros(3, 5)}, header),
-        ({n: t for n, t in tensors.items() if n != "stem.local.0"}, header),
-        (tensors | {"extra": torch.zeros(3)}, header),
+    for changed, also, said in (
+        ({"weight": torch.zeros(2, 3)}, {}, "stem.across: expected a tensor of 1 or more dimensions, got nothing"),
+        (tensors, {"dropout": "0.1"}, "header, hidden_dim: expected a number, got None"),
+        (tensors, header | {"hidden_dim": "17"}, "header, hidden_dim: expected a whole number from 16 to 16, got 17"),
+        (tensors, header | {"hidden_dim": "wide"}, "header, hidden_dim: expected a number, got 'wide'"),
+        (tensors, header | {"dropout": "nan"}, "header, dropout: expected a number, got 'nan'"),
+        (tensors | {"stem.across": torch.zeros(3, 5)}, header, "expected"),
+        ({n: t for n, t in tensors.items() if n != "stem.local.0"}, header, "expected"),
+        (tensors | {"extra": torch.zeros(3)}, header, r"extra: expected no such tensor, got \(3,\)"),
+        (tensors | {"logvar.bias": tensors["logvar.bias"] * torch.nan}, header, "logvar.bias: expected finite numbers"),
     ):
         write_tensors(path, changed, also)
-        with pytest.raises(ModelError, match="expected the weights of a LoRAVAE"):
+        with pytest.raises(ModelError, match=said):
             LoRAVAE.load(path)

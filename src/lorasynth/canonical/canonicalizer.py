@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,14 +12,19 @@ from torch import Tensor
 from lorasynth.canonical.gauge import orthonormal_rows
 from lorasynth.canonical.reference import Gauge, generalised_procrustes, to_gauge
 from lorasynth.devices import exact_matmul
-from lorasynth.errors import LayoutError, ModelError, ZooError
-from lorasynth.files import read_tensors, write_tensors
+from lorasynth.errors import LayoutError, ZooError
+from lorasynth.files import write_tensors
 from lorasynth.lora.layout import Layout
 from lorasynth.rows import Rows, chunks, rows_at_once
+from lorasynth.schema import Misfit, dimensions, one_of
+from lorasynth.tensorfile import TensorFile
 from lorasynth.training.seeding import fingerprint
+from lorasynth.weights import packed_shapes, read_packed
 
 Metric = Literal["entries", "updates"]
 """What distances between canonical vectors are: of scaled entries, each tensor alike, or (anchored gauge) of ΔW."""
+_TENSORS = {"reference": "P", "mean": "P", "scale": "T", "active": "T"}
+"""What a file of it holds: P numbers of a LoRA, T tensors, two a module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,17 +227,16 @@ class Canonicalizer:
         Raises:
             ModelError: the file is missing, of another kind, or holds what cannot be.
         """
-        tensors, header = read_tensors(path)
-        try:
-            layout = Layout.from_dict(json.loads(header["layout"]))
-            sizes = torch.tensor([p.stop - p.start for pair in layout.slices.values() for p in pair])
-            scale = tensors["scale"].repeat_interleave(sizes)
-            active = tensors["active"].bool().repeat_interleave(sizes)
-            reference, mean = tensors["reference"], tensors["mean"]
-            gauge: Gauge = "anchored" if header["gauge"] == "anchored" else "procrustes"
-        except (KeyError, ValueError, RuntimeError, LayoutError) as error:
-            raise ModelError(f"{path}: expected a canonical form, {error} is missing or wrong; get it again") from None
-        wrong = [t for t in (reference, mean, scale) if t.shape != (layout.num_parameters,) or not t.isfinite().all()]
-        if wrong or gauge != header["gauge"] or not (scale > 0).all():
-            raise ModelError(f"{path}: expected finite numbers for {layout.num_parameters} weights; get the file again")
-        return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active)
+        with TensorFile(path) as file:
+            gauge: Gauge = file.said({"gauge": one_of(*get_args(Gauge))})["gauge"]
+            layout: Layout = file.json("layout", Layout.parse)
+            dimensions(
+                packed_shapes(file, flags=["active"]), _TENSORS, P=layout.num_parameters, T=2 * len(layout.modules)
+            )
+            tensors = read_packed(file)
+            if not (tensors["scale"] > 0).all() or not tensors["active"].any():
+                raise Misfit("scale", "positive numbers, some of them active", "others")
+        sizes = torch.tensor([p.stop - p.start for pair in layout.slices.values() for p in pair])
+        scale, active = (tensors[name].repeat_interleave(sizes) for name in ("scale", "active"))
+        reference, mean = tensors["reference"], tensors["mean"]
+        return cls(layout=layout, gauge=gauge, reference=reference, mean=mean, scale=scale, active=active.bool())

@@ -1,6 +1,7 @@
 """Is this photo of the kind that the model was made for? A gate at the border of a world."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ class WorldGuard:
     components of the world's pictures; *background*, how uneven the two upper corners are, in themselves and between each other
     (where a world draws on flat backgrounds, a photograph has others); *contrast*, its standard deviation.
     """
+
+    TENSORS: ClassVar = {"basis": "k 768", "mean": "768", "limits": "3"}  # 768 = 3 colours of _SIDE x _SIDE pixels
 
     basis: Float[Tensor, "k d"]
     mean: Float[Tensor, " d"]

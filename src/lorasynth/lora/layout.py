@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import LayoutError, UsageError
+from lorasynth.schema import LINE, Misfit, fit, record, rows, text, whole
 
 Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
 """Module name -> (lora_A, lora_B) of N adapters."""
@@ -68,6 +70,20 @@ def _kernel(*sizes: int) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
+_MODULE_NAME = text(300, r"[A-Za-z0-9_.\-]+", "a module's name of at most 300 letters, digits, '_', '.' and '-'")
+
+
+def _row(value: Any, place: str) -> Any:
+    """A stored row's type: name, in, out, rank, and height and width of a convolution's kernel."""
+    if not isinstance(value, list) or len(value) not in (4, 6):
+        raise Misfit(place, "a row of 4 or 6 entries", value)
+    name, *sizes = value
+    return [_MODULE_NAME(name, place), *(whole(1, 1 << 31)(size, place) for size in sizes)]
+
+
+_LAYOUT = record({"base": LINE, "modules": rows(_row, most=16_384)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """The ordered adapted modules of a base model.
@@ -89,7 +105,7 @@ class Layout:
             raise LayoutError("a layout needs at least one module, got none; check the target modules")
         names = [m.name for m in self.modules]
         if len(set(names)) != len(names):
-            twice = next(n for n in names if names.count(n) > 1)
+            twice = Counter(names).most_common(1)[0][0]
             raise LayoutError(f"module {twice!r} stands twice in the layout; name each module once")
         for m in self.modules:
             if not 1 <= m.rank <= min(m.in_features, m.out_features):
@@ -131,7 +147,7 @@ class Layout:
         return {"base": self.base, "modules": rows}
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> "Layout":
+    def from_dict(cls, record: Any) -> "Layout":
         """The inverse of `to_dict`.
 
         Raises:
@@ -139,15 +155,16 @@ class Layout:
                 wrongly.
         """
         try:
+            fit(_LAYOUT, record)
             modules = tuple(
-                Module(name=str(name), in_features=int(i), out_features=int(o), rank=int(r), kernel=_kernel(*kernel))
+                Module(name=name, in_features=i, out_features=o, rank=r, kernel=_kernel(*kernel))
                 for name, i, o, r, *kernel in record["modules"]
             )
-            layout = cls(base=str(record["base"]), modules=modules)
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise LayoutError(
                 f"expected a layout with 'base' and rows of (name, in, out, rank[, height, width]): {error}"
             ) from None
+        layout = cls(base=record["base"], modules=modules)
         for ours, theirs in zip(layout.modules, modules, strict=True):
             if ours != theirs:
                 raise LayoutError(
@@ -155,6 +172,18 @@ class Layout:
                     f"{theirs.name!r} stands; sort them, and the vectors with them"
                 )
         return layout
+
+    @classmethod
+    def parse(cls, value: Any, place: str) -> "Layout":
+        """`from_dict` where types of values stand; see `lorasynth.schema`.
+
+        Raises:
+            Misfit: it is no layout's.
+        """
+        try:
+            return cls.from_dict(value)
+        except LayoutError as error:
+            raise Misfit(place, f"a layout ({error})", "another value") from None
 
     @classmethod
     def from_factors(

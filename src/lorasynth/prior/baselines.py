@@ -4,23 +4,27 @@ Each predicts a target (a latent, or coefficients of the VAE's stem) for an embe
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth.errors import ModelError
-from lorasynth.files import read_tensors, write_tensors
+from lorasynth.files import write_tensors
+from lorasynth.schema import dimensions, one_of
+from lorasynth.tensorfile import TensorFile
 from lorasynth.training import LoopConfig, train
-from lorasynth.weights import large_tables, pack, unpack
+from lorasynth.weights import large_tables, pack, packed_shapes, read_packed, unpack
 
 _ROWS = 4_096  # people whose numbers are in float64 at once
 
 
 class Baseline(nn.Module):
     """A predictor with no noise in it."""
+
+    TENSORS: ClassVar[dict[str, str]]
+    """Name -> shape of each tensor of its state: N people, D embedding, Z target."""
 
     def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0, **_: Any) -> Float[Tensor, "B Z"]:
         """The target of each row."""
@@ -39,19 +43,16 @@ class Baseline(nn.Module):
         Raises:
             ModelError: the file is missing or of another kind.
         """
-        tensors, header = read_tensors(path)
-        try:
-            baseline = Baseline.of_kind(header["kind"]).from_tensors(unpack(tensors))
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{path}: expected one of {sorted(k.__name__ for k in BASELINES.values())}: {error}"
-            ) from None
-        return baseline.eval()
+        with TensorFile(path) as file:
+            kind = KINDS[file.said({"kind": one_of(*KINDS)})["kind"]]
+            dimensions(packed_shapes(file), kind.TENSORS)
+            return kind.from_tensors(read_packed(file)).eval()
 
-    @staticmethod
-    def of_kind(name: str) -> "type[Baseline]":
-        """The class of that name, as files say it (a KeyError for none)."""
-        return {kind.__name__: kind for kind in BASELINES.values()}[name]
+    @property
+    def sizes(self) -> tuple[int, int | None]:
+        """Z of its targets, and D of the embeddings it takes; None where it takes any."""
+        found = dimensions({name: tuple(t.shape) for name, t in self.state_dict().items()}, self.TENSORS)
+        return found["Z"], found.get("D")
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "Baseline":
@@ -61,6 +62,8 @@ class Baseline(nn.Module):
 
 class MeanPrior(Baseline):
     """The zoo's mean for everybody."""
+
+    TENSORS: ClassVar = {"mean": "Z"}
 
     def __init__(self, target: Float[Tensor, "N Z"]):
         super().__init__()
@@ -80,6 +83,8 @@ class MeanPrior(Baseline):
 
 class NearestPrior(Baseline):
     """The LoRA of the zoo's person whose embedding is nearest."""
+
+    TENSORS: ClassVar = {"embedding": "N D", "target": "N Z"}
 
     def __init__(self, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"]):
         super().__init__()
@@ -101,6 +106,8 @@ class NearestPrior(Baseline):
 
 class RidgePrior(Baseline):
     """Ridge regression. It regresses to the mean, so give it a ``scale`` above 1 in the synthesizer."""
+
+    TENSORS: ClassVar = {"weight": "Z D", "bias": "Z"}
 
     def __init__(self, weight: Float[Tensor, "Z D"], bias: Float[Tensor, " Z"]):
         super().__init__()
@@ -128,11 +135,8 @@ class RidgePrior(Baseline):
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "RidgePrior":
-        """The predictor with these weights (a ValueError where they do not fit together)."""
-        weight, bias = tensors["weight"], tensors["bias"]
-        if weight.dim() != 2 or weight.shape[:1] != bias.shape:
-            raise ValueError(f"a weight of shape {tuple(weight.shape)} for a bias of shape {tuple(bias.shape)}")
-        return cls(weight, bias)
+        """The predictor with these weights."""
+        return cls(tensors["weight"], tensors["bias"])
 
 
 class KernelPrior(Baseline):
@@ -140,6 +144,8 @@ class KernelPrior(Baseline):
 
     ``k(a, b) = exp((a·b - 1) / width²)``, which for unit vectors is the usual Gaussian of their distance.
     """
+
+    TENSORS: ClassVar = {"support": "N D", "alpha": "N Z", "bias": "Z", "width": ""}
 
     def __init__(
         self, support: Float[Tensor, "N D"], alpha: Float[Tensor, "N Z"], bias: Float[Tensor, " Z"], width: float
@@ -190,6 +196,11 @@ class KernelPrior(Baseline):
 
 class RegressionPrior(Baseline):
     """An MLP from embedding to target: the authors' deterministic twin of the diffusion prior."""
+
+    TENSORS: ClassVar = {
+        "linear.weight": "Z D", "linear.bias": "Z", "mlp.0.weight": "H D", "mlp.0.bias": "H", "mlp.3.weight": "H H",
+        "mlp.3.bias": "H", "mlp.6.weight": "Z H", "mlp.6.bias": "Z",
+    }  # fmt: skip
 
     def __init__(self, embedding_dim: int, target_dim: int, width: int = 256):
         super().__init__()
@@ -252,3 +263,5 @@ BASELINES: dict[str, type[Baseline]] = {
     "regression": RegressionPrior,
 }  # fmt: skip
 """Name -> class."""
+KINDS = {kind.__name__: kind for kind in BASELINES.values()}
+"""The same by the names that files say."""

@@ -7,6 +7,7 @@ gets a low-rank update made from the condition.
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import UsageError
+from lorasynth.schema import Misfit, text
 
 
 class AdaLoRALinear(nn.Module):
@@ -213,6 +215,18 @@ CONDITIONING: dict[str, Callable[..., nn.Module]] = {
     "cross_attention": CrossAttentionBlock, "lora_mixture": LoRAMixtureBlock,
 }  # fmt: skip
 """Name -> block class, called with (width, condition_dim, dropout=...)."""
+_ADALORA_OF_RANK = r"adalora-r([1-9][0-9]{0,2})"
+
+
+def conditioning(value: Any, place: str) -> str:
+    """The type of a conditioning's name; see `lorasynth.schema`.
+
+    Raises:
+        Misfit: there is no block of that name.
+    """
+    if value in CONDITIONING or re.fullmatch(_ADALORA_OF_RANK, text(40)(value, place)):
+        return str(value)
+    raise Misfit(place, f"{', '.join(CONDITIONING)} or adalora-rRANK", value)
 
 
 def block_of(name: str) -> Callable[..., nn.Module]:
@@ -221,7 +235,7 @@ def block_of(name: str) -> Callable[..., nn.Module]:
     Raises:
         UsageError: there is none.
     """
-    if rank := re.fullmatch(r"adalora-r([1-9]\d{0,2})", name):
+    if rank := re.fullmatch(_ADALORA_OF_RANK, name):
         return partial(AdaLoRABlock, rank=int(rank[1]))
     if name not in CONDITIONING:
         raise UsageError(f"expected a conditioning among {sorted(CONDITIONING)} or adalora-rRANK, got {name!r}")

@@ -1,7 +1,7 @@
 """The conditional diffusion prior on latents, v-prediction by default, with diffusers' schedulers (Section 3.4)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +9,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lorasynth.devices import noise_on_cpu
-from lorasynth.errors import ModelError, UsageError
-from lorasynth.files import read_tensors, write_tensors
-from lorasynth.prior.baselines import Baseline, RidgePrior
+from lorasynth.files import write_tensors
+from lorasynth.prior.baselines import KINDS, Baseline, RidgePrior
+from lorasynth.prior.conditioning import conditioning
 from lorasynth.prior.denoiser import Denoiser
-from lorasynth.weights import large_tables, pack, unpack
+from lorasynth.schema import digits, dimensions, numbered, one_of, require_shapes, size_of, whole
+from lorasynth.tensorfile import TensorFile
+from lorasynth.weights import large_tables, pack, packed_shapes, read_packed
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler
 
 
+_CENTRE = "centre."
 PredictionType = Literal["v_prediction", "sample", "epsilon"]
 """What the denoiser says, in diffusers' words: v, the clean x, or the noise."""
 
@@ -144,6 +147,11 @@ class DiffusionPrior(nn.Module):
         """`sample`, without gradients: the signature that all priors share."""
         return self.sample(embedding, **settings)
 
+    @property
+    def sizes(self) -> tuple[int, int | None]:
+        """Z of its latents, and D of the embeddings it takes."""
+        return self.denoiser.latent_dim, self.denoiser.embedding_dim
+
     def save(self, path: str | Path) -> None:
         """Write the weights, large tables in int8 and the rest in fp16, and the shape in the header."""
         d = self.denoiser
@@ -164,20 +172,28 @@ class DiffusionPrior(nn.Module):
         Raises:
             ModelError: the file is missing or of another kind.
         """
-        stored, header = read_tensors(path)
-        tensors = unpack(stored)
-        try:
-            latent_dim, embedding_dim = tensors["spread"].shape[0], tensors["denoiser.nobody"].shape[0]
-            denoiser = Denoiser(
-                latent_dim, embedding_dim, int(header["width"]), int(header["depth"]), header["conditioning"]
-            )
-            parts = {n.removeprefix("centre."): t for n, t in tensors.items() if n.startswith("centre.")}
-            centre = Baseline.of_kind(header["centre"]).from_tensors(parts)
-            says = header.get("prediction_type", "v_prediction")  # files before 0.2 do not say: v was all there was
-            if says not in get_args(PredictionType):
-                raise ValueError(f"prediction type {says!r}")
-            prior = cls(denoiser, centre, cast(PredictionType, says))
-            prior.load_state_dict(tensors)
-        except (KeyError, ValueError, RuntimeError, UsageError) as error:
-            raise ModelError(f"{path}: expected the weights of a DiffusionPrior: {error}") from None
+        with TensorFile(path) as file:
+            shapes = packed_shapes(file)
+            # 1. The sizes, from the shapes that the file's bytes bear out, and what the header says of them.
+            latent_dim, embedding_dim = size_of(shapes, "spread", 0), size_of(shapes, "denoiser.nobody", 0)
+            width, depth = size_of(shapes, "denoiser.enter.weight", 0), numbered(shapes, "denoiser.blocks.")
+            said = file.said({
+                "width": digits(whole(width, width)), "depth": digits(whole(depth, depth)), "conditioning": conditioning,
+                "centre": one_of(*KINDS), "prediction_type": one_of(None, *get_args(PredictionType)),
+            })  # fmt: skip
+            # 2. A denoiser of these sizes without numbers, and the shapes of all there is.
+            with torch.device("meta"):
+                denoiser = Denoiser(latent_dim, embedding_dim, width, depth, said["conditioning"])
+            around = KINDS[said["centre"]]
+            parts = {name.removeprefix(_CENTRE): shape for name, shape in shapes.items() if name.startswith(_CENTRE)}
+            dimensions(parts, around.TENSORS, Z=latent_dim, D=embedding_dim)
+            inner = {f"denoiser.{name}": tuple(t.shape) for name, t in denoiser.state_dict().items()}
+            outer = {name: shape for name, shape in shapes.items() if not name.startswith(_CENTRE)}
+            require_shapes(outer, {**inner, "spread": (latent_dim,)})
+            # 3. The numbers.
+            tensors = read_packed(file)
+            centre = around.from_tensors({name: tensors[_CENTRE + name] for name in parts})
+            # Files before 0.2 do not say what is predicted: v was all there was.
+            prior = cls(denoiser, centre, said["prediction_type"] or "v_prediction")
+            prior.load_state_dict(tensors, assign=True)
         return prior.eval()

@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth.errors import ModelError, ZooError
-from lorasynth.files import read_tensors, write_tensors
+from lorasynth.errors import ZooError
+from lorasynth.files import write_tensors
+from lorasynth.schema import Misfit, digits, number, numbered, require_shapes, size_of, whole
+from lorasynth.tensorfile import TensorFile
 from lorasynth.vae.stem import Stem
-from lorasynth.weights import large_tables, pack, unpack
+from lorasynth.weights import large_tables, pack, packed_shapes, read_packed
 
 
 class _ResidualMLP(nn.Module):
@@ -146,14 +148,22 @@ class LoRAVAE(nn.Module):
         Raises:
             ModelError: the file is missing or of another kind.
         """
-        stored, header = read_tensors(path)
-        tensors = unpack(stored)
-        try:
-            count = sum(name.startswith("stem.local.") for name in tensors)
-            stem = Stem([tensors[f"stem.local.{m}"] for m in range(count)], tensors["stem.across"])
-            latent_dim = tensors["logvar.bias"].shape[0]
-            vae = cls(stem, latent_dim, int(header["hidden_dim"]), float(header["dropout"]))
-            vae.load_state_dict(tensors)
-        except (KeyError, ValueError, RuntimeError, ZooError) as error:
-            raise ModelError(f"{path}: expected the weights of a LoRAVAE: {error}") from None
+        with TensorFile(path) as file:
+            shapes = packed_shapes(file)
+            # 1. The sizes, from the shapes that the file's bytes bear out.
+            stem = [f"stem.local.{m}" for m in range(numbered(shapes, "stem.local."))]
+            local = [size_of(shapes, name, 0) for name in stem], [size_of(shapes, name, 1) for name in stem]
+            across, latent_dim = size_of(shapes, "stem.across", 0), size_of(shapes, "logvar.bias", 0)
+            hidden_dim = size_of(shapes, "encoder.mlp.0.weight", 0)
+            said = file.said({"hidden_dim": digits(whole(hidden_dim, hidden_dim)), "dropout": digits(number(0, 0.99))})
+            # 2. A VAE of these sizes without numbers, and its shapes.
+            with torch.device("meta"):
+                tables = [torch.empty(k, f) for k, f in zip(*local, strict=True)]
+                try:
+                    vae = cls(Stem(tables, torch.empty(across, sum(local[0]))), latent_dim, hidden_dim, said["dropout"])
+                except ZooError as error:
+                    raise Misfit("logvar.bias", "no more numbers than components", f"{error}") from None
+            require_shapes(shapes, {name: tuple(t.shape) for name, t in vae.state_dict().items()})
+            # 3. Its numbers.
+            vae.load_state_dict(read_packed(file), assign=True)
         return vae.eval()

@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lorasynth.errors import UsageError, ZooError
+from lorasynth.errors import ModelError, UsageError, ZooError
 from lorasynth.files import write_bytes
+from lorasynth.reading import read_bytes
 
 MANIFEST_NAME = "manifest.jsonl"
+MAX_MANIFEST_MB = 4_096
 UNFINISHED = b"\0"
 """What stands in the place of the first byte of lines that are being added, until all of them are written."""
 _LOCK_NAME = ".lock"
@@ -110,11 +112,11 @@ def read_manifest(folder: Path) -> Manifest:
         ZooError: it cannot be read.
     """
     try:
-        content = (folder / MANIFEST_NAME).read_bytes()
-    except FileNotFoundError:
-        content = b""
-    except OSError as error:
-        raise ZooError(f"{folder / MANIFEST_NAME}: cannot be read ({error.strerror}); check its permissions") from None
+        content = (
+            read_bytes(folder / MANIFEST_NAME, MAX_MANIFEST_MB) if os.path.lexists(folder / MANIFEST_NAME) else b""
+        )
+    except ModelError as error:
+        raise ZooError(f"{error}") from None
     length = finished_length(content)
     whole = content[:length].split(b"\n")[:-1]
     lines = [_read_line(number, raw) for number, raw in enumerate(whole, start=1)]

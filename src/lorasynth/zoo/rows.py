@@ -16,9 +16,7 @@ from lorasynth.errors import LoRAFileError, ModelError, ZooError
 from lorasynth.lora.container import read_start
 from lorasynth.rows import Rows
 from lorasynth.zoo.manifest import Item
-from lorasynth.zoo.shards import MAX_SHARD_MB, ShardHeader, read_header, shard_path
-
-_HEADER_BYTES = 1 << 14  # more than the header of a shard, which names two matrices, ever has
+from lorasynth.zoo.shards import HEADER_BYTES, MAX_SHARD_MB, ShardHeader, read_header, shard_path
 
 
 def open_rows(folder: Path, items: Sequence[Item], num_parameters: int) -> tuple[Rows, Float[Tensor, "N J D"]]:
@@ -55,7 +53,7 @@ def open_rows(folder: Path, items: Sequence[Item], num_parameters: int) -> tuple
 def _header(folder: Path, name: str, num_rows: int, num_parameters: int) -> ShardHeader:
     path = shard_path(folder, name)
     try:
-        start = read_start(path, _HEADER_BYTES, MAX_SHARD_MB)
+        start = read_start(path, HEADER_BYTES, MAX_SHARD_MB)
         header = read_header(start, path.stat().st_size, num_parameters)
     except (LoRAFileError, ZooError) as error:
         raise ModelError(f"{path}: {error}; run `lorasynth zoo verify`") from None

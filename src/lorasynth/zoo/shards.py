@@ -13,11 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
-from lorasynth.lora.container import read_bytes
+from lorasynth.lora.container import read_bytes, read_start
 from lorasynth.lora.faults import shown
 from lorasynth.lora.header import parse_header
 
 MAX_SHARD_MB = 1 << 20
+HEADER_BYTES = 1 << 14
+"""More than the header of a shard, which names two matrices, ever has."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ def read_shard(folder: Path, name: str, num_parameters: int | None = None) -> Sh
         ZooError: it cannot be read, is damaged, or holds something else; as "expected ..., got ...".
     """
     try:
-        content = read_bytes(shard_path(folder, name), MAX_SHARD_MB)
+        path = shard_path(folder, name)
+        # The header against the file's length first: a sparse file of a terabyte is not to be read.
+        start = read_start(path, HEADER_BYTES, MAX_SHARD_MB)
+        parse_header(start, path.stat().st_size)
+        content = read_bytes(path, MAX_SHARD_MB)
         _, metadata = parse_header(content)
     except ModelError as error:
         raise ZooError(str(error).partition(": ")[2]) from None

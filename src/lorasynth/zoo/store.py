@@ -14,12 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import ModelError, ZooError
-from lorasynth.files import read_json, read_tensors, sha256_file, write_bytes, write_json, write_tensors
+from lorasynth.files import read_json, sha256_file, write_bytes, write_json, write_tensors
 from lorasynth.hub import local_copy, publish
 from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
 from lorasynth.outputs import make_folder
 from lorasynth.rows import Rows
+from lorasynth.schema import ANYTHING, dimensions, table, text, whole
+from lorasynth.schema import record as fields
+from lorasynth.tensorfile import TensorFile
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, locked, read_manifest
 from lorasynth.zoo.rows import open_rows
@@ -32,6 +35,11 @@ SCHEMA_VERSION = 2
 """Since 2 the embeddings, each line of the manifest, the initialisation and zoo.json itself have checksums; 1 is read too."""
 FILES = ("zoo.json", MANIFEST_NAME, "init.safetensors", "shard-*.safetensors", "README.md")
 """What a zoo's folder consists of; README.md is its card, where it was published or somebody wrote one."""
+
+
+_ZOO_JSON = fields(
+    {"schema": whole(1, 1_000), "layout": Layout.parse, "recipe": table(text(200), ANYTHING)}, rest=ANYTHING
+)
 
 
 @dataclass(frozen=True)
@@ -95,16 +103,12 @@ class Zoo:
         """
         folder = Path(folder)
         try:
-            record = read_json(folder / "zoo.json")
+            record = read_json(folder / "zoo.json", _ZOO_JSON)
         except ModelError as error:
             raise ZooError(f"{folder}: expected a zoo: {error}") from None
-        if not isinstance(record, dict) or not {"schema", "layout", "recipe"} <= record.keys():
+        if record["schema"] > SCHEMA_VERSION:
             raise ZooError(
-                f"{folder / 'zoo.json'}: expected a zoo's schema, layout and recipe, got others; restore it from a copy"
-            )
-        if record["schema"] not in range(1, SCHEMA_VERSION + 1):
-            raise ZooError(
-                f"{folder}: schema {record['schema']!r}, this version reads up to {SCHEMA_VERSION}; upgrade lorasynth"
+                f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA_VERSION}; upgrade lorasynth"
             )
         items: dict[str, Item] = {}
         forgotten: list[Tombstone] = []
@@ -122,8 +126,7 @@ class Zoo:
                 )
             else:
                 items[line.record.id] = line.record
-        layout = Layout.from_dict(record["layout"])
-        return cls(folder, layout, record["recipe"], tuple(items.values()), tuple(forgotten))
+        return cls(folder, record["layout"], record["recipe"], tuple(items.values()), tuple(forgotten))
 
     @classmethod
     def from_hub(cls, repo_id: str) -> "Zoo":
@@ -168,12 +171,15 @@ class Zoo:
 
         Raises:
             ZooError: there was none.
+            ModelError: its file cannot be read, or is of another layout.
         """
         if not (self.folder / "init.safetensors").exists():
             raise ZooError(
                 f"{self.folder}: expected a shared initialisation, got an imported zoo; use a recipe with gauge 'procrustes'"
             )
-        return read_tensors(self.folder / "init.safetensors")[0]["init"]
+        with TensorFile(self.folder / "init.safetensors") as file:
+            dimensions(file.shapes, {"init": "P"}, P=self.layout.num_parameters)
+            return file.read()["init"]
 
     def append(
         self,
