@@ -42,3 +42,17 @@ def test_only_what_a_prompt_asks_for_is_counted(probe):
     asked = probe.obeyed(pictures, ["smiling, on a blue background", "frowning"])
     assert set(asked) == {"background", "expression"}
     assert asked["expression"] == 0.5  # one face cannot do both
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_turned_faces_of_drawn_portraits_are_read(probe, size):
+    persons = list(range(200))
+    truth = DOMAIN.nuisance_factors(persons, [0] * 200)[:, DOMAIN.nuisance.index("yaw")]
+    found = probe.turn(DOMAIN.photos(persons, [0] * 200, size))
+    clear = (truth < 0.3) | (truth > 0.7)
+    assert ((found > 0.5) == (truth > 0.5))[clear].float().mean() > 0.97
+
+
+def test_a_face_cannot_look_both_ways(probe):
+    pictures = DOMAIN.photos([1, 2, 3], [0, 0, 0], 64)[:, None].expand(-1, 2, -1, -1, -1)
+    assert probe.obeyed(pictures, ["looking left", "looking right"]) == {"turned": 0.5}

@@ -7,6 +7,7 @@ from lorasynth.worlds.words import one_of
 SUBJECT = "sks person"
 """The rare token and class noun of the person a LoRA is about (DreamBooth's convention)."""
 
+LOOKING = ("looking left", "looking right")
 EXPRESSIONS = ("frowning", "serious", "smiling")
 
 
@@ -39,7 +40,7 @@ def photo_words(f: Factors) -> list[str]:
 
 def turned_words(f: Factors) -> list[str]:
     """Where a face is turned, as seen in the picture; nothing of one that looks ahead."""
-    return ["looking left"] if f["yaw"] < 0.3 else ["looking right"] if f["yaw"] > 0.7 else []
+    return [LOOKING[0]] if f["yaw"] < 0.3 else [LOOKING[1]] if f["yaw"] > 0.7 else []
 
 
 _SAID = (
