@@ -185,7 +185,7 @@ def said(text):
 
 
 def adapter(**config):
-    return said(json.dumps({f"unet.{k}": v for k, v in config.items()}))
+    return said(json.dumps({f"unet.{k}": v for k, v in ({"r": 2, "lora_alpha": 2} | config).items()}))
 
 
 def peft(config):

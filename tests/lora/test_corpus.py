@@ -185,5 +185,5 @@ def test_a_header_of_many_patterns_and_modules_takes_no_time():
 
     pairs = {f"blocks.{i}.attn1.to_q": (numbers(1, 2), numbers(2, 1)) for i in range(2_000)}
     patterns = {f"blocks.{i}.attn9": 1 for i in range(20_000)} | {"blocks.7.attn1.to_q": 2, "to_q": 1}
-    stored = scaled_by(pairs, {"lora_alpha": 3, "alpha_pattern": patterns}, "metadata")
+    stored = scaled_by(pairs, {"r": 1, "lora_alpha": 3, "alpha_pattern": patterns}, "metadata")
     assert (stored["blocks.7.attn1.to_q"].scaling, stored["blocks.8.attn1.to_q"].scaling) == (2, 1)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lorasynth.errors import LayoutError, OutputExistsError, UsageError
 from lorasynth.lora import presets
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
+from lorasynth.lora.gate import inspect_file
 from lorasynth.lora.layout import Layout, Module
 
 FORMATS = ("kohya", "diffusers", "peft")
@@ -217,15 +218,43 @@ def test_where_ranks_differ_a_kohya_file_has_no_alphas(tmp_path, mixed_layout):
     assert not [k for k in tensors if k.endswith(".alpha")]
 
 
-def test_the_header_carries_our_metadata_and_no_foreign_one(tmp_path, layout):
-    own = {"lorasynth.seed": "3", "lora_adapter_metadata": "{}", "ss_sd_model_name": "x", "modelspec.title": "t"}
-    lora = LoRA(layout, LoRA.random(layout).vector, own)
-    again = LoRA.load(lora.save(tmp_path / "x.safetensors", metadata={"lorasynth.consent": "self"}))
-    said = again.metadata
-    assert (said["lorasynth.seed"], said["lorasynth.consent"]) == ("3", "self")
-    assert (said["lorasynth.base"], said["lorasynth.layout"]) == ("tiny", layout.hash)
-    assert said["modelspec.title"] == "t"
-    assert not {"lora_adapter_metadata", "ss_sd_model_name"} & said.keys()
+def test_a_new_files_header_says_what_still_holds(tmp_path, layout):
+    held = {
+        "lorasynth.seed": "3", "ss_sd_model_name": "x", "ss_sd_model_hash": "1", "ss_new_sd_model_hash": "2", "ss_vae_hash": "3",
+        "ss_tag_frequency": '{"10_me": {"sks": 10}}', "ss_clip_skip": "2", "modelspec.title": "t", "modelspec.thumbnail": "data:",
+        "modelspec.trigger_phrase": "sks", "modelspec.license": "MIT",
+    }  # fmt: skip
+    gone = {
+        "lora_adapter_metadata": "{}", "sshs_model_hash": "0", "sshs_legacy_hash": "0", "modelspec.hash_sha256": "0x0",
+        "note": "n", "ss_network_args": '{"conv_dim": "4"}', "ss_base_model_version": "sdxl_base_v1-0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+    }  # fmt: skip
+    old = {"ss_network_module": "lycoris.kohya", "ss_network_dim": "99", "ss_network_alpha": "1"}
+    lora = LoRA(layout, LoRA.random(layout).vector, {**held, **gone, **old})
+    said = LoRA.load(lora.save(tmp_path / "x.safetensors", metadata={"lorasynth.consent": "self"})).metadata
+    assert {key: said.get(key) for key in held} == held
+    assert not gone.keys() & said.keys()
+    assert [said[key] for key in old] == ["networks.lora", "2", "2"]
+    assert (said["lorasynth.base"], said["lorasynth.layout"], said["lorasynth.consent"]) == (
+        "tiny",
+        layout.hash,
+        "self",
+    )
+    again = LoRA.load(lora.save(tmp_path / "y.safetensors", "diffusers")).metadata
+    assert not old.keys() & again.keys()
+    assert again["ss_tag_frequency"] == held["ss_tag_frequency"]
+
+
+def test_alpha_is_float32_whatever_the_weights_are(tmp_path):
+    """bfloat16 has no 257, and would make it 256."""
+    layout = Layout.from_dict({"base": "sd15", "modules": [["conv_in", 300, 400, 257, 1, 1]]})
+    path = LoRA.random(layout).save(tmp_path / "x.safetensors", dtype=torch.bfloat16)
+    tensors = load_file(path)
+    assert {(key, t.dtype) for key, t in tensors.items() if key.endswith("alpha")} == {
+        ("lora_unet_conv_in.alpha", torch.float32)
+    }
+    assert tensors["lora_unet_conv_in.alpha"].item() == 257
+    assert inspect_file(path).alphas == [257]
 
 
 # Bytes of a file are a promise: equal LoRAs give equal files, on every machine and in every later version.

@@ -1,5 +1,7 @@
 """LoRAs of FLUX and Stable Diffusion 3: through diffusers' own loaders, and fused layers against plain linear algebra."""
 
+import json
+
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -125,6 +127,39 @@ def test_a_written_fused_layer_does_what_its_parts_do(tmp_path):
     assert fused.shape == (3 * 3072 + 12288, 3072)
     torch.testing.assert_close(fused[: 3 * 3072], torch.cat(parts))
     assert not fused[3 * 3072 :].any()  # the feed-forward, which this layout leaves alone
+
+
+def test_a_layer_trained_fused_is_written_at_its_rank(tmp_path):
+    """Its parts share lora_A: nothing grows by a conversion."""
+    tensors = {}
+    for name, rows in ((QKV, 9216), ("lora_unet_single_blocks_0_linear1", 21504)):
+        tensors |= {f"{name}.lora_down.weight": numbers(4, 3072), f"{name}.lora_up.weight": numbers(rows, 4)}
+        tensors[f"{name}.alpha"] = torch.tensor(8.0)
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    lora = LoRA.load(tmp_path / "kohya.safetensors")
+    written = load_file(lora.save(tmp_path / "again.safetensors"))
+    assert {key: t.shape for key, t in written.items()} == {key: t.shape for key, t in tensors.items()}
+    for name in (QKV, "lora_unet_single_blocks_0_linear1"):
+        assert torch.equal(written[f"{name}.lora_down.weight"], tensors[f"{name}.lora_down.weight"])
+        assert torch.equal(written[f"{name}.lora_up.weight"], 2 * tensors[f"{name}.lora_up.weight"])
+    assert torch.equal(LoRA.load(tmp_path / "again.safetensors", lora.layout).vector, lora.vector)
+
+
+def test_the_scale_in_an_xlabs_header_is_obeyed(tmp_path):
+    """As by diffusers, which hands it on to PEFT."""
+    name = "double_blocks.0.processor"
+    tensors = {
+        f"{name}.{part}_lora{side}.{half}.weight": numbers(*shape)
+        for part, rows in (("qkv", 18), ("proj", 6)) for side in (1, 2) for half, shape in (("down", (2, 8)), ("up", (rows, 2)))
+    }  # fmt: skip
+    config = {"r": 2, "lora_alpha": 8, "alpha_pattern": {r".*add_[kqv]_proj": 2}}
+    save_file(tensors, tmp_path / "plain.safetensors")
+    header = {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in config.items()})}
+    save_file(tensors, tmp_path / "scaled.safetensors", header)
+    plain, scaled = (LoRA.load(tmp_path / f"{n}.safetensors") for n in ("plain", "scaled"))
+    for m in plain.layout.modules:
+        times = 1 if ".add_" in m.name else 4
+        torch.testing.assert_close(scaled.delta_W(m.name), times * plain.delta_W(m.name))
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ class LoRA:
     ) -> Path:
         """Write the adapter as one file (kohya, diffusers) or a folder (peft). alpha is the rank: the scaling is in lora_B.
 
-        The header gets the LoRA's own ``lorasynth.*`` and ``modelspec.*`` metadata, base and layout hash, and ``metadata``.
+        The header gets what of the LoRA's own metadata still holds, base and layout hash, and ``metadata``.
 
         Args:
             path: where to; ``.safetensors`` for a file.
@@ -164,9 +164,10 @@ class LoRA:
         return path
 
     def _header(self, metadata: Mapping[str, str]) -> dict[str, str]:
-        own = {k: v for k, v in self.metadata.items() if k.startswith(("lorasynth.", "modelspec."))}
+        from lorasynth.lora.statements import still_true
+
         header = {
-            "lorasynth.version": __version__, **own, **metadata,
+            "lorasynth.version": __version__, **still_true(self.metadata, self.layout.base), **metadata,
             "lorasynth.base": self.layout.base, "lorasynth.layout": self.layout.hash,
         }  # fmt: skip
         for key, value in header.items():

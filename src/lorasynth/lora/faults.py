@@ -57,3 +57,8 @@ def shown(path: str | Path) -> str:
 def refuse(code: str, key: str, expected: str, actual: str, fix: str) -> FaultyFileError:
     """A fatal fault as an error to raise; whoever knows the file's name adds it."""
     return FaultyFileError(Fault(code=code, key=key, expected=expected, actual=actual, fix=fix))
+
+
+def note(code: str, key: str, expected: str, actual: str, fix: str) -> Fault:
+    """Legal, but whoever uses the file should know."""
+    return Fault(code=code, key=key, expected=expected, actual=actual, fix=fix, fatal=False)

@@ -26,14 +26,15 @@ from lorasynth.lora.checks import (
 )
 from lorasynth.lora.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
 from lorasynth.lora.container import read_header as read_header
-from lorasynth.lora.effect import check_effect, check_statements, norm_of
+from lorasynth.lora.effect import check_effect, norm_of
 from lorasynth.lora.faults import Fault, FaultyFileError, refuse
 from lorasynth.lora.formats import READERS
-from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME
+from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME, configuration
 from lorasynth.lora.formats.scaling import Pairs, Stored
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout, natural_order
 from lorasynth.lora.rank import within_widths
+from lorasynth.lora.statements import check_statements
 
 Opened = tuple[dict[str, Tensor], dict[str, str], dict[str, str]]
 """A file's tensors, its header's metadata, and what stands beside it, by the names that readers look for."""
@@ -155,6 +156,8 @@ def _examine(
     try:
         tensors, seen["metadata"], extra = get()
         _check_base(seen["metadata"])
+        if CONFIG_KEY in extra:
+            configuration(extra)  # first, as what it asks for explains tensors that are no LoRA's
         if unet_only:
             tensors, seen["faults"] = without_text_encoders(tensors)
         _check_tensors(tensors, seen, base)

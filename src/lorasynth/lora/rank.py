@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.lora.faults import Fault
+from lorasynth.lora.faults import Fault, note
 from lorasynth.lora.formats.scaling import Scaled, Stored
 
 
@@ -26,7 +26,7 @@ def within_widths(stored: Stored) -> list[Fault]:
     got = f"{wide[name]} for {A[0].numel()} -> {len(B)}" + (f", and {len(wide) - 1} more" if len(wide) > 1 else "")
     fix = f"none is needed if the layer has this width: the update is kept, at rank {len(A)}"
     what = f"a rank of at most {len(A)}, the layer's width"
-    return [Fault(code="wide-rank", key=name, expected=what, actual=got, fix=fix, fatal=False)]
+    return [note("wide-rank", name, what, got, fix)]
 
 
 def _of_full_rank(

@@ -11,13 +11,20 @@ import torch
 from torch import Tensor
 
 from lorasynth.lora.faults import refuse
-from lorasynth.lora.formats.scaling import Scaled, Stored, check_alpha, pair, scaled_by
+from lorasynth.lora.formats.scaling import (
+    METADATA_KEY,
+    Scaled,
+    Stored,
+    check_alpha,
+    header_config,
+    pair,
+    require_one_scale,
+    scaled_by,
+)
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
-
-METADATA_KEY = "lora_adapter_metadata"
 
 
 def is_transformer(layout: "Layout") -> bool:
@@ -67,20 +74,7 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
 
     prefix = "transformer." if any(key.startswith("transformer.") for key in tensors) else "unet."
     alphas = {key.removesuffix(".alpha"): tensor for key, tensor in tensors.items() if key.endswith(".alpha")}
-    config: Any = {}
-    if text := metadata.get(METADATA_KEY):
-        if alphas:
-            got = f"{next(iter(alphas))}.alpha too"
-            raise refuse(
-                "two-scales", METADATA_KEY, "the scale in one place", got, "remove one, diffusers refuses both"
-            )
-        try:
-            config = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise refuse("bad-metadata", METADATA_KEY, "JSON", f"{error}", "save the LoRA again") from None
-        if not isinstance(config, dict):
-            raise refuse("bad-metadata", METADATA_KEY, "an object", type(config).__name__, "save the LoRA again")
-        config = {key.removeprefix(prefix): value for key, value in config.items()}
+    config = header_config(metadata, prefix)
     flat: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if not key.endswith(".alpha"):
@@ -88,7 +82,10 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
             if name in flat:
                 raise refuse("duplicate-module", key, "each module once", "it again under another name", "remove one")
             flat[name] = tensor
-    stored = scaled_by(pair(flat), config, METADATA_KEY)
+    pairs = pair(flat)
+    if config is not None and not alphas:
+        return scaled_by(pairs, config, METADATA_KEY)
+    stored = {name: Scaled(A, B, 1.0) for name, (A, B) in pairs.items()}
     for module, tensor in alphas.items():
         name = module.removeprefix(prefix)
         if name not in stored:
@@ -97,4 +94,5 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         A, B, _ = stored[name]
         check_alpha(f"{module}.alpha", float(tensor), len(A))
         stored[name] = Scaled(A, B, float(tensor) / len(A))
+    require_one_scale(stored, config, "its alpha says")
     return stored

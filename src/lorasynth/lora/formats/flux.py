@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora.faults import FaultyFileError, refuse
-from lorasynth.lora.formats.scaling import Pairs, Scaled, Stored, pair
+from lorasynth.lora.formats.scaling import METADATA_KEY, Pairs, Scaled, Stored, header_config, pair, scaled_by
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -56,10 +56,10 @@ def modules_of(name: str, A_RI: Tensor, B_OR: Tensor) -> Pairs:
 
 
 def from_xlabs(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Stored:
-    """Module name -> (lora_A, lora_B, 1), for XLabs' files: they have no alphas.
+    """Module name -> (lora_A, lora_B, scaling), for XLabs' files: they have no alphas, and diffusers obeys a header's scale.
 
     Raises:
-        FaultyFileError: a layer that diffusers does not know, or two that are one.
+        FaultyFileError: a layer that diffusers does not know, two that are one, or a header that does not fit.
     """
     stored: Stored = {}
     for key, A in tensors.items():
@@ -69,7 +69,9 @@ def from_xlabs(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> St
                 if module in stored:
                     raise refuse("duplicate-module", key, "each module once", f"{module} again", "remove one")
                 stored[module] = Scaled(*halves, 1.0)
-    return stored
+    config = header_config(metadata, "transformer.")
+    pairs = {module: (A, B) for module, (A, B, _) in stored.items()}
+    return stored if config is None else scaled_by(pairs, config, METADATA_KEY)
 
 
 def _converted(tensors: dict[str, Tensor], key: str) -> Pairs:
@@ -128,7 +130,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
             A, B = next(iter(parts.values())) if len(rows) == 1 else _fused(name, rows, parts)
             tensors[f"{name}.lora_down.weight"] = A.to(dtype).contiguous()
             tensors[f"{name}.lora_up.weight"] = B.to(dtype).contiguous()
-            tensors[f"{name}.alpha"] = torch.tensor(float(len(A)), dtype=dtype)
+            tensors[f"{name}.alpha"] = torch.tensor(float(len(A)))
     if factors:
         raise UsageError(
             f"{next(iter(factors))}: expected layers of FLUX's blocks for format 'kohya', got another; choose 'diffusers' or "
@@ -141,11 +143,21 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
 
 
 def _fused(name: str, rows: dict[str, int], parts: Pairs) -> tuple[Tensor, Tensor]:
-    """One layer's factors from those of its parts; a part that is not adapted gets zeros."""
+    """One layer's factors from those of its parts; a part that is not adapted gets zeros.
+
+    Parts that share their lora_A, as those of a layer that was trained fused, keep its rank: lora_up is theirs stacked.
+    """
     ranks, widths = ({A.shape[i] for A, _ in parts.values()} for i in (0, 1))
     sizes = {module: len(B) for module, (_, B) in parts.items()}
     equal = len(set(rows.values())) == 1  # the converter cuts into equal parts, or else at FLUX's own widths
     sizes = {module: sizes.get(module, max(sizes.values()) if equal else fixed) for module, fixed in rows.items()}
+    shared = next(iter(parts.values()))[0]
+    if (
+        (sizes == rows or equal)
+        and parts.keys() == rows.keys()
+        and all(torch.equal(A, shared) for A, _ in parts.values())
+    ):
+        return shared, torch.cat([parts[module][1] for module in rows])
     fits = len(ranks) == len(widths) == 1 and (len(set(sizes.values())) == 1 if equal else sizes == rows)
     if not fits or len(rows) * min(ranks) > min(*widths, sum(sizes.values())):
         shapes = ", ".join(f"{module} {tuple(A.shape)} and {tuple(B.shape)}" for module, (A, B) in parts.items())

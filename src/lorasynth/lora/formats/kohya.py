@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats import flux
-from lorasynth.lora.formats.diffusers import METADATA_KEY, is_transformer, named_factors
-from lorasynth.lora.formats.scaling import Pairs, Scaled, Stored, check_alpha, pair
+from lorasynth.lora.formats.diffusers import is_transformer, named_factors
+from lorasynth.lora.formats.scaling import Pairs, Scaled, Stored, check_alpha, header_config, pair, require_one_scale
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -41,7 +41,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
     ranks = {m.rank for m in lora.layout.modules}
     for key in [key for key in tensors if key.endswith(".alpha")]:
         if len(ranks) == 1:
-            tensors[key] = torch.tensor(float(tensors[key]), dtype=dtype)
+            tensors[key] = torch.tensor(float(tensors[key]))  # in float32: bfloat16 makes 256 of 257
         else:
             del tensors[key]
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
@@ -57,10 +57,6 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     Raises:
         FaultyFileError: an alpha that cannot be meant or without its tensors, or names that the converters do not know.
     """
-    if METADATA_KEY in metadata:
-        fix = "remove it from the header, diffusers refuses both"
-        got = next((f"{key} too" for key in tensors if key.endswith(".alpha")), "it beside kohya's names")
-        raise refuse("two-scales", METADATA_KEY, "the scale in one place, kohya's alphas", got, fix)
     layers = _layers(tensors)
     is_flux = any(flux.is_name(name) for name in layers)
     # kohya's SDXL files use the original repository's block names, which need to know the blocks' depth: 2 in every SD UNet.
@@ -80,6 +76,8 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         other = next(name for name in layers if name not in original)
         expected = "names that diffusers can tell apart, of one program"
         raise refuse("unknown-key", other, expected, f"{min(original)} beside it", "keep the names of one program")
+    config = header_config(metadata, "transformer." if is_flux else "unet.")
+    require_one_scale(stored, config, "its alpha says, or kohya's names without one")
     return stored
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasynth.files import write_json, write_tensors
 from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
-from lorasynth.lora.formats.scaling import Stored, pair, scaled_by
+from lorasynth.lora.formats.scaling import Stored, pair, require_plain, scaled_by
 from lorasynth.outputs import require_new_adapter
 
 if TYPE_CHECKING:
@@ -54,6 +54,16 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     Raises:
         FaultyFileError: there is no configuration, it is not JSON or does not fit, or a tensor is no part of a LoRA.
     """
+    config = configuration(metadata)
+    return scaled_by(pair({key.removeprefix(_PREFIX): t for key, t in tensors.items()}), config, CONFIG_NAME)
+
+
+def configuration(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration beside PEFT's weights, which has to be a plain LoRA's.
+
+    Raises:
+        FaultyFileError: there is none, it is not JSON, or asks for more.
+    """
     if CONFIG_KEY not in metadata:
         fix = "keep the two files of a PEFT folder together"
         raise refuse("no-config", CONFIG_NAME, "it beside the weights, as the scale is in it", "none", fix)
@@ -61,6 +71,7 @@ def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) 
         config: Any = json.loads(metadata[CONFIG_KEY])
     except (ValueError, RecursionError) as error:
         raise refuse("bad-metadata", CONFIG_NAME, "JSON", f"{error}", "save the adapter again") from None
-    if not isinstance(config, dict) or not {"r", "lora_alpha"} <= config.keys():
-        raise refuse("bad-metadata", CONFIG_NAME, "an object with r and lora_alpha", "none", "save the adapter again")
-    return scaled_by(pair({key.removeprefix(_PREFIX): t for key, t in tensors.items()}), config, CONFIG_NAME)
+    if not isinstance(config, dict):
+        raise refuse("bad-metadata", CONFIG_NAME, "an object", type(config).__name__, "save the adapter again")
+    require_plain(config, CONFIG_NAME)
+    return config
