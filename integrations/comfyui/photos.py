@@ -3,11 +3,9 @@
 import torch
 from PIL import Image
 
-from lorasynth.encoders.images import MIN_SIDE, to_image
+from lorasynth.encoders.arrays import OVERSHOOT
+from lorasynth.encoders.images import open_photo
 from lorasynth.errors import PhotoError
-
-OVERSHOOT = 0.5
-"""How far resampling may leave 0 to 1; beyond it, a tensor is no IMAGE but 0 to 255, a latent or worse."""
 
 
 def to_photos(image: torch.Tensor) -> list[Image.Image]:
@@ -17,19 +15,14 @@ def to_photos(image: torch.Tensor) -> list[Image.Image]:
         image: (B, H, W, 3), 0 to 1. A little less or more, as resampling leaves it, is clipped as ComfyUI's own nodes do.
 
     Raises:
-        PhotoError: another shape, values that are no picture's, or a picture too small to show a face.
+        PhotoError: another shape, values that are no picture's, or a size that no photo file may have.
     """
     if image.dim() != 4 or image.shape[-1] != 3 or not len(image):
         raise PhotoError(
             f"expected an IMAGE of shape (B, H, W, 3), got {tuple(image.shape)}; "
             "give the output of Load Image, without its alpha channel"
         )
-    height, width = image.shape[1:3]
-    if min(height, width) < MIN_SIDE:
-        raise PhotoError(
-            f"expected at least {MIN_SIDE} pixels a side, got {width} x {height}; give a larger picture, not an enlarged one"
-        )
     low, high = image.min().item(), image.max().item()
     if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # NaN compares as false
         raise PhotoError(f"expected an IMAGE with values from 0 to 1, got {low:g} to {high:g}; scale it first")
-    return [to_image(picture) for picture in image.float().permute(0, 3, 1, 2)]
+    return [open_photo(picture) for picture in image.float().cpu().numpy()]

@@ -1,7 +1,7 @@
 """Photos of a person in, a LoRA out: the whole method in one function."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.drawn import WorldEncoder
-from lorasynth.encoders.images import open_photo
+from lorasynth.encoders.images import Photo, is_photo
 from lorasynth.encoders.protocol import Encoder, pool_readings
 from lorasynth.encoders.records import Record
-from lorasynth.errors import PhotoError, UsageError
+from lorasynth.errors import UsageError
 from lorasynth.hub import publish
 from lorasynth.lora.factors import LoRA
 from lorasynth.pretrained import FILES, SETTINGS, how_to_give, read_synthesizer, write_synthesizer
@@ -36,7 +35,6 @@ MAX_SEED = 2**63 - 1
 
 Predictor = DiffusionPrior | Baseline
 """Embeddings -> latents."""
-Photo = str | Path | Image.Image
 _PERSON = "sks person"  # what real bases call the subject (DreamBooth's convention)
 _ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 """What ModelSpec calls the bases that it knows."""
@@ -64,6 +62,7 @@ class Synthesizer:
     record: dict[str, Any] = field(default_factory=dict)  # how it was made and what was measured
     last_seconds: float = field(default=0.0, init=False)  # what the last call took
     last_warnings: tuple[str, ...] = field(default=(), init=False)  # why the last photos may serve badly
+    last_notes: tuple[str, ...] = field(default=(), init=False)  # what was done to them, beyond the usual
 
     def __call__(
         self,
@@ -77,7 +76,7 @@ class Synthesizer:
         """Photos of one person -> a LoRA.
 
         Args:
-            photos: one or several: file names or images.
+            photos: one or several: files' names, bytes, arrays or Pillow images.
             seed: equal seeds give equal LoRAs, bit for bit.
             prior: which of `priors`.
             allow_outside: of a drawn world's model: use photos that do not look like that world.
@@ -158,22 +157,17 @@ class Synthesizer:
             PhotoError: a photo cannot be used.
             UsageError: there are none, or the model was loaded without its encoder.
         """
-        several = [photos] if isinstance(photos, (str, Path, Image.Image)) else list(photos)
+        several = _as_list(photos)
         if not several:
             raise UsageError("expected at least one photo, got none")
         if self.encoder is None:
             assert self.encoder_record is not None
             raise UsageError(f"expected an embedding, got photos and no encoder; {how_to_give(self.encoder_record)}")
-        self.last_warnings = ()
-        names = ["photo" if isinstance(photo, Image.Image) else str(photo) for photo in several]
-        images = [p.convert("RGB") if isinstance(p, Image.Image) else open_photo(p) for p in several]
+        self.last_notes = self.last_warnings = ()
         outside = {"allow_outside": True} if allow_outside and isinstance(self.encoder, WorldEncoder) else {}
-        try:
-            readings = self.encoder.read(images, **outside)
-        except PhotoError as error:  # of several, it says which
-            raise type(error)(f"{names[0]}: {error}" if len(names) == 1 else str(error)) from None
+        readings = self.encoder.read(several, **outside)
         reading = pool_readings(readings)
-        self.last_warnings = reading.warnings
+        self.last_notes, self.last_warnings = reading.notes, reading.warnings
         return reading.embedding
 
     @torch.no_grad()
@@ -268,6 +262,16 @@ class Synthesizer:
             UsageError: it is of a drawn world, which has its encoder.
         """
         return cls(**read_synthesizer(folder, encoder))
+
+
+def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
+    if is_photo(photos):
+        return [photos]
+    if not isinstance(photos, Iterable):
+        raise UsageError(
+            f"expected a photo or a list of photos, got {type(photos).__name__}; give a file's name, bytes, an array or an image"
+        )
+    return list(photos)
 
 
 def holds_people(prior: Predictor) -> bool:

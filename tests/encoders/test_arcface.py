@@ -220,7 +220,7 @@ def test_a_photo_that_is_refused_is_named_by_its_number(recogniser):
     images = colours("red", "blue", size=300)
     with pytest.raises(SeveralFacesError, match=r"^photo 1 of 2: expected one face, got 2: 0 at left"):
         encoder.embed(images)
-    with pytest.raises(NoFaceError, match=r"^expected a face, got none"):
+    with pytest.raises(NoFaceError, match=r"^photo: expected a face, got none"):
         ArcFaceEncoder(recogniser(), detector=Sees()).embed(images[:1])
     with pytest.raises(UsageError, match=r"^photo 2 of 2: expected face='largest' or a number"):
         encoder.read(images, faces=[0, 2])

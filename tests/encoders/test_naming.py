@@ -37,7 +37,9 @@ def test_a_worlds_pictures_pass_its_guard_whoever_is_in_them_and_noise_does_not(
     """People of the world's range of held-out ones, whom no training has seen."""
     drawn.read([to_image(picture) for picture in world.draw(list(range(200)), [0] * 200, 64)])
     noise = to_image(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(OutsideWorldError, match=r"^expected a picture of the world 'portraits', got something else"):
+    with pytest.raises(
+        OutsideWorldError, match=r"^photo: expected a picture of the world 'portraits', got something else"
+    ):
         drawn.read([noise])
     fine = to_image(world.draw([7], [0], 64)[0])
     with pytest.raises(OutsideWorldError, match=r"^photo 2 of 2: expected a picture of the world"):

@@ -119,8 +119,8 @@ def synthesize(
         lora = synthesizer.from_embedding(vector, seed=seed, prior=prior, **settings)
     else:
         lora = synthesizer(photos or [], seed=seed, prior=prior, allow_outside=allow_outside, **settings)
-    for warning in synthesizer.last_warnings:
-        say(warning)
+    for remark in (*synthesizer.last_notes, *synthesizer.last_warnings):
+        say(remark)
     lora.save(output, format.value, torch.float16, {"lorasynth.consent": consent.value}, force=force)
     source = "an embedding" if vector is not None else f"{len(photos or [])} photo(s)"
     say(f"{output}: {lora.layout.num_parameters} parameters from {source}")

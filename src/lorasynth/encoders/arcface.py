@@ -1,7 +1,7 @@
 """Photographs -> unit vectors by any recogniser file of insightface's convention, over onnxruntime: ArcFace, SFace and their kin.
 
     encoder = ArcFaceEncoder("w600k_r50.onnx", detector=Scrfd("det_10g.onnx"))
-    person = pool_readings(encoder.read([open_photo(path) for path in paths]))
+    person = pool_readings(encoder.read(paths))
 
 The files are the user's own: nothing is downloaded. Shapes: B photos, S pixels a side, D embedding.
 """
@@ -21,10 +21,11 @@ from lorasynth.encoders.alignment import align
 from lorasynth.encoders.detectors import Detector
 from lorasynth.encoders.faces import Choice, find_face, judge
 from lorasynth.encoders.graphs import Graph
-from lorasynth.encoders.images import photo_tensor
+from lorasynth.encoders.images import OpenedPhoto, Photo, photo_tensor
 from lorasynth.encoders.licences import licence_of
-from lorasynth.encoders.protocol import Reading
+from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
+from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import FaceError, ModelError, UsageError
 from lorasynth.files import sha256_file
 
@@ -32,6 +33,9 @@ PIXELS = ("auto", "scaled", "raw")
 """What a network takes: whichever its file tells, (x - 127.5) / 127.5, or x from 0 to 255."""
 DEFAULT_SIZE = 112
 _BATCH = 32  # photos at once; more gain nothing on a CPU
+
+Prepared = tuple[Float[Tensor, "3 S S"], float | None, tuple[Remark, ...], tuple[Remark, ...]]
+"""An aligned face, its quality, notes and warnings."""
 
 
 class ArcFaceEncoder:
@@ -105,57 +109,58 @@ class ArcFaceEncoder:
         """S, pixels a side of the aligned face."""
         return self._size
 
-    def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
-        """Unit embeddings of RGB photos.
+    def embed(self, photos: Sequence[Photo]) -> Float[Tensor, "B D"]:
+        """The embeddings of `read` alone.
 
         Raises:
-            PhotoError: a photo without a face, with several, or with a small one, by its number.
+            PhotoError: a photo that cannot be opened, is without a face, with several, or with a small one, by its name.
             ModelError: a network's output is not what it should be.
         """
-        readings = self.read(images)
+        readings = self.read(photos)
         return torch.stack([r.embedding for r in readings]) if readings else torch.zeros(0, self.dim)
 
-    def read(self, images: Sequence[Image.Image], faces: Sequence[Choice] | None = None) -> list[Reading]:
-        """Unit embeddings of RGB photos with their quality, what was done to them, and warnings.
+    def read(self, photos: Sequence[Photo], faces: Sequence[Choice] | None = None) -> list[Reading]:
+        """Unit embeddings of photos with their quality, what was done to them, and warnings.
 
         Args:
-            images: the photos.
+            photos: files' names, bytes, arrays or images.
             faces: which face to take in each photo; by default what the encoder was made with.
 
         Raises:
-            PhotoError: a photo without a face, with several, or with a small one, by its number.
+            PhotoError: a photo that cannot be opened, is without a face, with several, or with a small one, by its name.
             UsageError: ``faces`` are not as many as photos, or there is no such face.
             ModelError: a network's output is not what it should be.
         """
-        choices = [self.face] * len(images) if faces is None else list(faces)
-        if len(choices) != len(images):
-            raise UsageError(f"expected a choice of face for each of {len(images)} photos, got {len(choices)}")
-        prepared = []
-        for number, (image, choice) in enumerate(zip(images, choices, strict=True), start=1):
-            try:
-                prepared.append(self.prepare(image, choice))
-            except (FaceError, UsageError) as error:
-                where = f"photo {number} of {len(images)}: " if len(images) > 1 else ""
-                raise type(error)(f"{where}{error}") from None
-        if not prepared:
-            return []
-        embeddings = self.embed_crops(torch.stack([crop for crop, *_ in prepared]))
-        return [
-            Reading(embedding=embedding, quality=quality, notes=notes, warnings=warnings)
-            for embedding, (_, quality, notes, warnings) in zip(embeddings, prepared, strict=True)
-        ]
+        choices = [self.face] * len(photos) if faces is None else list(faces)
+        if len(choices) != len(photos):
+            raise UsageError(f"expected a choice of face for each of {len(photos)} photos, got {len(choices)}")
+        readings: list[Reading] = []
+        prepared = (self._prepare(*photo, choice) for photo, choice in zip(opened(photos), choices, strict=True))
+        for batch in batched(prepared, _BATCH):
+            embeddings = self.embed_crops(torch.stack([crop for crop, *_ in batch]))
+            readings += [
+                Reading(embedding=embedding, quality=quality, notes=notes, warnings=warnings)
+                for embedding, (_, quality, notes, warnings) in zip(embeddings, batch, strict=True)
+            ]
+        return readings
 
-    def prepare(
-        self, image: Image.Image, choice: Choice = None
-    ) -> tuple[Float[Tensor, "3 S S"], float | None, tuple[str, ...], tuple[str, ...]]:
-        """The aligned face in [0, 1], its quality, notes and warnings.
+    def _prepare(self, name: str, photo: OpenedPhoto, choice: Choice) -> Prepared:
+        """`prepare` of an opened photo, whose name stands before what is wrong with it."""
+        try:
+            crop, quality, notes, warnings = self.prepare(photo.image, choice)
+        except (FaceError, UsageError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        return crop, quality, (*photo.notes, *notes), warnings
+
+    def prepare(self, image: Image.Image, choice: Choice = None) -> Prepared:
+        """The aligned face in [0, 1] of an upright RGB picture, its quality, notes and warnings.
 
         Raises:
             FaceError: there is no face, several, or a small one.
             UsageError: there is no such face.
         """
         if self.detector is None:
-            return photo_tensor(image.convert("RGB"), self._size), None, (), ()
+            return photo_tensor(image, self._size), None, (), ()
         face, notes = find_face(image, self.detector, choice)
         crop = align(image, face.landmarks, self._size)
         quality, warnings = judge(face, crop)

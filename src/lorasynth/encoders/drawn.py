@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from lorasynth.encoders.guard import WorldGuard
-from lorasynth.encoders.images import photo_tensor
-from lorasynth.encoders.protocol import Reading
+from lorasynth.encoders.images import OpenedPhoto, Photo, photo_tensor
+from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
+from lorasynth.encoders.remarks import Remark
 from lorasynth.files import sha256_file
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LICENCE = "Apache-2.0 (made by lorasynth, from drawings)"
 _GUARD_PICTURES = 2000
+_BATCH = 32  # photos at once
 
 
 class WorldEncoder:
@@ -67,32 +68,42 @@ class WorldEncoder:
         """S, pixels a side."""
         return self.world.picture_size
 
-    def read(self, images: Sequence[Image.Image], *, allow_outside: bool = False) -> list[Reading]:
-        """Unit embeddings of the central squares of RGB photos.
+    def read(self, photos: Sequence[Photo], *, allow_outside: bool = False) -> list[Reading]:
+        """Unit embeddings of the central squares of photos.
 
         Args:
-            images: the photos.
+            photos: files' names, bytes, arrays or images.
             allow_outside: embed pictures that do not look like this world's, too.
 
         Raises:
-            OutsideWorldError: a photo is not of this world, by its number.
+            PhotoError: a photo cannot be opened, by its name.
+            OutsideWorldError: a photo is not of this world, by its name.
         """
-        if not images:
-            return []
-        pictures = torch.stack([photo_tensor(image.convert("RGB"), self.image_size) for image in images])
-        if not allow_outside:
-            for number, picture in enumerate(pictures, start=1):
-                where = f"photo {number} of {len(images)}" if len(images) > 1 else ""
-                self.guard.check(where, picture, self.world.name, self.world.domain.about)
-        with torch.no_grad():
-            embeddings = self.net(pictures)
-        return [Reading(embedding=embedding, quality=None) for embedding in embeddings]
+        readings: list[Reading] = []
+        for batch in batched((self._prepare(*photo, allow_outside) for photo in opened(photos)), _BATCH):
+            with torch.no_grad():
+                embeddings = self.net(torch.stack([picture for picture, _ in batch]))
+            readings += [
+                Reading(embedding=embedding, quality=None, notes=notes)
+                for embedding, (_, notes) in zip(embeddings, batch, strict=True)
+            ]
+        return readings
 
-    def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
+    def _prepare(
+        self, name: str, photo: OpenedPhoto, allow_outside: bool
+    ) -> tuple[Float[Tensor, "3 S S"], tuple[Remark, ...]]:
+        """What the network takes, and what was unusual about the photo."""
+        picture = photo_tensor(photo.image, self.image_size)
+        if not allow_outside:
+            self.guard.check(name, picture, self.world.name, self.world.domain.about)
+        return picture, photo.notes
+
+    def embed(self, photos: Sequence[Photo]) -> Float[Tensor, "B D"]:
         """The embeddings of `read` alone.
 
         Raises:
-            OutsideWorldError: a photo is not of this world, by its number.
+            PhotoError: a photo cannot be opened, by its name.
+            OutsideWorldError: a photo is not of this world, by its name.
         """
-        readings = self.read(images)
+        readings = self.read(photos)
         return torch.stack([reading.embedding for reading in readings]) if readings else torch.zeros(0, self.dim)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lorasynth.encoders.alignment import misfit, sharpness, turn
 from lorasynth.encoders.detectors import Detector, Face
+from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import ModelError, NoFaceError, SeveralFacesError, SmallFaceError, UsageError
 
 Choice = Literal["largest"] | int | None
@@ -28,7 +29,7 @@ SURE_SCORE = 0.65
 _RETRY_SIDE = 1280  # pixels; detectors look at fewer, and the margin would double a large photo
 
 
-def find_face(image: Image.Image, detector: Detector, choice: Choice = None) -> tuple[Face, tuple[str, ...]]:
+def find_face(image: Image.Image, detector: Detector, choice: Choice = None) -> tuple[Face, tuple[Remark, ...]]:
     """The face that is meant, and notes on what it took.
 
     Where no face is found, the photo is tried once more with a margin of half its size on each side: detectors have seen few
@@ -41,11 +42,12 @@ def find_face(image: Image.Image, detector: Detector, choice: Choice = None) -> 
         UsageError: ``choice`` is none of the faces.
         ModelError: the detector's output is not finite.
     """
-    notes = []
+    notes: list[Remark] = []
     faces = detector.detect(image)
     if not faces:
         faces = _detect_with_margin(image, detector)
-        notes.append("the face fills the frame: it was found only after a margin of half the photo was added around it")
+        words = "the face fills the frame: it was found only after a margin of half the photo was added around it"
+        notes.append(Remark("margin", words))
     if not faces:
         raise NoFaceError(
             f"expected a face, got none in {image.width} x {image.height} pixels, nor with a margin around them; give a photo "
@@ -57,7 +59,7 @@ def find_face(image: Image.Image, detector: Detector, choice: Choice = None) -> 
     face = _choose(faces, choice)
     if choice is not None and len(faces) > 1:
         which = "the largest" if choice == "largest" else f"number {choice}"
-        notes.append(f"{which} of {len(faces)} faces was taken, {_where(face)}")
+        notes.append(Remark("chosen", f"{which} of {len(faces)} faces was taken, {_where(face)}"))
     if min(face.width, face.height) < LEAST_SIDE:
         raise SmallFaceError(
             f"expected a face of at least {LEAST_SIDE} pixels a side, got {face.width:.0f} x {face.height:.0f}; give a larger "
@@ -66,30 +68,32 @@ def find_face(image: Image.Image, detector: Detector, choice: Choice = None) -> 
     return face, tuple(notes)
 
 
-def judge(face: Face, crop: Float[Tensor, "3 S S"]) -> tuple[float, tuple[str, ...]]:
+def judge(face: Face, crop: Float[Tensor, "3 S S"]) -> tuple[float, tuple[Remark, ...]]:
     """Quality from 0 to 1, and warnings, of a face and its aligned crop.
 
     Quality is the product of four readings of at most 1: the detector's score, pixels, sharpness and frontality. It sorts photos
     of one person, and says nothing about likeness.
     """
     side, sharp, turned = min(face.width, face.height), sharpness(crop), abs(turn(face.landmarks))
-    warnings = []
+    warnings: list[Remark] = []
     if sharp < LEAST_SHARPNESS:
-        warnings.append(
-            f"blurred: sharpness {sharp:.0f}, expected at least {LEAST_SHARPNESS:.0f}; a sharper photo helps"
-        )
+        words = f"blurred: sharpness {sharp:.0f}, expected at least {LEAST_SHARPNESS:.0f}; a sharper photo helps"
+        warnings.append(Remark("blurred", words))
     if turned > MOST_TURN:
-        warnings.append("in profile: the nose is not between the eyes; a photo from the front helps")
+        words = "in profile: the nose is not between the eyes; a photo from the front helps"
+        warnings.append(Remark("profile", words))
     elif (odd := misfit(face.landmarks)) > MOST_MISFIT:
-        warnings.append(
+        words = (
             f"drawn, or seen steeply from above or below: eyes, nose and mouth lie {odd:.2f} eye distances from a face's, "
             f"expected at most {MOST_MISFIT}; a photograph from the front helps"
         )
+        warnings.append(Remark("drawn", words))
     if face.score < SURE_SCORE:
-        warnings.append(
+        words = (
             f"hardly a face to the detector: score {face.score:.2f}, expected at least {SURE_SCORE}; a photo in which it is not "
             "covered helps"
         )
+        warnings.append(Remark("doubtful", words))
     readings = (face.score, side / GOOD_SIDE, sharp / GOOD_SHARPNESS, 1 - turned)
     return float(np.prod(np.clip(readings, 0, 1))), tuple(warnings)
 

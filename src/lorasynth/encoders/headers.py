@@ -5,6 +5,8 @@ Sizes: PNG, W3C PNG 11.2.2 (IHDR); JPEG, ITU-T T.81 B.2.2 (frame header); WebP, 
 
 import struct
 
+from lorasynth.encoders.jpeg import jpeg_size
+
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP")
 """Formats that are opened; all others are only named."""
 
@@ -30,9 +32,6 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "Git LFS pointer"),
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-# Markers of T.81 table B.1 that open a frame: SOF0 to SOF15 without DHT, JPG and DAC, which share their range.
-_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
 def file_format(content: bytes) -> str:
@@ -63,7 +62,7 @@ def picture_size(content: bytes, format: str) -> tuple[int, int]:
         if format == "PNG":
             return _png_size(content)
         if format == "JPEG":
-            return _jpeg_size(content)
+            return jpeg_size(content)
         if format == "WEBP":
             return _webp_size(content)
     except (IndexError, struct.error):
@@ -89,28 +88,6 @@ def _png_size(content: bytes) -> tuple[int, int]:
         raise ValueError("the first chunk is not IHDR")
     width, height = struct.unpack_from(">II", content, 16)
     return width, height
-
-
-def _jpeg_size(content: bytes) -> tuple[int, int]:
-    at = 2
-    while True:
-        if content[at] != 0xFF:
-            raise ValueError(f"expected a marker at byte {at}")
-        while content[at] == 0xFF:  # any number of fill bytes
-            at += 1
-        marker = content[at]
-        at += 1
-        if marker in _JPEG_WITHOUT_LENGTH:
-            continue
-        if marker in (0xD9, 0xDA):  # end of image, start of scan
-            raise ValueError("there is no frame header")
-        (length,) = struct.unpack_from(">H", content, at)
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", content, at + 3)
-            return width, height
-        if length < 2:
-            raise ValueError(f"a segment of length {length} at byte {at}")
-        at += length
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:

@@ -1,84 +1,102 @@
-"""Photo files of unknown origin -> upright RGB pictures, or one line that says what is wrong with the file.
+"""One door for photos: a file's name, its bytes, an array or a Pillow image -> an upright sRGB picture, or one line why not.
 
-Checked in this order, so that nothing is decoded before it is known to be small: kind of file, bytes, format by content, pixels
-by header, frames. Colour profiles are not applied: values are taken as sRGB.
+All photos take the same steps: format by content, size by header, decoding in bounded time, depth to 8 bits, colour profile to
+sRGB, transparent parts on white, upright by EXIF. A picture that took them takes them again unchanged.
 """
 
-import io
+import math
+import os
 import stat
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
-from lorasynth.encoders.headers import PHOTO_FORMATS, file_format, picture_size
+from lorasynth.encoders.arrays import from_array, grey_of_16_bits
+from lorasynth.encoders.colour import to_srgb
+from lorasynth.encoders.decoding import (
+    Decoded,
+    check_size,
+    check_still,
+    decode,
+    is_huge,
+)
+from lorasynth.encoders.orientation import ORIENTATION, upright
+from lorasynth.encoders.refusals import DamagedError, RefusedError
+from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import PhotoError, UsageError
 
 MAX_FILE_MB = 64
-MAX_MEGAPIXELS = 64
-"""A 50-megapixel phone's photo passes."""
-MIN_SIDE, MAX_SIDE = 48, 16_384
-"""Pixels; in a smaller picture a face is a blur."""
-MAX_ASPECT = 4
-
-_EXIF_ORIENTATION = 0x0112
-# What brings a picture upright, by EXIF orientation (CIPA DC-008, 4.6.4 A); 1 is upright, other values mean nothing.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
-def open_photo(path: str | Path) -> Image.Image:
-    """Open a JPEG, PNG or WebP as it is meant to be seen: upright, RGB, transparent parts on white, 8 bits.
+@runtime_checkable
+class Readable(Protocol):
+    """A file opened for reading bytes, or what behaves as one."""
 
-    Args:
-        path: of the file; its name's ending is not looked at.
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes."""
+        ...
 
-    Returns:
-        A picture in mode RGB, with no metadata of the file.
+
+Photo = str | os.PathLike[str] | bytes | bytearray | memoryview | Readable | np.ndarray | Image.Image
+"""What is taken for one photo: a file's name, its bytes, an open file, an array (H, W, C), a Pillow image."""
+_BYTES = (bytes, bytearray, memoryview)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenedPhoto:
+    """A photo as it is meant to be seen: mode RGB, upright, sRGB, no metadata; and remarks on what was unusual about it."""
+
+    image: Image.Image
+    notes: tuple[Remark, ...]
+
+
+def open_photo(photo: Photo) -> Image.Image:
+    """The picture of `read_photo` alone.
 
     Raises:
-        PhotoError: the file is missing, empty, of another format, too large, too small, animated or damaged.
+        PhotoError: it cannot be used.
     """
-    name = str(path) if str(path).isprintable() else ascii(str(path))
-    content = _read(Path(path), name)
-    format = file_format(content)
-    if format not in PHOTO_FORMATS:
-        raise PhotoError(f"{name}: expected JPEG, PNG or WebP, got {format}; give the picture in one of these formats")
+    return read_photo(photo).image
+
+
+def read_photo(photo: Photo, name: str | None = None) -> OpenedPhoto:
+    """Open a photo as it is meant to be seen: upright, RGB of 8 bits in sRGB, transparent parts on white.
+
+    Args:
+        photo: a JPEG, PNG or WebP file by name (the name's ending is not looked at), bytes or open file; an array of height x
+            width x channels, integers of 8 or 16 bits or floats from 0 to 1; or a Pillow image in any mode of 8 or 16 bits.
+        name: what to call it in messages; by default its path, or "photo".
+
+    Raises:
+        PhotoError: it is missing, empty, of another format, too large, too small, animated or damaged.
+    """
+    name = photo_name(photo) if name is None else name
     try:
-        width, height = picture_size(content, format)
-    except ValueError as error:
-        raise PhotoError(f"{name}: damaged or cut off {format} ({error}); get the file again") from None
-    _check_size(name, width, height)
-    # NOTE: on damaged input Pillow's readers raise errors of any class, and warn of broken EXIF that is not used here.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            picture = Image.open(io.BytesIO(content), formats=[format])
-            # A JPEG of several frames is a phone's (MPO): its first frame is the photo.
-            num_frames = 1 if format == "JPEG" else getattr(picture, "n_frames", 1)
-            same_size = picture.size == (width, height)
-            if same_size and num_frames == 1:
-                picture.load()
-        except Exception as error:
-            raise PhotoError(f"{name}: damaged or cut off {format} ({error}); get the file again") from None
-        if num_frames > 1:
-            raise PhotoError(f"{name}: expected a still photo, got {num_frames} frames; give one of them as a picture")
-        if not same_size:
-            raise PhotoError(f"{name}: its header says {width} x {height}, its data {picture.size}; get the file again")
-        orientation = _orientation(picture)
-    upright = _to_rgb(picture)
-    return upright.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else upright
+        return _finish(_decoded(photo))
+    except (RefusedError, DamagedError) as error:
+        raise PhotoError(f"{name}: {error}") from None
+
+
+def photo_name(photo: Photo, number: int = 1, count: int = 1) -> str:
+    """What to call a photo in messages: its path, else "photo" or, of several, "photo 2 of 3"."""
+    if isinstance(photo, (str, os.PathLike)):
+        path = os.fspath(photo)
+        return path if path.isprintable() else ascii(path)
+    return "photo" if count == 1 else f"photo {number} of {count}"
+
+
+def is_photo(value: object) -> TypeGuard[Photo]:
+    """Whether a value is one photo, and not a list of some."""
+    one_array = isinstance(value, np.ndarray) and value.ndim <= 3
+    return one_array or isinstance(value, (str, os.PathLike, *_BYTES, Image.Image, Readable))
 
 
 def to_square(image: Image.Image, size: int) -> Image.Image:
@@ -110,60 +128,155 @@ def to_image(picture: Float[Tensor, "3 H W"]) -> Image.Image:
     return Image.fromarray((picture.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def _read(path: Path, name: str) -> bytes:
-    """The bytes of a regular file that is not too large; nothing else is opened, for a pipe would wait for ever."""
-    limit = MAX_FILE_MB * 1_000_000
+def _decoded(photo: Photo) -> Decoded:
+    """Any photo's picture as it is stored, with its orientation."""
+    if isinstance(photo, (str, os.PathLike)):
+        return decode(_read_file(Path(photo)))
+    if isinstance(photo, _BYTES):
+        return decode(_checked(bytes(photo)))
+    if isinstance(photo, np.ndarray):
+        picture = from_array(photo)
+        return Decoded(picture=picture, orientation=1, original_size=picture.size)
+    if isinstance(photo, Image.Image):
+        content = _unread_file(photo)
+        return decode(content) if content is not None else _of_image(photo)
+    if isinstance(photo, Readable):
+        content = _from_system(lambda: photo.read(_MAX_BYTES + 1))
+        if isinstance(content, bytes):
+            return decode(_checked(content))
+    raise RefusedError(
+        f"expected a file's name, bytes, an array or a Pillow image, got {type(photo).__name__}; give one of these"
+    )
+
+
+def _unread_file(image: Image.Image) -> bytes | None:
+    """The bytes of the file behind an image that Pillow has opened and not yet decoded, or None.
+
+    Pillow decodes when pixels are asked for; the limits of this package hold only if that is left to it.
+    """
+    if not isinstance(image, ImageFile.ImageFile) or image.format not in ("JPEG", "MPO", "PNG", "WEBP"):
+        return None
+    file = image.fp
+    if file is None or not image.tile or image.tell() != 0 or getattr(image, "decoderconfig", False):
+        return None
+
+    def read() -> bytes:
+        at = file.tell()
+        file.seek(0)
+        content = file.read(_MAX_BYTES + 1)
+        file.seek(at)
+        return content
+
+    return _checked(_from_system(read))
+
+
+def _of_image(image: Image.Image) -> Decoded:
+    """A Pillow image, as far as it is decoded already or its format is no photo file's."""
+    check_size(*image.size, halved=True)
+    if image.format not in ("JPEG", "MPO"):
+        check_still(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image.load()
+        except Exception as error:  # Pillow's readers raise errors of any class
+            raise DamagedError(f"damaged or cut off ({' '.join(str(error).split())}); get the file again") from None
+        try:
+            orientation = int(image.getexif().get(ORIENTATION, 1))
+        except Exception:  # garbage in EXIF; the picture itself is whole
+            orientation = 1
+    return Decoded(picture=image, orientation=orientation, original_size=image.size)
+
+
+def _finish(decoded: Decoded) -> OpenedPhoto:
+    """The steps that all photos take once they are decoded."""
+    picture, notes = decoded.picture, []
+    width, height = decoded.original_size
+    if is_huge(width, height):
+        notes.append(Remark("reduced", f"of {width} x {height} pixels, it was read at half its width and height"))
     try:
+        # 1. Depth: 16 bits to 8.
+        picture = _to_8_bits(picture)
+        # 2. Colours to sRGB.
+        rgb, about_colours = to_srgb(picture)
+        if about_colours:
+            notes.append(Remark("colour-profile", about_colours))
+        # 3. What is transparent onto white.
+        if picture.has_transparency_data:
+            rgb = _on_white(rgb, picture.convert("RGBA").getchannel("A"))
+        # 4. Half the size, where the decoder could not do it.
+        if is_huge(*rgb.size):
+            rgb = rgb.reduce(2)
+    except RefusedError:
+        raise
+    except Exception as error:  # a palette PNG without its palette is an AssertionError, other damage of other classes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedError(f"damaged picture of mode {picture.mode} ({reason}); get the file again") from None
+    # 5. Upright, and nothing of the file's metadata kept.
+    image = upright(rgb, decoded.orientation)
+    if image.info:
+        image = image.copy()
+        image.info.clear()
+    return OpenedPhoto(image=image, notes=tuple(notes))
+
+
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """16-bit grey, which Pillow would clip: 300 -> 255."""
+    if picture.mode in ("I", "F"):
+        raise RefusedError(
+            f"expected a picture of 8 or 16 bits, got Pillow's mode {picture.mode} of unknown range; give an array of uint8"
+        )
+    if not picture.mode.startswith("I;16"):
+        return picture
+    grey = Image.fromarray(grey_of_16_bits(np.asarray(picture)))
+    grey.info = dict(picture.info)
+    return grey
+
+
+def _on_white(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
+    colours = rgb.copy()
+    colours.putalpha(alpha)
+    white = Image.new("RGBA", colours.size, "white")
+    return Image.alpha_composite(white, colours).convert("RGB")
+
+
+_MAX_BYTES = MAX_FILE_MB * 1_000_000
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of a regular file that is not too large; nothing else is opened, for a pipe would wait for ever."""
+
+    def read() -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "something that is not a regular file"
-            raise PhotoError(f"{name}: expected a photo, got {kind}; give the picture file itself")
-        if status.st_size > limit:
-            megabytes = status.st_size / 1e6
-            raise PhotoError(f"{name}: expected at most {MAX_FILE_MB} MB, got {megabytes:.0f} MB; shrink the picture")
+            raise RefusedError(f"expected a photo, got {kind}; give the picture file itself")
+        if status.st_size > _MAX_BYTES:
+            raise RefusedError(
+                f"expected at most {MAX_FILE_MB} MB, got {math.ceil(status.st_size / 1e6)} MB; shrink the picture"
+            )
         with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError:
-        raise PhotoError(f"{name}: expected a photo, got no such file; check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise PhotoError(f"{name}: cannot be read ({reason}); check the path and its permissions") from None
-    if not content:
-        raise PhotoError(f"{name}: expected a photo, got an empty file; get the file again")
-    if len(content) > limit:
-        raise PhotoError(f"{name}: grew beyond {MAX_FILE_MB} MB while it was read; give a file that is finished")
-    return content
+            return file.read(_MAX_BYTES + 1)
+
+    return _checked(_from_system(read))
 
 
-def _check_size(name: str, width: int, height: int) -> None:
-    got = f"got {width} x {height}"
-    if max(width, height) > MAX_SIDE or width * height > MAX_MEGAPIXELS * 1_000_000:
-        raise PhotoError(
-            f"{name}: expected at most {MAX_MEGAPIXELS} megapixels and {MAX_SIDE} pixels a side, {got}; shrink the picture"
-        )
-    if min(width, height) < MIN_SIDE:
-        raise PhotoError(f"{name}: expected at least {MIN_SIDE} pixels a side, {got}; give a larger picture")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise PhotoError(f"{name}: expected sides of at most {MAX_ASPECT} to 1, {got}; crop it to the face")
-
-
-def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation; 1 where there is none or it cannot be read, as every viewer does."""
+def _from_system(read: Callable[[], Any]) -> Any:
+    """What a reader gives; the system's errors as one line."""
     try:
-        return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # garbage in EXIF, of which Pillow raises many classes; the picture itself is whole
-        return 1
+        return read()
+    except RefusedError:
+        raise
+    except FileNotFoundError:
+        raise RefusedError("expected a photo, got no such file; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a file that is closed
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise RefusedError(f"cannot be read ({reason}); check the path and its permissions") from None
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Any mode that the three formats decode to -> RGB of 8 bits, what is transparent on white."""
-    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip: 300 -> 255
-        grey = np.asarray(picture).astype(np.float64) / 257
-        picture = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        colours = picture.convert("RGBA")
-        white = Image.new("RGBA", colours.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
-    rgb = picture.convert("RGB")
-    rgb.info.clear()  # `convert` gives a copy, with the file's EXIF and text in it
-    return rgb
+def _checked(content: bytes) -> bytes:
+    if not content:
+        raise RefusedError("expected a photo, got an empty file; get the file again")
+    if len(content) > _MAX_BYTES:
+        raise RefusedError(f"expected at most {MAX_FILE_MB} MB, got more; shrink the picture")
+    return content

@@ -1,20 +1,26 @@
 """What every encoder promises: photos in, a `Reading` of each out; several of one person become one by `pool_readings`.
 
+A photo is whatever `lorasynth.encoders.images.read_photo` opens: a file's name, bytes, an array, a Pillow image. Files are opened
+one after the other, so that memory does not grow with their number.
+
 Shapes: B photos, D embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
+from lorasynth.encoders.images import OpenedPhoto, Photo, photo_name, read_photo
+from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import PhotoError
 
+T = TypeVar("T")
 MIN_AGREEMENT = 1e-3
 """Smallest norm of a mean of unit vectors that still has a direction to speak of."""
 SAME_PERSON = 0.3
@@ -27,7 +33,7 @@ class Reading:
 
     embedding: Float[Tensor, " D"]
     quality: float | None  # 0 to 1, to sort photos by; None where it was not measured
-    notes: tuple[str, ...] = ()  # what was done to the photo, beyond the usual
+    notes: tuple[str, ...] = ()  # what was done to the photo, beyond the usual; ours are `Remark`
     warnings: tuple[str, ...] = ()  # why the embedding may be worse than others
 
 
@@ -53,21 +59,57 @@ class Encoder(Protocol):
         """What is written into zoos and models made with it, as JSON values (see `lorasynth.encoders.records`)."""
         ...
 
-    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
-        """Embed photos, RGB and of any size, each with how good it was and what was done to it.
+    def read(self, photos: Sequence[Photo]) -> list[Reading]:
+        """Embed photos of any size, each with how good it was and what was done to it.
 
         Raises:
-            PhotoError: a photo is not one that it can embed, a face encoder's photo without a face, say.
+            PhotoError: a photo is not one that it can embed, a face encoder's photo without a face, say. The message begins with
+                the photo's path, or its number.
         """
         ...
 
-    def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
+    def embed(self, photos: Sequence[Photo]) -> Float[Tensor, "B D"]:
         """The embeddings of `read` alone.
 
         Raises:
             PhotoError: a photo is not one that it can embed.
         """
         ...
+
+
+def opened(photos: Sequence[Photo]) -> Iterator[tuple[str, OpenedPhoto]]:
+    """What to call each photo in messages, and the photo, opened when it is asked for.
+
+    Raises:
+        PhotoError: a photo cannot be opened, by its name.
+    """
+    for number, photo in enumerate(photos, start=1):
+        name = photo_name(photo, number, len(photos))
+        yield name, read_photo(photo, name)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most ``size`` of them, each made when it is asked for (Python 3.12 has it in itertools)."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def read_each(encoder: Encoder, photos: Iterable[Photo]) -> Iterator[Reading | PhotoError]:
+    """A reading of each photo, or the reason why there is none: one bad photo does not end the work on others.
+
+    The reason's ``code`` names it for programs: "no-face", "several-faces", "small-face", "turned-face", "outside-world", or
+    "photo" for a file that cannot be opened. So does that of each note and warning of a reading.
+
+    Args:
+        encoder: reads them.
+        photos: of whomever; one at a time is in memory.
+    """
+    for photo in photos:
+        try:
+            yield encoder.read([photo])[0]
+        except PhotoError as error:
+            yield error
 
 
 def pool(embeddings: Float[Tensor, "B D"]) -> Float[Tensor, " D"]:
@@ -133,13 +175,12 @@ def pool_readings(readings: Sequence[Reading], names: Sequence[str] | None = Non
     if names is None:
         names = [f"photo {number} of {count}" for number in range(1, count + 1)] if count > 1 else [""]
     qualities = [reading.quality for reading in readings if reading.quality is not None]
-    notes = [_of(name, note) for name, reading in zip(names, readings, strict=True) for note in reading.notes]
-    warnings = [_of(name, word) for name, reading in zip(names, readings, strict=True) for word in reading.warnings]
+    notes = [Remark.about(name, note) for name, reading in zip(names, readings, strict=True) for note in reading.notes]
+    warnings = [
+        Remark.about(name, word) for name, reading in zip(names, readings, strict=True) for word in reading.warnings
+    ]
     for index, cosine in outliers(embeddings):
-        warnings.append(_of(names[index], f"may show somebody else: cosine {cosine:.2f} to the mean of the others"))
+        words = f"may show somebody else: cosine {cosine:.2f} to the mean of the others"
+        warnings.append(Remark.about(names[index], Remark("stranger", words)))
     quality = sum(qualities) / len(qualities) if qualities else None
     return Reading(embedding=pooled, quality=quality, notes=tuple(notes), warnings=tuple(warnings))
-
-
-def _of(name: str, words: str) -> str:
-    return f"{name}: {words}" if name else words

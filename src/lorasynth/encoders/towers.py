@@ -16,9 +16,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from lorasynth.encoders.images import OpenedPhoto, Photo
 from lorasynth.encoders.licences import licence_of
-from lorasynth.encoders.protocol import Reading
+from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
+from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import ModelError
 from lorasynth.files import read_json, sha256_file
 
@@ -54,7 +56,7 @@ class ImageTower:
         self._files = _files_of(folder, kind)
         with _quiet():
             self._model, self._processor = _load(folder)
-        trial = self._pixels([Image.new("RGB", (64, 64))])
+        trial = self._pixels(Image.new("RGB", (64, 64)))
         self._image_size, self._dim = trial.shape[-1], self._run(trial).shape[1]
 
     @cached_property
@@ -76,43 +78,46 @@ class ImageTower:
         """S, pixels a side of the square that it looks at."""
         return self._image_size
 
-    def read(self, images: Sequence[Image.Image]) -> list[Reading]:
-        """Unit embeddings of RGB photos, as their folder's processor prepares them.
+    def read(self, photos: Sequence[Photo]) -> list[Reading]:
+        """Unit embeddings of photos, as their folder's processor prepares them.
 
         Raises:
+            PhotoError: a photo cannot be opened, by its name.
             ModelError: an embedding is not finite or has no direction.
         """
-        return [
-            Reading(embedding=embedding, quality=None, notes=self._notes(image))
-            for image, embedding in zip(images, self.embed(images), strict=True)
-        ]
+        readings: list[Reading] = []
+        for batch in batched((self._prepare(*photo) for photo in opened(photos)), _BATCH):
+            output = self._run(torch.cat([pixels for _, pixels, _ in batch]))
+            for embedding, (name, _, notes) in zip(output, batch, strict=True):
+                norm = float(embedding.norm())
+                if not 1e-6 < norm < float("inf"):
+                    raise ModelError(
+                        f"{self.folder}: the embedding of {name} has norm {norm:.1e}; the weights are damaged, get them again"
+                    )
+                readings.append(Reading(embedding=F.normalize(embedding, dim=0), quality=None, notes=notes))
+        return readings
 
-    def embed(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
+    def embed(self, photos: Sequence[Photo]) -> Float[Tensor, "B D"]:
         """The embeddings of `read` alone.
 
         Raises:
+            PhotoError: a photo cannot be opened, by its name.
             ModelError: an embedding is not finite or has no direction.
         """
-        parts = [self._run(self._pixels(images[i : i + _BATCH])) for i in range(0, len(images), _BATCH)]
-        output = torch.cat(parts) if parts else torch.zeros(0, self._dim)
-        norms = output.norm(dim=1)
-        bad = ~(norms.isfinite() & (norms > 1e-6))
-        if bool(bad.any()):
-            number = int(bad.nonzero()[0]) + 1
-            raise ModelError(
-                f"{self.folder}: the embedding of photo {number} of {len(images)} has norm {float(norms[number - 1]):.1e}; "
-                "the weights are damaged, get them again"
-            )
-        return F.normalize(output, dim=1)
+        readings = self.read(photos)
+        return torch.stack([reading.embedding for reading in readings]) if readings else torch.zeros(0, self._dim)
 
-    def _notes(self, image: Image.Image) -> tuple[str, ...]:
-        cropped = getattr(self._processor, "do_center_crop", False) and image.width != image.height
-        return (f"of {image.width} x {image.height} pixels only the central square was looked at",) if cropped else ()
+    def _prepare(self, name: str, photo: OpenedPhoto) -> tuple[str, Float[Tensor, "1 3 S S"], tuple[Remark, ...]]:
+        """A photo's name, what the network takes, and what was done to the photo."""
+        image, notes = photo.image, photo.notes
+        if getattr(self._processor, "do_center_crop", False) and image.width != image.height:
+            words = f"of {image.width} x {image.height} pixels only the central square was looked at"
+            notes = (*notes, Remark("cropped", words))
+        return name, self._pixels(image), notes
 
-    def _pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "B 3 S S"]:
+    def _pixels(self, image: Image.Image) -> Float[Tensor, "1 3 S S"]:
         """What the network takes."""
-        prepared = self._processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
-        return prepared["pixel_values"].float()
+        return self._processor(images=[image], return_tensors="pt")["pixel_values"].float()
 
     @torch.no_grad()
     def _run(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:

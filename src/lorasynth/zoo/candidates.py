@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lorasynth.canonical.svd import canonical_factors
 from lorasynth.encoders.embeddings import ENDINGS, read_embedding
-from lorasynth.encoders.images import open_photo
 from lorasynth.encoders.protocol import Encoder, Reading, pool_readings
+from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import LayoutError, PhotoError
 from lorasynth.lora.checks import text_encoder_keys
 from lorasynth.lora.factors import LoRA, delta_W_norm2
@@ -235,7 +235,9 @@ def _face(entry: Entry, encoder: Encoder | None) -> Reading:
         several = f"none of {len(entry.faces)} photos can be used; the first: " if len(entry.faces) > 1 else ""
         raise type(refused[0])(f"{several}{refused[0]}")
     person = pool_readings([reading for _, reading in readings], [name for name, _ in readings])
-    return replace(person, warnings=(*(f"left out: {error}" for error in refused), *person.warnings))
+    return replace(
+        person, warnings=(*(Remark(error.code, f"left out: {error}") for error in refused), *person.warnings)
+    )
 
 
 def _read(path: Path, encoder: Encoder | None) -> Reading:
@@ -244,9 +246,4 @@ def _read(path: Path, encoder: Encoder | None) -> Reading:
         return Reading(embedding=read_embedding(path), quality=None)
     if encoder is None:
         raise PhotoError(f"{shown(path)}: expected an embedding, got a photo and no encoder; name one with --encoder")
-    photo = open_photo(path)
-    try:
-        (reading,) = encoder.read([photo])
-    except PhotoError as error:
-        raise type(error)(f"{shown(path)}: {error}") from None
-    return reading
+    return encoder.read([path])[0]
