@@ -15,7 +15,7 @@ from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.images import Photo, is_photo
-from lorasynth.encoders.protocol import Encoder, pool_readings
+from lorasynth.encoders.protocol import Encoder, pool_readings, read_all
 from lorasynth.encoders.records import Record
 from lorasynth.errors import UsageError
 from lorasynth.hub import publish
@@ -165,7 +165,7 @@ class Synthesizer:
             raise UsageError(f"expected an embedding, got photos and no encoder; {how_to_give(self.encoder_record)}")
         self.last_notes = self.last_warnings = ()
         outside = {"allow_outside": True} if allow_outside and isinstance(self.encoder, WorldEncoder) else {}
-        readings = self.encoder.read(several, **outside)
+        readings = read_all(self.encoder, several, **outside)
         reading = pool_readings(readings)
         self.last_notes, self.last_warnings = reading.notes, reading.warnings
         return reading.embedding

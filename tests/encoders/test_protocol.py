@@ -1,9 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from lorasynth.encoders import Encoder, Reading, outliers, pool, pool_readings
-from lorasynth.errors import PhotoError
+from lorasynth.encoders import Encoder, Reading, outliers, pool, pool_readings, read_all, read_each
+from lorasynth.errors import NoFaceError, PhotoError
 
 
 def unit(rows: int, dim: int = 16) -> torch.Tensor:
@@ -95,3 +96,37 @@ def test_photos_are_called_by_their_names_where_they_have_some():
 def test_no_reading_is_an_error():
     with pytest.raises(PhotoError, match="at least one photo to pool, got none"):
         pool_readings([])
+
+
+class OfPictures:
+    """An encoder of somebody else's, which takes opened pictures only."""
+
+    dim, image_size, record = 2, 8, {}
+
+    def read(self, photos):
+        for photo in photos:
+            if photo.getpixel((0, 0)) == (255, 255, 255):
+                raise NoFaceError("photo: expected a face, got white; give another")
+        return [Reading(embedding=torch.tensor([1.0, 0.0]), quality=None, notes=("theirs",)) for _ in photos]
+
+    def embed(self, photos):
+        return torch.stack([reading.embedding for reading in self.read(photos)])
+
+
+def test_foreign_encoders_are_given_opened_photos(tmp_path):
+    Image.new("CMYK", (60, 60), (9, 9, 9, 9)).save(tmp_path / "inks.jpg")
+    Image.new("RGB", (60, 60), "white").save(tmp_path / "white.png")
+    (reading,) = read_all(OfPictures(), [tmp_path / "inks.jpg"])
+    assert [getattr(note, "code", note) for note in reading.notes] == ["colour-profile", "theirs"]
+    with pytest.raises(NoFaceError, match=r"white\.png: expected a face, got white"):
+        read_all(OfPictures(), [tmp_path / "inks.jpg", tmp_path / "white.png"])
+
+
+def test_one_bad_photo_does_not_end_the_reading_of_others(tmp_path):
+    Image.new("RGB", (60, 60), "white").save(tmp_path / "white.png")
+    good = Image.new("RGB", (60, 60), "red")
+    first, second, third, fourth = read_each(
+        OfPictures(), [tmp_path / "none.png", good, tmp_path / "white.png", b"text"]
+    )
+    assert (first.code, third.code, fourth.code) == ("photo", "no-face", "photo")
+    assert second.embedding.tolist() == [1, 0]

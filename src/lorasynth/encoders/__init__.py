@@ -3,7 +3,7 @@
 from lorasynth.encoders.embeddings import read_embedding
 from lorasynth.encoders.images import Photo, open_photo, photo_tensor, read_photo, to_image, to_square
 from lorasynth.encoders.naming import open_encoder
-from lorasynth.encoders.protocol import Encoder, Reading, outliers, pool, pool_readings, read_each
+from lorasynth.encoders.protocol import Encoder, Reading, outliers, pool, pool_readings, read_all, read_each
 from lorasynth.encoders.records import describe, difference, same_encoder
 
 __all__ = [
@@ -18,8 +18,10 @@ __all__ = [
     "photo_tensor",
     "pool",
     "pool_readings",
+    "read_all",
     "read_each",
     "read_embedding",
+    "read_one",
     "read_photo",
     "same_encoder",
     "to_image",

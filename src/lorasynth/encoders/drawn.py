@@ -26,6 +26,9 @@ _BATCH = 32  # photos at once
 class WorldEncoder:
     """Photos of a drawn world, as large as they like, embedded by the recogniser that it is conditioned on."""
 
+    opens_photos = True
+    """`read` takes files' names, bytes, arrays and images alike."""
+
     def __init__(self, world: "World", *, guard: WorldGuard | None = None):
         """Open a world's recogniser.
 

@@ -7,13 +7,14 @@ Shapes: B photos, D embedding.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from lorasynth.encoders.images import OpenedPhoto, Photo, photo_name, read_photo
@@ -59,8 +60,11 @@ class Encoder(Protocol):
         """What is written into zoos and models made with it, as JSON values (see `lorasynth.encoders.records`)."""
         ...
 
-    def read(self, photos: Sequence[Photo]) -> list[Reading]:
-        """Embed photos of any size, each with how good it was and what was done to it.
+    def read(self, photos: Sequence[Image.Image]) -> list[Reading]:
+        """Embed photos, each with how good it was and what was done to it.
+
+        Args:
+            photos: RGB pictures of any size, as `read_photo` gives them; `read_all` opens them first where an encoder does not.
 
         Raises:
             PhotoError: a photo is not one that it can embed, a face encoder's photo without a face, say. The message begins with
@@ -68,7 +72,7 @@ class Encoder(Protocol):
         """
         ...
 
-    def embed(self, photos: Sequence[Photo]) -> Float[Tensor, "B D"]:
+    def embed(self, photos: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
         """The embeddings of `read` alone.
 
         Raises:
@@ -95,6 +99,30 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
+def read_all(encoder: Encoder, photos: Sequence[Photo], **options: Any) -> list[Reading]:
+    """The readings of photos by any encoder, also one that takes opened pictures only.
+
+    Args:
+        encoder: reads them. This package's say by ``opens_photos`` that they open photos themselves.
+        photos: whatever `read_photo` opens; one at a time is in memory.
+        **options: of the encoder's ``read``.
+
+    Raises:
+        PhotoError: a photo cannot be opened or embedded, by its path or number.
+    """
+    if getattr(encoder, "opens_photos", False):
+        return encoder.read(photos, **options)  # type: ignore[arg-type]  # what the attribute promises
+    return [_read_opened(encoder, name, photo, options) for name, photo in opened(photos)]
+
+
+def _read_opened(encoder: Encoder, name: str, photo: OpenedPhoto, options: dict[str, Any]) -> Reading:
+    try:
+        (reading,) = encoder.read([photo.image], **options)
+    except PhotoError as error:
+        raise type(error)(f"{name}: {str(error).removeprefix('photo: ')}") from None
+    return replace(reading, notes=(*photo.notes, *reading.notes))
+
+
 def read_each(encoder: Encoder, photos: Iterable[Photo]) -> Iterator[Reading | PhotoError]:
     """A reading of each photo, or the reason why there is none: one bad photo does not end the work on others.
 
@@ -107,7 +135,7 @@ def read_each(encoder: Encoder, photos: Iterable[Photo]) -> Iterator[Reading | P
     """
     for photo in photos:
         try:
-            yield encoder.read([photo])[0]
+            yield read_all(encoder, [photo])[0]
         except PhotoError as error:
             yield error
 

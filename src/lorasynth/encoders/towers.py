@@ -41,6 +41,9 @@ _BATCH = 16  # photos at once
 class ImageTower:
     """One image tower: CLIP's embedding (Radford et al., ICML 2021), or DINOv2's normed class token (Oquab et al., TMLR 2024)."""
 
+    opens_photos = True
+    """`read` takes files' names, bytes, arrays and images alike."""
+
     def __init__(self, folder: Path, *, kind: str, name: str):
         """Open a folder.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasynth.canonical.svd import canonical_factors
 from lorasynth.encoders.embeddings import ENDINGS, read_embedding
-from lorasynth.encoders.protocol import Encoder, Reading, pool_readings
+from lorasynth.encoders.protocol import Encoder, Reading, pool_readings, read_all
 from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import LayoutError, PhotoError
 from lorasynth.lora.checks import text_encoder_keys
@@ -246,4 +246,4 @@ def _read(path: Path, encoder: Encoder | None) -> Reading:
         return Reading(embedding=read_embedding(path), quality=None)
     if encoder is None:
         raise PhotoError(f"{shown(path)}: expected an embedding, got a photo and no encoder; name one with --encoder")
-    return encoder.read([path])[0]
+    return read_all(encoder, [path])[0]
