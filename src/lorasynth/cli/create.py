@@ -60,8 +60,17 @@ def demo(
 
 
 def synthesize(
-    output: Out,
     photos: Annotated[list[Path] | None, typer.Argument(help="One or several photos of one person.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Many people instead: a table with columns person and photo, or a folder with a folder for each."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --table: the folder to write, a file for each.")
+    ] = None,
     consent: Annotated[
         Consent | None, typer.Option(help="Whose consent there is: it is your face, theirs is given, or nobody's face.")
     ] = None,
@@ -87,7 +96,7 @@ def synthesize(
     json: Json = None,
     force: Force = False,
 ) -> None:
-    """Photos of one person, or their embedding -> a LoRA file.
+    """Photos of one person, or their embedding -> a LoRA file. With --table: of many people, a file each.
 
     Example: lorasynth synthesize me.png -o me.safetensors --consent self
     """
@@ -95,6 +104,21 @@ def synthesize(
         raise ConsentError(
             "expected --consent self, subject or synthetic: say whether it is your own face, the person agreed, or nobody's face"
         )
+    chosen: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
+    settings = {k: v for k, v in chosen.items() if v is not None} | {"seed": seed, "prior": prior}
+    marks = {"lorasynth.consent": consent.value}
+    if out is not None:
+        check_folder(out)
+    if table is not None:
+        if photos or embedding or output or out is None:
+            raise UsageError(
+                "expected --table with --out FOLDER, and neither photos, --embedding nor --output; leave them out"
+            )
+        settings["allow_outside"] = allow_outside
+        emit(_synthesize_many(table, out, model, encoder, settings, format, marks, device, json, force), json)
+        return
+    if output is None or out is not None:
+        raise UsageError("expected --output FILE for one person (--out FOLDER goes with --table); give it")
     if bool(photos) == (embedding is not None):
         raise UsageError("expected photos, or --embedding FILE in place of them; give one of the two")
     if embedding is not None and encoder is not None:
@@ -113,19 +137,48 @@ def synthesize(
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 
     synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL, encoder=encoder)
-    chosen: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
-    settings = {k: v for k, v in chosen.items() if v is not None}
     if vector is not None:
-        lora = synthesizer.from_embedding(vector, seed=seed, prior=prior, **settings)
+        lora = synthesizer.from_embedding(vector, **settings)
     else:
-        lora = synthesizer(photos or [], seed=seed, prior=prior, allow_outside=allow_outside, **settings)
+        lora = synthesizer(photos or [], allow_outside=allow_outside, **settings)
     for remark in (*synthesizer.last_notes, *synthesizer.last_warnings):
         say(remark)
-    lora.save(output, format.value, torch.float16, {"lorasynth.consent": consent.value}, force=force)
+    lora.save(output, format.value, torch.float16, marks, force=force)
     source = "an embedding" if vector is not None else f"{len(photos or [])} photo(s)"
     say(f"{output}: {lora.layout.num_parameters} parameters from {source}")
     seconds = synthesizer.last_seconds
     emit({"output": str(output), "format": format.value, "seconds": seconds, "norm": lora.norm(), "seed": seed}, json)
+
+
+def _synthesize_many(
+    table: Path,
+    out: Path,
+    model: str | None,
+    encoder: str | None,
+    settings: dict[str, Any],
+    format: Format,
+    marks: dict[str, str],
+    device: str,
+    json: Path | None,
+    force: bool,
+) -> dict[str, Any]:
+    """A folder of LoRAs, one for each person of a table or folder; the record to emit."""
+    if format == Format.peft:
+        raise UsageError(
+            "expected --format kohya or diffusers with --table, got peft, which is a folder for each person"
+        )
+    check_json(json, table, out, force=force)
+    setup(device)
+    from lorasynth.many import people_of_folder, people_of_table, synthesize_people
+    from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+
+    people = people_of_folder(table) if table.is_dir() else people_of_table(table)
+    synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL, encoder=encoder)
+    counts = synthesize_people(
+        synthesizer, people, out, settings=settings, format=format.value, metadata=marks, force=force, report=say
+    )
+    say(f"{out}: {counts.made} made, {counts.kept} kept, {counts.failed} failed")
+    return {"out": str(out), "people": len(people), "made": counts.made, "kept": counts.kept, "failed": counts.failed}
 
 
 def render(
