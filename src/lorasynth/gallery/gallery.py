@@ -6,7 +6,7 @@ Two rules hold for every gallery. A subject has one split. A photo has one use.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from PIL import Image
@@ -40,6 +40,7 @@ class PhotoRef:
     use: Use
 
 
+@runtime_checkable
 class Gallery(Protocol):
     """Pictures of subjects. A folder of photographs and a drawn world are interchangeable by this."""
 
