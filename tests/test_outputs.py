@@ -124,6 +124,7 @@ GIVEN = {
     "zoo forget": ["z", "--person", "1"], "zoo export": ["z", "--item", "a", "--out", "new"], "zoo nearest": ["z", "f"],
     **{f"train {stage}": ["portraits_tiny", "--zoo", "z", "--out", "new"] for stage in ("vae", "prior", "end-to-end", "all")},
     "train refine": ["portraits_tiny", "--out", "new"],
+    "data check": ["z", "--encoder", "portraits"], "data export": ["portraits", "--out", "new"],
 }  # fmt: skip
 """What each verb needs to be understood; none of it is there."""
 
@@ -202,7 +203,7 @@ def test_results_ask_for_force_like_every_output(call, tmp_path, monkeypatch, ve
     assert (tmp_path / "notes.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb.startswith(("zoo", "train"))])
+@pytest.mark.parametrize("verb", [verb for verb in COMMANDS if verb.startswith(("zoo", "train", "data"))])
 def test_results_do_not_go_into_a_zoo_or_a_run(call, tmp_path, monkeypatch, verb):
     monkeypatch.chdir(tmp_path)
     for folder in {"z", "new"} & set(GIVEN[verb]):

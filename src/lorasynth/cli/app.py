@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import arithmetic, create, experiments, files, learn, zoo, zoo_care
+from lorasynth.cli import arithmetic, create, data, experiments, files, learn, zoo, zoo_care
 
 app = typer.Typer(
     name="lorasynth",
@@ -38,6 +38,11 @@ zoo_app.command("forget")(zoo_care.zoo_forget)
 zoo_app.command("export")(zoo_care.zoo_export)
 zoo_app.command("nearest")(zoo_care.zoo_nearest)
 app.add_typer(zoo_app, name="zoo")
+
+data_app = typer.Typer(help="Look at pictures before anything is trained on them.", no_args_is_help=True)
+data_app.command("check")(data.data_check)
+data_app.command("export")(data.data_export)
+app.add_typer(data_app, name="data")
 
 train_app = typer.Typer(help="Fit the models on a zoo; the same command again resumes.", no_args_is_help=True)
 train_app.command("vae")(learn.train_vae)
