@@ -1,0 +1,45 @@
+"""The pages that were rewritten stay readable: `dev/prose.py` counts sentences, semicolons and lines."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/method.md", "docs/scale.md")
+
+
+def measured(*files):
+    command = [sys.executable, "dev/prose.py", "--strict", *map(str, files)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_keeps_to_the_limits(page):
+    result = measured(page)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        " ".join(["This sentence has very many words"] * 8) + ".\n",
+        "One thing happens here; another thing happens there; a third one follows. It is short and says a thing.\n",
+        "A line of prose that nobody wrapped at a hundred letters is long, " * 2 + "\n",
+    ],
+)
+def test_prose_beyond_a_limit_is_counted(tmp_path, prose):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n" + "A short sentence says one thing.\n" * 8 + "\n" + prose)
+    result = measured(page)
+    assert result.returncode == 1
+    assert "beyond the limits" in result.stdout
+
+
+def test_code_and_tables_are_no_prose(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Title\n\n    " + "code; " * 60 + "\n\n| " + "cell; " * 60 + "|\n\n```\n" + "word; " * 60 + "\n```\n"
+    )
+    assert measured(page).returncode == 0
