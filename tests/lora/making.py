@@ -160,6 +160,14 @@ def wide(rank, alpha=None):
     )  # fmt: skip
 
 
+def loha(name, inputs=8, out=6, rank=2):
+    """A LyCORIS file's tensors of one module."""
+    shapes = {"a": (out, rank), "b": (rank, inputs)}
+    return {
+        f"{name}.hada_w{i}_{half}": numbers(*shape, seed=10 * i + len(half)) for i in (1, 2) for half, shape in shapes.items()
+    }  # fmt: skip
+
+
 def spoiled(value):
     tensor = numbers(2, 8)
     tensor[1, 3] = value

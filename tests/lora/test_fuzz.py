@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import struct
 import sys
@@ -24,7 +25,7 @@ from lorasynth.lora.gate import read_lora_bytes
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout
 
-from .making import BLOCK, kohya, new_style, numbers, pack, peft_style, unpack
+from .making import BLOCK, KOHYA_Q, kohya, loha, new_style, numbers, pack, peft_style, unpack
 
 NUM_MUTANTS = int(os.environ.get("LORASYNTH_FUZZ", "20000"))
 ADAPTER = {"r": 2, "lora_alpha": 4, "rank_pattern": {}, "alpha_pattern": {"to_q": 4}, "use_rslora": False}
@@ -58,6 +59,16 @@ def convolutions():
     }  # fmt: skip
 
 
+def lycoris():
+    """LoHa and LoKr in one file, with an alpha."""
+    other = KOHYA_Q.replace("attn1", "attn2")
+    lokr = {"lokr_w1": (2, 2), "lokr_w2_a": (3, 1), "lokr_w2_b": (1, 4)}
+    return {
+        **loha(KOHYA_Q), f"{other}.alpha": torch.tensor(2.0),
+        **{f"{other}.{part}": numbers(*shape) for part, shape in lokr.items()},
+    }  # fmt: skip
+
+
 SEEDS = [
     (sorted_header(save(kohya(), {"ss_network_dim": "2", "ss_network_alpha": "2"})), None),
     (sorted_header(save(HALF, {"lorasynth.base": "sd15", "lorasynth.layout": "0"})), None),
@@ -66,6 +77,7 @@ SEEDS = [
     (save(peft_style()), CONFIG),
     (save(flux_kohya()), None),
     (save(convolutions()), None),
+    (save(lycoris()), None),
     (
         save(flux_style(), {"lora_adapter_metadata": json.dumps({f"transformer.{k}": v for k, v in ADAPTER.items()})}),
         None,
@@ -180,6 +192,114 @@ def edited_tensors(chance, content):
     return pack(json.dumps(entries).encode(errors="replace"), body)
 
 
+TYPES = [
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.int64, torch.uint8, torch.uint64, torch.bool,
+    torch.float8_e4m3fn, torch.float8_e5m2,
+]  # fmt: skip
+ALPHAS = [0.0, -1.0, 1.0, 257.0, 4.0, 1e-5, 1e4, 1e30, 1e-30, float("nan"), float("inf"), True, 2**62, 3]
+PATTERNS = [
+    "to_q",
+    ".*",
+    "(a+)+b",
+    "(",
+    r"attn\d",
+    "^x",
+    "to_q|to_k",
+    r"(.)\1",
+    "(?i)to",
+    "a{2,1}",
+    "",
+    "[z-a]",
+    "(?=to)",
+    "\ud800",
+]
+SWAPS = [
+    ("lora_down", "lora_A"), ("lora_A", "lora_down"), ("lora_up", "lora_B"), ("lora_B", "lora_up"), (".weight", ".x.weight"),
+    ("_blocks_0", "_blocks_7"), ("_blocks.0", "_blocks.7"), ("attn1", "attn2"), ("to_q", "to_k"), ("to_q", "to_out.0"),
+    ("lora_unet_", "lora_te_"), ("unet.", "text_encoder."), ("lora_unet_", "lora_unet_lora_unet_"), ("unet.", "transformer."),
+    ("base_model.model.", ""), ("lora_unet_down_blocks_0_attentions_0", "lora_unet_input_blocks_1_1"), (".lora_", ".hada_w1_"),
+    ("lora_unet_", "diffusion_model."), (".lora_down.weight", ".lokr_w1"), (".lora_up.weight", ".lokr_w2"), ("unet.", ""),
+]  # fmt: skip
+
+
+def edited_lora(chance, content):
+    """A file that a program could have written: a tensor of another type or shape, other alphas, ranks, names, metadata."""
+    text, _ = unpack(content)
+    metadata, tensors = json.loads(text).get("__metadata__", {}), load(content)
+    for _ in range(chance.randint(1, 3)):
+        key = chance.choice(list(tensors))
+        tensor = tensors[key]
+        match chance.randrange(9):
+            case 0:
+                tensors[key] = tensor.to(chance.choice(TYPES))
+            case 1:
+                tensors[key] = reshaped(chance, tensor)
+            case 2:
+                tensors[f"{module_of(key)}.alpha"] = torch.tensor(chance.choice(ALPHAS)).to(
+                    chance.choice([torch.float32, *TYPES])
+                )
+            case 3:
+                old, new = chance.choice(SWAPS)
+                some = chance.random() < 0.5
+                tensors = {(k.replace(old, new) if not some or k == key else k): v for k, v in tensors.items()}
+            case 4:
+                tensors = of_rank(tensors, module_of(key), chance.choice([1, 3, 6, 7, 8, 9, 40]))
+            case 5:
+                tensors[edited_text(chance, key)] = tensor.clone()
+            case 6 if len(tensors) > 1:
+                del tensors[key]
+            case 7 if tensor.numel() and tensor.is_floating_point():
+                tensor = tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
+                tensor.view(-1)[chance.randrange(tensor.numel())] = torch.tensor(chance.choice(SPECIAL)).to(
+                    tensor.dtype
+                )
+            case _:
+                metadata |= said_by_programs(chance)
+    return sorted_header(save({k: v.contiguous() for k, v in tensors.items()}, metadata or None))
+
+
+def module_of(key):
+    return re.sub(r"\.(alpha|lora.*|hada.*|lokr.*|(down|up)\.weight)$", "", key)
+
+
+def reshaped(chance, tensor):
+    """No dimension, one, one more, one of size 0, the other way round, a convolution's."""
+    flat = tensor.flatten()
+    shapes = [
+        torch.tensor(1.0), flat[:1], flat, tensor[None], tensor[..., None], tensor[..., None, None], flat[:0],
+        flat[:0].reshape(0, 4), tensor.mT if tensor.dim() > 1 else flat, flat.reshape(-1, 1), flat.reshape(1, -1),
+        tensor[..., None, None].expand(*tensor.shape, 3, 3),
+    ]  # fmt: skip
+    return chance.choice(shapes).clone(memory_format=torch.contiguous_format)
+
+
+def of_rank(tensors, module, rank):
+    """One module at another rank, above its width perhaps."""
+    made = {}
+    for key, tensor in tensors.items():
+        if key.startswith(module) and tensor.dim() > 1:
+            axis = 0 if re.search(r"down|lora_A", key) else 1
+            made[key] = numbers(*(rank if i == axis else n for i, n in enumerate(tensor.shape))).to(tensor.dtype)
+    return tensors | made
+
+
+def said_by_programs(chance):
+    """A field of a header as programs write it, or nearly."""
+    model, number = chance.choice(["unet.", "transformer.", "text_encoder.", ""]), chance.choice(ALPHAS)
+    config = {
+        "r": 2,
+        "lora_alpha": number,
+        chance.choice(["alpha_pattern", "rank_pattern"]): {chance.choice(PATTERNS): number},
+    }
+    return chance.choice([
+        {"lora_adapter_metadata": json.dumps({f"{model}{k}": v for k, v in config.items()})},
+        {"ss_network_dim": str(number), "ss_network_alpha": "2", "ss_network_args": chance.choice(["", "{", '{"conv_dim": 4}'])},
+        {"ss_base_model_version": chance.choice(["sdxl_base_v1-0", "sd_v1", "flux1", "", "x"])},
+        {"modelspec.architecture": chance.choice(["stable-diffusion-v1/lora", "flux-1-dev/lora", "", "\n"])},
+        {"modelspec.hash_sha256": "0x0", "sshs_model_hash": "0", "note": "\x1b[2J"},
+    ])  # fmt: skip
+
+
 def edited_bytes(chance, content):
     """Bits flipped, bytes changed, cut off, put in, moved or copied from another file."""
     broken = bytearray(content)
@@ -208,7 +328,10 @@ def edited_bytes(chance, content):
     return bytes(broken)
 
 
-EDITS = [edited_bytes, edited_bytes, edited_header, edited_header, edited_tensors, edited_tensors, edited_metadata]
+EDITS = [
+    edited_bytes, edited_bytes, edited_header, edited_header, edited_tensors, edited_tensors, edited_metadata, edited_lora,
+    edited_lora, edited_lora, edited_lora,
+]  # fmt: skip
 
 
 def mutant(number):
@@ -229,7 +352,8 @@ def require_sound(content: bytes, pairs: Pairs, seen: Inspection) -> None:
     }
     parts = [part for pair in pairs.values() for part in pair]
     fused = ("_qkv", ".qkv", "linear1")
-    if not any(word in key for key in declared for word in fused):  # such a layer is read as several
+    wide = any(fault.code in ("wide-rank", "converted") for fault in seen.faults)  # such layers have other shapes
+    if not wide and not any(word in key for key in declared for word in fused):  # such a layer is read as several
         matrices = [
             [first, math.prod(rest)] if len(rest) == 3 else [first, *rest] for first, *rest in declared.values()
         ]

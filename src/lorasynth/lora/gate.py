@@ -33,6 +33,7 @@ from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME, c
 from lorasynth.lora.formats.scaling import Pairs, Stored
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout, natural_order
+from lorasynth.lora.lycoris import as_plain
 from lorasynth.lora.rank import within_widths
 from lorasynth.lora.statements import check_statements
 
@@ -156,10 +157,12 @@ def _examine(
     try:
         tensors, seen["metadata"], extra = get()
         _check_base(seen["metadata"])
-        if CONFIG_KEY in extra:
-            configuration(extra)  # first, as what it asks for explains tensors that are no LoRA's
         if unet_only:
             tensors, seen["faults"] = without_text_encoders(tensors)
+        tensors, extra, converted = as_plain(tensors, extra)
+        seen["faults"] = [*seen["faults"], *converted]
+        if CONFIG_KEY in extra:
+            configuration(extra)  # first, as what it asks for explains tensors that are no LoRA's
         _check_tensors(tensors, seen, base)
         if not any(fault.fatal for fault in seen["faults"]):
             stored = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})

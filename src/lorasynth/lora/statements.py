@@ -38,8 +38,9 @@ def check_statements(layout: Layout, seen: Mapping[str, Any]) -> list[Fault]:
     notes, fix = [], "none is needed for the tensors, which count; the header is of other ones"
     metadata, rank = seen["metadata"], seen["rank"]
     ranks = rank if isinstance(rank, list) else [rank]
-    # NOTE: kohya's options give blocks and convolutions ranks of their own, and write the general one all the same.
-    if not re.search(r"dim|alpha", metadata.get("ss_network_args", "")):
+    # NOTE: kohya's options give blocks and convolutions ranks of their own, and write the general one all the same; LyCORIS has
+    # other kinds of adapter (algo).
+    if not re.search(r"dim|alpha|algo", metadata.get("ss_network_args", "")):
         for key, found in (("ss_network_dim", ranks), ("ss_network_alpha", seen["alphas"] or ranks)):
             stated = metadata.get(key, "")
             if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", stated) and not _fits(float(stated), set(map(float, found))):

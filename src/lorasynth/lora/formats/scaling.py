@@ -73,8 +73,8 @@ def scaled_by(pairs: Pairs, config: Mapping[str, Any], where: str) -> Stored:
     """
     require_plain(config, where)
     ranks, alphas = (
-        _Numbers(config, "r", "rank_pattern", where),
-        _Numbers(config, "lora_alpha", "alpha_pattern", where),
+        Numbers(config, "r", "rank_pattern", where),
+        Numbers(config, "lora_alpha", "alpha_pattern", where),
     )
     stored: Stored = {}
     for name, (A, B) in pairs.items():
@@ -177,7 +177,7 @@ def require_plain(config: Mapping[str, Any], where: str) -> None:
         raise refuse("bad-metadata", where, "an object with r and lora_alpha, which make the scale", got, _AGAIN)
 
 
-class _Numbers:
+class Numbers:
     """A number for each module: of the first pattern that PEFT would take for it, or the default."""
 
     def __init__(self, config: Mapping[str, Any], default: str, field: str, where: str):
