@@ -7,6 +7,7 @@ from lorasynth.encoders import Encoder, describe, open_encoder, to_image
 from lorasynth.encoders.arcface import ArcFaceEncoder
 from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.guard import WorldGuard
+from lorasynth.encoders.records import UNKNOWN_LICENCE
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.worlds.world import get_world
 
@@ -80,7 +81,10 @@ def test_a_hub_id_is_the_hubs_local_copy(recogniser, red_scrfd, tmp_path, monkey
     monkeypatch.setattr("lorasynth.hub.local_copy", local_copy)
     encoder = open_encoder("someone/faces")
     assert asked == [("someone/faces", "model", {"*.onnx", "README.md"})]
-    assert (encoder.record["name"], encoder.record["licence"]) == ("someone/faces", "mit")
+    assert (encoder.record["name"], encoder.record["licence"]) == (
+        "someone/faces",
+        f"{UNKNOWN_LICENCE}; the model card says: mit",
+    )
 
 
 def test_without_a_network_the_hub_is_named():
@@ -95,3 +99,18 @@ def test_what_is_no_name_is_refused_with_what_would_be_one(spec, tmp_path, monke
         UsageError, match=r"expected an encoder: a world's name \(portraits, emblems, brushes\), .* got no such thing"
     ):
         open_encoder(spec)
+
+
+def test_a_tilde_is_the_home_also_behind_a_prefix(recogniser, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recogniser(name="mine.onnx")
+    assert open_encoder("aligned:~/mine.onnx").record["name"] == "mine.onnx"
+    with pytest.raises(UsageError, match="got no such thing; check the path"):
+        open_encoder("~nobody-is-called-so/mine.onnx")
+
+
+def test_an_installed_pack_is_pointed_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".insightface" / "models" / "buffalo_l").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"insightface has one at .*\.insightface/models/buffalo_l"):
+        open_encoder("buffalo_l")

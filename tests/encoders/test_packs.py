@@ -1,6 +1,8 @@
 """Folders of face models, as they are published: which file is which is read off the files."""
 
 import re
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ from PIL import Image
 
 from lorasynth.encoders.detectors import Scrfd, YuNet
 from lorasynth.encoders.graphs import Graph, signature
-from lorasynth.encoders.licences import INSIGHTFACE
 from lorasynth.encoders.packs import open_pack, role_of
+from lorasynth.encoders.records import UNKNOWN_LICENCE
 from lorasynth.errors import ModelError
 
 
@@ -53,7 +55,7 @@ def test_of_a_published_pack_the_recogniser_and_the_detector_are_taken(buffalo):
     encoder = open_pack(buffalo, name="buffalo_l")
     assert encoder.graph.path.name == "w600k_r50.onnx"
     assert isinstance(encoder.detector, Scrfd)
-    assert encoder.record["licence"] == INSIGHTFACE
+    assert encoder.record["licence"] == UNKNOWN_LICENCE  # a name is no licence
     assert encoder.record["name"] == "buffalo_l"
     assert encoder.record["detector"] == "Scrfd"
     (reading,) = encoder.read([photo_of_red_face()])
@@ -75,7 +77,7 @@ def test_opencvs_pair_is_known_by_its_shapes_and_takes_raw_pixels(tmp_path, reco
     red_yunet[0].rename(folder / "face_detection_yunet_2023mar.onnx")
     encoder = open_pack(folder, name="zoo")
     assert isinstance(encoder.detector, YuNet)
-    assert (encoder.pixels, encoder.record["licence"]) == ("raw", "detector: MIT; recogniser: Apache-2.0")
+    assert (encoder.pixels, encoder.record["licence"]) == ("raw", UNKNOWN_LICENCE)
     assert encoder.record["detector"] == "YuNet"
 
 
@@ -117,8 +119,53 @@ def test_files_that_are_no_models_are_passed_over_in_a_folder_and_named_where_th
     with pytest.raises(ModelError, match="expected an ONNX file, got HTML"):
         open_pack(buffalo / "page.onnx", name="x")
     (buffalo / "page.onnx").write_bytes(b"")
+    open_pack(buffalo, name="x")
     with pytest.raises(ModelError, match=r"page\.onnx: expected an ONNX file, got none \(cannot mmap an empty file\)"):
-        open_pack(buffalo, name="x")
+        open_pack(buffalo / "page.onnx", name="x")
+
+
+def test_a_pack_is_found_one_folder_further_in(buffalo, tmp_path):
+    outer = tmp_path / "antelopev2"
+    outer.mkdir()
+    (outer / "__MACOSX").mkdir()
+    buffalo.rename(outer / "antelopev2")
+    (outer / "antelopev2" / "._w600k_r50.onnx").write_bytes(b"traces")
+    (outer / "antelopev2" / "w600k_r50.onnx").rename(outer / "antelopev2" / "W600K.ONNX")
+    assert open_pack(outer, name="antelopev2").graph.path == outer / "antelopev2" / "W600K.ONNX"
+    shutil.copytree(outer / "antelopev2", outer / "buffalo_l")
+    with pytest.raises(
+        ModelError, match=r"got several: .*antelopev2/antelopev2, .*antelopev2/buffalo_l; name one of them"
+    ):
+        open_pack(outer, name="x")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-40], lambda content: bytes(range(7, 107)), lambda content: b""]
+)
+def test_a_damaged_model_is_named_and_to_be_got_again(buffalo, damage):
+    for name in ("w600k_r50.onnx", "det_10g.onnx"):
+        content = (buffalo / name).read_bytes()
+        (buffalo / name).write_bytes(damage(content))
+        with pytest.raises(
+            ModelError, match=rf"got none, and 1 that cannot be read \({name}\); {name}: .*get the file again"
+        ):
+            open_pack(buffalo, name="x")
+        if name.startswith("w600k"):
+            with pytest.raises(ModelError, match=rf"{name}: expected an ONNX file.*get the file again"):
+                open_pack(buffalo / name, name="x")
+        (buffalo / name).write_bytes(content)
+
+
+def test_an_archive_is_to_be_unpacked(buffalo, tmp_path):
+    archive = tmp_path / "packs" / "buffalo_l.zip"
+    archive.parent.mkdir()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.write(buffalo / "w600k_r50.onnx", "w600k_r50.onnx")
+    for path in (archive, archive.parent):
+        with pytest.raises(
+            ModelError, match=r"buffalo_l\.zip: expected a folder or file of ONNX models, got an archive; unpack"
+        ):
+            open_pack(path, name="x")
 
 
 # The shapes of a file, read without its weights.

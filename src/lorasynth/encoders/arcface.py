@@ -64,7 +64,7 @@ class ArcFaceEncoder:
             pixels: the range that the network takes. "auto" goes by insightface's rule: a network that begins by a subtraction
                 and a multiplication scales pixels itself. OpenCV's SFace takes "raw".
             name: what to call it in its record; by default the file's name.
-            licence: of the files, for its record; by default what their names and a model card beside them tell.
+            licence: of the files, for its record; by default what their sha256 and a model card beside them tell.
 
         Raises:
             MissingExtraError: onnxruntime is not installed.
@@ -94,12 +94,12 @@ class ArcFaceEncoder:
         paths = {"recogniser": self.graph.path}
         if (found_by := getattr(self.detector, "path", None)) is not None:
             paths["detector"] = found_by
+        hashes = {role: sha256_file(path) for role, path in paths.items()}
         return encoder_record(
-            kind="face", name=self._name, dim=self.dim,
-            files={role: sha256_file(path) for role, path in paths.items()},
+            kind="face", name=self._name, dim=self.dim, files=hashes,
             input={"size": self.image_size, "pixels": self.pixels},
             detector=None if self.detector is None else type(self.detector).__name__,
-            licence=self._licence or licence_of(paths, self.graph.path.parent, ""),
+            licence=self._licence or licence_of(hashes, self.graph.path.parent),
         )  # fmt: skip
 
     @property

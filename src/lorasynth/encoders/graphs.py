@@ -101,7 +101,7 @@ def _static(shape: list) -> tuple[int | None, ...]:
 
 
 def signature(path: Path) -> Signature | None:
-    """The shapes of an ONNX file's inputs and outputs, without reading its weights; None if it is not ONNX.
+    """The shapes of an ONNX file's inputs and outputs, without reading its weights; None if it is not ONNX or cut off.
 
     Raises:
         ModelError: the file cannot be read.
@@ -112,7 +112,7 @@ def signature(path: Path) -> Signature | None:
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
             memoryview(content) as view,
         ):
-            return _signature(view)
+            return _signature(view) if _is_whole(view) else None
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ModelError(f"{path}: expected an ONNX file, got none ({reason}); get the file again") from None
@@ -168,6 +168,24 @@ def _nodes(head: bytes) -> Iterator[tuple[list[str], list[str], str]]:
                 if number in words:
                     words[number].append(_text(word))
             yield words[1], words[2], "".join(words[4])
+
+
+def _is_whole(message: memoryview) -> bool:
+    """Whether the last field of a message ends where the message does: a download that broke off ends within it."""
+    at = 0
+    try:
+        while at < len(message):
+            key, at = _varint(message, at)
+            if key & 7 == 2:
+                length, at = _varint(message, at)
+                at += length
+            elif key & 7 == 0:
+                _, at = _varint(message, at)
+            else:
+                return False  # ModelProto has no fields of other kinds
+    except IndexError:
+        return False
+    return at == len(message)
 
 
 def _messages(message: memoryview, number: int) -> Iterator[memoryview]:

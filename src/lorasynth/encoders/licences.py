@@ -1,48 +1,50 @@
-"""Under which licence do model files stand? What their makers say, as far as a file's name or its model card tells."""
+"""The licence of model files, by the sha256 of published ones: a name says nothing, and a licence is never guessed.
 
+AuraFace's recogniser (Apache-2.0) and antelopev2's (non-commercial) are both called glintr100.onnx.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 from lorasynth.encoders.records import UNKNOWN_LICENCE
 
 INSIGHTFACE = "non-commercial research only (insightface's models)"
-_BY_NAME = {
-    "face_detection_yunet": "MIT",
-    "face_recognition_sface": "Apache-2.0",
-    **dict.fromkeys(
-        ("buffalo_", "antelopev2", "w600k_", "glintr100", "scrfd_", "det_10g", "det_2.5g", "det_500m"), INSIGHTFACE
-    ),
+KNOWN = {
+    # insightface: antelopev2, buffalo_l, buffalo_m, buffalo_s and buffalo_sc.
+    "4ab1d6435d639628a6f3e5008dd4f929edf4c4124b1a7169e1048f9fef534cdf": INSIGHTFACE,  # glintr100.onnx
+    "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43": INSIGHTFACE,  # w600k_r50.onnx
+    "9cc6e4a75f0e2bf0b1aed94578f144d15175f357bdc05e815e5c4a02b319eb4f": INSIGHTFACE,  # w600k_mbf.onnx
+    "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91": INSIGHTFACE,  # det_10g.onnx, scrfd_10g_bnkps.onnx
+    "041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9": INSIGHTFACE,  # det_2.5g.onnx
+    "5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a": INSIGHTFACE,  # det_500m.onnx
+    # fal's AuraFace-v1; the detector in its repository is insightface's.
+    "a7933ea5330113b01c9b60351d8f4c33003f145d8470ac5f0e52ee2effe25c60": "Apache-2.0",  # glintr100.onnx
+    # OpenCV Zoo.
+    "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79": "Apache-2.0",  # face_recognition_sface_2021dec.onnx
+    "2b0e941e6f16cc048c20aee0c8e31f569118f65d702914540f7bfdc14048d78a": "Apache-2.0",  # face_recognition_sface_2021dec_int8
+    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4": "MIT",  # face_detection_yunet_2023mar.onnx
+    "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0": "MIT",  # face_detection_yunet_2026may.onnx
 }
-"""By how the name of a file, folder or hub repository begins; (OpenCV Zoo's and insightface's READMEs)."""
+"""Licence by sha256, as the makers state it (READMEs of insightface and OpenCV Zoo, model card of fal/AuraFace-v1)."""
 CARD = "README.md"
 
 
-def licence_of(files: dict[str, Path], folder: Path, name: str) -> str:
+def licence_of(hashes: Mapping[str, str], folder: Path) -> str:
     """The licence of model files.
 
-    A known name is believed before a model card: who uploads another's files may write any licence on the card.
+    A model card is quoted and not believed: who uploads another's files may write any licence on the card.
 
     Args:
-        files: the files, by role ("recogniser", "detector").
-        folder: they lie in, with or without a model card.
-        name: of the folder or hub repository.
+        hashes: the sha256 of each file, by role ("recogniser", "detector").
+        folder: the files lie in, with or without a model card.
     """
-    known = {role: licence for role, path in files.items() if (licence := _known(path.name) or _known_pack(name))}
+    licences = {role: KNOWN.get(sha256, UNKNOWN_LICENCE) for role, sha256 in sorted(hashes.items())}
+    if len(set(licences.values())) == 1:
+        said = next(iter(licences.values()))
+    else:
+        said = "; ".join(f"{role}: {licence}" for role, licence in licences.items())
     card = _of_card(folder / CARD)
-    if len(set(known.values())) == 1 and len(known) == len(files):
-        licence = next(iter(known.values()))
-        return licence if card is None else f"{licence}; the model card says: {card}"
-    unknown = card or UNKNOWN_LICENCE
-    if not known:
-        return unknown
-    return "; ".join(f"{role}: {known.get(role, unknown)}" for role in sorted(files))
-
-
-def _known(name: str) -> str | None:
-    return next((licence for start, licence in _BY_NAME.items() if name.lower().startswith(start)), None)
-
-
-def _known_pack(name: str) -> str | None:
-    return _known(name.rpartition("/")[2])
+    return said if card is None else f"{said}; the model card says: {card}"
 
 
 def _of_card(path: Path) -> str | None:

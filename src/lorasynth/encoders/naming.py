@@ -71,9 +71,20 @@ def _locate(place: str, spec: str, patterns: tuple[str, ...]) -> tuple[Path, str
     """The file or folder of a place, and what to call it: a file's or folder's own name, or the hub id."""
     from lorasynth.hub import is_repo_id, local_copy
 
-    path = Path(place)
+    path = _home(place)
     if place and path.exists():
         return path, path.resolve().name
     if is_repo_id(place) and path.suffix != ".onnx":
         return local_copy(place, "model", patterns), place
-    raise UsageError(f"{spec!r}: expected an encoder: {FORMS}; got no such thing. Check the path")
+    advice = "check the path"
+    if (installed := _home("~/.insightface/models") / place).exists() and place:
+        advice = f"insightface has one at {installed}"
+    raise UsageError(f"{spec!r}: expected an encoder: {FORMS}; got no such thing; {advice}")
+
+
+def _home(place: str) -> Path:
+    """A path whose ~ is the user's home: quoted, or behind aligned:, shells leave it as it is."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:  # no such user: a file may be called so
+        return Path(place)

@@ -65,10 +65,10 @@ class ImageTower:
     @cached_property
     def record(self) -> Record:
         """Which encoder this is, by its files' content, wherever they lie."""
+        hashes = {name: sha256_file(path) for name, path in self._files.items()}
         return encoder_record(
-            kind=self.kind, name=self._name, dim=self.dim,
-            files={name: sha256_file(path) for name, path in self._files.items()}, input={"size": self.image_size},
-            licence=licence_of(self._files, self.folder, self._name),
+            kind=self.kind, name=self._name, dim=self.dim, files=hashes, input={"size": self.image_size},
+            licence=licence_of(hashes, self.folder),
         )  # fmt: skip
 
     @property
