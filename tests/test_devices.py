@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.overrides import _get_current_function_mode_stack
 
 from lorasynth.devices import fast_matmul, half_precision, noise_on_cpu, use_device
 from lorasynth.errors import UsageError
@@ -10,13 +11,21 @@ from lorasynth.errors import UsageError
 @pytest.fixture(autouse=True)
 def restored():
     yield
-    torch.set_default_device("cpu")
+    torch.set_default_device(None)
 
 
 def test_the_device_becomes_the_default():
     with torch.device("meta"):
         assert torch.zeros(1).device.type == "meta"
     assert use_device("cpu") == torch.get_default_device() == torch.zeros(1).device
+
+
+def test_cpu_costs_no_function_mode():
+    """Every call of torch goes through a mode's Python code; torch's own default needs none."""
+    torch.set_default_device("cpu")
+    assert len(_get_current_function_mode_stack()) == 1
+    use_device("cpu")
+    assert not _get_current_function_mode_stack()
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "", "meta", "gpu"])

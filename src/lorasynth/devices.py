@@ -36,7 +36,9 @@ def use_device(name: str) -> torch.device:
             f"expected a device of this machine, got {name!r} where torch {torch.__version__} finds "
             f"{torch.cuda.device_count()} CUDA devices; use --device cpu"
         )
-    torch.set_default_device(device)
+    # NOTE: torch's default is the CPU already. Setting it anyway installs a function mode, which every call then goes through:
+    # reading LoRAs took 1.6 times as long, synthesis 1.3 times.
+    torch.set_default_device(None if device.type == "cpu" else device)
     return device
 
 
