@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lorasynth.devices import use_device
 from lorasynth.files import read_json, write_json
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
@@ -82,7 +83,7 @@ def make_decoder(domain: Domain, folder: Path, config: SharpConfig) -> None:
     from diffusers import AutoencoderKL
 
     if not (folder / "vae-final" / "config.json").exists():
-        vae = AutoencoderKL.from_pretrained(folder / "vae")
+        vae = AutoencoderKL.from_pretrained(folder / "vae").to(torch.get_default_device())
         train_sharp_decoder(vae, _pool(domain, folder, config.vae), config.vae, run_dir=folder / "run-decoder")
         vae.save_pretrained(folder / "vae-final")
 
@@ -97,18 +98,22 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
     """The base pipeline, in ``folder/base``: trained on latents of ``folder/vae``, and saved with the longest trained decoder."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(folder / "vae").requires_grad_(False)
+    device = torch.get_default_device()
+    vae = AutoencoderKL.from_pretrained(folder / "vae").to(device).requires_grad_(False)
     persons = persons_of(Role.BASE, config.base_people)
     photos = [p % _PHOTOS for p in persons]
     store = LatentStore.open(domain, vae, domain.picture_size, persons, photos, folder / "latents")
-    identity, nuisance = domain.identity_factors(persons), domain.nuisance_factors(persons, photos)
+    identity, nuisance = domain.identity_factors(persons).cpu(), domain.nuisance_factors(persons, photos).cpu()
 
     def batch(count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
         rows = torch.randint(len(persons), (count,), generator=generator)
-        pairs = zip(identity[rows], nuisance[rows], strict=True)
-        return store.latents(rows), [domain.base_caption(who, how, generator) for who, how in pairs]
+        # Words are drawn on the CPU: a phrase at a time would stall a GPU.
+        words = torch.Generator("cpu").manual_seed(generator.initial_seed())
+        chosen = rows.cpu()
+        pairs = zip(identity[chosen], nuisance[chosen], strict=True)
+        return store.latents(rows), [domain.base_caption(who, how, words) for who, how in pairs]
 
-    pipe = build_pipeline(domain.vocabulary, vae, config.base)
+    pipe = build_pipeline(domain.vocabulary, vae, config.base).to(device)
     train_base(pipe, batch, config.base, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
         if (folder / "vae-final" / "config.json").exists():
@@ -149,7 +154,9 @@ def main() -> None:
     sharp = {name: config for name, make in WORLDS.items() if (config := make().sharp)}
     parser.add_argument("--recipe", choices=sorted(sharp), default="portraits128")
     parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
+    use_device(arguments.device)
     torch.set_num_threads(1)
     domain = get_domain(get_world_recipe(arguments.recipe).zoo.world)
     STAGES[arguments.stage](domain, arguments.run_dir / domain.name, sharp[arguments.recipe])

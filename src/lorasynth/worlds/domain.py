@@ -84,7 +84,7 @@ class Domain:
         """
 
         def chance(probability: float) -> bool:
-            return bool(torch.rand((), generator=generator) < probability)
+            return bool(torch.rand((), generator=generator, device=generator.device) < probability)
 
         if chance(0.1):
             return ""

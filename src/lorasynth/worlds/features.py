@@ -27,19 +27,14 @@ class Features:
     details: tuple[str, ...] = ()
     clear: float = 0.25  # of a detail that is drawn strongly enough to be seen
 
-    def variance(self, num_factors: int) -> Float[Tensor, " features"]:
-        """Variance of each feature among the people on whom it is visible."""
-        people = torch.rand(_SAMPLE, num_factors, generator=torch.Generator().manual_seed(0))
-        values, visible = self.of(people)
+    def spread(self, num_factors: int) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
+        """Mean and standard deviation of each feature among the people on whom it is visible."""
+        generator = torch.Generator("cpu").manual_seed(0)
+        people = torch.rand(_SAMPLE, num_factors, generator=generator, device="cpu")
+        values, visible = self.of(people.to(torch.get_default_device()))
         count = visible.sum(0)
         mean = (values * visible).sum(0) / count
-        return ((values - mean).square() * visible).sum(0) / count
-
-    def mean(self, num_factors: int) -> Float[Tensor, " features"]:
-        """Mean of each feature among the people on whom it is visible."""
-        people = torch.rand(_SAMPLE, num_factors, generator=torch.Generator().manual_seed(0))
-        values, visible = self.of(people)
-        return (values * visible).sum(0) / visible.sum(0)
+        return mean, (((values - mean).square() * visible).sum(0) / count).sqrt()
 
     def presence(
         self, values: Float[Tensor, "B features"]

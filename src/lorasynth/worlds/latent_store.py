@@ -52,14 +52,18 @@ class LatentStore:
     def latents(self, rows: Int[Tensor, " B"]) -> Float[Tensor, "B C h w"]:
         """Scaled latents of some photos. Those that are missing are drawn and encoded first.
 
-        That is done one by one, so that a row is the same whichever others are missing.
+        On a CPU that is done one by one, so that a row is the same whichever others are missing.
         """
-        for row in rows.unique().tolist():
-            if not self.made[row]:
-                picture = self.domain.photos([self.persons[row]], [self.photos[row]], self.size)
-                self.rows[row] = encode(self.vae, picture)[0].half().cpu().numpy()
-                self.made[row] = 1
-        return torch.from_numpy(self.rows[rows.cpu().numpy()]).float().to(torch.get_default_device())
+        device = torch.get_default_device()
+        missing = [row for row in rows.unique().tolist() if not self.made[row]]
+        step = 1 if device.type == "cpu" else 256
+        for i in range(0, len(missing), step):
+            chosen = missing[i : i + step]
+            persons, photos = [self.persons[row] for row in chosen], [self.photos[row] for row in chosen]
+            latents = encode(self.vae, self.domain.photos(persons, photos, self.size))
+            self.rows[chosen] = latents.half().cpu().numpy()
+            self.made[chosen] = 1
+        return torch.from_numpy(self.rows[rows.cpu().numpy()]).to(device).float()
 
 
 def _memmap(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -36,7 +36,7 @@ class Pool:
         """
         places = zip(rows.tolist(), top.tolist(), left.tolist(), strict=True)
         squares = np.stack([self.rows[i, :, y : y + crop, x : x + crop] for i, y, x in places])
-        return torch.from_numpy(squares).float() / 255
+        return torch.from_numpy(squares).to(torch.get_default_device()).float() / 255
 
 
 def draw_pool(
@@ -61,7 +61,7 @@ def draw_pool(
             pictures = domain.photos(who, which, size)
             if details:
                 pictures = torch.cat([pictures, detail_map(domain, pictures, who, which)], dim=1)
-            rows[i : i + _CHUNK] = (pictures * 255).round().to(torch.uint8).numpy()
+            rows[i : i + _CHUNK] = (pictures * 255).round().to(torch.uint8).cpu().numpy()
         rows.flush()
         part.rename(path)
     return Pool(rows=np.load(path, mmap_mode="r"))

@@ -81,8 +81,7 @@ class Reader:
     @cached_property
     def _scale(self) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
         """Mean and standard deviation of each feature among people on whom it is visible."""
-        features, count = self.domain.features, len(self.domain.identity)
-        return features.mean(count), features.variance(count).sqrt()
+        return self.domain.features.spread(len(self.domain.identity))
 
     @torch.no_grad()
     def read(

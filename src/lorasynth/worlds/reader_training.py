@@ -49,8 +49,8 @@ def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Read
     pool = draw_pool(domain, persons, [p % 7 for p in persons], PICTURE_SIZE, run_dir / "pool.npy", details=False)
     values, visible = features.of(domain.identity_factors(persons))
     there, sure = features.presence(values)
-    count = len(domain.identity)
-    standard = (values - features.mean(count)) / features.variance(count).sqrt()
+    mean, deviation = features.spread(len(domain.identity))
+    standard = (values - mean) / deviation
     torch.manual_seed(config.loop.seed)
     net = ReaderNet(len(features.names), len(features.details), config.width)
 
