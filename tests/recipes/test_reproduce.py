@@ -1,15 +1,18 @@
 """From nothing to scores in one go, every stage for a few steps; and what is there is not made again."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
 from lorasynth.encoders.images import to_image
 from lorasynth.lora.factors import LoRA
 from lorasynth.prior import BASELINES
+from lorasynth.recipes.reproduce import pack
 from lorasynth.worlds.world import get_domain
 
 
@@ -19,6 +22,32 @@ def reproduce(recipe, folder):
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_kept_parts_are_an_archive_of_what_is_worth_keeping(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorasynth.recipes.reproduce._PART", 4_096)
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    contents = {
+        "portraits128/reader.safetensors": b"r" * 9_000, "portraits128/vae/config.json": b"{}", "scores.json": b"[]",
+        "portraits128/base/unet/config.json": b"{ }", "fit/synthesizer/priors/a.safetensors": b"a",
+    }  # fmt: skip
+    left = {"zoo/zoo.json": b"{}", "portraits128/run-base/config.json": b"{}", "portraits128/pool.npy": b"p"}
+    for name, content in (contents | left).items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(content)
+    kept.mkdir()
+    (kept / "kept.tar.99").write_bytes(b"of an earlier, longer one")
+    pack(run, kept)
+    parts = sorted(kept.iterdir())
+    assert len(parts) > 2
+    assert all(part.stat().st_size <= 4_096 for part in parts)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as archive:
+        assert {name: archive.extractfile(name).read() for name in archive.getnames()} == contents
+
+
+def test_nothing_is_kept_where_no_folder_is_named(tmp_path):
+    pack(tmp_path, None)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -41,8 +70,8 @@ def test_everything_is_made_from_nothing_and_only_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("world", ["emblems", "brushes"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("world", ["emblems", "brushes", "portraits128"])
 def test_other_worlds_go_the_same_way(world, tmp_path):
     reproduce(f"{world}_tiny", tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())

@@ -1,12 +1,17 @@
 """The models of a world of large pictures, made in stages, in a form that plain diffusers loads."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from lorasynth.recipes.sharp_models import STAGES, tiny_sharp
+from lorasynth.refining import RefineConfig, train_critic
+from lorasynth.worlds.base import BaseConfig, build_unet
+from lorasynth.worlds.recogniser_training import RecogniserConfig
+from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae
 from lorasynth.worlds.world import World, get_domain
 
 DOMAIN = get_domain("portraits128")
@@ -41,8 +46,6 @@ def test_base_has_the_channels_that_other_programs_expect(made):
 
 def test_base_is_saved_with_the_decoder_that_was_trained_longest(made):
     _, folder, _ = made
-    from diffusers import AutoencoderKL
-
     saved, first, final = (
         AutoencoderKL.from_pretrained(folder / name, torch_dtype=torch.float32)
         for name in ("base/vae", "vae", "vae-final")
@@ -79,3 +82,22 @@ def test_captions_say_where_a_face_is_turned():
     for caption, value in zip(captions, turned.tolist(), strict=True):
         assert ("looking left" in caption) == (value < 0.3)
         assert ("looking right" in caption) == (value > 0.7)
+
+
+def test_critic_looks_at_latents_of_16_a_side(tmp_path):
+    unet = build_unet(BaseConfig(channels=(32, 32), num_heads=1, text_width=32), 4, 16)
+    vae = build_sharp_vae(SharpVAEConfig(channels=(8, 8, 8), latent_channels=4, num_groups=4), 64).requires_grad_(False)
+    world = World(domain=replace(DOMAIN, picture_size=64), folder=tmp_path)
+    world.__dict__["pipe"] = SimpleNamespace(unet=unet, vae=vae)
+    critic = RecogniserConfig(loss="arcface", steps=1, batch_size=4)
+    net = train_critic(world, RefineConfig(critic=critic, critic_people=8))
+    latents = world.latents(world.draw([1, 2], [0, 0], 64))
+    assert latents.shape == (2, 4, 16, 16)
+    torch.testing.assert_close(net(latents).norm(dim=1), torch.ones(2))
+
+
+def test_unet_has_attention_at_the_levels_asked_for():
+    config = BaseConfig(channels=(32, 64), num_heads=1, text_width=32, attention=(False, True))
+    names = [name for name, _ in build_unet(config, 4).named_modules() if name.endswith("attn1")]
+    assert names
+    assert not any(name.startswith(("down_blocks.0", "up_blocks.1")) for name in names)

@@ -14,6 +14,7 @@ RECIPES = {
     "portraits_64k": "portraits",
     "portraits_tiny": "portraits",
     "portraits128": "portraits128",
+    "portraits128_gpu": "portraits128",
     "portraits128_tiny": "portraits128",
     "sd15_faces": "sd15_faces",
     "sd15_faces_small": "sd15_faces",

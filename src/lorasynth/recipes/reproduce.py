@@ -2,6 +2,7 @@
 
     make reproduce            # or: python -m lorasynth.recipes.reproduce --run-dir out/reproduce
     python -m lorasynth.recipes.reproduce --recipe emblems --run-dir out/emblems
+    python -m lorasynth.recipes.reproduce --recipe portraits128_gpu --run-dir out/gpu --device cuda --pack out/kept
     make reproduce-tiny       # all of it in minutes: every stage for a few steps; what comes out is of no use
 
 Two CPU cores, about five hours (added up from single stages, some of them scaled; never run in one go): encoder
@@ -18,23 +19,64 @@ import argparse
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
+from lorasynth.devices import use_device
+from lorasynth.files import write_bytes
 from lorasynth.recipes import get_world_recipe
-from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, sharp, sharp_tiny, small, tiny
+from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, sharp, sharp_gpu, sharp_tiny, small, tiny
 from lorasynth.worlds.world import get_domain
 
 WORLDS: dict[str, Callable[[], WorldConfig]] = {
     "portraits": WorldConfig, "portraits_tiny": tiny,
-    "portraits128": sharp, "portraits128_tiny": sharp_tiny,
+    "portraits128": sharp, "portraits128_gpu": sharp_gpu, "portraits128_tiny": sharp_tiny,
     "emblems": small, "emblems_tiny": tiny,
     "brushes": partial(small, base_steps=4_000), "brushes_tiny": tiny,
 }  # fmt: skip
 """How the models of a world are made, by the recipe that follows."""
+
+
+_KEPT = (
+    "*/encoder.*",
+    "*/reader.*",
+    "*/recogniser.*",
+    "*/vae/*",
+    "*/vae-final/*",
+    "*/base/**/*",
+    "fit/synthesizer/**/*",
+    "scores.*",
+)
+_PART = 15 << 20  # bytes of a file that is easily moved
+
+
+def pack(run: Path, folder: Path | None) -> None:
+    """Models, synthesizer and scores of a run as a tar archive in parts, for a machine that is taken away when its time is up.
+
+    Read it back with ``cat FOLDER/kept.tar.* | tar -x``. Zoo and checkpoints stay behind.
+
+    Args:
+        run: the run's folder.
+        folder: where the parts go, in place of those there; None: nowhere.
+    """
+    if folder is None:
+        return
+    memory = BytesIO()
+    with tarfile.open(fileobj=memory, mode="w") as archive:
+        for path in sorted({path for pattern in _KEPT for path in run.glob(pattern) if path.is_file()}):
+            archive.add(path, path.relative_to(run))
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = memory.getvalue()
+    parts = [whole[i : i + _PART] for i in range(0, len(whole), _PART)]
+    for number, part in enumerate(parts):
+        write_bytes(folder / f"kept.tar.{number:02d}", part)
+    for old in sorted(folder.glob("kept.tar.*"))[len(parts) :]:
+        old.unlink()
 
 
 def main() -> None:
@@ -42,10 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, default=Path("out/reproduce"))
     parser.add_argument("--recipe", choices=sorted(WORLDS), default="portraits")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--pack", type=Path, metavar="FOLDER", help="keep what is worth keeping here, after each stage")
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     recipe, config = arguments.recipe, WORLDS[arguments.recipe]()
     domain = get_domain(get_world_recipe(recipe).zoo.world)
+    use_device(arguments.device)
     torch.set_num_threads(1)
     if arguments.base:
         make_base(domain, arguments.base, config)
@@ -54,10 +99,14 @@ def main() -> None:
     folder = run / domain.name
     base_command = ["-m", "lorasynth.recipes.reproduce", "--recipe", recipe, "--base", str(folder)]
     make_world(domain, folder, config, base_command)
+    keep = partial(pack, run, arguments.pack)
+    keep()
     environment = {**os.environ, "LORASYNTH_ASSETS": str(run.resolve())}
 
     def lorasynth(*command: str) -> None:
-        subprocess.run([sys.executable, "-m", "lorasynth", *command], check=True, env=environment)
+        on = ["--device", arguments.device]
+        subprocess.run([sys.executable, "-m", "lorasynth", *command, *on], check=True, env=environment)
+        keep()
 
     zoo, fit, scores = str(run / "zoo"), run / "fit", run / "scores.json"
     model = str(fit / "synthesizer")

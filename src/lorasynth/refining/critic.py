@@ -28,5 +28,5 @@ def train_critic(world: World, config: RefineConfig) -> LatentNet:
     torch.manual_seed(config.critic.seed)
     net = latent_net(world)
     persons = persons_of(Role.CRITIC, config.critic_people)
-    train_recogniser(world.draw, persons, config.critic, net=net, see=see)
+    train_recogniser(world.draw, persons, config.critic, net=net, see=see, size=world.picture_size)
     return net.requires_grad_(False)

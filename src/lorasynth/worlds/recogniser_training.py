@@ -70,6 +70,7 @@ def train_recogniser(
     *,
     net: nn.Module | None = None,
     see: See = degrade,
+    size: int = 64,
     report: Callable[[str], None] = print,
 ) -> nn.Module:
     """Train one recogniser on pictures drawn as it goes.
@@ -80,6 +81,7 @@ def train_recogniser(
         config: loss and settings.
         net: what to train, its embeddings of 512 numbers for the ArcFace loss; by default the loss decides.
         see: drawn pictures -> what the network is given.
+        size: pixels a side of the pictures.
         report: gets a line of progress now and then.
 
     Returns:
@@ -103,7 +105,7 @@ def train_recogniser(
         else:
             label = torch.randperm(len(persons), generator=g)[: config.batch_size // 2].repeat(2)
         photo = torch.randint(config.photos_per_person, (len(label),), generator=g)
-        seen = see(draw_photos(people[label].tolist(), photo.tolist(), 64), g)
+        seen = see(draw_photos(people[label].tolist(), photo.tolist(), size), g)
         if config.loss == "arcface":
             cosine = net(seen) @ F.normalize(centres, dim=1).T
             margin = config.margin * min(1.0, progress / 0.3)
