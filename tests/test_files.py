@@ -46,6 +46,20 @@ def test_our_reader_gives_floating_point_as_fp32_and_the_rest_as_it_is(tmp_path)
     assert {n: t.dtype for n, t in tensors.items()} == {"b": torch.float32, "a": torch.float32, "n": torch.int64}
 
 
+def test_both_writers_write_the_same_bytes(tmp_path):
+    """In whatever order the library puts the metadata, of any letters."""
+    metadata = {f"key{i}": f'"\\ü✓\x1b\n\t/{i}' for i in range(40)}
+    tensors = {
+        "t": torch.ones(3),
+        "half": torch.ones(5, 2).half(),
+        "alpha": torch.tensor(2.0),
+        "x" * 99: torch.ones(2)[:1],
+    }
+    files.write_tensors(tmp_path / "a", tensors, metadata)
+    files.write_large_tensors(tmp_path / "b", tensors, metadata)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_views_and_tensors_with_a_gradient_are_written(tmp_path):
     base = torch.randn(4, 6, requires_grad=True)
     files.write_tensors(tmp_path / "x", {"t": base.T, "part": base[1:, ::2]})

@@ -98,17 +98,26 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     write_bytes(path, *_sorted_header_and_body(content))
 
 
-def write_large_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, whole, straight from where they are: no copy of what may be as large as a training.
+def write_large_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """`write_tensors` straight from where they are: no copy of what may be as large as a training.
 
     A process that is killed may leave a temporary file of the library's in the same folder, ``.tmp`` and six letters.
     """
 
     def write(part: Path) -> None:
         try:
-            save_file(_on_cpu(tensors), part)
+            save_file(_on_cpu(tensors), part, metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:  # says so of the system's errors, too
             raise UsageError(f"{path}: could not be written ({error}); nothing was left there") from error
+        if metadata:
+            with part.open("r+b") as file:
+                start = file.read(8)
+                header, _ = _sorted_header_and_body(start + file.read(int.from_bytes(start, "little")))
+                assert len(header) == file.tell()  # the same fields in another order
+                file.seek(0)
+                file.write(header)
 
     atomic_write(path, write)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lorasynth import __version__
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.files import write_tensors
+from lorasynth.files import write_large_tensors
 from lorasynth.lora.formats.scaling import largest_of
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.products import update_inner, update_norm2
@@ -160,7 +160,7 @@ class LoRA:
             return formats.peft.save_folder(self, path, dtype, header, force=force)
         require_new_output(path, force=force)
         tensors, fields = formats.WRITERS[format](self, dtype)
-        write_tensors(path, tensors, {**header, **fields, "format": "pt"})
+        write_large_tensors(path, tensors, {**header, **fields, "format": "pt"})
         return path
 
     def _header(self, metadata: Mapping[str, str]) -> dict[str, str]:

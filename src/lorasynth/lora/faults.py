@@ -45,7 +45,9 @@ class FaultyFileError(LoRAFileError):
 
 def printable(text: str, limit: int = 200) -> str:
     """``text`` on one line without control characters, cut after ``limit``."""
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
+    safe = text[: limit + 1]
+    if not safe.isprintable():
+        safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in safe)
     return safe if len(text) <= limit else safe[:limit] + "…"
 
 

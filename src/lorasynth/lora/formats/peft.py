@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lorasynth.files import write_json, write_tensors
+from lorasynth.files import write_json, write_large_tensors
 from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
 from lorasynth.lora.formats.scaling import Stored, pair, require_plain, scaled_by
@@ -43,7 +43,7 @@ def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mappin
         folder.mkdir()
     tensors, header = to_state_dict(lora, dtype)
     (folder / CONFIG_NAME).unlink(missing_ok=True)
-    write_tensors(folder / WEIGHTS_NAME, tensors, {**metadata, "format": "pt"})
+    write_large_tensors(folder / WEIGHTS_NAME, tensors, {**metadata, "format": "pt"})
     write_json(folder / CONFIG_NAME, json.loads(header[CONFIG_KEY]))
     return folder
 
