@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/commands.md", "docs/method.md", "docs/scale.md", "docs/zoo-training.md")
+PAGES = (
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/commands.md",
+    "docs/method.md",
+    "docs/performance.md",
+    "docs/scale.md",
+    "docs/zoo-training.md",
+)
 
 
 def measured(*files):
