@@ -15,8 +15,8 @@ import torch
 from _harness import compare
 from diffusers.utils import logging
 
+from lorasynth.base import render
 from lorasynth.devices import noise_on_cpu
-from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.world import World, get_world
@@ -27,7 +27,7 @@ GUIDANCE = 2.0
 
 def pictures_in_turns(world: World, layout: Layout, vectors: torch.Tensor, steps: int, way: str) -> torch.Tensor:
     """A picture a LoRA by the pipeline, one after another: (N, 3, H, W). ``way`` as in the module's docstring."""
-    pipe, unet = world.pipe, world.pipe.unet
+    pipe, unet = world.base.pipe, world.base.denoiser
     noise = noise_on_cpu(1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size, seed=0)
     drawn = []
     for n, vector in enumerate(vectors):
@@ -60,12 +60,12 @@ def main() -> None:
     logging.set_verbosity_error()
     # One pipeline each: adapters leave their layers on a model.
     ours, theirs = get_world("portraits"), get_world("portraits")
-    layout = ours.layout(4)
+    layout = ours.base.layout(4)
     vectors = torch.stack([LoRA.random(layout, seed=n, std=0.05).vector for n in range(asked.users)])
     settings = {"guidance_scale": GUIDANCE, "num_inference_steps": asked.steps}
 
     def together() -> torch.Tensor:
-        return render(ours.pipe, [ours.prompts[0]], layout, vectors, seed=0, **settings)[:, 0]
+        return render(ours.base, [ours.prompts[0]], layout, vectors, seed=0, **settings)[:, 0]
 
     def in_turns(way: str) -> Callable[[], torch.Tensor]:
         return lambda: pictures_in_turns(theirs, layout, vectors, asked.steps, way)
@@ -81,7 +81,7 @@ def main() -> None:
     compared("loading")
     compare(f"serving_{asked.users}_loading", together, in_turns("loading"), **users)
     for n, vector in enumerate(vectors):
-        LoRA(layout, vector).attach(theirs.pipe.unet, f"user{n}")
+        LoRA(layout, vector).attach(theirs.base.denoiser, f"user{n}")
     compared("switching")
     compare(f"serving_{asked.users}_switching", together, in_turns("switching"), **users)
 

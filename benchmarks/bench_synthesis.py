@@ -26,7 +26,7 @@ def main() -> None:
         compare(
             "synthesis_against_fine_tuning",
             lambda: model(photo).save(file, dtype=torch.float16, force=True),
-            lambda: train_people(world, layout, random_init(layout, 0), [7], 10, adapt),
+            lambda: train_people(world.base, layout, random_init(layout, 0), world.photos([7], 10), adapt),
             runs=3,
         )
 

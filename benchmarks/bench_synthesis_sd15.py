@@ -14,10 +14,12 @@ import tempfile
 from pathlib import Path
 
 import torch
+from _bare import text
 from _harness import compare
 from diffusers import UNet2DConditionModel
 from zoo_training import peft_step
 
+from lorasynth.base import Schedule
 from lorasynth.canonical import Canonicalizer
 from lorasynth.encoders.images import to_image
 from lorasynth.lora.layout import Layout
@@ -26,6 +28,7 @@ from lorasynth.recipes import get_recipe
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import Stem
+from lorasynth.worlds.base import build_scheduler
 from lorasynth.worlds.world import get_world
 
 FINE_TUNING_STEPS = 40
@@ -66,7 +69,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = untrained(Synthesizer.from_pretrained())
     latents, noise = torch.randn(2, 1, 4, asked.side, asked.side)
-    given = (latents, torch.randn(1, 77, 768), noise, torch.tensor([500]))
+    level = Schedule.of(build_scheduler()).row(torch.tensor([500]))
+    given = (latents, noise, level, text(torch.randn(1, 77, 768)))
     unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).requires_grad_(False).eval()
     fine_tuning_step = peft_step(unet, TARGETS, 1, given)
     with tempfile.TemporaryDirectory() as folder:

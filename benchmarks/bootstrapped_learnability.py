@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
+from lorasynth.base import render
 from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
-from lorasynth.evaluate.render import render
 from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, SESSION, Role, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
@@ -50,7 +50,7 @@ def main() -> None:
 
     def drawn(vectors: torch.Tensor, people: list[int]) -> torch.Tensor:
         pictures = render(
-            world.pipe, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0, num_inference_steps=10
+            world.base, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0, num_inference_steps=10
         )
         centroids = person_centroids(world, people, world.encoder, SCORED_FROM)
         return similarity(embed_pictures(world.encoder, pictures), centroids)

@@ -18,8 +18,8 @@ import torch
 from _harness import record
 from zoo_training import BASES, bank_step, inputs, peft_step
 
+from lorasynth.base import render
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
-from lorasynth.evaluate.render import render
 from lorasynth.lora.layout import Layout
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import SCORED_FROM, SESSION, Role, persons_of
@@ -52,7 +52,7 @@ def main() -> None:
     asked = arguments.parse_args()
 
     world = get_world("portraits")
-    layout = world.layout(4)
+    layout = world.base.layout(4)
     init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained().canonicalizer.reference
     persons = persons_of(Role.BENCHMARKED, asked.people)
     photos = world.photos(persons, asked.photos, SESSION)
@@ -68,7 +68,7 @@ def main() -> None:
 
     def drawn_similarity(people: list[int], vectors: torch.Tensor) -> torch.Tensor:
         pictures = render(
-            world.pipe, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0, num_inference_steps=10
+            world.base, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0, num_inference_steps=10
         )
         return similarity(embed_pictures(world.encoder, pictures), centroids[people])
 
@@ -86,7 +86,7 @@ def main() -> None:
 
         begun = drawn_similarity(list(range(len(persons))), starts).mean().item()
         never = Stopping(every=every, min_gain=-float("inf"))
-        relay(world.pipe.unet, world.pipe.scheduler, layout, starts, photos, replace(config, steps=config.steps + 1),
+        relay(world.base, layout, starts, photos, replace(config, steps=config.steps + 1),
               never, score, places=PLACES)  # fmt: skip
         return [(0, begun), *((step, sum(v) / len(v)) for step, v in sorted(looks.items()))]
 
@@ -127,7 +127,7 @@ def seconds_a_step(world: World, batch_size: int, layout: Layout, runs: int = 7)
     """CPU seconds a LoRA and step, with inputs cached: of a bank, and of a PEFT adapter by itself; medians of turns."""
     base = BASES[world.name]
     sides = (
-        (bank_step(world.pipe.unet, layout, PLACES, inputs(base, PLACES * batch_size)), PLACES),
+        (bank_step(world.base.denoiser, layout, PLACES, inputs(base, PLACES * batch_size)), PLACES),
         (peft_step(base.build(), base.targets, 4, inputs(base, batch_size)), 1),
     )
     times: tuple[list[float], list[float]] = ([], [])

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
+from _bare import BareBase, text
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from lorasynth.base import denoising_loss
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.base import build_scheduler, v_loss
 from lorasynth.zoo.initialisation import random_init
 
 TARGETS = ("to_q", "to_v")
@@ -49,22 +50,22 @@ def unet() -> UNet2DConditionModel:
 
 
 def training(model: UNet2DConditionModel, adapters: AdapterBank | None, pictures: int = 1) -> Callable[[], None]:
-    """One step of v-loss: of N adapters in a bank, or of the one adapter that PEFT has put into the model."""
-    scheduler = build_scheduler()
+    """One step of the base's loss: of N adapters in a bank, or of the one adapter that PEFT has put into the model."""
     n = adapters.num_adapters if adapters is not None else 1
     size, rows = model.config.sample_size, n * pictures
     x, noise = torch.randn(2, rows, 4, size, size)
-    text, t = torch.randn(rows, 77, model.config.cross_attention_dim), torch.randint(1000, (rows,))
+    states, base = torch.randn(rows, 77, model.config.cross_attention_dim), BareBase(model)
+    given = (base, x, noise, base.schedule.row(torch.randint(1000, (rows,))), text(states))
     parameters = [p for p in (adapters or model).parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             if adapters is None:
-                loss = v_loss(model, scheduler, x, text, noise, t)
+                loss = denoising_loss(*given)
             else:
                 with adapters.attached():
-                    loss = v_loss(model, scheduler, x, text, noise, t)
+                    loss = denoising_loss(*given)
         optimizer.zero_grad()
         loss.view(n, pictures).mean(1).sum().backward()
         optimizer.step()

@@ -15,19 +15,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from _bare import BareBase, text
 from _harness import compare
 from peft import LoraConfig, inject_adapter_in_model
 
+from lorasynth.base import Level, Photos, Prompts, Schedule, denoising_loss
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.base import BaseConfig, build_scheduler, build_unet, v_loss
-from lorasynth.worlds.world import TARGET_MODULES, Photos
+from lorasynth.worlds.base import BaseConfig, build_scheduler, build_unet
+from lorasynth.worlds.drawn_base import TARGET_MODULES
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.calibration import calibrate
 from lorasynth.zoo.initialisation import random_init
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+Given = tuple[torch.Tensor, torch.Tensor, Level, Prompts]
+"""Latents, noise, its levels and prompts."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +59,16 @@ BASES = {
 
 
 def bank_step(
-    unet: "UNet2DConditionModel", layout: Layout, n: int, given: Sequence[torch.Tensor], lora_A: str = "each"
+    unet: "UNet2DConditionModel", layout: Layout, n: int, given: Given, lora_A: str = "each"
 ) -> Callable[[], None]:
-    """One step of n adapters in a bank, on n · b rows of (latents, text, noise, timesteps)."""
-    scheduler = build_scheduler()
+    """One step of n adapters in a bank, on n · b rows of (latents, noise, level, prompts)."""
+    base = BareBase(unet)
     bank = AdapterBank(unet, layout, n, random_init(layout, 0), lora_A=lora_A)
     optimizer = torch.optim.Adam([p for p in bank.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def step() -> None:
         with bank.attached():
-            loss = v_loss(unet, scheduler, *given).view(n, -1).mean(1).sum()
+            loss = denoising_loss(base, *given).view(n, -1).mean(1).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -71,16 +76,14 @@ def bank_step(
     return step
 
 
-def peft_step(
-    unet: "UNet2DConditionModel", targets: Sequence[str], rank: int, given: Sequence[torch.Tensor]
-) -> Callable[[], None]:
-    """One step of a PEFT adapter, which is put into the model, on b rows of (latents, text, noise, timesteps)."""
-    scheduler = build_scheduler()
+def peft_step(unet: "UNet2DConditionModel", targets: Sequence[str], rank: int, given: Given) -> Callable[[], None]:
+    """One step of a PEFT adapter, which is put into the model, on b rows of (latents, noise, level, prompts)."""
+    base = BareBase(unet)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)), unet)
     optimizer = torch.optim.Adam([p for p in unet.parameters() if p.requires_grad], lr=1e-4, fused=True)
 
     def step() -> None:
-        loss = v_loss(unet, scheduler, *given).mean()
+        loss = denoising_loss(base, *given).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -88,21 +91,22 @@ def peft_step(
     return step
 
 
-def inputs(base: Base, rows: int) -> tuple[torch.Tensor, ...]:
-    """Latents, text states, noise and timesteps of made-up samples."""
+def inputs(base: Base, rows: int) -> Given:
+    """Latents, noise, its levels and prompts of made-up samples."""
     x, noise = torch.randn(2, rows, base.latent_channels, base.size, base.size)
-    return x, torch.randn(rows, 40, BaseConfig().text_width), noise, torch.randint(0, 1000, (rows,))
+    states = torch.randn(rows, 40, BaseConfig().text_width)
+    level = Schedule.of(build_scheduler()).row(torch.randint(0, 1000, (rows,)))
+    return x, noise, level, text(states)
 
 
 def chosen_here(base: Base, b: int) -> int:
     """N as `calibrate` finds it, printed with what it measured."""
     unet = base.build()
     layout = Layout.from_model(unet, base.targets, 4)
-    x, text, _, _ = inputs(base, b)
+    x, _, _, prompts = inputs(base, b)
     config = AdaptConfig(batch_size=b, lora_A="each")
-    found = calibrate(
-        unet, build_scheduler(), layout, random_init(layout, 0), Photos(latents=x[None], text=text[None]), config
-    )
+    photos = Photos(latents=x[None], prompts=prompts, caption=torch.arange(b)[None])
+    found = calibrate(BareBase(unet), layout, random_init(layout, 0), photos, config)
     timings = ", ".join(f"N={n} on {threads}: {s * 1e3:.1f}" for (threads, n), s in found.seconds.items())
     print(f"calibrated: N={found.places}, threads {found.threads}; ms a LoRA and step {timings}", flush=True)
     return found.places
@@ -112,13 +116,13 @@ def compiled(base: Base, b: int, n: int) -> None:
     """Print what torch.compile costs and brings: seconds until the first step is done, ratio of steps, steps to break even."""
     eager, unet = base.build(), base.build()
     layout, given = Layout.from_model(eager, base.targets, 4), inputs(base, n * b)
-    scheduler, bank = build_scheduler(), AdapterBank(unet, layout, n, random_init(layout, 0))
+    bank = AdapterBank(unet, layout, n, random_init(layout, 0))
     optimizer = torch.optim.Adam(bank.parameters(), lr=1e-4, fused=True)
     with bank.attached():  # what is compiled are the layers as hooked
-        fast = torch.compile(unet)
+        fast = BareBase(torch.compile(unet))
 
         def step() -> None:
-            loss = v_loss(fast, scheduler, *given).view(n, -1).mean(1).sum()
+            loss = denoising_loss(fast, *given).view(n, -1).mean(1).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lorasynth.base import denoising_loss, render
 from lorasynth.encoders.images import to_image
-from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import LoRA
 from lorasynth.recipes import get_world_recipe
 from lorasynth.refining import Judge, RefineConfig
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import Share
-from lorasynth.worlds.base import v_loss
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.build import build_zoo
@@ -30,7 +29,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def layout(world):
-    return world.layout(2)
+    return world.base.layout(2)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,11 @@ def norm(x):
 
 
 def test_base_loss_is_as_it_was(world, photos):
-    x, text = photos.latents[:, :2].flatten(0, 1), photos.text[:, :2].flatten(0, 1)
+    x, prompts, _ = photos.batch(torch.arange(2)[:, None], torch.tensor([[0, 1], [0, 1]]))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    timesteps = torch.tensor([100, 400, 700, 999])
+    level = world.base.schedule.row(torch.tensor([100, 400, 700, 999]))
     with torch.no_grad():
-        losses = v_loss(world.pipe.unet, world.pipe.scheduler, x, text, noise, timesteps)
+        losses = denoising_loss(world.base, x, noise, level, prompts)
     assert norm(losses) == 0.4750697926955967
     assert losses[:3].tolist() == pytest.approx([0.18989091, 0.13123266, 0.15748101], rel=1e-4)
 
@@ -62,7 +61,7 @@ def test_base_loss_is_as_it_was(world, photos):
 def test_pictures_are_as_they_were(world, layout, vectors, guidance_scale, expected):
     prompts = list(world.prompts[:2])
     pictures = render(
-        world.pipe, prompts, layout, vectors, seed=3, guidance_scale=guidance_scale, num_inference_steps=4
+        world.base, prompts, layout, vectors, seed=3, guidance_scale=guidance_scale, num_inference_steps=4
     )
     assert norm(pictures) == expected
 
@@ -75,7 +74,7 @@ def test_losses_through_the_base_are_as_they_were(world, layout, vectors, photos
     torch.manual_seed(0)
     critic = LatentNet(16).eval().requires_grad_(False)
     learned = vectors.clone().requires_grad_()
-    judge = Judge(world, layout, critic, RefineConfig(states=states, drawing_steps=4))
+    judge = Judge(world.base, layout, critic, RefineConfig(states=states, drawing_steps=4))
     value = judge.loss(learned, photos, Share(torch.Generator().manual_seed(3)))
     value.backward()
     assert value.item() == pytest.approx(loss, rel=1e-4)

@@ -58,14 +58,18 @@ def test_the_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tm
         generators = [torch.Generator().manual_seed(i) for i in range(4)]
         call = {"num_inference_steps": 20, "guidance_scale": 2.0, "generator": generators, "output_type": "pt"}
         with torch.no_grad():
-            return (world.encoder(world.pipe([world.prompts[0]] * 4, **call).images.float()) @ centre[0]).mean().item()
+            return (
+                (world.encoder(world.base.pipe([world.prompts[0]] * 4, **call).images.float()) @ centre[0])
+                .mean()
+                .item()
+            )
 
     without = draw()
-    world.pipe.load_lora_weights(tmp_path, weight_name=file.name)
+    world.base.pipe.load_lora_weights(tmp_path, weight_name=file.name)
     try:
         with_lora = draw()
     finally:
-        world.pipe.unload_lora_weights()
+        world.base.pipe.unload_lora_weights()
     assert without < 0.3
     assert with_lora > without + 0.3
 

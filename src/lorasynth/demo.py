@@ -52,7 +52,7 @@ def fine_tuning_recipe(folder: Path = DEFAULT_MODEL) -> AdaptConfig:
 
 def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed: int, guidance_scale: float) -> Tensor:
     """Pictures by plain diffusers: the pipeline itself, with the LoRA file loaded as any user would."""
-    pipe = world.pipe
+    pipe = world.base.pipe
     if lora is not None:
         pipe.load_lora_weights(lora.parent, weight_name=lora.name)
     try:
@@ -96,7 +96,7 @@ def run_demo(
     write_png(out / "photo.png", to_image(photo))
 
     prompts = list(world.prompts)
-    world.pipe  # noqa: B018 (loads the base model, so that no stage is billed for it)
+    world.base  # noqa: B018 (loads the base model, so that no stage is billed for it)
     start = time.perf_counter()
     lora = model(out / "photo.png", seed=seed)
     lora.save(out / "lora.safetensors", dtype=torch.float16, metadata={"lorasynth.consent": "synthetic"}, force=True)

@@ -21,7 +21,7 @@ from lorasynth.reading import read_json, sha256_file
 from lorasynth.tensorfile import TensorFile
 
 __all__ = [
-    "atomic_write", "read_json", "read_tensors", "sha256_file", "sorted_header", "tensor_names", "write_bytes", "write_json",
+    "atomic_write", "read_json", "read_tensors", "sha256_file", "sorted_header", "tensor_shapes", "write_bytes", "write_json",
     "write_large_tensors", "write_png", "write_tensors",
 ]  # fmt: skip
 
@@ -155,11 +155,11 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return file.read(), file.metadata
 
 
-def tensor_names(path: str | Path) -> set[str]:
-    """Names of a safetensors file's tensors, which all lie within it; none is read.
+def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file's tensors, which all lie within it; none is read.
 
     Raises:
         ModelError: the file is missing, no file, or not safetensors.
     """
     with TensorFile(path) as file:
-        return set(file.shapes)
+        return dict(file.shapes)

@@ -14,7 +14,7 @@ from lorasynth.zoo.adapt import AdaptConfig
 @pytest.mark.integration
 def test_fine_tuned_loras_are_kept_for_the_same_people_and_settings(tmp_path):
     world, config = get_world("portraits"), AdaptConfig(steps=2, batch_size=2, lora_A="each")
-    layout = world.layout(1)
+    layout = world.base.layout(1)
 
     def tuned(persons, config=config):
         return fine_tuned_vectors(world, layout, persons, config, 2, cache=tmp_path, report=lambda _: None)

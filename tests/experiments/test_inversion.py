@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lorasynth.base import denoising_loss
 from lorasynth.experiments.inversion import fit_coefficients, principal_directions
 from lorasynth.lora.bank import attached
-from lorasynth.worlds.base import v_loss
 
 
 def test_principal_directions_are_those_of_the_svd():
@@ -20,19 +20,19 @@ def test_principal_directions_are_those_of_the_svd():
 
 
 def test_the_photo_is_denoised_better_with_what_was_fitted_to_it(lab):
-    form, rows = lab.canonicalizer, lab.scored[:2]
+    form, rows, base = lab.canonicalizer, lab.scored[:2], lab.world.base
     photos = lab.photo_itself(rows)
     basis = principal_directions(lab.x[lab.train], 8)
-    fitted = fit_coefficients(lab.world, form, basis, photos, steps=12, learning_rate=0.3)
+    fitted = fit_coefficients(lab.world.base, form, basis, photos, steps=12, learning_rate=0.3)
 
     def loss(x):
         """Of noises that fitting has not seen."""
         g = torch.Generator().manual_seed(7)
         noise = torch.randn(64, *photos.latents.shape[2:], generator=g).repeat(2, 1, 1, 1)
-        timesteps = torch.arange(0, 1000, 1000 // 64)[:64].repeat(2)
-        latents, text = (part.repeat_interleave(64, 1).flatten(0, 1) for part in (photos.latents, photos.text))
-        with torch.no_grad(), attached(lab.world.pipe.unet, form.layout, form.invert(x)):
-            return v_loss(lab.world.pipe.unet, lab.world.pipe.scheduler, latents, text, noise, timesteps).mean().item()
+        level = base.schedule.row(torch.arange(0, 1000, 1000 // 64)[:64].repeat(2))
+        latents, prompts, _ = photos.batch(torch.tensor([[0], [1]]), torch.zeros(2, 64, dtype=torch.long))
+        with torch.no_grad(), attached(base.denoiser, form.layout, form.invert(x)):
+            return denoising_loss(base, latents, noise, level, prompts).mean().item()
 
     assert loss(fitted) < loss(torch.zeros_like(fitted)) - 1e-3
     # In the span of the basis, and nowhere else.
@@ -44,7 +44,7 @@ def test_nobody_feels_who_else_is_fitted(lab):
     basis = principal_directions(lab.x[lab.train], 4)
     settings = {"steps": 3, "learning_rate": 0.1}
     both, alone = (
-        fit_coefficients(lab.world, lab.canonicalizer, basis, lab.photo_itself(rows), **settings)
+        fit_coefficients(lab.world.base, lab.canonicalizer, basis, lab.photo_itself(rows), **settings)
         for rows in (lab.scored[:2], lab.scored[:1])
     )
     assert both[0].tolist() == pytest.approx(alone[0].tolist(), abs=1e-3)

@@ -232,7 +232,10 @@ def test_comfyui_does_not_know_the_drawn_worlds_base(comfyui):
 
     from lorasynth.worlds.world import get_world
 
-    assert comfy.model_detection.model_config_from_diffusers_unet(get_world("portraits").pipe.unet.state_dict()) is None
+    assert (
+        comfy.model_detection.model_config_from_diffusers_unet(get_world("portraits").base.pipe.unet.state_dict())
+        is None
+    )
 
 
 def test_the_example_workflow_is_one_that_comfyui_runs(comfyui):

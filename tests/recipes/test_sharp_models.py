@@ -63,8 +63,10 @@ def test_world_encodes_with_its_own_encoder(made):
     assert photos.latents.shape == (2, 2, 16, 4, 4)
     assert world.picture_size == 32
     pictures = world.draw([3], [0], 32)
-    expected = world.pipe.vae.encode(pictures * 2 - 1).latent_dist.mode() * world.pipe.vae.config.scaling_factor
-    torch.testing.assert_close(world.latents(pictures), expected)
+    expected = (
+        world.base.pipe.vae.encode(pictures * 2 - 1).latent_dist.mode() * world.base.pipe.vae.config.scaling_factor
+    )
+    torch.testing.assert_close(world.base.encode(pictures), expected)
 
 
 def test_stages_that_are_done_are_skipped(made):

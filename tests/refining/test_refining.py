@@ -52,7 +52,7 @@ def critic(world):
 @pytest.fixture
 def model(world):
     """A synthesizer of untrained parts around a zoo of noise, whose LoRAs spoil every picture: there is much to learn."""
-    layout = world.layout(1)
+    layout = world.base.layout(1)
     g = torch.Generator().manual_seed(0)
     init = random_init(layout, 0)
     vectors = init + torch.zeros(12, layout.num_parameters)
@@ -80,7 +80,7 @@ def config(steps, **changes):
 
 
 def test_held_people_are_predicted_better_and_only_the_prior_changes(world, model, critic):
-    frozen = [*world.pipe.unet.parameters(), *model.vae.state_dict().values(), *critic.state_dict().values()]
+    frozen = [*world.base.denoiser.parameters(), *model.vae.state_dict().values(), *critic.state_dict().values()]
     before = [t.clone() for t in frozen]
     prior = model.priors["adalora"]
     old = {n: t.clone() for n, t in prior.state_dict().items()}
@@ -108,7 +108,8 @@ def test_the_loss_is_that_of_the_loras_that_a_user_would_get(world, model, criti
     held = persons_of(Role.STOPPING, 4)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
     photos = world.photos(held, CRITIC_PHOTOS, first=12)
-    unet, scheduler, total = world.pipe.unet, world.pipe.scheduler, 0.0
+    unet, scheduler, total = world.base.pipe.unet, world.base.pipe.scheduler, 0.0
+    text = photos.states(0).tensors["encoder_hidden_states"]
     scheduler.set_timesteps(1000)
     for k in range(4):
         g = step_generator(1, k)
@@ -120,7 +121,7 @@ def test_the_loss_is_that_of_the_loras_that_a_user_would_get(world, model, criti
             x, n, t = photos.latents[i, :1], noise[i : i + 1], timesteps[i : i + 1]
             noisy = scheduler.add_noise(x, n, t)
             with torch.no_grad():
-                v = unet(noisy, t, encoder_hidden_states=photos.text[i, :1], return_dict=False)[0]
+                v = unet(noisy, t, encoder_hidden_states=text[i : i + 1], return_dict=False)[0]
                 seen = critic(scheduler.step(v, t.item(), noisy).pred_original_sample)[0]
                 person = torch.nn.functional.normalize(critic(photos.latents[i]).mean(0), dim=0)
             total += (v - scheduler.get_velocity(x, n, t)).square().mean().item()
@@ -138,27 +139,28 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora", temperature=0.0, num_inference_steps=8)
     photos = world.photos(held, CRITIC_PHOTOS)
     settings = config(0, identity_weight=0.7, states="drawn", drawing_steps=4)
-    judge = Judge(world, model.canonicalizer.layout, critic, settings)
+    judge = Judge(world.base, model.canonicalizer.layout, critic, settings)
     loss = judge.loss(vectors, photos, Share(torch.Generator().manual_seed(3))).item()
     g = torch.Generator().manual_seed(3)
     start = torch.randn(3, *photos.latents.shape[2:], generator=g)
     taken = int(torch.randint(1, 4, (1,), generator=g))
     noise = torch.randn(start.shape, generator=g)
     timesteps = (1000 * stratified_uniform(3, g)).long()
-    unet, scheduler, total = world.pipe.unet, world.pipe.scheduler, 0.0
+    unet, scheduler, total = world.base.pipe.unet, world.base.pipe.scheduler, 0.0
+    text = photos.states(0).tensors["encoder_hidden_states"]
     for i, vector in enumerate(vectors):
         LoRA(model.canonicalizer.layout, vector).attach(unet, "me")
-        x, text = start[i : i + 1], photos.text[i, :1]
+        x, words = start[i : i + 1], text[i : i + 1]
         scheduler.set_timesteps(4)
         with torch.no_grad():
             for t in scheduler.timesteps[: taken + 1]:
-                v = unet(x, t, encoder_hidden_states=text, return_dict=False)[0]
+                v = unet(x, t, encoder_hidden_states=words, return_dict=False)[0]
                 step = scheduler.step(v, t, x)
                 x = step.prev_sample
             person = torch.nn.functional.normalize(critic(photos.latents[i]).mean(0), dim=0)
             total += 0.7 * (1 - (critic(step.pred_original_sample)[0] @ person).item())
             clean, n, t = photos.latents[i, :1], noise[i : i + 1], timesteps[i : i + 1]
-            v = unet(scheduler.add_noise(clean, n, t), t, encoder_hidden_states=text, return_dict=False)[0]
+            v = unet(scheduler.add_noise(clean, n, t), t, encoder_hidden_states=words, return_dict=False)[0]
         total += (v - scheduler.get_velocity(clean, n, t)).square().mean().item()
         LoRA(model.canonicalizer.layout, vector).detach(unet, "me")
     assert loss == pytest.approx(total / 3, rel=1e-4)
@@ -194,7 +196,7 @@ def later_is_better(monkeypatch):
 def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic, later_is_better):
     model.priors["adanorm"] = copy.deepcopy(model.priors["adalora"])
     names = ["adalora", "adanorm"]
-    frozen = [*world.pipe.unet.parameters(), *critic.state_dict().values(), model.canonicalizer.mean]
+    frozen = [*world.base.denoiser.parameters(), *critic.state_dict().values(), model.canonicalizer.mean]
     before = [t.clone() for t in frozen]
     old = {n: t.clone() for n, t in model.vae.state_dict().items()}
     centre = model.priors["adalora"].centre.weight.clone()
@@ -264,7 +266,7 @@ def test_people_in_a_batch_do_not_mix(world, model, critic, states):
         generator=torch.Generator().manual_seed(0)
     )
     photos = world.photos(held, CRITIC_PHOTOS)
-    judge, losses = Judge(world, model.canonicalizer.layout, critic, config(0, states=states)), []
+    judge, losses = Judge(world.base, model.canonicalizer.layout, critic, config(0, states=states)), []
     for rows in (vectors, torch.cat([vectors[:1], 2 * vectors[1:]])):
         v = rows.clone().requires_grad_()
         judge.loss(v, photos, Share(torch.Generator().manual_seed(0))).backward()

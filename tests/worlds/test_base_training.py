@@ -8,6 +8,7 @@ import torch
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
+from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
@@ -22,23 +23,22 @@ def pictures(count, generator):
 
 @pytest.fixture(scope="module")
 def start():
-    """Weights of an untrained picture VAE, and its encoder as a map."""
+    """An untrained picture VAE."""
     torch.manual_seed(0)
-    vae = build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 64))
-    return vae, affine_encoder(vae)
+    return build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 64))
 
 
 def trained_base(start, run_dir=None, config=BASE):
-    vae, (weight, bias) = start
-    pipe = build_pipeline(DOMAIN.vocabulary, vae, config)
+    pipe = build_pipeline(DOMAIN.vocabulary, start, config)
+    base = DrawnBase(pipe=pipe, name="portraits", picture_size=64)
 
     def batch(count, generator):
         who = torch.randint(1000, (count,), generator=generator).tolist()
         identity, nuisance = DOMAIN.identity_factors(who), DOMAIN.nuisance_factors(who, [0] * count)
         captions = [DOMAIN.base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
-        return encode_affine(weight, bias, DOMAIN.draw(identity, nuisance, 64)), captions
+        return base.encode(DOMAIN.draw(identity, nuisance, 64)), captions
 
-    train_base(pipe, batch, config, run_dir=run_dir)
+    train_base(base, batch, config, run_dir=run_dir)
     return pipe
 
 
@@ -47,7 +47,7 @@ def weights(pipe, part="unet"):
 
 
 def test_the_unet_learns_the_text_encoder_stays_and_both_end_frozen(start):
-    untrained = build_pipeline(DOMAIN.vocabulary, start[0], BASE)
+    untrained = build_pipeline(DOMAIN.vocabulary, start, BASE)
     pipe = trained_base(start)
     assert not torch.equal(weights(pipe), weights(untrained))
     assert torch.equal(weights(pipe, "text_encoder"), weights(untrained, "text_encoder"))

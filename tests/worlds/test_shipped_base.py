@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lorasynth.evaluate.render import render
+from lorasynth.base import render
 from lorasynth.worlds.portraits.probe import PortraitProbe
 from lorasynth.worlds.world import get_world
 
@@ -15,9 +15,9 @@ STARTS = 16
 def drawn():
     """(prompt) -> pictures from the same starts of noise, by the base model alone."""
     world = get_world("portraits")
-    layout = world.layout(1)
+    layout = world.base.layout(1)
     nobody = torch.zeros(1, layout.num_parameters)
-    return lambda prompt: render(world.pipe, [prompt] * STARTS, layout, nobody)
+    return lambda prompt: render(world.base, [prompt] * STARTS, layout, nobody)
 
 
 def test_smiles_and_frowns_are_obeyed(drawn):

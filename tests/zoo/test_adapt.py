@@ -1,22 +1,22 @@
 """Fine-tuning many people at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lorasynth.base import denoising_loss
 from lorasynth.evaluate.zoo_quality import repeatability
 from lorasynth.lora.bank import AdapterBank
-from lorasynth.worlds.base import stratified_timesteps, v_loss
-from lorasynth.worlds.world import Photos
-from lorasynth.zoo.adapt import AdaptConfig, adapt
+from lorasynth.zoo.adapt import AdaptConfig, adapt, draw_samples
 from lorasynth.zoo.initialisation import random_init
 
 
 def _train(tiny, rows, **settings):
-    unet, scheduler, layout, photos = tiny
-    some = Photos(latents=photos.latents[rows], text=photos.text[rows])
+    base, layout, photos = tiny
     config = AdaptConfig(steps=4, batch_size=4, **settings)
-    bank = AdapterBank(unet, layout, len(rows), random_init(layout, 0), lora_A=config.lora_A)
-    return adapt(unet, scheduler, bank, some, config)
+    bank = AdapterBank(base.denoiser, layout, len(rows), random_init(layout, 0), lora_A=config.lora_A)
+    return adapt(base, bank, photos.subjects(rows), config)
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
@@ -32,16 +32,16 @@ def test_different_people_get_different_loras(tiny):
 
 
 def test_a_frozen_lora_A_stays_the_shared_initialisation(tiny):
-    layout = tiny[2]
-    x, init = _train(tiny, [0, 1], lora_A="frozen"), random_init(tiny[2], 0)
+    layout = tiny[1]
+    x, init = _train(tiny, [0, 1], lora_A="frozen"), random_init(tiny[1], 0)
     for a, b in layout.slices.values():
         assert torch.equal(x[:, a], init[a].expand(2, -1))
         assert x[:, b].abs().max() > 0
 
 
 def test_a_shared_lora_A_is_trained_and_one_for_all(tiny):
-    layout = tiny[2]
-    x, init = _train(tiny, [0, 1, 2], lora_A="shared"), random_init(tiny[2], 0)
+    layout = tiny[1]
+    x, init = _train(tiny, [0, 1, 2], lora_A="shared"), random_init(tiny[1], 0)
     a, _ = next(iter(layout.slices.values()))
     assert torch.equal(x[0, a], x[2, a])
     # lora_B starts at zero, so lora_A first learns in the second step.
@@ -49,39 +49,41 @@ def test_a_shared_lora_A_is_trained_and_one_for_all(tiny):
 
 
 def test_strength_multiplies_the_deviation_from_the_start(tiny):
-    init = random_init(tiny[2], 0)
+    init = random_init(tiny[1], 0)
     plain, strong = _train(tiny, [0, 1]) - init, _train(tiny, [0, 1], strength=1.4) - init
     assert plain.abs().max() > 0
     torch.testing.assert_close(strong, 1.4 * plain, rtol=1e-4, atol=1e-6)
 
 
 def test_training_lowers_the_loss_on_noise_it_has_not_seen(tiny):
-    unet, scheduler, layout, photos = tiny
+    base, layout, photos = tiny
     n, j = photos.latents.shape[:2]
-    one_look_each = photos.latents[:, :1].expand(-1, j, -1, -1, -1)
-    bank = AdapterBank(unet, layout, n, random_init(layout, 0), lora_A="frozen")
+    one_look_each = replace(photos, latents=photos.latents[:, :1].expand(-1, j, -1, -1, -1))
+    bank = AdapterBank(base.denoiser, layout, n, random_init(layout, 0), lora_A="frozen")
 
     @torch.no_grad()
     def loss():
         generator = torch.Generator().manual_seed(99)
-        x, text = one_look_each.flatten(0, 1), photos.text.flatten(0, 1)
+        x, prompts, _ = one_look_each.batch(torch.arange(n)[:, None], torch.arange(j).expand(n, -1))
         noise = torch.randn(x.shape, generator=generator)
+        level = base.schedule.row(torch.arange(len(x)) * 80)
         with bank.attached():
-            return v_loss(unet, scheduler, x, text, noise, torch.arange(len(x)) * 80).mean().item()
+            return denoising_loss(base, x, noise, level, prompts).mean().item()
 
     before = loss()
-    some = Photos(latents=one_look_each, text=photos.text)
-    adapt(unet, scheduler, bank, some, AdaptConfig(steps=60, batch_size=4, learning_rate=2e-2, adam_epsilon=1e-8))
+    config = AdaptConfig(steps=60, batch_size=4, learning_rate=2e-2, adam_epsilon=1e-8)
+    adapt(base, bank, one_look_each, config)
     assert loss() < 0.97 * before
 
 
-def test_timesteps_are_one_from_each_part():
-    t = stratified_timesteps(10, 1000, torch.Generator().manual_seed(0))
-    assert sorted((t // 100).tolist()) == list(range(10))
+def test_noise_levels_are_one_from_each_part(tiny):
+    base, _, photos = tiny
+    _, _, part = draw_samples(photos, AdaptConfig(batch_size=10), 0)
+    assert sorted((base.schedule.level(part).time // 100).tolist()) == list(range(10))
 
 
 def test_the_same_training_agrees_with_itself_and_not_with_other_people(tiny):
-    layout, x = tiny[2], _train(tiny, [0, 1, 2])
+    layout, x = tiny[1], _train(tiny, [0, 1, 2])
     same = repeatability(layout, x, x, random_init(layout, 0))
     other = repeatability(layout, x, x.roll(1, 0), random_init(layout, 0))
     assert same["agreement"] == pytest.approx(1, abs=1e-4)

@@ -12,16 +12,16 @@ from lorasynth.zoo.initialisation import random_init
 @pytest.fixture
 def calibrated(tiny, monkeypatch):
     """Function from (seconds of one step by N, budget) to the calibration; trainings are real, only the clock is ours."""
-    unet, scheduler, layout, photos = tiny
+    base, layout, photos = tiny
 
     def run(seconds_of, budget, threads=1):
         now, given = [0.0], []
         real = calibration.adapt
 
-        def adapt(unet, scheduler, bank, some, config):
+        def adapt(base, bank, some, config):
             given.append((bank.num_adapters, len(some.latents), torch.get_num_threads()))
             now[0] += config.steps * seconds_of(bank.num_adapters, torch.get_num_threads())
-            return real(unet, scheduler, bank, some, config)
+            return real(base, bank, some, config)
 
         monkeypatch.setattr(calibration, "adapt", adapt)
         monkeypatch.setattr(calibration.time, "perf_counter", lambda: now[0])
@@ -29,9 +29,7 @@ def calibrated(tiny, monkeypatch):
         torch.set_num_threads(threads)
         try:
             config = AdaptConfig(batch_size=2)
-            found = calibration.calibrate(
-                unet, scheduler, layout, random_init(layout, 0), photos, config, sample_budget=budget
-            )
+            found = calibration.calibrate(base, layout, random_init(layout, 0), photos, config, sample_budget=budget)
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(before)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -215,13 +216,15 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
     """The training is a stand-in, which gives each person the same LoRA in whatever company."""
     config, folder, trained = ZooConfig(people=6, validation_people=2, bank=3), tmp_path / "zoo", []
 
-    def train(world, layout, init, persons, *_, **__):
+    def train(base, layout, init, persons, *_, **__):
         trained.extend(persons)
         return torch.stack([LoRA.random(layout, seed=person).vector for person in persons])
 
     class World:
-        def layout(self, rank):
-            return layout()
+        base = SimpleNamespace(layout=lambda rank: layout())
+
+        def photos(self, persons, number, first):
+            return persons
 
         def embeddings(self, persons, number, first):
             return torch.stack([torch.full((number, 8), person % 97) for person in persons]).float()

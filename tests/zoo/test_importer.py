@@ -508,7 +508,7 @@ def test_by_command_with_photos_of_the_world(tmp_path):
 
     world = get_world("portraits")
     for i in range(4):
-        LoRA.random(world.layout(1), seed=i).save(tmp_path / f"{i}.safetensors")
+        LoRA.random(world.base.layout(1), seed=i).save(tmp_path / f"{i}.safetensors")
         write_png(tmp_path / f"{i}.png", to_image(world.draw([i], [0], 64)[0]))
     (tmp_path / "2.png").write_bytes(b"no picture")
     write_png(tmp_path / "3.png", Image.effect_noise((64, 64), 80).convert("RGB"))

@@ -1,14 +1,14 @@
 """People who come and go in a bank, against trainings of their own with PEFT and torch."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
+from lorasynth.base import denoising_loss
 from lorasynth.errors import UsageError
-from lorasynth.worlds.base import v_loss
-from lorasynth.worlds.world import Photos
 from lorasynth.zoo.adapt import AdaptConfig, draw_samples
 from lorasynth.zoo.initialisation import random_init
 from lorasynth.zoo.optimizer import BankAdamW, clip_each
@@ -20,12 +20,12 @@ RATES = (1e-3, 3e-3, 5e-4)
 @pytest.fixture
 def exact(tiny):
     """`tiny` in float64, and nothing else in float32 beside it."""
-    unet, scheduler, layout, photos = tiny
+    base, layout, photos = tiny
+    base = copy.deepcopy(base)
+    base.denoiser.double()
     torch.set_default_dtype(torch.float64)
-    yield (
-        copy.deepcopy(unet).double(), scheduler, layout,
-        Photos(latents=photos.latents.double(), text=photos.text.double()),
-    )  # fmt: skip
+    prompts = photos.prompts.map(lambda x: x.double())
+    yield base, layout, replace(photos, latents=photos.latents.double(), prompts=prompts)
     torch.set_default_dtype(torch.float32)
 
 
@@ -42,14 +42,12 @@ def leaving_after(steps):
 
 
 def run(tiny, rows, places, steps, *, lora_A="each", **settings):
-    unet, scheduler, layout, photos = tiny
-    some = Photos(latents=photos.latents[rows], text=photos.text[rows])
+    base, layout, photos = tiny
+    some = photos.subjects(rows)
     starts = random_init(layout, 0).to(photos.latents.dtype).expand(len(rows), -1)
     config = AdaptConfig(steps=20, batch_size=4, adam_epsilon=1e-6, lora_A=lora_A)
     stopping = Stopping(every=1, target=1.0, min_gain=-1.0)
-    return relay(
-        unet, scheduler, layout, starts, some, config, stopping, leaving_after(steps), places=places, **settings
-    )
+    return relay(base, layout, starts, some, config, stopping, leaving_after(steps), places=places, **settings)
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
@@ -69,13 +67,14 @@ def test_no_place_idles(tiny, places, rounds):
 
 
 def test_each_is_a_peft_training_with_its_own_rate_and_clipping(exact):
-    unet, scheduler, layout, photos = exact
+    base, layout, photos = exact
     max_norm, steps = 1e-3, [5, 3, 5]
     ours = run(exact, [0, 1, 2], 2, steps, learning_rates=torch.tensor(RATES), max_grad_norm=max_norm)
     init = random_init(layout, 0).double()
     config = AdaptConfig(batch_size=4)
     for n, rate in enumerate(RATES):
-        theirs = copy.deepcopy(unet)
+        their_base = copy.deepcopy(base)
+        theirs = their_base.denoiser
         names = [m.name for m in layout.modules]
         inject_adapter_in_model(LoraConfig(r=2, lora_alpha=2, target_modules=names), theirs)
         layers = dict(theirs.named_modules())
@@ -86,8 +85,9 @@ def test_each_is_a_peft_training_with_its_own_rate_and_clipping(exact):
         optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.0)
         average = init.clone()
         for step in range(steps[n]):
-            photo, noise, timesteps = draw_samples(photos, config, step, scheduler.config.num_train_timesteps)
-            loss = v_loss(theirs, scheduler, photos.latents[n, photo], photos.text[n, photo], noise, timesteps).mean()
+            photo, noise, part = draw_samples(photos, config, step)
+            x, prompts, _ = photos.batch(torch.tensor([[n]]), photo[None])
+            loss = denoising_loss(their_base, x, noise, base.schedule.level(part), prompts).mean()
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
@@ -157,15 +157,15 @@ def test_clipping_each_is_torchs_clipping_of_each():
 
 
 def test_a_lora_stops_when_its_held_out_photos_gain_no_more(tiny):
-    unet, scheduler, layout, photos = tiny
-    score = held_out_loss(unet, scheduler, layout, photos)
+    base, layout, photos = tiny
+    score = held_out_loss(base, layout, photos)
     starts = random_init(layout, 0).expand(3, -1)
     before = score([0, 1, 2], starts)
     config = AdaptConfig(steps=12, batch_size=4, learning_rate=2e-2, adam_epsilon=1e-8)
 
     def steps_with(min_gain):
         stopping = Stopping(every=3, min_gain=min_gain)
-        return relay(unet, scheduler, layout, starts, photos, config, stopping, score, places=2)
+        return relay(base, layout, starts, photos, config, stopping, score, places=2)
 
     assert steps_with(1e3).steps.tolist() == [6, 6, 6]  # the second look is the first that can find no gain
     whole = steps_with(-1e3)

@@ -188,7 +188,7 @@ def render(
     output: Out,
     lora: Annotated[Path | None, typer.Option(help="A LoRA file; without one the base model draws.")] = None,
     base: Annotated[
-        str, typer.Option(help="A drawn world's name, or a StableDiffusionPipeline's folder or hub id.")
+        str, typer.Option(help="A drawn world's name, a pipeline's folder or hub id, or a .safetensors checkpoint.")
     ] = "portraits",
     num_images: Annotated[int, typer.Option(min=1, max=64)] = 4,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA.", min=-10, max=10)] = 1.0,
@@ -213,30 +213,19 @@ def render(
 
     from lorasynth.evaluate.grid import sheet
     from lorasynth.lora.factors import LoRA
-    from lorasynth.worlds.world import WORLDS, get_world
+    from lorasynth.opening import open_base
 
     loaded = None if lora is None else LoRA.load(lora)  # before anything heavy: a bad file fails at once
-    pipe = get_world(base).pipe if base in WORLDS else _pipeline(base)
+    opened = open_base(base)
     if loaded is not None:
-        loaded.scaled(scale).attach(pipe.unet)
+        loaded.scaled(scale).attach(opened.denoiser)
     rows = []
     for text in prompt:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
         call = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "generator": generators}
-        rows.append(pipe([text] * num_images, output_type="pt", **call).images.float())
+        rows.append(opened.pipe([text] * num_images, output_type="pt", **call).images.float())
     write_png(output, sheet(rows, [""] * len(rows), zoom=max(1, 256 // rows[0].shape[-1]), margin=4))
     emit({"output": str(output), "prompts": prompt, "num_images": num_images, "seed": seed}, json)
-
-
-def _pipeline(base: str) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(base, safety_checker=None, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{base}: expected a StableDiffusionPipeline's folder or hub id: {error}") from None
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def doctor(json: Json = None, force: Force = False) -> None:

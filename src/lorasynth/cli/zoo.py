@@ -230,7 +230,7 @@ def _layout(name: str, rank: int, unet_only: bool, base: str | None) -> "Layout"
     if name in PRESETS:
         return Layout.preset(name, rank)
     if name in WORLDS:
-        return get_world(name).layout(rank)
+        return get_world(name).base.layout(rank)
     if Path(name).exists():
         return LoRA.load(name, unet_only=unet_only, base=base).layout.of_rank(rank)
     raise UsageError(

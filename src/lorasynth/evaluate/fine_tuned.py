@@ -48,7 +48,7 @@ def fine_tuned_vectors(
         report: gets a line for each ten people.
     """
     init = random_init(layout, seed)
-    weights = fingerprint(*world.pipe.unet.parameters())
+    weights = fingerprint(*world.base.denoiser.parameters())
     vectors = []
     for start in range(0, len(persons), _BANK):
         part = persons[start : start + _BANK]
@@ -58,7 +58,9 @@ def fine_tuned_vectors(
             vectors.append(read_tensors(file)[0]["vectors"])
             continue
         report(f"fine-tuning people {start + 1} to {start + len(part)} of {len(persons)} on {num_photos} photos each")
-        vectors.append(train_people(world, layout, init, part, num_photos, config, first_photo=TUNED_FROM))
+        vectors.append(
+            train_people(world.base, layout, init, world.photos(part, num_photos, TUNED_FROM), config, bank_size=_BANK)
+        )
         if file is not None:
             make_folder(file.parent)
             write_tensors(file, {"vectors": vectors[-1]})

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth.evaluate.render import render
+from lorasynth.base import render
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, Role, persons_of
 from lorasynth.worlds.world import World
@@ -58,7 +58,7 @@ def likeness(
     num_prompts: int = 2,
 ) -> float:
     """Mean similarity, by the conditioning encoder, of what LoRAs draw (without guidance, which costs half of the time)."""
-    drawn = render(world.pipe, list(world.prompts[:num_prompts]), layout, vectors, guidance_scale=1.0)
+    drawn = render(world.base, list(world.prompts[:num_prompts]), layout, vectors, guidance_scale=1.0)
     return similarity(embed_pictures(world.encoder, drawn), centroids).mean().item()
 
 

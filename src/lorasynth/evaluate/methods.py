@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import render
 from lorasynth.encoders.images import to_image
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.identity import interval
 from lorasynth.evaluate.memorisation import Memorisation
-from lorasynth.evaluate.render import render
 from lorasynth.evaluate.scoring import Scorer
 from lorasynth.gallery import Split
 from lorasynth.lora.factors import delta_W_norm2
@@ -113,7 +113,7 @@ def evaluate(
     for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, cache, report).items():
         start = time.perf_counter()
         drawn = render(
-            world.pipe, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
+            world.base, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
             guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,
         )  # fmt: skip
         drawing_seconds.append((time.perf_counter() - start) / (len(drawn) * len(world.prompts)))

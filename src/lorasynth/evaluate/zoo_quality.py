@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import render
 from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
-from lorasynth.evaluate.render import render
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.subjects import SCORED_FROM, Role, persons_of
@@ -32,9 +32,9 @@ def zoo_quality(zoo: Zoo, people: int, *, report: Callable[[str], None] = print)
     for seed in (config.seed, config.seed + 1_000):
         report(f"training {people} held-out people, seed {seed}")
         again = replace(config, seed=seed)
-        photos, first_photo = zoo.recipe["photos"], zoo.recipe["first_photo"]
-        trained.append(train_people(world, zoo.layout, zoo.init(), persons, photos, again, first_photo=first_photo))
-    drawn = render(world.pipe, list(world.prompts), zoo.layout, trained[0])
+        photos = world.photos(persons, zoo.recipe["photos"], zoo.recipe["first_photo"])
+        trained.append(train_people(world.base, zoo.layout, zoo.init(), photos, again))
+    drawn = render(world.base, list(world.prompts), zoo.layout, trained[0])
     centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
     with torch.no_grad():
         likeness = similarity(embed_pictures(world.encoder, drawn), centroids)

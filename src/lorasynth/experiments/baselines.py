@@ -121,7 +121,7 @@ def _fitted(lab: Lab, config: Config, seed: int) -> Method:
 
     def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
         return fit_coefficients(
-            lab.world, lab.canonicalizer, basis, lab.photo_itself(rows),
+            lab.world.base, lab.canonicalizer, basis, lab.photo_itself(rows),
             steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed,
         )  # fmt: skip
 

@@ -67,10 +67,8 @@ def _trained(
 ) -> tuple[Float[Tensor, "n P"], float]:
     """People's LoRAs, made as the zoo's are but for the settings, and the CPU seconds of one."""
     recipe, begun = lab.zoo.recipe, time.process_time()
-    vectors = train_people(
-        lab.world, lab.zoo.layout, starts, lab.persons_of(rows), recipe["photos"], settings,
-        first_photo=recipe["first_photo"], bank_size=BANK,
-    )  # fmt: skip
+    photos = lab.world.photos(lab.persons_of(rows), recipe["photos"], recipe["first_photo"])
+    vectors = train_people(lab.world.base, lab.zoo.layout, starts, photos, settings, bank_size=BANK)
     return vectors, (time.process_time() - begun) / len(rows)
 
 

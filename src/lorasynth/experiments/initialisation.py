@@ -54,9 +54,8 @@ def _trained_anew(lab: Lab, config: Config, seed: int) -> Lab:
         AdaptConfig(**recipe["adapt"]), steps=config["fitting_steps"], batch_size=PHOTOS_A_STEP,
         learning_rate=config["learning_rate"], lora_A="each", strength=1.0, seed=seed,
     )  # fmt: skip
-    vectors = train_people(
-        lab.world, layout, starts, persons, recipe["photos"], settings, first_photo=recipe["first_photo"], bank_size=16
-    )
+    photos = lab.world.photos(persons, recipe["photos"], recipe["first_photo"])
+    vectors = train_people(lab.world.base, layout, starts, photos, settings)
     return replace(
         lab, zoo=replace(lab.zoo, layout=layout), persons=persons, vectors=vectors, embeddings=lab.embeddings[rows],
         train=places[0], choosing=places[1], scored=places[2],

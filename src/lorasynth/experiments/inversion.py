@@ -4,17 +4,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import Base, Photos, denoising_loss
 from lorasynth.canonical import Canonicalizer
 from lorasynth.lora.bank import attached
-from lorasynth.training import step_generator
-from lorasynth.worlds.base import stratified_timesteps, v_loss
-from lorasynth.worlds.world import Photos, World
+from lorasynth.training import step_generator, stratified_uniform
 
 BATCH = 4  # noises of the one photo in a step
 
 
 def fit_coefficients(
-    world: World,
+    base: Base,
     form: Canonicalizer,
     basis: Float[Tensor, "K F"],
     photos: Photos,
@@ -29,28 +28,25 @@ def fit_coefficients(
     LoRAs the mixing of LoRAs that the paper's authors call PCLora. Starts at the mean LoRA; Adam, its rate falling to zero.
 
     Args:
-        world: whose base.
+        base: frozen.
         form: the canonical form of the basis.
         basis: K directions, each as long as it is usual for LoRAs to go, so that coefficients are of size 1.
         photos: of N people.
         steps: of Adam.
         learning_rate: of Adam.
-        seed: of noise and timesteps, which all people share.
+        seed: of noise and its levels, which all people share.
     """
-    unet, scheduler = world.pipe.unet, world.pipe.scheduler
-    latents, text = (
-        part[:, :1].expand(-1, BATCH, *part.shape[2:]).flatten(0, 1) for part in (photos.latents, photos.text)
-    )
-    n = len(photos.latents)
+    n = len(photos)
+    latents, prompts, _ = photos.batch(torch.arange(n)[:, None], torch.zeros(n, BATCH, dtype=torch.long))
     coefficients = torch.zeros(n, len(basis), requires_grad=True)
     optimizer = torch.optim.Adam([coefficients], lr=learning_rate)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         generator = step_generator(seed, step)
         noise = torch.randn(BATCH, *latents.shape[1:], generator=generator).repeat(n, 1, 1, 1)
-        timesteps = stratified_timesteps(BATCH, scheduler.config.num_train_timesteps, generator).repeat(n)
-        with attached(unet, form.layout, form.invert(coefficients @ basis)):
-            losses = v_loss(unet, scheduler, latents, text, noise, timesteps)
+        level = base.schedule.level(stratified_uniform(BATCH, generator).repeat(n))
+        with attached(base.denoiser, form.layout, form.invert(coefficients @ basis)):
+            losses = denoising_loss(base, latents, noise, level, prompts)
         optimizer.zero_grad()
         (losses.sum() / BATCH).backward()
         optimizer.step()

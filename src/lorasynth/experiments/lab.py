@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lorasynth.base import Photos, render
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import embed_pictures, likeness, person_centroids, similarity
-from lorasynth.evaluate.render import render
 from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
 from lorasynth.lora.layout import Layout
@@ -30,7 +30,7 @@ from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
 from lorasynth.world_fitting import SCALES
 from lorasynth.worlds.subjects import SCORED_FROM
-from lorasynth.worlds.world import Photos, World, get_world
+from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.store import Zoo
 
 Method = Callable[[Int[Tensor, " B"]], Float[Tensor, "B F"]]
@@ -225,7 +225,7 @@ def resemblance(world: World, persons: list[int], layout: Layout, vectors: Float
         "similarity" and "similarity2" of each person: by the conditioning encoder and by the second recogniser, to photos that
         nothing else was given.
     """
-    drawn = render(world.pipe, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0)
+    drawn = render(world.base, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0)
     nets = {"similarity": world.encoder, "similarity2": world.second_recogniser}
     centroids = {name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()}
     return {name: similarity(embed_pictures(net, drawn), centroids[name]).tolist() for name, net in nets.items()}

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import Photos
 from lorasynth.experiments.experiment import (
     MATTERS,
     Claim,
@@ -26,7 +27,7 @@ from lorasynth.gallery import Split
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import GIVEN_PHOTO, TUNED_FROM, persons_of
-from lorasynth.worlds.world import Photos, World
+from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import FINE_TUNING, adapt
 from lorasynth.zoo.initialisation import random_init
 
@@ -51,7 +52,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
     photos = world.photos(persons, config["photos"], GIVEN_PHOTO if config["photos"] == 1 else TUNED_FROM)
 
     def made(part: slice) -> Float[Tensor, "n P"]:
-        shown = Photos(latents=photos.latents[part], text=photos.text[part])
+        shown = photos.subjects(torch.arange(len(photos))[part])
         return _made(world, model, pictures[part], shown, config, seed)
 
     vectors = torch.cat([made(slice(start, start + BANK)) for start in range(0, len(persons), BANK)])
@@ -77,9 +78,7 @@ def _made(
     if not config["fitting_steps"]:
         return vectors
     settings = replace(FINE_TUNING, steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed)
-    return adapt(
-        world.pipe.unet, world.pipe.scheduler, AdapterBank(world.pipe.unet, layout, n, vectors), photos, settings
-    )
+    return adapt(world.base, AdapterBank(world.base.denoiser, layout, n, vectors), photos, settings)
 
 
 def beats_equal_seconds(figure: str) -> Criterion:

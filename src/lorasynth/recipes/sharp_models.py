@@ -25,6 +25,7 @@ from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
 from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.latent_store import LatentStore
 from lorasynth.worlds.pool import Pool, draw_pool
 from lorasynth.worlds.reader_training import ReaderConfig, train_reader
@@ -114,7 +115,8 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
         return store.latents(rows), [domain.base_caption(who, how, words) for who, how in pairs]
 
     pipe = build_pipeline(domain.vocabulary, vae, config.base).to(device)
-    train_base(pipe, batch, config.base, run_dir=folder / "run-base")
+    base = DrawnBase(pipe=pipe, name=domain.name, picture_size=domain.picture_size, affine_latents=False)
+    train_base(base, batch, config.base, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
         if (folder / "vae-final" / "config.json").exists():
             pipe.register_modules(vae=AutoencoderKL.from_pretrained(folder / "vae-final"))

@@ -14,9 +14,10 @@ from lorasynth.weights import large_tables, pack
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
 from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.recogniser_training import RecogniserConfig, train_recogniser
 from lorasynth.worlds.subjects import Role, everybody, persons_of
-from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
+from lorasynth.worlds.vae import build_vae
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
 
 _SIZE = 64  # pixels a side of all that the models see
@@ -153,15 +154,15 @@ def make_base(domain: Domain, folder: Path, config: WorldConfig) -> None:
         STAGES["base"](domain, folder, config.sharp)
         return
     vae = AutoencoderKL.from_pretrained(folder / "vae")
-    weight, bias = affine_encoder(vae)
     pipe = build_pipeline(domain.vocabulary, vae, config.base)
+    base = DrawnBase(pipe=pipe, name=domain.name, picture_size=_SIZE)
 
     def batch(count: int, generator: torch.Generator) -> tuple[torch.Tensor, list[str]]:
         who, which = _people(count, generator)
         identity, nuisance = domain.identity_factors(who), domain.nuisance_factors(who, which)
         captions = [domain.base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
-        return encode_affine(weight, bias, domain.draw(identity, nuisance, _SIZE)), captions
+        return base.encode(domain.draw(identity, nuisance, _SIZE)), captions
 
-    train_base(pipe, batch, config.base, run_dir=folder / "run-base")
+    train_base(base, batch, config.base, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
         save_base(pipe, folder / "base")

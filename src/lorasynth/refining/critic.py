@@ -13,15 +13,15 @@ from lorasynth.worlds.world import World
 
 def latent_net(world: World) -> LatentNet:
     """An untrained critic for a world's latents."""
-    unet = world.pipe.unet.config
-    return LatentNet(unet.in_channels, size=unet.sample_size)
+    channels, size, _ = world.base.latent_shape
+    return LatentNet(channels, size=size)
 
 
 def train_critic(world: World, config: RefineConfig) -> LatentNet:
     """A recogniser of the base model's latents, on people that the encoder has not learned from; frozen."""
 
     def see(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B C h w"]:
-        latents = world.latents(degrade(pictures, generator))
+        latents = world.base.encode(degrade(pictures, generator))
         loud = config.critic_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
         return latents + loud * torch.randn(latents.shape, generator=generator)
 

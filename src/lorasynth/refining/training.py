@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorasynth.base import Photos
 from lorasynth.devices import fast_matmul
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.identity import likeness, person_centroids
@@ -19,7 +20,7 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import ALONE, Processes, Share, config_record, fingerprint, step_generator, train
 from lorasynth.vae import zoo_loss
 from lorasynth.worlds.subjects import SCORED_FROM, Role, everybody, persons_of
-from lorasynth.worlds.world import Photos, World
+from lorasynth.worlds.world import World
 
 
 def refine(
@@ -60,7 +61,7 @@ def refine(
     held = persons_of(Role.STOPPING, config.validation_people)
     held_embedding = world.embeddings(held, 1)[:, 0]
     held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
-    judge = Judge(world, model.canonicalizer.layout, critic, config)
+    judge = Judge(world.base, model.canonicalizer.layout, critic, config)
 
     def validate() -> float:
         vectors = _vectors(model, [name], held_embedding, config)
@@ -73,7 +74,7 @@ def refine(
         return judge.loss(_vectors(model, [name], embedding, config, processes), photos, share)
 
     priors = _diffusion_priors(model, [name])
-    frozen = [model.vae, critic, world.pipe.unet]
+    frozen = [model.vae, critic, world.base.denoiser]
     before, metrics = _train(
         priors, frozen, loss_of, validate, config, config_record(config), f"refine {name}", run_dir, processes
     )
@@ -123,7 +124,7 @@ def end_to_end(
     held = persons_of(Role.STOPPING, through.validation_people)
     held_embedding = world.embeddings(held, 1)[:, 0]
     centroids = person_centroids(world, held, world.encoder, SCORED_FROM)
-    judge = Judge(world, model.canonicalizer.layout, critic, through)
+    judge = Judge(world.base, model.canonicalizer.layout, critic, through)
 
     def validate() -> float:
         sampled = [_vectors(model, [name], held_embedding, through) for name in names]
@@ -138,7 +139,7 @@ def end_to_end(
 
     learned = _diffusion_priors(model, names)
     learned["vae"] = model.vae
-    frozen = [critic, world.pipe.unet]
+    frozen = [critic, world.base.denoiser]
     record = config_record(config) | {"zoo": zoo.digest if isinstance(zoo, Rows) else fingerprint(zoo)}
     before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir, processes)
     model.vae.orthonormalize()

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from lorasynth.errors import CheckpointError, ModelError, UsageError
-from lorasynth.files import read_json, read_tensors, sha256_file, tensor_names, write_json, write_large_tensors
+from lorasynth.files import read_json, read_tensors, sha256_file, tensor_shapes, write_json, write_large_tensors
 
 SCHEMA = 2
 """Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""
@@ -72,7 +72,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> str:
     record_path, state_path = folder / "checkpoint.json", folder / STATE_NAME
     record_path.unlink(missing_ok=True)
     write_large_tensors(state_path, checkpoint.tensors)  # what a kill leaves goes with the folder, see `_sweep`
-    if tensor_names(state_path) != checkpoint.tensors.keys():
+    if tensor_shapes(state_path).keys() != checkpoint.tensors.keys():
         raise ModelError(f"{state_path}: expected the tensors that were to be written, got others; check the disk")
     sha256 = sha256_file(state_path)
     record = {

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.training import LoopConfig, stratified_uniform
+from lorasynth.training import LoopConfig
 from lorasynth.worlds.text import build_text_encoder, build_tokenizer
 
 if TYPE_CHECKING:
@@ -76,38 +75,6 @@ def build_pipeline(words: Sequence[str], vae: "AutoencoderKL", config: BaseConfi
         unet=build_unet(config, vae.config.latent_channels, latent_size), scheduler=build_scheduler(),
         safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
     )  # fmt: skip
-
-
-def token_ids(pipe: "StableDiffusionPipeline", prompts: list[str]) -> Tensor:
-    """Prompts -> token ids (B, tokens), padded and cut to the model's length."""
-    encoded = pipe.tokenizer(
-        prompts, padding="max_length", truncation=True, max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
-    )
-    return encoded.input_ids.to(torch.get_default_device())
-
-
-def stratified_timesteps(count: int, num_train_timesteps: int, generator: torch.Generator) -> Tensor:
-    """``count`` timesteps, one from each of as many equal parts of the schedule, in random order.
-
-    A batch so drawn has a far less noisy loss and gradient than one of independent timesteps (Kingma et al., NeurIPS 2021,
-    Appendix I.1 use the same low-discrepancy idea).
-    """
-    return (stratified_uniform(count, generator) * num_train_timesteps).long()
-
-
-def v_loss(
-    unet: "UNet2DConditionModel",
-    scheduler: "DDIMScheduler",
-    latents: Float[Tensor, "B C h w"],
-    text: Float[Tensor, "B tokens width"],
-    noise: Float[Tensor, "B C h w"],
-    timesteps: Tensor,
-) -> Float[Tensor, " B"]:
-    """The v-prediction loss of each sample (Salimans & Ho, ICLR 2022)."""
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    target = scheduler.get_velocity(latents, noise, timesteps)
-    v = unet(noisy, timesteps, encoder_hidden_states=text, return_dict=False)[0]
-    return F.mse_loss(v, target, reduction="none").mean((1, 2, 3))
 
 
 Batch = Callable[[int, torch.Generator], tuple[Float[Tensor, "B C h w"], list[str]]]

@@ -1,24 +1,19 @@
-"""Training a world's base model: captions and pictures drawn as it goes, the v-prediction loss, an average of the weights."""
+"""Training a world's base model: captions and pictures drawn as it goes, the base's own loss, an average of the weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lorasynth.training import config_record, launched, step_generator, train
-from lorasynth.worlds.base import BaseConfig, Batch, stratified_timesteps, token_ids, v_loss
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+from lorasynth.base import PipelineBase, denoising_loss
+from lorasynth.training import config_record, launched, step_generator, stratified_uniform, train
+from lorasynth.worlds.base import BaseConfig, Batch
 
 MICRO_BATCHES = 2
 
 
-def train_base(
-    pipe: "StableDiffusionPipeline", batch: Batch, config: BaseConfig, *, run_dir: Path | None = None
-) -> None:
-    """Train the UNet in place, and leave it with its averaged weights.
+def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir: Path | None = None) -> None:
+    """Train the denoiser in place, and leave it with its averaged weights.
 
     The text encoder stays as it is, as Stable Diffusion's did. NOTE: trained along, it forgot for good the words whose pictures
     differ least (smiles): colours came first, and the states of all other words shrank to nothing.
@@ -27,32 +22,28 @@ def train_base(
     process does one and gradients are averaged, with the same numbers drawn and so the same result up to rounding.
 
     Args:
-        pipe: an untrained pipeline.
+        base: untrained.
         batch: (count, generator) -> latents and captions.
         config: settings; ``batch_size`` is that of a micro-batch.
         run_dir: for checkpoints and metrics, written by the first process; the same folder again resumes.
     """
-    unet, text_encoder, scheduler = pipe.unet, pipe.text_encoder, pipe.scheduler
 
     def loss_of(generator: torch.Generator) -> Tensor:
         total, mine = torch.zeros(()), range(processes.rank, MICRO_BATCHES, processes.count)
         for micro in mine:
             own = step_generator(generator.initial_seed(), micro)
             latents, captions = batch(config.batch_size, own)
-            with torch.no_grad():
-                text = text_encoder(token_ids(pipe, captions))[0]
             noise = torch.randn(latents.shape, generator=own)
-            timesteps = stratified_timesteps(len(latents), scheduler.config.num_train_timesteps, own)
+            level, prompts = base.schedule.level(stratified_uniform(len(latents), own)), base.prompts(captions)
             with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                loss = v_loss(unet, scheduler, latents, text, noise, timesteps)
+                loss = denoising_loss(base, latents, noise, level, prompts)
             total = total + loss.mean() / len(mine)
         return total
 
-    text_encoder.requires_grad_(False).eval()
-    unet.requires_grad_(True)
+    base.denoiser.requires_grad_(True)
     with launched() as processes:
         train(
-            unet,
+            base.denoiser,
             loss_of,
             config.loop,
             run_dir=run_dir,
@@ -60,4 +51,4 @@ def train_base(
             label="base",
             processes=processes,
         )
-    unet.requires_grad_(False)
+    base.denoiser.requires_grad_(False)

@@ -5,38 +5,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lorasynth.base.photos import Photos, encode_photos
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.files import read_tensors
-from lorasynth.lora.layout import Layout
 from lorasynth.weights import unpack
-from lorasynth.worlds.base import token_ids
 from lorasynth.worlds.domain import Domain
+from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.reader import Reader
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
-from lorasynth.worlds.vae import affine_encoder, encode, encode_affine
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
 
 ASSETS = Path(os.environ.get("LORASYNTH_ASSETS") or Path(__file__).parent.parent / "assets")
 """Where worlds and synthesizers lie: what is shipped, or the folder that the environment names."""
-TARGET_MODULES = ("attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
-"""The linear layers of the base model that a person can be written into: what self-attention carries, and feed-forward. Adapting
-queries and keys, cross-attention and time projections as well changes no picture (dev/LOG.md)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Photos:
-    """Photos of N people as the base model sees them: J latents a person, and the text states of their captions."""
-
-    latents: Float[Tensor, "N J C h w"]
-    text: Float[Tensor, "N J tokens width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +30,6 @@ class World:
 
     domain: Domain
     folder: Path
-    target_modules: tuple[str, ...] = TARGET_MODULES
 
     @property
     def picture_size(self) -> int:
@@ -80,7 +64,7 @@ class World:
         return self.folder / name
 
     @cached_property
-    def pipe(self) -> "StableDiffusionPipeline":
+    def base(self) -> DrawnBase:
         """The base model, frozen, in fp32, on the default device.
 
         Raises:
@@ -90,24 +74,16 @@ class World:
         from diffusers.utils import logging
 
         logging.disable_progress_bar()
-        base = self._file("base")
+        folder = self._file("base")
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
-                base, dtype=torch.float32, local_files_only=True, safety_checker=None
+                folder, dtype=torch.float32, local_files_only=True, safety_checker=None
             )
         except (OSError, ValueError) as error:
-            raise ModelError(f"{base}: expected a StableDiffusionPipeline: {error}") from None
+            raise ModelError(f"{folder}: expected a StableDiffusionPipeline: {error}") from None
         pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-            part.requires_grad_(False).eval()
-        if torch.get_default_device().type == "cuda":
-            pipe.unet.to(memory_format=torch.channels_last)
-        return pipe
-
-    @cached_property
-    def _affine_encoder(self) -> tuple[Tensor, Tensor]:
-        """What the picture VAE's encoder computes, as the one affine map that it is: the same latents a hundred times faster."""
-        return affine_encoder(self.pipe.vae)
+        affine = self.domain.affine_latents
+        return DrawnBase(pipe=pipe, name=self.name, picture_size=self.picture_size, affine_latents=affine)
 
     @cached_property
     def encoder(self) -> ArcFaceNet:
@@ -125,31 +101,13 @@ class World:
         path = self._file("reader.safetensors")
         return Reader.load(self.domain, path) if path.exists() else None
 
-    def layout(self, rank: int) -> Layout:
-        """The layout of this world's LoRAs."""
-        return Layout.from_model(self.pipe.unet, self.target_modules, rank, base=self.name)
-
-    def latents(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Pictures in [0, 1] -> scaled latents, as the base model sees them."""
-        if self.domain.affine_latents:
-            return encode_affine(*self._affine_encoder, pictures)
-        return encode(self.pipe.vae, pictures)
-
     @torch.no_grad()
     def photos(self, persons: list[int], count: int, first: int = 0) -> Photos:
         """Photos ``first … first + count`` of each person, encoded for training."""
         who = [p for p in persons for _ in range(count)]
         which = list(range(first, first + count)) * len(persons)
-        latents = self.latents(self.draw(who, which, self.picture_size))
-        text = self.text_states(self.domain.captions(who, which))
-        return Photos(latents=latents.unflatten(0, (-1, count)), text=text.unflatten(0, (-1, count)))
-
-    @torch.no_grad()
-    def text_states(self, captions: list[str]) -> Float[Tensor, "B tokens width"]:
-        """The text encoder's states of some captions. Each is encoded once, for of many captions few are different."""
-        place = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
-        states = torch.cat([self.pipe.text_encoder(ids)[0] for ids in token_ids(self.pipe, list(place)).split(256)])
-        return states[torch.tensor([place[caption] for caption in captions])]
+        pictures = self.draw(who, which, self.picture_size)
+        return encode_photos(self.base, pictures, self.domain.captions(who, which), count)
 
     @torch.no_grad()
     def embeddings(

@@ -6,20 +6,16 @@ person come out (repeatability). The second decides what can be learned from a z
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lorasynth.base import Base, Photos, denoising_loss
 from lorasynth.devices import half_precision
 from lorasynth.lora.bank import AdapterBank
-from lorasynth.training import step_generator
-from lorasynth.worlds.base import stratified_timesteps, v_loss
-from lorasynth.worlds.world import Photos
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
+from lorasynth.training import step_generator, stratified_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +45,7 @@ FINE_TUNING = AdaptConfig(
 
 
 def adapt(
-    unet: "UNet2DConditionModel",
-    scheduler: "DDIMScheduler",
+    base: Base,
     bank: AdapterBank,
     photos: Photos,
     config: AdaptConfig,
@@ -59,12 +54,12 @@ def adapt(
 ) -> Float[Tensor, "N P"]:
     """Train every adapter of a bank on its own person.
 
-    All people of a step share noise, timesteps and photo numbers (common random numbers): what the noise does to the weights is
-    then the same for everybody and drops out with the zoo's mean. Timesteps are stratified.
+    All people of a step share noise, its levels and photo numbers (common random numbers): what the noise does to the weights is
+    then the same for everybody and drops out with the zoo's mean. Levels are stratified: one from each of as many equal
+    parts of the schedule makes a far less noisy gradient (the low-discrepancy idea of Kingma et al., NeurIPS 2021, Appendix I.1).
 
     Args:
-        unet: the frozen base.
-        scheduler: its noise schedule.
+        base: frozen; its own loss is trained on, whatever its network predicts.
         bank: N adapters, at their initialisation.
         photos: of N people.
         config: settings.
@@ -73,7 +68,7 @@ def adapt(
     Returns:
         The trained LoRAs: for each the average of its weights over the last part of the training.
     """
-    n = len(photos.latents)
+    n, everybody = len(photos), torch.arange(len(photos))[:, None]
     parameters = [p for p in bank.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True
@@ -84,12 +79,10 @@ def adapt(
         for step in range(config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step / config.steps)
-            photo, noise, timesteps = draw_samples(photos, config, step, scheduler.config.num_train_timesteps)
-            losses = v_loss(
-                unet, scheduler,
-                photos.latents[:, photo].flatten(0, 1), photos.text[:, photo].flatten(0, 1),
-                noise.repeat(n, 1, 1, 1), timesteps.repeat(n),
-            )  # fmt: skip
+            photo, noise, part = draw_samples(photos, config, step)
+            x, prompts, mask = photos.batch(everybody, photo.expand(n, -1))
+            level = base.schedule.level(part.repeat(n))
+            losses = denoising_loss(base, x, noise.repeat(n, 1, 1, 1), level, prompts, mask)
             # A sum over adapters of each one's mean: no adapter feels how many others there are.
             loss = losses.view(n, -1).mean(1).sum()
             optimizer.zero_grad()
@@ -112,14 +105,14 @@ def adapt(
 
 
 def draw_samples(
-    photos: Photos, config: AdaptConfig, step: int, num_train_timesteps: int
-) -> tuple[Int[Tensor, " B"], Float[Tensor, "B C h w"], Int[Tensor, " B"]]:
-    """Photo numbers, noise and timesteps of one step: the same for everybody, whenever they take it."""
-    num_photos, b = photos.latents.shape[1], config.batch_size
+    photos: Photos, config: AdaptConfig, step: int
+) -> tuple[Int[Tensor, " B"], Float[Tensor, "B C h w"], Float[Tensor, " B"]]:
+    """Photo numbers, noise and places in the noise schedule of one step: the same for everybody, whenever they take it."""
+    num_photos, b = photos.count, config.batch_size
     generator = step_generator(config.seed, step)
     photo = torch.randperm(num_photos, generator=generator).repeat(-(-b // num_photos))[:b]
     noise = torch.randn(b, *photos.latents.shape[2:], generator=generator)
-    return photo, noise, stratified_timesteps(b, num_train_timesteps, generator)
+    return photo, noise, stratified_uniform(b, generator)
 
 
 def _schedule(progress: float) -> float:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from lorasynth.base import Photos
 from lorasynth.devices import use_device
 from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
@@ -22,10 +23,13 @@ from lorasynth.zoo.filling import fill, helpers
 from lorasynth.zoo.initialisation import learn_init
 from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.zoo.leases import Leases
-from lorasynth.zoo.people import train_people, train_people_until
+from lorasynth.zoo.people import train_people, train_until_done
 from lorasynth.zoo.sharing import require_shareable
 from lorasynth.zoo.starts import predictor
 from lorasynth.zoo.store import Zoo
+
+HELD_OUT_PHOTOS = 8
+"""Photos of each person, behind those trained on, that tell when a LoRA gains no more."""
 
 
 def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] | None = print) -> Zoo:
@@ -43,7 +47,7 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
     """
     say = report or (lambda _: None)
     world = get_world(config.world)
-    layout = world.layout(config.rank)
+    layout = world.base.layout(config.rank)
     zoo = _begin(config, folder, world, layout, say)
     config, init = replace(config, bank=zoo.recipe["bank"]), zoo.init()
     predict = predictor(config.start, config.start_model, layout)
@@ -62,12 +66,14 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
         # Embeddings are of photos that the LoRA was not trained on, as the user's photo will not be.
         embeddings = world.embeddings(people, config.embedding_photos, first=config.photos)
         starts = predict(init, embeddings)
-        if config.stopping is not None:
-            return train_people_until(world, layout, starts, people, config, config.stopping), embeddings
-        vectors = train_people(
-            world, layout, starts, people, config.photos, config.adapt,
-            first_photo=config.first_photo, bank_size=config.bank,
-        )  # fmt: skip
+        photos = world.photos(people, config.photos, config.first_photo)
+        if config.stopping is None:
+            vectors = train_people(world.base, layout, starts, photos, config.adapt, bank_size=config.bank)
+        else:
+            held_out = world.photos(people, HELD_OUT_PHOTOS, config.first_photo + config.photos)
+            vectors = train_until_done(
+                world.base, layout, starts, photos, held_out, config.adapt, config.stopping, places=config.places
+            )
         return vectors, embeddings
 
     with bar:
@@ -76,6 +82,12 @@ def build_zoo(config: ZooConfig, folder: str, *, report: Callable[[str], None] |
             split=lambda person: (split_of(person) or Split.TRAIN).value,
             source=f"world {config.world}", licence="Apache-2.0",
         )  # fmt: skip
+
+
+def pilot_photos(world: World, config: ZooConfig) -> Callable[[int], Photos]:
+    """Photos of each of the pilot's rounds: fresh people, whom no zoo holds."""
+    people = persons_of(Role.PILOT, config.pilot_people * config.pilot_rounds)
+    return lambda number: world.photos(people[number * config.pilot_people :][: config.pilot_people], config.photos)
 
 
 def build_zoo_with_workers(
@@ -113,7 +125,7 @@ def _begin(config: ZooConfig, folder: str, world: World, layout: Layout, say: Ca
                 if not (path / "zoo.json").exists():
                     if config.bank == MEASURED:
                         config = replace(config, bank=measured_bank(world, layout, config, report=say))
-                    init = learn_init(world, layout, config, report=say)
+                    init = learn_init(world.base, layout, pilot_photos(world, config), config, report=say)
                     return Zoo.create(path, layout, zoo_recipe(config), init)
         time.sleep(1)
     if config.bank == MEASURED:

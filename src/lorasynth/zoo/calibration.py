@@ -7,23 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import Base, Photos
 from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.subjects import Role, persons_of
-from lorasynth.worlds.world import Photos, World
+from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.initialisation import random_init
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
 
 _BUDGET = {"cpu": 256, "cuda": 4_096}  # samples in a step, at most, of what is measured for a zoo
 _WORTHWHILE = 0.97  # of the seconds: what is gained by less is noise, and the smaller batch is taken
@@ -39,8 +36,7 @@ class Calibration:
 
 
 def calibrate(
-    unet: "UNet2DConditionModel",
-    scheduler: "DDIMScheduler",
+    base: Base,
     layout: Layout,
     init: Float[Tensor, " P"],
     photos: Photos,
@@ -55,8 +51,7 @@ def calibrate(
     the last digits; `ZooConfig.bank` is fixed for that reason.
 
     Args:
-        unet: the frozen base.
-        scheduler: its noise schedule.
+        base: frozen.
         layout: of the LoRAs.
         init: any LoRA.
         photos: of one person or more; people are repeated where N is larger.
@@ -75,14 +70,13 @@ def calibrate(
     measured: dict[tuple[int, int], float] = {}
 
     def measure(threads: int, n: int) -> float:
-        rows = torch.arange(n) % len(photos.latents)
-        some = Photos(latents=photos.latents[rows], text=photos.text[rows])
-        bank = AdapterBank(unet, layout, n, init, lora_A=config.lora_A)
+        some = photos.subjects(torch.arange(n) % len(photos))
+        bank = AdapterBank(base.denoiser, layout, n, init, lora_A=config.lora_A)
         with _threads(threads):
-            adapt(unet, scheduler, bank, some, replace(config, steps=1))
+            adapt(base, bank, some, replace(config, steps=1))
             _wait()
             start = time.perf_counter()
-            adapt(unet, scheduler, bank, some, replace(config, steps=steps))
+            adapt(base, bank, some, replace(config, steps=steps))
             _wait()
         measured[threads, n] = (time.perf_counter() - start) / (n * steps)
         return measured[threads, n]
@@ -95,7 +89,7 @@ def calibrate(
         elif n >= 4 * best:  # two doublings brought nothing
             break
     # One thread has no barriers to wait at, which on a busy machine can be more than a second thread brings.
-    if threads > 1 and unet.device.type == "cpu" and measure(1, best) * _WORTHWHILE < measured[threads, best]:
+    if threads > 1 and init.device.type == "cpu" and measure(1, best) * _WORTHWHILE < measured[threads, best]:
         threads = 1
     return Calibration(places=best, threads=threads, seconds=measured)
 
@@ -104,7 +98,7 @@ def measured_bank(world: World, layout: Layout, config: ZooConfig, *, report: Ca
     """How many people at once take the fewest seconds each, on the default device; see `calibrate`."""
     photos = world.photos(persons_of(Role.ZOO, 1), config.photos, config.first_photo)
     found = calibrate(
-        world.pipe.unet, world.pipe.scheduler, layout, random_init(layout, config.seed), photos, config.adapt,
+        world.base, layout, random_init(layout, config.seed), photos, config.adapt,
         sample_budget=_BUDGET[torch.get_default_device().type],
     )  # fmt: skip
     seconds = {n: time_ for (threads, n), time_ in found.seconds.items() if threads == torch.get_num_threads()}

@@ -7,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import Base, Photos
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import Role, persons_of
-from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import adapt
 from lorasynth.zoo.config import ZooConfig
 
@@ -26,7 +25,12 @@ def random_init(layout: Layout, seed: int) -> Float[Tensor, " P"]:
 
 
 def learn_init(
-    world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print
+    base: Base,
+    layout: Layout,
+    photos_of: Callable[[int], Photos],
+    config: ZooConfig,
+    *,
+    report: Callable[[str], None] = print,
 ) -> Float[Tensor, " P"]:
     """The zoo's shared initialisation: one lora_A learned for everybody, and the mean lora_B.
 
@@ -35,23 +39,25 @@ def learn_init(
     fixed from the start, and canonical vectors are linear in the update.
 
     Several rounds with fresh people, each from the last one's lora_A, with lora_B starting from zero.
+
+    Args:
+        base: frozen.
+        layout: of the LoRAs.
+        photos_of: a round's number -> photos of its people, who are in no zoo.
+        config: of the zoo; ``pilot`` says how they are trained.
+        report: gets a line for each round.
     """
     init = random_init(layout, config.seed)
-    people = persons_of(Role.PILOT, config.pilot_people * config.pilot_rounds)
-    for r in range(config.pilot_rounds):
-        persons = people[r * config.pilot_people : (r + 1) * config.pilot_people]
-        bank = AdapterBank(world.pipe.unet, layout, len(persons), init, lora_A=config.pilot.lora_A)
-        photos = world.photos(persons, config.photos)
-        settings = replace(config.pilot, seed=config.seed + 1 + r)
+    for number in range(config.pilot_rounds):
+        photos = photos_of(number)
         losses: list[float] = []
-        trained = adapt(
-            world.pipe.unet,
-            world.pipe.scheduler,
-            bank,
-            photos,
-            settings,
-            on_step=lambda _, v: losses.append(v),  # noqa: B023
-        )
+
+        def keep(_: int, loss: float, losses: list[float] = losses) -> None:
+            losses.append(loss)
+
+        bank = AdapterBank(base.denoiser, layout, len(photos), init, lora_A=config.pilot.lora_A)
+        settings = replace(config.pilot, seed=config.seed + 1 + number)
+        trained = adapt(base, bank, photos, settings, on_step=keep)
         init = trained.mean(0)
-        report(f"pilot round {r + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
+        report(f"pilot round {number + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
     return init

@@ -5,23 +5,18 @@ Nobody feels the others: each LoRA is, but for rounding, what training this pers
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lorasynth.base import Base, Photos, denoising_loss
 from lorasynth.devices import half_precision
 from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank, attached
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.base import v_loss
-from lorasynth.worlds.world import Photos
 from lorasynth.zoo.adapt import AdaptConfig, draw_samples
 from lorasynth.zoo.optimizer import BankAdamW, clip_each
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler, UNet2DConditionModel
 
 Score = Callable[[list[int], Float[Tensor, "n P"]], Float[Tensor, " n"]]
 """(people, their LoRAs so far) -> how well each matches the person's held-out photos; more is better."""
@@ -55,8 +50,7 @@ class _Place:
 
 
 def relay(
-    unet: "UNet2DConditionModel",
-    scheduler: "DDIMScheduler",
+    base: Base,
     layout: Layout,
     starts: Float[Tensor, "M P"],
     photos: Photos,
@@ -74,8 +68,7 @@ def relay(
     that grow along the way (polynomial-decay averaging, Shamir & Zhang, ICML 2013, with eta = 3).
 
     Args:
-        unet: the frozen base.
-        scheduler: its noise schedule.
+        base: frozen.
         layout: of the LoRAs.
         starts: where each begins; with a frozen lora_A, the same one in all.
         photos: of M people.
@@ -97,13 +90,13 @@ def relay(
     vectors, steps = starts.clone(), torch.zeros(len(starts), dtype=torch.long)
     waiting = list(range(len(starts)))[::-1]
     taken = [_Place(waiting.pop()) for _ in range(min(places, len(starts)))]
-    bank = AdapterBank(unet, layout, len(taken), starts[[p.person for p in taken]], lora_A=config.lora_A)
+    bank = AdapterBank(base.denoiser, layout, len(taken), starts[[p.person for p in taken]], lora_A=config.lora_A)
     optimizer = BankAdamW(trained(bank), betas=(config.beta1, config.beta2), eps=config.adam_epsilon)
     rounds = 0
     with half_precision():
         while taken:
             people = [p.person for p in taken]
-            losses = _losses(unet, scheduler, bank, photos, taken, config)
+            losses = _losses(base, bank, photos, taken, config)
             optimizer.zero_grad()
             losses.sum().backward()
             if max_grad_norm < float("inf"):
@@ -131,7 +124,7 @@ def relay(
             if len(stay) == len(current):
                 bank.load_vectors(current)
             elif stay:
-                bank = AdapterBank(unet, layout, len(stay), current[stay], lora_A=config.lora_A)
+                bank = AdapterBank(base.denoiser, layout, len(stay), current[stay], lora_A=config.lora_A)
                 optimizer = optimizer.moved(trained(bank), stay)
     return Trained(vectors=vectors, steps=steps, rounds=rounds)
 
@@ -142,23 +135,19 @@ def trained(bank: AdapterBank) -> list[torch.nn.Parameter]:
 
 
 def _losses(
-    unet: "UNet2DConditionModel",
-    scheduler: "DDIMScheduler",
+    base: Base,
     bank: AdapterBank,
     photos: Photos,
     taken: list[_Place],
     config: AdaptConfig,
 ) -> Float[Tensor, " n"]:
     """Each place's mean loss, on what its own step draws."""
-    drawn = {p.step: draw_samples(photos, config, p.step, scheduler.config.num_train_timesteps) for p in taken}
-    photo, noise, timesteps = (torch.stack(x) for x in zip(*(drawn[p.step] for p in taken), strict=True))
+    drawn = {p.step: draw_samples(photos, config, p.step) for p in taken}
+    photo, noise, part = (torch.stack(x) for x in zip(*(drawn[p.step] for p in taken), strict=True))
     person = torch.tensor([p.person for p in taken])[:, None]
+    x, prompts, mask = photos.batch(person, photo)
     with bank.attached():
-        losses = v_loss(
-            unet, scheduler,
-            photos.latents[person, photo].flatten(0, 1), photos.text[person, photo].flatten(0, 1),
-            noise.flatten(0, 1), timesteps.flatten(),
-        )  # fmt: skip
+        losses = denoising_loss(base, x, noise.flatten(0, 1), base.schedule.level(part.flatten()), prompts, mask)
     return losses.view(len(taken), -1).mean(1)
 
 
@@ -180,20 +169,19 @@ def _done(
     return sorted(done)
 
 
-def held_out_loss(
-    unet: "UNet2DConditionModel", scheduler: "DDIMScheduler", layout: Layout, photos: Photos, *, seed: int = 0
-) -> Score:
-    """A score that any base has: minus the v-loss on held-out photos, always with the same noise at the same timesteps."""
-    num_photos = photos.latents.shape[1]
-    config = AdaptConfig(batch_size=num_photos, seed=seed)
-    photo, noise, timesteps = draw_samples(photos, config, 0, scheduler.config.num_train_timesteps)
+def held_out_loss(base: Base, layout: Layout, photos: Photos, *, seed: int = 0) -> Score:
+    """A score that any base has: minus its loss on held-out photos, always with the same noise at the same levels."""
+    config = AdaptConfig(batch_size=photos.count, seed=seed)
+    photo, noise, part = draw_samples(photos, config, 0)
 
     @torch.no_grad()
     def score(people: list[int], vectors: Float[Tensor, "n P"]) -> Float[Tensor, " n"]:
-        x, text = (held[people][:, photo].flatten(0, 1) for held in (photos.latents, photos.text))
         n = len(people)
-        with attached(unet, layout, vectors):
-            losses = v_loss(unet, scheduler, x, text, noise.repeat(n, 1, 1, 1), timesteps.repeat(n))
+        x, prompts, mask = photos.batch(torch.tensor(people)[:, None], photo.expand(n, -1))
+        with attached(base.denoiser, layout, vectors):
+            losses = denoising_loss(
+                base, x, noise.repeat(n, 1, 1, 1), base.schedule.level(part.repeat(n)), prompts, mask
+            )
         return -losses.view(n, -1).mean(1)
 
     return score

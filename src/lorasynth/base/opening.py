@@ -1,0 +1,139 @@
+"""A diffusers pipeline as a base, by the name of a folder, a single-file checkpoint or a hub id."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasynth.base.flux import Flux
+from lorasynth.base.pipeline import PipelineBase
+from lorasynth.base.sd import StableDiffusion
+from lorasynth.base.sd3 import StableDiffusion3
+from lorasynth.base.sdxl import StableDiffusionXL
+from lorasynth.errors import ModelError, UsageError
+
+FAMILIES: dict[str, type[PipelineBase]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+}
+"""diffusers' pipeline, by the name that its model_index.json says -> the base that it becomes."""
+
+_SINGLE_FILES = {
+    "v1": "StableDiffusionPipeline", "v2": "StableDiffusionPipeline", "xl_base": "StableDiffusionXLPipeline",
+    "sd3": "StableDiffusion3Pipeline", "sd35_medium": "StableDiffusion3Pipeline", "sd35_large": "StableDiffusion3Pipeline",
+    "flux-dev": "FluxPipeline", "flux-schnell": "FluxPipeline",
+}  # fmt: skip
+"""diffusers' name of what a checkpoint holds -> the pipeline for it."""
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Of a denoiser's and text encoders' weights. The VAE's are always float32: in 16 bits some overflow."""
+
+
+def open_pipeline(name: str, *, resolution: int | None = None, precision: str = "fp32") -> PipelineBase:
+    """A base on the default device, frozen.
+
+    Args:
+        name: a folder with a model_index.json, a .safetensors checkpoint, or a hub id. No pickle is read.
+        resolution: pixels a side of the pictures; by default those that the pipeline was trained on.
+        precision: of the weights: "fp32" or "bf16".
+
+    Raises:
+        ModelError: there is no such pipeline, it is of no known family, or it cannot be read.
+        UsageError: the resolution or precision is none for this base.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"expected a precision among {sorted(PRECISIONS)}, got {precision!r}")
+    pipe = _from_file(Path(name), precision) if _is_file(name) else _from_folder_or_hub(name, precision)
+    return as_base(pipe, name, resolution)
+
+
+def as_base(pipe: Any, name: str, resolution: int | None = None) -> PipelineBase:
+    """A pipeline that is open already, as a base.
+
+    Raises:
+        ModelError: it is of no known family.
+        UsageError: it does not draw pictures of that resolution.
+    """
+    family = FAMILIES[_known(type(pipe).__name__, name)]
+    pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
+    return family(pipe=pipe, name=name, picture_size=resolution or family.usual_size(pipe))
+
+
+def _known(pipeline: str, name: str) -> str:
+    if pipeline not in FAMILIES:
+        raise ModelError(f"{name}: expected a pipeline among {sorted(FAMILIES)}, got {pipeline}; choose another base")
+    return pipeline
+
+
+def _from_folder_or_hub(name: str, precision: str) -> Any:
+    import diffusers
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from lorasynth.hub import is_repo_id
+
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise ModelError(
+            f"{name}: expected a pipeline's folder, got one without model_index.json; give the folder above"
+        )
+    if not folder.is_dir() and not is_repo_id(name):
+        raise ModelError(
+            f"{name}: expected a pipeline's folder, a .safetensors checkpoint or a hub id, got none of them"
+        )
+    diffusers.utils.logging.disable_progress_bar()
+    try:
+        pipeline = _known(diffusers.DiffusionPipeline.load_config(name)["_class_name"], name)
+        # NOTE: a safety checker judges pictures of adults and has no part in training; other families know no such option.
+        options = {"safety_checker": None} if pipeline == "StableDiffusionPipeline" else {}
+        return getattr(diffusers, pipeline).from_pretrained(
+            name, dtype=_dtypes(precision), use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
+        raise ModelError(f"{name}: cannot be opened as a pipeline ({_first_line(error)}); check the name") from None
+
+
+def _from_file(path: Path, precision: str) -> Any:
+    import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError, infer_diffusers_model_type
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from lorasynth.files import tensor_shapes
+
+    shapes = tensor_shapes(path)
+    if any("lora" in key for key in shapes):
+        raise ModelError(f"{path}: expected a whole checkpoint, got a LoRA; give the base that it is for")
+    kind = infer_diffusers_model_type({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
+    if kind not in _SINGLE_FILES or (
+        kind == "v1" and not any(key.startswith("model.diffusion_model.") for key in shapes)
+    ):
+        raise ModelError(f"{path}: expected a checkpoint of {sorted(_SINGLE_FILES)}, got another; choose another base")
+    try:
+        return getattr(diffusers, _SINGLE_FILES[kind]).from_single_file(str(path), dtype=_dtypes(precision))
+    except (OSError, ValueError, HfHubHTTPError, SingleFileComponentError) as error:
+        raise ModelError(
+            f"{path}: cannot be opened ({_first_line(error)}); diffusers takes a checkpoint's configuration and tokenizers from "
+            f"the hub (family {kind}), so be online the first time"
+        ) from None
+
+
+def _is_file(name: str) -> bool:
+    """Whether it names a checkpoint rather than a folder or a hub id.
+
+    Raises:
+        ModelError: one that may hold a pickle.
+    """
+    if Path(name).is_dir() or not (Path(name).is_file() or name.endswith((".safetensors", ".ckpt", ".pt", ".bin"))):
+        return False
+    if not name.endswith(".safetensors"):
+        raise ModelError(f"{name}: expected a .safetensors checkpoint; pickles are not opened, convert it first")
+    return True
+
+
+def _dtypes(precision: str) -> dict[str, torch.dtype]:
+    return {"vae": torch.float32, "default": PRECISIONS[precision]}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
