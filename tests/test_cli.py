@@ -286,7 +286,7 @@ def test_an_address_is_no_file_of_any_kind_and_nothing_is_sent(here, tmp_path, a
         (["convert", address, out], "expected a LoRA file, got nothing there"),
         (["import-legacy", address, out], "nothing there"),
         (["render", "--lora", address, "-p", "x", "-o", out.with_suffix(".png")], "expected a LoRA file, got nothing there"),
-        (["render", "--base", address, "-p", "x", "-o", out.with_suffix(".png")], "expected a StableDiffusionPipeline's folder"),
+        (["render", "--base", address, "-p", "x", "-o", out.with_suffix(".png")], "expected a pipeline's folder"),
         (["zoo", "import", address, *zoo], "expected LoRA files or folders"),
         (["zoo", "import", photo, "--encoder", address, *zoo], "expected an encoder"),
     ):  # fmt: skip

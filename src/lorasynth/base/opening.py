@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 
 from lorasynth.base.flux import Flux
 from lorasynth.base.pipeline import PipelineBase
@@ -11,6 +13,8 @@ from lorasynth.base.sd import StableDiffusion
 from lorasynth.base.sd3 import StableDiffusion3
 from lorasynth.base.sdxl import StableDiffusionXL
 from lorasynth.errors import ModelError, UsageError
+from lorasynth.files import read_json, tensor_shapes
+from lorasynth.hub import is_repo_id
 
 FAMILIES: dict[str, type[PipelineBase]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -61,45 +65,55 @@ def as_base(pipe: Any, name: str, resolution: int | None = None) -> PipelineBase
     return family(pipe=pipe, name=name, picture_size=resolution or family.usual_size(pipe))
 
 
-def _known(pipeline: str, name: str) -> str:
-    if pipeline not in FAMILIES:
+def _known(pipeline: object, name: str) -> str:
+    if not isinstance(pipeline, str) or pipeline not in FAMILIES:
         raise ModelError(f"{name}: expected a pipeline among {sorted(FAMILIES)}, got {pipeline}; choose another base")
     return pipeline
 
 
 def _from_folder_or_hub(name: str, precision: str) -> Any:
     import diffusers
-    from huggingface_hub.errors import HfHubHTTPError
 
-    from lorasynth.hub import is_repo_id
+    index = _index(name)
+    pipeline = _known(index.get("_class_name"), name)
+    diffusers.utils.logging.disable_progress_bar()
+    # Parts that a pipeline is without, as Stable Diffusion 3 may be without T5. NOTE: a safety checker has no part in training.
+    without: dict[str, None] = {part: None for part, of in index.items() if of == [None, None]}
+    if pipeline == "StableDiffusionPipeline":
+        without["safety_checker"] = None
+    try:
+        return getattr(diffusers, pipeline).from_pretrained(
+            name, dtype=_dtypes(precision), use_safetensors=True, **without
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ModelError(f"{name}: cannot be opened as a pipeline ({_first_line(error)}); check its files") from None
 
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
+
+def _index(name: str) -> dict[str, Any]:
+    """The model_index.json of a folder or of a hub's repository."""
+    file = Path(name) / "model_index.json"
+    if Path(name).is_dir() and not file.is_file():
         raise ModelError(
             f"{name}: expected a pipeline's folder, got one without model_index.json; give the folder above"
         )
-    if not folder.is_dir() and not is_repo_id(name):
-        raise ModelError(
-            f"{name}: expected a pipeline's folder, a .safetensors checkpoint or a hub id, got none of them"
-        )
-    diffusers.utils.logging.disable_progress_bar()
-    try:
-        pipeline = _known(diffusers.DiffusionPipeline.load_config(name)["_class_name"], name)
-        # NOTE: a safety checker judges pictures of adults and has no part in training; other families know no such option.
-        options = {"safety_checker": None} if pipeline == "StableDiffusionPipeline" else {}
-        return getattr(diffusers, pipeline).from_pretrained(
-            name, dtype=_dtypes(precision), use_safetensors=True, **options
-        )
-    except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
-        raise ModelError(f"{name}: cannot be opened as a pipeline ({_first_line(error)}); check the name") from None
+    if not Path(name).is_dir():
+        if not is_repo_id(name):
+            raise ModelError(
+                f"{name}: expected a pipeline's folder, a .safetensors checkpoint or a hub id, got none of them"
+            )
+        try:
+            file = Path(hf_hub_download(name, file.name))
+        except (OSError, HfHubHTTPError) as error:
+            raise ModelError(f"{name}: no such folder, and the hub could not give it ({_first_line(error)})") from None
+    index = read_json(file)
+    if not isinstance(index, dict):
+        raise ModelError(f"{file}: expected a pipeline's table of parts, got {type(index).__name__}; save it again")
+    return index
 
 
 def _from_file(path: Path, precision: str) -> Any:
     import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError, infer_diffusers_model_type
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from lorasynth.files import tensor_shapes
 
     shapes = tensor_shapes(path)
     if any("lora" in key for key in shapes):
