@@ -35,13 +35,16 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Of a denoiser's and text encoders' weights. The VAE's are always float32: in 16 bits some overflow."""
 
 
-def open_pipeline(name: str, *, resolution: int | None = None, precision: str = "fp32") -> PipelineBase:
+def open_pipeline(
+    name: str, *, resolution: int | None = None, precision: str = "fp32", gradient_checkpointing: bool = False
+) -> PipelineBase:
     """A base on the default device, frozen.
 
     Args:
         name: a folder with a model_index.json, a .safetensors checkpoint, or a hub id. No pickle is read.
         resolution: pixels a side of the pictures; by default those that the pipeline was trained on.
         precision: of the weights: "fp32" or "bf16".
+        gradient_checkpointing: less memory for gradients; see `PipelineBase.enable_gradient_checkpointing`.
 
     Raises:
         ModelError: there is no such pipeline, it is of no known family, or it cannot be read.
@@ -50,7 +53,10 @@ def open_pipeline(name: str, *, resolution: int | None = None, precision: str = 
     if precision not in PRECISIONS:
         raise UsageError(f"expected a precision among {sorted(PRECISIONS)}, got {precision!r}")
     pipe = _from_file(Path(name), precision) if _is_file(name) else _from_folder_or_hub(name, precision)
-    return as_base(pipe, name, resolution)
+    base = as_base(pipe, name, resolution)
+    if gradient_checkpointing:
+        base.enable_gradient_checkpointing()
+    return base
 
 
 def as_base(pipe: Any, name: str, resolution: int | None = None) -> PipelineBase:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lorasynth.base.base import Prompts
 from lorasynth.base.schedule import Level, Schedule
 from lorasynth.errors import ModelError, UsageError
+from lorasynth.lora.batched import checkpointed
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.presets import ATTENTION
 
@@ -89,6 +90,11 @@ class PipelineBase(ABC):
             LayoutError: no layer, or one that no LoRA fits, is of such a name.
         """
         return Layout.from_model(self.denoiser, target_modules or self.target_modules, rank, base=self.family)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep few activations of the denoiser, and compute the others again for gradients: less memory, about a third slower."""
+        denoiser: Any = self.denoiser
+        denoiser.enable_gradient_checkpointing(checkpointed)
 
     @torch.no_grad()
     def encode(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:

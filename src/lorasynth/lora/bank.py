@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import UsageError
-from lorasynth.lora.batched import adapted_layers, hooked
+from lorasynth.lora.batched import Hooked, adapted_layers
 from lorasynth.lora.layout import Layout
 
 
@@ -72,7 +72,7 @@ class AdapterBank(nn.Module):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within this context every forward pass of the base goes through the bank."""
-        with hooked(self._layers, zip(self.lora_A, self.lora_B, strict=True), self.num_adapters):
+        with Hooked(self._layers, zip(self.lora_A, self.lora_B, strict=True), self.num_adapters):
             yield
 
     def vectors(self) -> Float[Tensor, "N P"]:
@@ -108,7 +108,7 @@ def attached(model: nn.Module, layout: Layout, vectors: Float[Tensor, "N P"]) ->
     Raises:
         LayoutError: the model lacks a module of the layout, or has it in another shape.
     """
-    with hooked(adapted_layers(model, layout), layout.split(vectors).values(), len(vectors)):
+    with Hooked(adapted_layers(model, layout), layout.split(vectors).values(), len(vectors)):
         yield
 
 

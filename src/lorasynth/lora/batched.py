@@ -1,12 +1,15 @@
 """What N LoRAs add to one layer's output, for a batch that they share, adapter after adapter."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, nullcontext
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.layout import Layout, Module
@@ -32,21 +35,57 @@ def adapted_layers(model: nn.Module, layout: Layout) -> list[Layer]:
     return layers
 
 
-@contextmanager
-def hooked(layers: Iterable[Layer], factors: Iterable[tuple[Tensor, Tensor]], num_adapters: int) -> Iterator[None]:
-    """Each layer with the updates of its (lora_A, lora_B) added, until the context is left.
+class Hooked:
+    """A context in which each layer has the updates of its (lora_A, lora_B) added.
 
     A lora_A of shape (1, R, I) is one for all adapters.
     """
-    handles = [
-        layer.register_forward_hook(_hook(A_NRI, B_NOR, num_adapters))
-        for layer, (A_NRI, B_NOR) in zip(layers, factors, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
+
+    attached: ClassVar[list["Hooked"]] = []
+
+    def __init__(self, layers: Iterable[Layer], factors: Iterable[tuple[Tensor, Tensor]], num_adapters: int):
+        self._hooks = [
+            (layer, _hook(A_NRI, B_NOR, num_adapters)) for layer, (A_NRI, B_NOR) in zip(layers, factors, strict=True)
+        ]
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        """Add the updates."""
+        self._handles = [layer.register_forward_hook(hook) for layer, hook in self._hooks]
+        self.attached.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the layers as they were."""
+        self.attached.remove(self)
+        for handle in self._handles:
             handle.remove()
+
+
+class AsBefore:
+    """A context with the updates that were added when it was made, whatever is added when it is entered."""
+
+    def __init__(self) -> None:
+        self._then = tuple(Hooked.attached)
+        self._again = ExitStack()
+
+    def __enter__(self) -> None:
+        """Add those that are not there any more."""
+        for hooked in self._then:
+            if hooked not in Hooked.attached:
+                self._again.enter_context(hooked)
+
+    def __exit__(self, *_: object) -> None:
+        """Take them away again."""
+        self._again.close()
+
+
+def checkpointed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A part of a network whose activations are computed again for the gradient, with the LoRAs that it had before.
+
+    NOTE: torch's checkpoint runs the part again in ``backward``, when the context of a bank may have been left: without its
+    hooks, the gradient would be that of the bare base.
+    """
+    return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), AsBefore()))
 
 
 def _hook(A_NRI: Tensor, B_NOR: Tensor, n: int) -> Callable[[Layer, tuple[Tensor, ...], Tensor], Tensor]:
