@@ -59,7 +59,7 @@ def test_worlds_are_found_by_name_and_others_refused():
 def test_a_world_without_models_draws_and_says_how_to_make_them():
     world = get_world("emblems")
     assert world.draw([1], [2], 32).shape == (1, 3, 32, 32)
-    for part in ("pipe", "encoder", "second_recogniser"):
+    for part in ("base", "encoder", "second_recogniser"):
         with pytest.raises(
             ModelError, match=r"expected the models of the world 'emblems', got no folder; make them .*--recipe emblems"
         ):
