@@ -232,7 +232,7 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
     monkeypatch.setattr(build, "get_world", lambda name: World())
     monkeypatch.setattr(build, "train_people", train)
     monkeypatch.setattr(
-        build, "_begin", lambda *_: Zoo.create(folder, layout(), {"rank": 2, "bank": config.bank}, torch.zeros(48))
+        build, "_begin", lambda *_: Zoo.create(folder, layout(), {"rank": 2, "bank": config.bank}, torch.zeros(36))
     )
     said = []
     zoo = build_zoo(config, str(folder), report=said.append)
