@@ -14,21 +14,26 @@ from lorasynth.experiments.statistics import Interval, Results, mean
 
 HEAD = """# The evidence
 
-Every claim is tested by one experiment: cells that differ in one thing, run with as many seeds as its section says (with fewer
-than five a verdict is preliminary), scored on people whom nothing has seen. Its bar was written before its cells were run,
-unless the claim says otherwise. Where seeds are of several zoos (built alike, from nothing), the zoo was drawn anew as well;
-the cells of one seed are of one zoo. This page is made from the results' files and changes only with them:
+After this page you know which claims of the paper and of ours held here, by which figure, and how to test
+them again.
 
     make evidence ZOO=runs/zoo                             # runs what has no result yet, then writes this page
     lorasynth experiment --report docs/evidence.md --force # writes it again
 
-**How to read it.** In brackets the 95 % bootstrap interval over people and seeds (of few seeds: rather too narrow than too
-wide); comparisons are person by person. *similarity*, *similarity2*: mean cosine of what the base draws with the synthesised
-LoRA to *other* photos of the person, by the conditioning encoder and by the second recogniser (two prompts, no guidance; no
-prior here but the shipped one is trained through the base: this is what a zoo alone teaches). *explained*: part of the variance
-of held-out people's ΔW about the zoo's mean LoRA. *scale*: of a method's canonical vectors, chosen on other people than those
-scored. After a claim stands whose it is: sections are the paper's, the *digest* is a summary of it that proposes checks, *ours*
-is what we supposed ourselves.
+One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom nothing has
+seen. Its bar was written before its cells were run, unless the claim says otherwise. Each section names its
+seeds. With fewer than five a verdict is preliminary. Seeds may be of several zoos, built alike from nothing.
+The cells of one seed are of one zoo. This page is made from the results' files and changes only with them.
+
+* **In brackets**: the 95 % bootstrap interval over people and seeds. With few seeds it is rather too narrow.
+  Comparisons are person by person.
+* *similarity*, *similarity2*: mean cosine of drawn pictures to *other* photos of the person, by the
+  conditioning encoder and by the second recogniser (two prompts, no guidance). Only the shipped prior is
+  trained through the base. All others show what a zoo alone teaches.
+* *explained*: part of the variance of held-out people's ΔW about the zoo's mean LoRA.
+* *scale*: of a method's canonical vectors, chosen on other people than those scored.
+* After a claim stands its source. Sections are the paper's. The *digest* is a summary of it that proposes
+  checks. *ours* is our own conjecture.
 """
 
 
