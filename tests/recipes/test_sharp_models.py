@@ -1,7 +1,6 @@
 """The models of a world of large pictures, made in stages, in a form that plain diffusers loads."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from lorasynth.recipes.sharp_models import STAGES, tiny_sharp
 from lorasynth.refining import RefineConfig, train_critic
-from lorasynth.worlds.base import BaseConfig, build_unet
+from lorasynth.worlds.base import BaseConfig, build_pipeline, build_unet
+from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.recogniser_training import RecogniserConfig
 from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae
 from lorasynth.worlds.world import World, get_domain
@@ -87,13 +87,14 @@ def test_captions_say_where_a_face_is_turned():
 
 
 def test_critic_looks_at_latents_of_16_a_side(tmp_path):
-    unet = build_unet(BaseConfig(channels=(32, 32), num_heads=1, text_width=32), 4, 16)
     vae = build_sharp_vae(SharpVAEConfig(channels=(8, 8, 8), latent_channels=4, num_groups=4), 64).requires_grad_(False)
     world = World(domain=replace(DOMAIN, picture_size=64), folder=tmp_path)
-    world.__dict__["pipe"] = SimpleNamespace(unet=unet, vae=vae)
+    pipe = build_pipeline(DOMAIN.vocabulary, vae, BaseConfig(channels=(32, 32), num_heads=1, text_width=32))
+    base = DrawnBase(pipe=pipe, name=world.name, picture_size=64, affine_latents=False)
+    world.__dict__["base"] = base
     critic = RecogniserConfig(loss="arcface", steps=1, batch_size=4)
     net = train_critic(world, RefineConfig(critic=critic, critic_people=8))
-    latents = world.latents(world.draw([1, 2], [0, 0], 64))
+    latents = base.encode(world.draw([1, 2], [0, 0], 64))
     assert latents.shape == (2, 4, 16, 16)
     torch.testing.assert_close(net(latents).norm(dim=1), torch.ones(2))
 
