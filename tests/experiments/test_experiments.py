@@ -8,16 +8,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from claims.conditioning import RIVALS, equal_width, parameters
+from claims.gauge import explained_of_products, plain_form, scrambled
+from claims.law import PowerLaw
+from claims.metric import in_metric
 from lorasynth.errors import UsageError
-from lorasynth.experiments import EXPERIMENTS, get_experiment
-from lorasynth.experiments.conditioning import RIVALS, equal_width, parameters
-from lorasynth.experiments.gauge import explained_of_products, plain_form, scrambled
+from lorasynth.experiments import experiment_names, get_experiment
 from lorasynth.experiments.lab import Lab
-from lorasynth.experiments.law import PowerLaw
-from lorasynth.experiments.metric import in_metric
 from lorasynth.experiments.runner import load
 from lorasynth.prior import Denoiser
 
+EXPERIMENTS = experiment_names()
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
 SMALL = {  # some cells of each, as small as the zoo

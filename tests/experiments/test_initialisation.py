@@ -2,9 +2,9 @@
 
 import torch
 
+from claims.initialisation import _deviations, by_svd_and_mean_signs
 from lorasynth.canonical.gauge import align_to
 from lorasynth.canonical.svd import canonical_factors
-from lorasynth.experiments.initialisation import _deviations, by_svd_and_mean_signs
 
 
 def pairs(rank, n=12):

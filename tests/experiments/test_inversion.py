@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from claims.inversion import fit_coefficients, principal_directions
 from lorasynth.base import denoising_loss
-from lorasynth.experiments.inversion import fit_coefficients, principal_directions
 from lorasynth.lora.bank import attached
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lorasynth.experiments.vae_kinds import Tokens, plain_vae
+from claims.vae_kinds import Tokens, plain_vae
 
 
 def test_a_token_is_of_its_module_alone():

@@ -36,12 +36,14 @@ def experiment(
     Example: lorasynth experiment conditioning --zoo runs/zoo
     """
     from lorasynth.errors import UsageError
-    from lorasynth.experiments import EXPERIMENTS, get_experiment
+    from lorasynth.experiments import experiment_names, get_experiment
     from lorasynth.outputs import require_new_output
 
     if name is None and not list_them and report is None:
-        raise UsageError(f"expected an experiment among {list(EXPERIMENTS)}, `all`, --list or --report FILE, got none")
-    asked = list(EXPERIMENTS) if name in (None, "all") else [str(name)]
+        raise UsageError(
+            f"expected an experiment among {list(experiment_names())}, `all`, --list or --report FILE, got none"
+        )
+    asked = list(experiment_names()) if name in (None, "all") else [str(name)]
     check_json(json, out, *([report] if report else []), force=force)
     check_folder(out)
     if report is not None:
@@ -87,7 +89,7 @@ def experiment(
                 }  # fmt: skip
         emit({"claims": verdicts, "results": str(out)}, json)
     if report is not None:
-        everything = [get_experiment(each) for each in EXPERIMENTS]
+        everything = [get_experiment(each) for each in experiment_names()]
         for path, text in page(everything, out, report).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, text.encode())

@@ -24,7 +24,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
     return lab.score(lab.decoded(prior, seed=seed, **config)) | {"agreement": agreement.tolist()}
 
 
-SAMPLER = Experiment(
+EXPERIMENT = Experiment(
     name="sampler",
     title="One ADALoRA prior sampled in other ways (standard: no guidance, 8 steps, temperature 0)",
     cells={"standard": STANDARD}

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from claims.metric import in_metric
+from claims.vae_shape import reconstruction
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
 from lorasynth.experiments.lab import Lab, seeded
-from lorasynth.experiments.metric import in_metric
 from lorasynth.experiments.statistics import Figures
-from lorasynth.experiments.vae_shape import reconstruction
 from lorasynth.training import train
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.loss import reconstruction_error, sample_posterior, vae_loss
@@ -132,7 +132,7 @@ def _cell(kind: str, latent_dim: int, loss: str = "canonical") -> Config:
     } | width | rate  # fmt: skip
 
 
-VAE_KINDS = Experiment(
+EXPERIMENT = Experiment(
     name="vae-kinds",
     title="People's own LoRAs through VAEs of equal latents and steps: ours (from PCA on), an MLP on whole vectors and an MLP on "
     "a token for each module (both from random weights), and ours where errors are those of ΔW",

@@ -110,7 +110,7 @@ LINES = (
     Line("fine-tuned on ten photos", "similarity", tuple(f"tuned-{n}" for n in (1, 5, 20, 50, 200))),
 )
 
-SECONDS = Experiment(
+EXPERIMENT = Experiment(
     name="seconds",
     title="The shipped synthesizer's LoRA as it is and after steps of fine-tuning, against fine-tuning from nothing, over "
     "seconds of CPU time of one thread (learning rates chosen on validation people for each number of steps; of 200 steps, that "

@@ -38,7 +38,7 @@ def _cell(latent_dim: int, kl_weight: float) -> Config:
     return {"latent_dim": latent_dim, "kl_weight": kl_weight, "num_components": 384}
 
 
-BOTTLENECK = Experiment(
+EXPERIMENT = Experiment(
     name="bottleneck",
     title="VAEs by the length m of the latent (at β = 1e-4) and by β (at m = 32, where training improves on the linear start), "
     "each with an ADALoRA prior of one size",

@@ -54,7 +54,7 @@ def equal_width(lab: Lab, conditioning: str, depth: int, goal: int) -> int:
     return width
 
 
-CONDITIONING_EXPERIMENT = Experiment(
+EXPERIMENT = Experiment(
     name="conditioning",
     title="Priors on the same latents at equal parameters (width adapted) and steps, by the block that the condition acts in. "
     "That is equal compute: one multiplication a parameter and example, within 1 % (cross-attention, whose eight tokens share "

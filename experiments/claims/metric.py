@@ -34,7 +34,7 @@ def in_metric(lab: Lab, name: str) -> Lab:
     return replace(lab, recipe=replace(lab.recipe, metric=METRICS[name]))
 
 
-METRIC = Experiment(
+EXPERIMENT = Experiment(
     name="metric",
     title="The recipe's VAE and ADALoRA prior on canonical vectors, whose entries have one scale a tensor, and on vectors whose "
     "distances are those of ΔW",

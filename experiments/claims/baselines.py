@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from claims.inversion import fit_coefficients, principal_directions
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more, times
-from lorasynth.experiments.inversion import fit_coefficients, principal_directions
 from lorasynth.experiments.lab import AT_ZERO, Lab, Method, resemblance, seeded
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior.baselines import RegressionPrior
@@ -140,7 +140,7 @@ def _fitting(method: str, learning_rate: float, num_components: int = 0) -> Conf
 
 
 INVERSIONS = {f"principal{m}": _fitting("principal", 0.1, m) for m in (32, 128, 512)}
-BASELINES = Experiment(
+EXPERIMENT = Experiment(
     name="baselines",
     title="LoRAs from one photo by retrieval, a Gaussian, ridge, an MLP, the prior, and combinations of the zoo's LoRAs fitted "
     "to the photo by the base's denoising loss (rate and steps chosen on the choosing people)",

@@ -18,7 +18,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
 
 PREDICTED = {"v": "v_prediction", "x0": "sample", "noise": "epsilon"}
 
-PARAMETERISATION = Experiment(
+EXPERIMENT = Experiment(
     name="parameterisation",
     title="ADALoRA priors that predict v, x0 or the noise on the same latents, at temperature 0 and sampled (temperature 1)",
     cells={

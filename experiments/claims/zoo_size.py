@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from claims.law import PowerLaw
+from claims.vae_shape import reconstruction
 from lorasynth.experiments.experiment import (
     MATTERS,
     Claim,
@@ -21,9 +23,7 @@ from lorasynth.experiments.experiment import (
     more,
 )
 from lorasynth.experiments.lab import AT_ZERO, Lab
-from lorasynth.experiments.law import PowerLaw
 from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
-from lorasynth.experiments.vae_shape import reconstruction
 from lorasynth.prior import DiffusionPrior, KernelPrior
 from lorasynth.prior.baselines import Baseline
 
@@ -128,7 +128,7 @@ def _foretold(sizes: Float[Tensor, " K"], means: Float[Tensor, "K R"], size: int
     return 1 - PowerLaw.fit(sizes, 1 - means)(size)
 
 
-ZOO_SIZE = Experiment(
+EXPERIMENT = Experiment(
     name="zoo-size",
     title="Canonical form, VAE, ridge, kernel ridge and an ADALoRA prior fitted to parts of the zoo",
     cells=dict(zip(CELLS, [{"loras": n} for n in (*SIZES, None)], strict=True)),

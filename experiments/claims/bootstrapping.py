@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from claims.vae_shape import reconstruction
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
 from lorasynth.experiments.lab import AT_ZERO, Lab, resemblance
 from lorasynth.experiments.statistics import Figures
-from lorasynth.experiments.vae_shape import reconstruction
 from lorasynth.prior import DiffusionPrior
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.adapt import AdaptConfig
@@ -122,7 +122,7 @@ def _cell(start: str | None, steps: int = 0, learning_rate: float = 0.0) -> Conf
     return {"loras": 480, "first": 160, "start": start, "fitting_steps": steps, "learning_rate": learning_rate}
 
 
-BOOTSTRAPPING = Experiment(
+EXPERIMENT = Experiment(
     name="bootstrapping",
     title="VAE and ADALoRA fitted to 480 LoRAs of which 320 are made in another way: as in the zoo (from its mean, 45 steps), in "
     "15 steps from the mean, from the prediction that the first 160 have taught, or not at all",

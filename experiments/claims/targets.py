@@ -53,7 +53,7 @@ def _vae(lab: Lab, config: Config) -> LoRAVAE:
     return LoRAVAE.from_stem(x, stem, recipe.latent_dim, recipe.hidden_dim).eval()  # untrained it is PCA
 
 
-TARGETS = Experiment(
+EXPERIMENT = Experiment(
     name="targets",
     title="One ADALoRA prior (equal width, depth, steps; no centre) on scaled canonical vectors, on PCA coefficients and on VAE "
     "latents, of as many numbers as the coefficients",

@@ -55,7 +55,7 @@ def _cell(stem: str, trained: bool, latent_dim: int, hidden_dim: int = 256) -> C
     return {"stem": stem, "trained": trained, "latent_dim": latent_dim, "hidden_dim": hidden_dim}
 
 
-VAE_SHAPE = Experiment(
+EXPERIMENT = Experiment(
     name="vae-shape",
     title="People's own LoRAs through VAEs: untrained (linear, PCA) or trained MLPs, by latent length, width and stem",
     cells={

@@ -77,7 +77,7 @@ def _cell(prior: str, temperature: float = 0.0, scale: float = 1.0) -> Config:
     return {"prior": prior, "temperature": temperature, "scale": scale, "people": 200}
 
 
-MEMORISATION = Experiment(
+EXPERIMENT = Experiment(
     name="memorisation",
     plotted=("cosine",),
     title="LoRAs for 200 people of whom there is no LoRA: the nearest of the zoo's, against how near the zoo's are to each other",

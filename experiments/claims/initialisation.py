@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from claims.gauge import GAUGES, Factors, each_module, explained_of_products, plain_form
 from lorasynth.canonical import Canonicalizer
 from lorasynth.canonical.svd import canonical_factors
 from lorasynth.experiments.experiment import MATTERS, Claim, Config, Criterion, Experiment, Verdict, decide, more
-from lorasynth.experiments.gauge import GAUGES, Factors, each_module, explained_of_products, plain_form
 from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
 from lorasynth.lora.factors import delta_W_inner, delta_W_norm2, delta_W_relative_error
@@ -111,7 +111,7 @@ def more_within(cell: str, one: str, other: str, bar: float) -> Criterion:
 
 RANKS = (1, 4, 8)
 
-INITIALISATION = Experiment(
+EXPERIMENT = Experiment(
     name="initialisation",
     title="Ridge regression from embedding to LoRA vectors of 160 people in several gauges; LoRAs trained anew, lora_A too, from "
     "one random lora_A for all or from one each, 30 steps of 4 photos",
