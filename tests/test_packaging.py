@@ -51,3 +51,11 @@ def test_release_needs_no_token_and_a_built_wheel():
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
     assert jobs["publish"]["needs"] == "build"
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
+
+
+def test_every_public_name_is_there():
+    for name in lorasynth.__all__:
+        assert getattr(lorasynth, name) is not None
+    assert {"open_base", "open_gallery", "open_encoder", "Synthesizer", "Zoo", "LoRA", "Layout"} <= set(
+        lorasynth.__all__
+    )

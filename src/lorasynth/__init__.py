@@ -14,9 +14,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lorasynth.canonical import Canonicalizer
+    from lorasynth.encoders import open_encoder
+    from lorasynth.gallery.opening import open_gallery
     from lorasynth.lora.bank import AdapterBank
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
+    from lorasynth.opening import open_base
     from lorasynth.synthesizer import Synthesizer
     from lorasynth.vae import LoRAVAE
     from lorasynth.zoo import Zoo
@@ -29,10 +32,14 @@ _HOMES = {
     "LoRAVAE": "lorasynth.vae",
     "Synthesizer": "lorasynth.synthesizer",
     "Zoo": "lorasynth.zoo",
+    "open_base": "lorasynth.opening",
+    "open_encoder": "lorasynth.encoders",
+    "open_gallery": "lorasynth.gallery.opening",
 }
 
 __all__ = [
     "AdapterBank", "Canonicalizer", "Layout", "LoRA", "LoRAVAE", "Synthesizer", "Zoo", "__version__", "base_model",
+    "open_base", "open_encoder", "open_gallery",
 ]  # fmt: skip
 
 
