@@ -49,6 +49,30 @@ def test_one_seed_gives_one_file_byte_for_byte(model, photo, tmp_path):
     assert _digest(tmp_path / "a.safetensors") != _digest(tmp_path / "c.safetensors")
 
 
+def test_one_seed_gives_one_file_on_any_number_of_threads(model, photo, tmp_path):
+    digests = set()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            model(photo, seed=5, temperature=1.0).save(tmp_path / f"{threads}.safetensors")
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        digests.add(_digest(tmp_path / f"{threads}.safetensors"))
+    assert len(digests) == 1
+
+
+def test_rows_of_a_batch_are_draws_of_their_own(model, photo):
+    """The docstring says where "equal seeds, equal bytes" ends."""
+    embedding = model.embed(photo)
+    batch = model.synthesize(embedding.expand(3, -1), seed=5, temperature=1.0)
+    again = model.synthesize(embedding.expand(3, -1), seed=5, temperature=1.0)
+    assert torch.equal(batch, again)
+    assert not torch.allclose(batch[0], batch[1], atol=1e-3)
+    alone, together = (model.synthesize(embedding.expand(n, -1), seed=5, temperature=0.0) for n in (1, 3))
+    assert torch.allclose(alone.expand(3, -1), together, atol=1e-5)
+
+
 def test_the_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tmp_path):
     world = get_world("portraits")
     file = model(photo).save(tmp_path / "me.safetensors", dtype=torch.float16)

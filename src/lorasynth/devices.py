@@ -42,6 +42,17 @@ def use_device(name: str) -> torch.device:
     return device
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within it, torch computes on one thread of the CPU: sums over several come out in another order, and other digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def noise_on_cpu(*shape: int, seed: int) -> Float[Tensor, "..."]:
     """Normal noise that is the same on every device: drawn on the CPU, brought to the default device."""
     drawn = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")

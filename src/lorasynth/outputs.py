@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import IO
 
 from lorasynth.errors import OutputExistsError, UsageError
 
@@ -98,6 +99,20 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UsageError(f"{path}: cannot be made ({error.strerror}); choose another place") from None
     return path
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open a lock's file for reading and writing, made where there is none; what is in it stays.
+
+    Raises:
+        OSError: it cannot be opened, is a link or no file, or is another file under a second name.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(handle)
+        raise OSError(errno.EPERM, f"its {path.name} is no file of its own, remove that", str(path))
+    return os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
 
 
 def require_replaceable(path: Path) -> bool:

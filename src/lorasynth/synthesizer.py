@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
+from lorasynth.devices import one_thread
 from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.images import Photo, is_photo
 from lorasynth.encoders.protocol import Encoder, pool_readings, read_all
@@ -165,7 +166,8 @@ class Synthesizer:
             raise UsageError(f"expected an embedding, got photos and no encoder; {how_to_give(self.encoder_record)}")
         self.last_notes = self.last_warnings = ()
         outside = {"allow_outside": True} if allow_outside and isinstance(self.encoder, WorldEncoder) else {}
-        readings = read_all(self.encoder, several, **outside)
+        with one_thread():
+            readings = read_all(self.encoder, several, **outside)
         reading = pool_readings(readings)
         self.last_notes, self.last_warnings = reading.notes, reading.warnings
         return reading.embedding
@@ -175,6 +177,9 @@ class Synthesizer:
         self, embedding: Float[Tensor, "B D"], *, seed: int = 0, prior: str | None = None, **settings: float | int
     ) -> Float[Tensor, "B P"]:
         """Embeddings -> LoRA vectors, by one of the priors with its own settings unless others are given.
+
+        Equal seeds and settings give equal rows, bit for bit, on any number of threads. A row of a batch is another draw than the
+        same embedding by itself: at a temperature above 0 each row has noise of its own, and at 0 its last digits may differ.
 
         The setting ``scale`` multiplies the canonical vector, which is a LoRA's deviation from the zoo's mean: what a prior finds
         plausible on average is smaller than any LoRA, and this restores the size. Other settings are the sampler's.
@@ -195,8 +200,9 @@ class Synthesizer:
         chosen: dict[str, Any] = {**self.settings.get(name, {}), **plain}
         scale = chosen.pop("scale", 1.0)
         # Sample a latent (Section 3.4); decode it (3.3); undo scale and gauge (3.2).
-        z = self.priors[name].predict(embedding, seed=seed, **chosen)
-        return self.canonicalizer.invert(scale * self.vae.decode(z))
+        with one_thread():
+            z = self.priors[name].predict(embedding, seed=seed, **chosen)
+            return self.canonicalizer.invert(scale * self.vae.decode(z))
 
     def save_pretrained(
         self,

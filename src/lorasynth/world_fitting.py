@@ -23,6 +23,7 @@ from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_default, choose_settings, in_words
 from lorasynth.vae import LoRAVAE
+from lorasynth.workers import require_main_guard
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, Role, persons_of
 from lorasynth.worlds.world import World, get_world, load_recogniser
@@ -136,10 +137,15 @@ def refine_stage(
 
 
 def refine_with_workers(recipe: WorldRecipe, out: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """`refine_stage` of all priors, each in a process of one thread, ``workers`` at once."""
+    """`refine_stage` of all priors, each in a process of one thread, ``workers`` at once.
+
+    Raises:
+        UsageError: the running script cannot be imported by workers.
+    """
     names = [config.conditioning for config in recipe.priors]
     if workers == 1:
         return refine_stage(recipe, out)
+    require_main_guard()
     critic_stage(recipe, out)
     device = str(torch.get_default_device())
     with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), _begin_worker, (device,)) as pool:

@@ -135,8 +135,8 @@ DAMAGES = [
     (flip_a_bit, "expected sha256"),
     (remove_the_state, "expected [0-9]+ bytes, got 0"),
     (tear_the_record, "expected JSON"),
-    (forget_the_step, "lacks 'step'"),
-    (replace_the_record, "checkpoint.json lacks"),
+    (forget_the_step, "step: expected a value, got nothing"),
+    (replace_the_record, "checkpoint.json: expected an object, got"),
 ]
 
 
@@ -177,9 +177,39 @@ def test_a_checkpoint_of_the_first_version_is_read(run):
 
 def test_another_configuration_is_refused_by_naming_what_differs(run):
     other = {"width": 8, "loop": {"steps": 200, "seed": 0}, "dropout": 0.1}
-    with pytest.raises(CheckpointError, match=r"\(dropout: None -> 0.1; loop.steps: 100 -> 200\)"):
+    with pytest.raises(
+        CheckpointError, match=r"\(dropout is new: 0.1, leave it off to go on; loop.steps: 100 -> 200\)"
+    ):
         load_checkpoint(run, other)
     assert load_checkpoint(run, CONFIG).step == 20
+
+
+@pytest.mark.parametrize("off", [None, False, 0, 0.0, "", [], {}])
+def test_a_new_option_that_is_off_ends_no_run(run, off):
+    assert load_checkpoint(run, {**CONFIG, "new": off, "loop": {**CONFIG["loop"], "new": off}}).step == 20
+
+
+@pytest.mark.parametrize("make", [os.symlink, os.link])
+def test_a_lock_under_another_name_is_never_written(tmp_path, make):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "precious").write_text("keep")
+    make(tmp_path / "precious", tmp_path / "run" / ".lock")
+    with pytest.raises(CheckpointError, match="expected a folder that can be written, got"), run_lock(tmp_path / "run"):
+        pass
+    assert (tmp_path / "precious").read_text() == "keep"
+
+
+def test_a_lock_that_is_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(CheckpointError, match="is no file of its own"), run_lock(tmp_path):
+        pass
+
+
+def test_foreign_things_in_a_run_are_left_alone(run, tmp_path):
+    (run / ".x.part").mkdir()
+    (run / "checkpoint-00000099").symlink_to(tmp_path)
+    assert load_checkpoint(run, CONFIG).step == 20
+    assert (run / ".x.part").is_dir()
 
 
 def test_a_tuple_is_the_list_that_json_makes_of_it(tmp_path):

@@ -17,7 +17,14 @@ RecipeName = Annotated[
         help="portraits, emblems, brushes (each _tiny, too), portraits_64k; sd15_faces, sd15_faces_small, sdxl_faces."
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Equal seeds give equal results, bit for bit.", min=0, max=2**63 - 1)]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Equal seeds give equal results, bit for bit, on one machine and one OMP_NUM_THREADS.",
+        min=0,
+        max=2**63 - 1,
+    ),
+]
 ZooFolder = Annotated[Path, typer.Argument(help="The zoo's folder.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Json = Annotated[
@@ -57,7 +64,7 @@ def setup(device: str = "cpu") -> None:
     from lorasynth.devices import use_device
 
     use_device(device)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or "1"))
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

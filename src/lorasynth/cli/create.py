@@ -136,7 +136,7 @@ def synthesize(
 
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 
-    synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL, encoder=encoder)
+    synthesizer = Synthesizer.from_pretrained(DEFAULT_MODEL if model is None else model, encoder=encoder)
     if vector is not None:
         lora = synthesizer.from_embedding(vector, **settings)
     else:

@@ -244,7 +244,7 @@ def evaluate(
     from lorasynth.worlds.world import get_world
     from lorasynth.zoo.store import Zoo
 
-    folder = model or DEFAULT_MODEL
+    folder = DEFAULT_MODEL if model is None else model
     synthesizer = Synthesizer.from_pretrained(folder)
     learned_from = Zoo.open(trained_on) if trained_on is not None else None
     image = None

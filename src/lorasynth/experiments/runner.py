@@ -18,6 +18,7 @@ from lorasynth.experiments.lab import Lab, zoo_fingerprint
 from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
 from lorasynth.recipes import get_world_recipe
+from lorasynth.workers import require_main_guard
 from lorasynth.zoo.store import Zoo
 
 RECIPE, PEOPLE, SEEDS = "portraits", 24, 5
@@ -63,6 +64,8 @@ def run(
         UsageError: a seed was begun on another zoo, or a figure is not finite.
         ZooError: the zoo cannot be used.
     """
+    if workers > 1:
+        require_main_guard()
     tasks = planned(experiment, out, recipe=recipe, people=people, seeds=seeds)
     todo = [task for task in tasks if task.found is None]
     fingerprint = zoo_fingerprint(zoo)

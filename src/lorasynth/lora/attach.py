@@ -3,6 +3,7 @@
 diffusers logs a line and goes on when nothing, or half, of an adapter finds its place. Here that is an error.
 """
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.formats.diffusers import named_factors
-from lorasynth.lora.layout import Module
+from lorasynth.lora.layout import Module, require_plain
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 def attach(lora: "LoRA", model: nn.Module, adapter_name: str) -> None:
     """See `LoRA.attach`."""
+    require_plain(model)
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter_name):
+        raise UsageError(
+            f"expected an adapter's name of letters, digits, '_' and '-', got {adapter_name!r:.80}; rename it"
+        )
     if not hasattr(model, "load_lora_adapter"):
         raise UsageError(
             f"expected a diffusers model with load_lora_adapter, got {type(model).__name__}; give pipe.unet"

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.lora.layout import Layout, Module
+from lorasynth.lora.layout import Layout, Module, require_plain
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -21,8 +21,9 @@ def adapted_layers(model: nn.Module, layout: Layout) -> list[Layer]:
     """The model's layers that a layout names.
 
     Raises:
-        LayoutError: the model lacks one, or has it in another shape.
+        LayoutError: the model lacks one, has it in another shape, or is wrapped by torch.compile.
     """
+    require_plain(model)
     found = dict(model.named_modules())
     layers: list[Layer] = []
     for m in layout.modules:

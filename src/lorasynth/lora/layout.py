@@ -57,6 +57,18 @@ class Module:
         return self.rank * (self.in_features + self.out_features)
 
 
+def require_plain(model: nn.Module) -> None:
+    """Refuse a model within ``torch.compile``: its modules have other names, and its graph knows no adapter.
+
+    Raises:
+        LayoutError: it is one.
+    """
+    if hasattr(model, "_orig_mod"):
+        raise LayoutError(
+            "expected a model as it was loaded, got one wrapped by torch.compile; give model._orig_mod, and compile afterwards"
+        )
+
+
 def natural_order(name: str) -> list[str | int]:
     """A sort key under which "blocks.2" stands before "blocks.10"."""
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
@@ -209,8 +221,10 @@ class Layout:
             base: a name for the base model.
 
         Raises:
-            LayoutError: nothing matches, or a match is neither a linear layer nor a plain 2-D convolution.
+            LayoutError: the model is wrapped by torch.compile, nothing matches, or a match is neither a linear layer nor a plain
+                2-D convolution.
         """
+        require_plain(model)
         modules = []
         for name, layer in model.named_modules():
             if not any(name == t or name.endswith("." + t) for t in target_modules):

@@ -10,6 +10,7 @@ an old one is removed only after the new one has been read back.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import warnings
@@ -22,12 +23,25 @@ from typing import Any
 from torch import Tensor
 
 from lorasynth.errors import CheckpointError, ModelError, UsageError
-from lorasynth.files import read_json, read_tensors, sha256_file, tensor_shapes, write_json, write_large_tensors
+from lorasynth.files import read_tensors, sha256_file, tensor_shapes, write_json, write_large_tensors
+from lorasynth.lora.faults import printable
+from lorasynth.outputs import open_lock
+from lorasynth.reading import read_bytes, read_json
+from lorasynth.schema import ANYTHING, SHA256, table, text, whole
+from lorasynth.schema import record as fields
 
 SCHEMA = 2
 """Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""
 KEEP = 2
 STATE_NAME = "state.safetensors"
+_OBJECT = table(text(1_000), ANYTHING, most=10_000)
+_RECORD = fields(
+    {
+        "schema": whole(1, 1_000), "step": whole(0, 10**12), "sha256": SHA256, "bytes": whole(0, 1 << 50), "config": _OBJECT,
+        "numbers": _OBJECT,
+    },
+    rest=ANYTHING,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +118,7 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = T
         _sweep(run_dir)
     faults: list[str] = []
     for folder in _folders(run_dir):
-        if not (folder / "checkpoint.json").exists():
+        if not os.path.lexists(folder / "checkpoint.json"):
             continue
         try:
             checkpoint = _read(folder)
@@ -123,14 +137,21 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = T
 
 
 def config_difference(old: Any, new: Any, key: str = "") -> list[str]:
-    """Sentences "key: old -> new" for all that differs between two JSON values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for name in sorted(old.keys() | new.keys())
-            for line in config_difference(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-        ]
-    return [] if old == new else [f"{key}: {old} -> {new}"]
+    """Sentences "key: old -> new" for all that differs between two JSON values.
+
+    A setting that the old one does not know differs only where it is on: in a version with a new option, a run of before goes
+    on as long as the option is off (null, false, 0 or empty).
+    """
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{key}: {old} -> {new}"]
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        place = f"{key}.{name}" if key else name
+        if name in old:
+            lines += config_difference(old[name], new.get(name), place)
+        elif new[name]:
+            lines.append(f"{place} is new: {new[name]}, leave it off to go on")
+    return lines
 
 
 @contextmanager
@@ -141,12 +162,11 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         CheckpointError: another process has it, or it cannot be written.
     """
     import fcntl
-    import os
     import socket
 
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        opened = (run_dir / ".lock").open("a+")
+        opened = open_lock(run_dir / ".lock")
     except OSError as error:
         raise CheckpointError(
             f"{run_dir}: expected a folder that can be written, got {error.strerror or error}; choose another run folder"
@@ -155,10 +175,10 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.seek(0)
-            holder = file.read().strip()
+            holder = printable(file.read(200).strip())
             raise CheckpointError(f"{run_dir}: in use by {holder}; wait for it, or choose another run folder") from None
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
@@ -167,15 +187,17 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 def _sweep(run_dir: Path) -> None:
     """Remove temporary files, and folders that are no checkpoint, not yet or not any more."""
     for part in run_dir.glob(".*.part"):
-        part.unlink()
+        if part.is_file() or part.is_symlink():
+            part.unlink()
     for folder in _folders(run_dir):
-        if not (folder / "checkpoint.json").exists():
+        if not os.path.lexists(folder / "checkpoint.json"):
             shutil.rmtree(folder)
 
 
 def _folders(run_dir: Path) -> list[Path]:
     """Checkpoint folders, newest first."""
-    found = [p for p in run_dir.glob("checkpoint-*") if p.is_dir() and re.fullmatch(r"checkpoint-\d{8,}", p.name)]
+    named = [p for p in run_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d{8,}", p.name)]
+    found = [p for p in named if p.is_dir() and not p.is_symlink()]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]), reverse=True)
 
 
@@ -193,26 +215,23 @@ def _record_of(folder: Path) -> dict[str, Any]:
         CheckpointError: it is of a later version.
     """
     path = folder / "checkpoint.json"
-    record = read_json(path)
-    try:
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        if record["schema"] != 1 and (
-            record["record_sha256"] != _record_hash(record) or path.read_bytes() != text.encode()
-        ):
-            raise ModelError(f"{path}: expected its record_sha256 to be that of all the rest, got others")
-        if record["schema"] > SCHEMA:
-            raise CheckpointError(
-                f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA}; update lorasynth"
-            )
-        state = folder / STATE_NAME
-        size = state.stat().st_size if state.is_file() else 0
-        if size != record["bytes"]:
-            raise ModelError(f"{state}: expected {record['bytes']} bytes, got {size}")
-        if (sha256 := sha256_file(state)) != record["sha256"]:
-            raise ModelError(f"{state}: expected sha256 {record['sha256'][:16]}, got {sha256[:16]}")
-        return {key: record[key] for key in ("step", "config", "numbers")}
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: checkpoint.json lacks {error}") from None
+    record = read_json(path, _RECORD)
+    said = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    if record["schema"] != 1 and (
+        record.get("record_sha256") != _record_hash(record) or read_bytes(path) != said.encode()
+    ):
+        raise ModelError(f"{path}: expected its record_sha256 to be that of all the rest, got others")
+    if record["schema"] > SCHEMA:
+        raise CheckpointError(
+            f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA}; update lorasynth"
+        )
+    state = folder / STATE_NAME
+    size = state.stat().st_size if state.is_file() else 0
+    if size != record["bytes"]:
+        raise ModelError(f"{state}: expected {record['bytes']} bytes, got {size}")
+    if (sha256 := sha256_file(state)) != record["sha256"]:
+        raise ModelError(f"{state}: expected sha256 {record['sha256'][:16]}, got {sha256[:16]}")
+    return {key: record[key] for key in ("step", "config", "numbers")}
 
 
 def _record_hash(record: Mapping[str, Any]) -> str:

@@ -142,19 +142,32 @@ class _SharedDropout(TorchFunctionMode):
         return x * self.processes.share(whole)[0]
 
 
+def _number(name: str, default: int) -> int:
+    """What a launcher says of a process, in its environment.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    said = os.environ.get(name) or str(default)
+    if not (said.isascii() and said.isdecimal() and len(said) < 7):
+        raise UsageError(f"{name}: expected a number, as torchrun sets it, got {said!r:.40}; unset it, or use torchrun")
+    return int(said)
+
+
 @contextmanager
 def launched() -> Iterator[Processes]:
     """The processes that ``torchrun`` or ``accelerate launch`` started; `ALONE` without them.
 
     On GPUs (default device "cuda") each takes the one of its number on its machine.
     """
-    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    count = _number("WORLD_SIZE", 1)
+    rank = _number("RANK", 0)
     if count == 1:
         yield ALONE
         return
     on_gpu = torch.get_default_device().type == "cuda"
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(_number("LOCAL_RANK", 0))
         torch.set_default_device("cuda")
     # What one process does alone (the critic, baselines) may take longer than the half hour that others wait by default.
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(hours=3))
@@ -170,7 +183,7 @@ def require_alone(what: str) -> None:
     Raises:
         UsageError: it is.
     """
-    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+    if (count := _number("WORLD_SIZE", 1)) > 1:
         raise UsageError(
             f"{what}: expected to be started once, got {count} processes; start its stages one by one, which share: train vae, "
             "train prior, train refine, train end-to-end"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasynth.errors import CheckpointError
+from lorasynth.schema import ANYTHING, Misfit, fit, number, record, require_shapes, rows, table, text, whole
 from lorasynth.training.checkpoint import Checkpoint, save_checkpoint
 from lorasynth.training.ema import ExponentialAverage, copy_into
 from lorasynth.training.processes import ALONE, Processes
@@ -23,6 +24,21 @@ class LoopResult:
     best_loss: float = math.inf
     bad_steps: int = 0  # steps in a row, up to now, that were left out because something was not finite
     history: list[dict[str, float]] = field(default_factory=list)  # the lines of metrics.jsonl
+
+
+def _loss(value: Any, place: str) -> float | None:
+    """The smallest loss so far, null before the first."""
+    return None if value is None else float(number(-1e300, 1e300)(value, place))
+
+
+_STEPS = whole(0, 10**12)
+_NUMBERS = record(
+    {
+        "step": _STEPS, "best_step": _STEPS, "best_loss": _loss, "bad_steps": _STEPS,
+        "history": rows(table(text(100), ANYTHING), most=10**6),
+    }
+)  # fmt: skip
+"""A `LoopResult` in a checkpoint."""
 
 
 class TrainingState:
@@ -93,6 +109,13 @@ class TrainingState:
             CheckpointError: it is of a model with other parameters.
         """
         tensors = checkpoint.tensors
+        try:
+            numbers = fit(_NUMBERS, checkpoint.numbers, "numbers")
+            for kind in ("average", "best"):
+                shapes = {n: tuple(t.shape) for n, t in tensors.items() if n.startswith(f"{kind}.")}
+                require_shapes(shapes, {f"{kind}.{n}": tuple(p.shape) for n, p in self.parameters.items()})
+        except Misfit as error:
+            raise CheckpointError(f"step {checkpoint.step}: {error}; choose another run folder") from None
         saved = {n.removeprefix("model."): tuple(t.shape) for n, t in tensors.items() if n.startswith("model.")}
         ours = {n: tuple(p.shape) for n, p in self.parameters.items()}
         if saved != ours:
@@ -111,7 +134,6 @@ class TrainingState:
             if state:
                 states[i] = state
         self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        numbers = dict(checkpoint.numbers)
         if numbers["best_loss"] is None:
             numbers["best_loss"] = math.inf
         self.result = LoopResult(**numbers)

@@ -15,6 +15,7 @@ from lorasynth.devices import use_device
 from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
 from lorasynth.outputs import make_folder
+from lorasynth.workers import require_main_guard
 from lorasynth.worlds.subjects import Role, persons_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.calibration import measured_bank
@@ -97,8 +98,10 @@ def build_zoo_with_workers(
 
     Raises:
         ZooError: the folder is not fit for several processes.
+        UsageError: the running script cannot be imported by workers.
     """
     if workers > 1:
+        require_main_guard()
         require_shareable(Path(folder) / LEASES_NAME)
     with helpers(workers - 1, _work, config, folder, str(torch.get_default_device())) as others:
         zoo = build_zoo(config, folder, report=report)
