@@ -9,6 +9,7 @@ from safetensors.torch import save, save_file
 from lorasynth.errors import LayoutError, LoRAFileError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import inspect_file, read_lora, read_lora_file
+from lorasynth.lora.layout import Layout
 
 from .making import (
     ALPHA,
@@ -118,6 +119,22 @@ def test_a_file_takes_memory_of_twice_its_size(tmp_path, dtype, style, use):
     size = path.stat().st_size / 2**20
     assert size > 110
     assert memory_mb("VmHWM") - before < 2 * size + 50
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_conversion_takes_memory_of_three_times_the_file(tmp_path, dtype):
+    from lorasynth.lora.conversion import read_back_error
+
+    path = LoRA.random(Layout.preset("sdxl-attn", 32)).save(tmp_path / "x.safetensors", dtype=torch.float16)
+    LoRA.load(write(tmp_path, save(kohya()), "small.safetensors"))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_mb("VmRSS")
+    lora = LoRA.load(path)
+    assert read_back_error(lora, "kohya", dtype) < 1e-6
+    lora.save(tmp_path / "y.safetensors", dtype=dtype)
+    size = path.stat().st_size / 2**20
+    assert size > 80
+    assert memory_mb("VmHWM") - before < 3 * size + 50
 
 
 def memory_mb(field):

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,12 +20,7 @@ from lorasynth.cli.common import (
     say,
     setup,
 )
-from lorasynth.errors import LayoutError, LoRAFileError, UsageError
-
-if TYPE_CHECKING:
-    import torch
-
-    from lorasynth.lora.factors import LoRA
+from lorasynth.errors import UsageError
 
 
 class Dtype(StrEnum):
@@ -83,43 +78,26 @@ def convert(
     setup(device)
     import torch
 
-    from lorasynth.lora.factors import LoRA, delta_W_relative_error
-    from lorasynth.lora.gate import inspect_file
+    from lorasynth.lora.conversion import read_back_error
+    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.gate import read_flat
 
-    lora = LoRA.load(source, unet_only=unet_only, base=force_base)
-    seen = inspect_file(source, unet_only=unet_only, base=force_base)
-    if lora.norm() == 0 and not allow_zero:
+    layout, vector, metadata, seen = read_flat(source, unet_only=unet_only, base=force_base)
+    if seen.norm == 0 and not allow_zero:
         raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
-    again = _read_back(lora, source, format, getattr(torch, dtype.value))
-    lora.save(target, format.value, getattr(torch, dtype.value), force=force)
-    error = delta_W_relative_error(lora.layout, lora.vector[None], again.vector[None]).item()
+    lora, numbers = LoRA(layout, vector, metadata), getattr(torch, dtype.value)
+    try:
+        error = read_back_error(lora, format.value, numbers)
+    except UsageError as reason:
+        raise UsageError(f"{source}: {reason}") from None
+    lora.save(target, format.value, numbers, force=force)
     say(f"{target}: {len(lora.layout.modules)} modules, from {seen.format} to {format.value}")
     record = {
         "in": str(source), "out": str(target), "format": {"from": seen.format, "to": format.value}, "base": lora.layout.base,
-        "modules": len(lora.layout.modules), "rank": seen.rank, "norm": lora.norm(), "dtype": dtype.value,
+        "modules": len(lora.layout.modules), "rank": seen.rank, "norm": seen.norm, "dtype": dtype.value,
         "squared_relative_error": error, "faults": [fault.to_dict() for fault in seen.faults],
     }  # fmt: skip
     emit(record, json)
-
-
-def _read_back(lora: "LoRA", source: Path, format: Format, dtype: "torch.dtype") -> "LoRA":
-    """The LoRA as a reader of the new file will see it. Tried in a temporary place, as equal content is written as equal bytes.
-
-    Raises:
-        UsageError: it would be another LoRA, as kohya's names keep no difference between dots and underscores.
-    """
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        name = "adapter" if format == Format.peft else "adapter.safetensors"
-        trial = lora.save(Path(folder) / name, format.value, dtype)
-        try:
-            return type(lora).load(trial, lora.layout)
-        except (LayoutError, LoRAFileError) as error:
-            reason = str(error).removeprefix(f"{trial}: ").partition(". ")[0]
-            raise UsageError(
-                f"{source}: cannot be said in format {format.value!r}: {reason}. Choose another, such as --format peft"
-            ) from None
 
 
 def import_legacy(

@@ -154,8 +154,8 @@ class LoRA:
         path = Path(path)
         if format not in formats.WRITERS:
             raise UsageError(f"expected a format among {sorted(formats.WRITERS)}, got {format!r}")
-        self._require_fits(dtype)
-        header = self._header(metadata or {})
+        self.require_fits(dtype)
+        header = self.header(metadata or {})
         if format == "peft":
             return formats.peft.save_folder(self, path, dtype, header, force=force)
         require_new_output(path, force=force)
@@ -163,11 +163,16 @@ class LoRA:
         write_large_tensors(path, tensors, {**header, **fields, "format": "pt"})
         return path
 
-    def _header(self, metadata: Mapping[str, str]) -> dict[str, str]:
+    def header(self, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
+        """What a file of this LoRA says of itself, whatever its format; ``metadata`` stands above the LoRA's own.
+
+        Raises:
+            UsageError: a value that is no text, or a field that is diffusers' own.
+        """
         from lorasynth.lora.statements import still_true
 
         header = {
-            "lorasynth.version": __version__, **still_true(self.metadata, self.layout.base), **metadata,
+            "lorasynth.version": __version__, **still_true(self.metadata, self.layout.base), **(metadata or {}),
             "lorasynth.base": self.layout.base, "lorasynth.layout": self.layout.hash,
         }  # fmt: skip
         for key, value in header.items():
@@ -179,7 +184,12 @@ class LoRA:
                 )
         return header
 
-    def _require_fits(self, dtype: torch.dtype) -> None:
+    def require_fits(self, dtype: torch.dtype) -> None:
+        """Check that a type of a file holds all numbers.
+
+        Raises:
+            UsageError: it does not, or is no type of a file.
+        """
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise UsageError(f"expected dtype float32, float16 or bfloat16, got {dtype}")
         # Rounding keeps the order: if the largest fits, all do.

@@ -148,10 +148,25 @@ def read_lora_bytes(
     return _pairs(*flat) if flat else {}, metadata, inspection
 
 
+def read_stored(tensors: dict[str, Tensor], metadata: dict[str, str], extra: dict[str, str]) -> Stored:
+    """What a file of these tensors, with this metadata and this beside it, gives its reader: no copy is made of any.
+
+    Raises:
+        LoRAFileError: as `read_lora`, of "file".
+    """
+    stored: Stored = {}
+    _examine("file", lambda: (dict(tensors), metadata, extra), take=stored.update)[1].require_ok()
+    return stored
+
+
 def _examine(
-    name: str, get: Callable[[], Opened], unet_only: bool = False, base: str | None = None
+    name: str,
+    get: Callable[[], Opened],
+    unet_only: bool = False,
+    base: str | None = None,
+    take: Callable[[Stored], None] | None = None,
 ) -> tuple[tuple[Layout, Tensor] | None, Inspection]:
-    """Everything at once: layout and vector (None if anything is fatal) and what was seen."""
+    """Everything at once: layout and vector (None if anything is fatal) and what was seen. ``take`` gets the parts instead."""
     seen: dict[str, Any] = {"path": name, "faults": []}
     flat = None
     try:
@@ -168,6 +183,9 @@ def _examine(
             stored = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})
             del tensors  # so that each goes as it is copied
             notes = within_widths(stored)
+            if take is not None:
+                take(stored)
+                return None, Inspection(**seen)
             layout, vector = flat = _flat(stored, seen["base"])
             notes += check_statements(layout, seen)
             pairs = _pairs(layout, vector)

@@ -1,0 +1,52 @@
+"""A LoRA in another format: what a reader of the new file will find, before anything is written."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lorasynth.errors import LayoutError, LoRAFileError, UsageError
+from lorasynth.lora import formats
+from lorasynth.lora.formats.peft import CONFIG_KEY
+from lorasynth.lora.formats.scaling import Stored
+from lorasynth.lora.gate import read_stored
+from lorasynth.lora.layout import Layout
+from lorasynth.lora.products import update_inner
+
+if TYPE_CHECKING:
+    from lorasynth.lora.factors import LoRA
+
+
+def read_back_error(lora: "LoRA", format: str, dtype: torch.dtype) -> float:
+    """``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' that a file of this format and type gives its reader; 0 of no update.
+
+    The tensors to be written go through the gate from memory, and are compared module by module: neither a file nor a second
+    vector is made.
+
+    Raises:
+        UsageError: a number too large for the type, or the format cannot say this LoRA, or says another one.
+    """
+    lora.require_fits(dtype)
+    tensors, fields = formats.WRITERS[format](lora, dtype)
+    extra = {CONFIG_KEY: fields.pop(CONFIG_KEY)} if format == "peft" else {}
+    try:
+        stored = read_stored(tensors, {**lora.header(), **fields}, extra)
+        found = Layout.from_factors({name: (A, B) for name, (A, B, _) in stored.items()}, base=lora.layout.base)
+        if differences := lora.layout.diff(found):
+            raise LayoutError("; ".join(differences[:3]))
+    except (LayoutError, LoRAFileError) as error:
+        others = " or ".join(f"--format {name}" for name in formats.WRITERS if name != format)
+        reason = str(error).removeprefix("file: ").partition(". Fix")[0]
+        raise UsageError(f"cannot be said in format {format!r}: {reason}. Choose another: {others}") from None
+    return _error(lora, stored)
+
+
+def _error(lora: "LoRA", stored: Stored) -> float:
+    """The squared relative error of all modules together, in float64."""
+    norm2 = cross = other = 0.0
+    for name, (A_1RI, B_1OR) in lora.layout.split(lora.vector[None]).items():
+        A, B, scaling = stored[name]
+        back = A.flatten(1).float()[None], (B.flatten(1).float() * scaling)[None]
+        norm2 += float(update_inner(A_1RI, B_1OR, A_1RI, B_1OR))
+        cross += float(update_inner(A_1RI, B_1OR, *back))
+        other += float(update_inner(*back, *back))
+    return max(norm2 - 2 * cross + other, 0.0) / max(norm2, 1e-300)
