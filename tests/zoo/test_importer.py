@@ -506,7 +506,9 @@ def test_by_command_with_photos_of_the_world(tmp_path):
     from lorasynth.files import write_png
     from lorasynth.worlds.world import get_world
 
-    world = get_world("portraits")
+    world, results = get_world("portraits"), tmp_path / "r.json"
+    tmp_path = tmp_path / "loras"
+    tmp_path.mkdir()
     for i in range(4):
         LoRA.random(world.base.layout(1), seed=i).save(tmp_path / f"{i}.safetensors")
         write_png(tmp_path / f"{i}.png", to_image(world.draw([i], [0], 64)[0]))
@@ -523,9 +525,9 @@ def test_by_command_with_photos_of_the_world(tmp_path):
         "--licence",
         "CC0",
     ]
-    result = CliRunner().invoke(app, [*arguments, "--encoder", "portraits", "--json", str(tmp_path / "r.json")])
+    result = CliRunner().invoke(app, [*arguments, "--encoder", "portraits", "--json", str(results)])
     assert result.exit_code == 0, result.output
-    record = json.loads((tmp_path / "r.json").read_text())
+    record = json.loads(results.read_text())
     assert (record["imported"], record["refused"], record["largest_relative_error"]) == (2, 2, 0.0)
     assert [refused["code"] for refused in record["first_refused"]] == ["photo", "outside-world"]
     assert record["first_refused"][1]["reason"].startswith(f"{tmp_path / '3.png'}: expected a picture of the world")
