@@ -17,6 +17,7 @@ from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import BaseRecipe
 from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.teaching import shortcoming
 from lorasynth.tuning import choose_default, choose_settings, in_words
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.store import Zoo
@@ -35,6 +36,7 @@ def fit_all(recipe: BaseRecipe, zoo: Zoo, out: Path, *, report: Callable[[str], 
         ZooError: the zoo is not the recipe's, or not large enough for it.
         OutputExistsError: a synthesizer is there.
     """
+    recipe = recipe.fitted_to(zoo)
     record: dict[str, Any] = {"vae": fit_vae_stage(recipe, zoo, out), "priors": fit_prior_stage(recipe, zoo, out)}
     model = assemble(recipe, zoo, out, out / FOLDER, report=report)
     return {**record, "validation": model.record["made_from"]["validation"], "synthesizer": str(out / FOLDER)}
@@ -91,14 +93,17 @@ def assemble(
     Raises:
         OutputExistsError: a synthesizer is there.
     """
+    recipe = recipe.fitted_to(zoo)
     model = put_together(recipe, zoo, fitted)
     tried, errors = tune_by_weights(model, zoo, recipe.tune_loras, report=report)
     splits = [item.split for item in zoo.items]
     made_from = {
-        "recipe": recipe.name, "zoo_loras": splits.count("train"), "layout": recipe.layout,
+        "recipe": recipe.name, "zoo_loras": splits.count("train"), "layout": recipe.layout or zoo.layout.hash,
         "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
         "tune_loras": min(recipe.tune_loras, splits.count("validation")), "settings_tried": tried, "validation": errors,
     }  # fmt: skip
+    if said := shortcoming(errors):
+        report(said)
     model.card, model.record = base_card(recipe, zoo, model, made_from), {"made_from": made_from}
     model.save_pretrained(out)
     return model

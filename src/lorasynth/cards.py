@@ -5,6 +5,7 @@ from typing import Any
 from lorasynth.encoders.records import describe
 from lorasynth.recipes.recipe import BaseRecipe, WorldRecipe
 from lorasynth.synthesizer import Synthesizer
+from lorasynth.teaching import shortcoming
 from lorasynth.tuning import CLEARLY
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.store import Zoo
@@ -89,9 +90,11 @@ def base_card(recipe: BaseRecipe, zoo: Zoo, model: Synthesizer, record: dict[str
         instance_prompt="sks person",
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})
+    said = shortcoming(record["validation"])
+    warning = f"\n> **Warning**: {said}.\n" if said else ""
     return f"""{fields}
 # lorasynth synthesizer: {recipe.name}
-
+{warning}
 A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
 {len(zoo.layout.modules)} modules, {zoo.layout.num_parameters:,} numbers.
 

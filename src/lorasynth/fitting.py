@@ -46,9 +46,9 @@ def open_zoo_rows(recipe: Recipe, zoo: Zoo) -> ZooRows:
     train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
     validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
     if len(validation) < 2:
-        raise ZooError(
-            f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; build more of the zoo"
-        )
+        imported = zoo.recipe.get("source") == "import"
+        more = "import it into another folder with --validation 0.25" if imported else "build more of the zoo"
+        raise ZooError(f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; {more}")
     return ZooRows(persons, vectors, embeddings, train, validation)
 
 
@@ -59,6 +59,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
         `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
         canonical form and VAE and back.
     """
+    recipe = recipe.fitted_to(zoo)
     data = open_zoo_rows(recipe, zoo)
     reference = zoo.init() if recipe.gauge == "anchored" else None
     canonicalizer = Canonicalizer.fit(data.vectors.take(data.train), zoo.layout, recipe.gauge, reference, recipe.metric)
@@ -102,6 +103,7 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
 
     Of several processes, which share every batch of the priors, the main one fits the baselines and writes.
     """
+    recipe = recipe.fitted_to(zoo)
     data = open_zoo_rows(recipe, zoo)
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
     mean, logvar = latents_of(vae, canonicalizer.view(data.vectors))

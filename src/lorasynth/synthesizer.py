@@ -25,6 +25,7 @@ from lorasynth.pretrained import FILES, SETTINGS, how_to_give, read_synthesizer,
 from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.schema import Misfit, fit, record
+from lorasynth.teaching import shortcoming
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
 
@@ -149,6 +150,12 @@ class Synthesizer:
             return self.encoder.dim
         assert self.encoder_record is not None
         return int(self.encoder_record["dim"])
+
+    @property
+    def shortcoming(self) -> str:
+        """What is to be said where its own record says that it explains nothing; else empty."""
+        made_from = self.record.get("made_from")
+        return shortcoming(made_from.get("validation")) if isinstance(made_from, dict) else ""
 
     @torch.no_grad()
     def embed(self, photos: Photo | Sequence[Photo], *, allow_outside: bool = False) -> Float[Tensor, " D"]:

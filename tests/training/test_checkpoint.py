@@ -1,5 +1,6 @@
 """Checkpoints that are cut off, bent, old, foreign or in use."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -11,10 +12,10 @@ import torch
 
 from lorasynth.errors import CheckpointError, ModelError
 from lorasynth.files import write_tensors
+from lorasynth.settings import config_difference, config_record
 from lorasynth.training.checkpoint import (
     SCHEMA,
     Checkpoint,
-    config_difference,
     load_checkpoint,
     run_lock,
     save_checkpoint,
@@ -210,6 +211,38 @@ def test_foreign_things_in_a_run_are_left_alone(run, tmp_path):
     (run / "checkpoint-00000099").symlink_to(tmp_path)
     assert load_checkpoint(run, CONFIG).step == 20
     assert (run / ".x.part").is_dir()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """A part of a configuration, with a setting that an earlier version had not."""
+
+    steps: int = 100
+    seed: int = 0
+    hold: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A configuration with two such settings."""
+
+    width: int = 8
+    loop: Loop = Loop()
+    dropout: float = 0.0
+
+
+def test_new_settings_at_their_defaults_end_no_run(run):
+    assert load_checkpoint(run, config_record(Whole())).step == 20
+    assert load_checkpoint(run, config_record(Whole()) | {}).step == 20
+    for asked, said in (
+        (config_record(Whole(dropout=0.1)), "dropout is new: 0.1, leave it at its default 0.0"),
+        (config_record(Whole(loop=Loop(hold=0.0))), "loop.hold is new: 0.0, leave it at its default 0.5"),
+        (config_record(Whole()) | {"data": "x"}, "data is new: x, leave it off"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            load_checkpoint(run, asked)
+    with pytest.raises(CheckpointError, match=r"loop.steps: 100 -> 50\); take the old one back"):
+        load_checkpoint(run, config_record(Whole(loop=Loop(steps=50))))
 
 
 def test_a_tuple_is_the_list_that_json_makes_of_it(tmp_path):

@@ -7,6 +7,7 @@ import torch
 
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.layout import Layout, Module
+from lorasynth.settings import Settings
 from lorasynth.zoo import Zoo
 
 LAYOUT = Layout(base="toy", modules=(Module(name="m", in_features=4, out_features=3, rank=1),))
@@ -75,6 +76,15 @@ def test_a_doubled_item_is_refused(zoo):
 def test_another_recipe_in_the_same_folder_is_refused(zoo):
     with pytest.raises(ZooError, match="zoo of another recipe"):
         Zoo.create(zoo.folder, LAYOUT, {"rank": 2}, torch.zeros(7))
+
+
+def test_a_new_setting_at_its_default_ends_no_zoo(tmp_path, zoo):
+    layout = zoo.layout
+    Zoo.create(tmp_path / "new", layout, {"rank": 2}, None)
+    again = Zoo.create(tmp_path / "new", layout, Settings({"rank": 2, "places": 16}, {"places": 16}), None)
+    assert again.recipe == {"rank": 2}
+    with pytest.raises(ZooError, match="zoo of another recipe"):
+        Zoo.create(tmp_path / "new", layout, Settings({"rank": 2, "places": 8}, {"places": 16}), None)
 
 
 def test_a_lora_that_is_not_finite_is_not_stored(zoo):

@@ -14,7 +14,8 @@ from lorasynth.errors import UsageError
 RecipeName = Annotated[
     str,
     typer.Argument(
-        help="portraits, emblems, brushes (each _tiny, too), portraits_64k; sd15_faces, sd15_faces_small, sdxl_faces."
+        help="portraits, emblems, brushes (each _tiny, too), portraits_64k; imported, for any zoo that was imported; sd15_faces, "
+        "sd15_faces_small, sdxl_faces."
     ),
 ]
 Seed = Annotated[

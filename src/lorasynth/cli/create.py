@@ -143,6 +143,8 @@ def synthesize(
         lora = synthesizer(photos or [], allow_outside=allow_outside, **settings)
     for remark in (*synthesizer.last_notes, *synthesizer.last_warnings):
         say(remark)
+    if said := synthesizer.shortcoming:
+        say(f"warning: {said}")
     lora.save(output, format.value, torch.float16, marks, force=force)
     source = "an embedding" if vector is not None else f"{len(photos or [])} photo(s)"
     say(f"{output}: {lora.layout.num_parameters} parameters from {source}")

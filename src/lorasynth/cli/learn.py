@@ -59,12 +59,15 @@ def train_prior(
     setup(device)
     from lorasynth.fitting import fit_prior_stage
     from lorasynth.recipes import get_recipe
+    from lorasynth.teaching import shortcoming_of_latents
     from lorasynth.training import launched
     from lorasynth.zoo.store import Zoo
 
     with launched() as processes:
         metrics = fit_prior_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
         if processes.is_main:
+            if said := shortcoming_of_latents(metrics):
+                say(said)
             emit(metrics, json)
 
 

@@ -12,7 +12,6 @@ from lorasynth.cli.common import (
     Json,
     RecipeName,
     Seed,
-    UnetOnly,
     ZooFolder,
     check_folder,
     check_json,
@@ -23,6 +22,8 @@ from lorasynth.cli.common import (
 
 if TYPE_CHECKING:
     from lorasynth.lora.layout import Layout
+
+AUTO = "auto"
 
 
 def zoo_build(
@@ -94,19 +95,28 @@ def _bank(text: str) -> int:
 def zoo_info(
     zoo: ZooFolder,
     measure: Annotated[
-        int, typer.Option(min=0, max=256, help="Measure likeness and repeatability on this many held-out people.")
+        int,
+        typer.Option(
+            min=0,
+            max=256,
+            help="Measure likeness and repeatability on this many held-out people; of an imported zoo, what it can teach, by the "
+            "weights of this many LoRAs.",
+        ),
     ] = 0,
     json: Json = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """What a zoo holds; with --measure, its two qualities: likeness and repeatability.
+    """What a zoo holds; with --measure, its two qualities: likeness and repeatability, or what an imported one can teach.
+
+    Faults are those that lines and sizes show; `zoo verify` holds every byte against its checksum.
 
     Example: lorasynth zoo info runs/zoo --measure 32
     """
     check_json(json, zoo, force=force)
     setup(device)
     from lorasynth.zoo.store import Zoo
+    from lorasynth.zoo.verify import look_over
 
     opened = Zoo.open(zoo)
     record: dict = {
@@ -116,10 +126,16 @@ def zoo_info(
         "modules": len(opened.layout.modules),
         "parameters": opened.layout.num_parameters,
         "layout": opened.layout.hash,
-        "faults": opened.verify(),
+        "faults": [str(fault) for fault in look_over(zoo, hashes=False).faults],
         "recipe": opened.recipe,
     }
-    if measure:
+    if measure and "world" not in opened.recipe:
+        from lorasynth.zoo.measuring import measure_weights
+
+        record["quality"] = measure_weights(opened, measure)
+        if said := record["quality"]["verdict"]:
+            say(said)
+    elif measure:
         from lorasynth.evaluate.zoo_quality import zoo_quality
 
         record["quality"] = zoo_quality(opened, measure, report=say)
@@ -136,9 +152,17 @@ def zoo_import(
     ] = None,
     layout: Annotated[
         str,
-        typer.Option(help="What all are brought to: a preset, the modules of a LoRA (its file), or a world's name."),
-    ] = "sd15-attn",
-    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that all are brought to.")] = 1,
+        typer.Option(
+            help="What all are brought to: auto (what most of the files can give), a preset, the modules of a LoRA "
+            "(its file), or a world's name."
+        ),
+    ] = AUTO,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Rank that all are brought to; the least that keeps 0.95 of ‖ΔW‖² by default."
+        ),
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -157,32 +181,46 @@ def zoo_import(
             "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/real-faces.md."
         ),
     ] = None,
-    unet_only: UnetOnly = False,
+    unet_only: Annotated[
+        bool, typer.Option("--unet-only", help="Leave text encoders' parts out: what an import does in any case.")
+    ] = True,
     force_base: ForceBase = None,
     allow_zero: Annotated[bool, typer.Option("--allow-zero", help="Take in LoRAs that do nothing, too.")] = False,
-    validation: Annotated[float, typer.Option(help="Part of the people to choose settings by.")] = 0.05,
-    held_out: Annotated[float, typer.Option(help="Part of the people that nothing is fitted on.")] = 0.05,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Part of the people to choose settings by; 0.05 by default, more of a few people."),
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Part of the people that nothing is fitted on; as --validation by default.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be taken and lost, and take in nothing.")
+    ] = False,
     json: Json = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Take LoRAs of any format and rank into a zoo; bad ones are set aside with the reason, in import.jsonl.
 
-    Example: lorasynth zoo import loras/ --out runs/zoo --layout sd15-attn --rank 4 --table people.csv --licence CC-BY-4.0
+    What will be taken and lost is said before it begins. `train all imported` learns from any such zoo.
+
+    Example: lorasynth zoo import loras/ --out runs/zoo --table people.csv --licence CC-BY-4.0
     """
     given = (Path(path) for path in paths or [])
     check_json(json, out, *(path for path in (*given, table, w2w, embeddings) if path is not None), force=force)
     check_folder(out)
     setup(device)
     from lorasynth.encoders import describe, open_encoder
-    from lorasynth.errors import UsageError
+    from lorasynth.errors import UsageError, ZooError
     from lorasynth.zoo import w2w as release
     from lorasynth.zoo.candidates import candidates_of
     from lorasynth.zoo.finding import PassedOver
     from lorasynth.zoo.importer import KINDS, REPORT_NAME, import_zoo
     from lorasynth.zoo.pairs import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
+    from lorasynth.zoo.survey import Survey, of_rank, survey
 
     others: list[PassedOver] = []
+    seen: Survey | None = None
     opened = None if encoder is None else open_encoder(encoder)
     if opened is not None:
         say(describe(opened.record))
@@ -200,39 +238,78 @@ def zoo_import(
         others = passed_over(paths, [*used, *([table] if table else [])])
         for names in look_alikes(entry.person for entry in entries):
             say(f"are taken for different people, and look alike: {', '.join(names)}")
-        chosen = _layout(layout, rank, unet_only, force_base)
+        asked, at_rank = _asked(layout, rank, out, force_base)
+        try:
+            seen = survey([entry.lora for entry in entries], asked, at_rank, base=force_base)
+            chosen = seen.layout
+        except ZooError as error:
+            if asked is None or at_rank is None or dry_run:
+                raise
+            say(str(error))  # nothing is left to choose: the report will say so of each
+            chosen = of_rank(asked, at_rank)
+        for line in seen.lines() if seen is not None else ():
+            say(line)
+        if dry_run:
+            emit({"zoo": str(out), "survey": seen.to_dict() if seen is not None else None}, json)
+            return
         candidates = candidates_of(entries, chosen, opened, unet_only=unet_only, base=force_base)
     record_of_encoder = None if opened is None else opened.record
+    few = len({candidate.person for candidate in candidates})
+    parts = _parts(out, few, validation, held_out)
     zoo, outcomes = import_zoo(
-        candidates, out, chosen, licence=licence, encoder=record_of_encoder, validation=validation, held_out=held_out,
+        candidates, out, chosen, licence=licence, encoder=record_of_encoder, validation=parts[0], held_out=parts[1],
         allow_zero=allow_zero, others=others, report=say,
     )  # fmt: skip
+    taken = [o for o in outcomes if o.outcome == "imported"]
+    if trimmed := [o for o in taken if o.relative_error**2 > 0.05]:
+        say(
+            f"{len(trimmed)} of {len(taken)} LoRAs lost more than 0.05 of ‖ΔW‖²: relative_error and left_out in import.jsonl"
+        )
     refused = [{"file": o.file, "reason": o.reason, "code": o.code} for o in outcomes if o.outcome == "refused"]
     warned = [{"file": o.file, "warnings": o.warnings} for o in outcomes if o.warnings]
     record = {
         "zoo": str(out), "items": len(zoo), "layout": chosen.hash,
         **{kind: sum(o.outcome == kind for o in outcomes) for kind in KINDS},
         "largest_relative_error": max((o.relative_error for o in outcomes), default=0.0),
+        "lost_by_modules": sum(o.left_out for o in taken) / max(len(taken), 1),
+        "survey": None if seen is None else seen.to_dict(),
         "first_refused": refused[:10], "warned": len(warned), "first_warned": warned[:10], "encoder": record_of_encoder,
         "report": str(out / REPORT_NAME),
     }  # fmt: skip
     emit(record, json)
 
 
-def _layout(name: str, rank: int, unet_only: bool, base: str | None) -> "Layout":
-    """By a preset's name, a world's or a LoRA file's."""
+def _asked(name: str, rank: int | None, out: Path, base: str | None) -> "tuple[Layout | None, int | None]":
+    """The layout and the rank that are asked for; None for what is to be chosen. A zoo that is there has chosen."""
     from lorasynth.errors import UsageError
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
     from lorasynth.lora.presets import PRESETS
     from lorasynth.worlds.world import WORLDS, get_world
+    from lorasynth.zoo.store import Zoo
 
+    there = Zoo.open(out).layout if (out / "zoo.json").exists() else None
+    rank_there = None if there is None else max(m.rank for m in there.modules)
+    rank = rank or rank_there
+    if name == AUTO:
+        return there, rank
     if name in PRESETS:
-        return Layout.preset(name, rank)
+        return Layout.preset(name), rank
     if name in WORLDS:
-        return get_world(name).base.layout(rank)
+        return get_world(name).base.layout(1), rank
     if Path(name).exists():
-        return LoRA.load(name, unet_only=unet_only, base=base).layout.of_rank(rank)
+        return LoRA.load(name, unet_only=True, base=base).layout, rank
     raise UsageError(
-        f"expected --layout with a preset among {sorted(PRESETS)}, a LoRA file or a world among {sorted(WORLDS)}, got {name!r}"
+        f"expected --layout with auto, a preset among {sorted(PRESETS)}, a LoRA file or a world among {sorted(WORLDS)}, "
+        f"got {name!r}"
     )
+
+
+def _parts(out: Path, people: int, validation: float | None, held_out: float | None) -> tuple[float, float]:
+    """The parts of the people for validation and held out: the zoo's, else so many that some ten are in each."""
+    from lorasynth.zoo.store import Zoo
+
+    recipe = Zoo.open(out).recipe if (out / "zoo.json").exists() else {}
+    usual = min(0.25, max(0.05, 10 / max(people, 1)))
+    validation = recipe.get("validation", usual) if validation is None else validation
+    return validation, recipe.get("held_out", min(validation, usual)) if held_out is None else held_out

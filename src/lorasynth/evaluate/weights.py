@@ -71,10 +71,15 @@ def errors_of(model: Synthesizer, true: Float[Tensor, "N P"], predicted: Float[T
     Returns:
         "relative_error": mean of ``‖ΔW - ΔW'‖² / ‖ΔW‖²``, 0 is exact and 1 as bad as no LoRA. "explained": what part of LoRAs'
         deviation from the zoo's mean LoRA is explained, ``1 - Σ‖ΔW - ΔW'‖² / Σ‖ΔW - ΔW_mean‖²``; 0 is the mean, 1 is exact.
+        "size": ``√(Σ‖ΔW'‖² / Σ‖ΔW‖²)``, 1 where they do as much as the true ones.
     """
     layout = model.canonicalizer.layout
     mean = model.canonicalizer.mean.expand(len(true), -1)
     size = delta_W_norm2(layout, true.double())
     error, of_mean = (delta_W_relative_error(layout, true, other) for other in (predicted, mean))
     explained = 1 - float((error * size).sum() / (of_mean * size).sum())
-    return {"relative_error": float(error.mean()), "explained": explained}
+    predicted_size = delta_W_norm2(layout, predicted.double())
+    return {
+        "relative_error": float(error.mean()), "explained": explained,
+        "size": float(predicted_size.sum() / size.sum()) ** 0.5,
+    }  # fmt: skip

@@ -10,6 +10,7 @@ RECIPES = {
     "brushes_tiny": "brushes",
     "emblems": "emblems",
     "emblems_tiny": "emblems",
+    "imported": "imported",
     "portraits": "portraits",
     "portraits_64k": "portraits",
     "portraits_tiny": "portraits",

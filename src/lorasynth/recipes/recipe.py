@@ -18,6 +18,7 @@ from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.config import ZooConfig
+from lorasynth.zoo.store import Zoo
 
 R = TypeVar("R", bound="Recipe")
 
@@ -42,6 +43,10 @@ class Recipe(ABC):
         vae = replace(self.vae, loop=replace(self.vae.loop, seed=seed))
         priors = tuple(replace(p, loop=replace(p.loop, seed=seed)) for p in self.priors)
         return replace(self, vae=vae, priors=priors)
+
+    def fitted_to(self: R, zoo: Zoo) -> R:
+        """The same with what it leaves to the zoo; itself where it leaves nothing."""
+        return self
 
     @abstractmethod
     def check_layout(self, layout: Layout) -> None:
@@ -91,16 +96,18 @@ class BaseRecipe(Recipe):
     """Of a real base model, on a zoo that was imported."""
 
     base: str  # hub id
-    layout: str  # preset
+    layout: str  # preset; "" for any
     picture_size: int  # pixels a side of what the base draws
     gauge: Gauge = "procrustes"
     tune_loras: int = 256  # validation LoRAs that scales and sampler settings are chosen on, by the error of ΔW
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse a zoo of other modules; any rank will do (a ZooError)."""
+        if not self.layout:
+            return
         expected = Layout.preset(self.layout, rank=layout.modules[0].rank)
         if differences := expected.diff(layout):
             raise ZooError(
                 f"expected a zoo of layout {self.layout!r} for recipe {self.name!r}, got one in which {differences[0]}; import "
-                f"it with --layout {self.layout}, or choose another recipe"
+                f"it with --layout {self.layout}, or train the recipe 'imported', which takes any"
             )

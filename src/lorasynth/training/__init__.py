@@ -1,7 +1,8 @@
 """What all trainings share: noise that depends on (seed, step), checkpoints, averages, progress."""
 
+from lorasynth.settings import config_record
 from lorasynth.training.ema import ExponentialAverage
-from lorasynth.training.loop import LoopConfig, config_record, train
+from lorasynth.training.loop import LoopConfig, train
 from lorasynth.training.processes import ALONE, Processes, Share, launched, require_alone
 from lorasynth.training.seeding import epoch_batch, fingerprint, local_seed, step_generator, stratified_uniform
 

@@ -29,6 +29,7 @@ from lorasynth.outputs import open_lock
 from lorasynth.reading import read_bytes, read_json
 from lorasynth.schema import ANYTHING, SHA256, table, text, whole
 from lorasynth.schema import record as fields
+from lorasynth.settings import config_difference
 
 SCHEMA = 2
 """Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""
@@ -108,7 +109,8 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = T
 
     Args:
         run_dir: the run's folder.
-        config: the configuration of the run that wants to go on.
+        config: the configuration of the run that wants to go on; of `Settings`, what an earlier version did not know may be
+            missing from the run's where it is at its default.
         clean: remove what saves that were cut off have left; only the process that writes the run may.
 
     Raises:
@@ -134,24 +136,6 @@ def load_checkpoint(run_dir: Path, config: Mapping[str, Any], *, clean: bool = T
             f"{run_dir}: expected a whole checkpoint, {'; '.join(faults)}; remove them to start again"
         )
     return None
-
-
-def config_difference(old: Any, new: Any, key: str = "") -> list[str]:
-    """Sentences "key: old -> new" for all that differs between two JSON values.
-
-    A setting that the old one does not know differs only where it is on: in a version with a new option, a run of before goes
-    on as long as the option is off (null, false, 0 or empty).
-    """
-    if not (isinstance(old, dict) and isinstance(new, dict)):
-        return [] if old == new else [f"{key}: {old} -> {new}"]
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        place = f"{key}.{name}" if key else name
-        if name in old:
-            lines += config_difference(old[name], new.get(name), place)
-        elif new[name]:
-            lines.append(f"{place} is new: {new[name]}, leave it off to go on")
-    return lines
 
 
 @contextmanager
@@ -242,7 +226,8 @@ def _record_hash(record: Mapping[str, Any]) -> str:
 
 def _require_same_config(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     # Through JSON, so that tuples and lists compare as equal.
-    difference = config_difference(json.loads(json.dumps(old)), json.loads(json.dumps(new)))
+    kept, asked = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+    difference = config_difference(kept, asked, defaults=getattr(new, "defaults", {}))
     if difference:
         raise CheckpointError(
             f"{folder}: made with another configuration ({'; '.join(difference)}); "

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from lorasynth.errors import UsageError
 from lorasynth.files import write_bytes, write_json
+from lorasynth.settings import config_record
 from lorasynth.training.checkpoint import load_checkpoint, run_lock
 from lorasynth.training.processes import ALONE, Processes
 from lorasynth.training.seeding import DROPOUT_STREAM, fingerprint, local_seed, step_generator
@@ -45,14 +46,6 @@ class LoopConfig:
     validate_every: int = 100
     checkpoint_every_s: float = 60.0
     seed: int = 0
-
-
-def config_record(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as JSON values, without what does not decide the outcome."""
-    record = json.loads(json.dumps(asdict(config)))
-    for part in (record, *(part for part in record.values() if isinstance(part, dict))):
-        part.pop("checkpoint_every_s", None)
-    return record
 
 
 def learning_rate_at(step: int, config: LoopConfig) -> float:

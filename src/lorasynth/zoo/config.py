@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from lorasynth.settings import Settings, config_record
 from lorasynth.worlds.subjects import SESSION
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.relay import Stopping
@@ -44,4 +45,4 @@ def zoo_recipe(config: ZooConfig) -> dict[str, Any]:
     for choice in fields(config):
         if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
             del recipe[choice.name]
-    return recipe
+    return Settings(recipe, config_record(config).defaults)

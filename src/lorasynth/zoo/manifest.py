@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -198,22 +198,27 @@ def _read_line(number: int, raw: bytes) -> Line:
     return Line(number=number, raw=raw, record=record, altered=altered, checked=checked)
 
 
+_IS: dict[Any, Callable[[Any], bool]] = {
+    str: lambda value: isinstance(value, str),
+    int: lambda value: type(value) is int,
+    float: lambda value: type(value) in (int, float),
+    list[str]: lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+}
+_CHECKS = {kind: {f.name: (_IS[f.type], f.default in ("", 0.0)) for f in fields(kind)} for kind in (Item, Tombstone)}
+"""Each field's type, and whether a line may leave it out: made once, as a manifest has a line for each LoRA."""
+
+
 def _typed(kind: type[Item] | type[Tombstone], values: dict[str, Any]) -> Item | Tombstone:
     """A record whose fields are all there and of their types; else a ValueError that names one."""
-    known = {f.name: f for f in fields(kind)}
-    if unknown := [name for name in values if name not in known]:
+    checks = _CHECKS[kind]
+    if unknown := [name for name in values if name not in checks]:
         raise ValueError(f"the unknown field {unknown[0]!r}")
-    for name, f in known.items():
-        if name not in values and f.default in ("", 0.0):
-            continue
+    for name, (right, optional) in checks.items():
         if name not in values:
+            if optional:
+                continue
             raise ValueError(f"no {name!r}")
-        value = values[name]
-        right = {
-            str: isinstance(value, str), int: type(value) is int, float: type(value) in (int, float),
-            list[str]: isinstance(value, list) and all(isinstance(v, str) for v in value),
-        }  # fmt: skip
-        if not right[f.type]:  # type: ignore[index]
+        if not right(value := values[name]):
             raise ValueError(f"{name!r} of type {type(value).__name__}")
     if values.get("row", 0) < 0:
         raise ValueError(f"row {values['row']}")

@@ -147,6 +147,22 @@ def read_header(start: bytes, num_bytes: int, num_parameters: int | None = None)
     return ShardHeader(vectors[1], vectors[2], (embeddings[2], embeddings[3]), at["vectors"], at["embeddings"])
 
 
+def open_header(folder: Path, name: str, num_parameters: int | None = None) -> ShardHeader:
+    """`read_header` of a shard's file, of which no more is read.
+
+    Raises:
+        ZooError: it cannot be read, is damaged, or holds something else; as "expected ..., got ...".
+    """
+    try:
+        path = shard_path(folder, name)
+        start = read_start(path, HEADER_BYTES, MAX_SHARD_MB)
+        return read_header(start, path.stat().st_size, num_parameters)
+    except ModelError as error:
+        raise ZooError(str(error).partition(": ")[2]) from None
+    except (LoRAFileError, OSError) as error:
+        raise ZooError(str(error)) from None
+
+
 def row_hash(row: Tensor | memoryview) -> str:
     """The sha256 of a row as stored, in hex."""
     return hashlib.sha256(row.numpy().tobytes() if isinstance(row, Tensor) else row).hexdigest()

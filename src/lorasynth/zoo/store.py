@@ -22,6 +22,7 @@ from lorasynth.outputs import make_folder
 from lorasynth.rows import Rows
 from lorasynth.schema import ANYTHING, dimensions, table, text, whole
 from lorasynth.schema import record as fields
+from lorasynth.settings import config_difference
 from lorasynth.tensorfile import TensorFile
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, locked, read_manifest
@@ -66,7 +67,8 @@ class Zoo:
         Args:
             folder: where.
             layout: of its LoRAs.
-            recipe: how they come about, as JSON values.
+            recipe: how they come about, as JSON values; of `lorasynth.settings.Settings`, what an earlier version did not know
+                may be missing from the zoo's where it is at its default.
             init: what all of them were trained from; None where they come from elsewhere.
 
         Raises:
@@ -81,7 +83,8 @@ class Zoo:
     def _create(cls, folder: Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"] | None) -> "Zoo":
         if (folder / "zoo.json").exists():
             zoo, asked = cls.open(folder), json.loads(json.dumps(recipe))
-            if (zoo.layout, zoo.recipe) != (layout, asked):
+            difference = config_difference(zoo.recipe, asked, defaults=getattr(recipe, "defaults", {}))
+            if zoo.layout != layout or difference:
                 changed = [k for k in asked if zoo.recipe.get(k) != asked[k]]
                 raise ZooError(
                     f"{folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder"

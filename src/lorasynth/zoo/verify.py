@@ -14,7 +14,7 @@ from lorasynth.files import read_json, read_tensors, sha256_file
 from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, Tombstone, read_manifest
-from lorasynth.zoo.shards import Shard, read_shard, row_hash
+from lorasynth.zoo.shards import Shard, ShardHeader, open_header, read_shard, row_hash
 from lorasynth.zoo.store import SCHEMA_VERSION, zoo_json_hash
 
 LEFTOVER = ("orphan-shard", "orphan-file")
@@ -98,10 +98,14 @@ class Survey:
         return [line.record for line in self.tombstones if isinstance(line.record, Tombstone)]
 
 
-def look_over(folder: str | Path) -> Survey:
+def look_over(folder: str | Path, *, hashes: bool = True) -> Survey:
     """Read all of a zoo and find all that is wrong with it. One shard is in memory at a time; nothing is changed.
 
     No writer should be at work: what it is about to finish would be reported as left over.
+
+    Args:
+        folder: the zoo's.
+        hashes: read the LoRAs and hold them against their checksums; otherwise only the shards' headers are read.
 
     Raises:
         ZooError: there is no such folder, or its manifest cannot be read.
@@ -115,7 +119,7 @@ def look_over(folder: str | Path) -> Survey:
     for record in records:
         by_shard[record.item.shard].append(record)
     for name, here in sorted(by_shard.items()):
-        _check_shard(folder, name, here, survey)
+        _check_shard(folder, name, here, survey, hashes)
     _check_shapes(by_shard, survey)
     _check_doubles(records, survey)
     survey.sound = [r.line for r in records if not r.reason]
@@ -204,21 +208,23 @@ def _check_lines(manifest: Manifest, survey: Survey) -> list[_Record]:
     return records
 
 
-def _check_shard(folder: Path, name: str, records: list[_Record], survey: Survey) -> None:
-    """Hold each item of a shard against its hashes."""
+def _check_shard(folder: Path, name: str, records: list[_Record], survey: Survey, hashes: bool) -> None:
+    """Hold each item of a shard against its hashes, or only against how many rows there are."""
     path = folder / f"{name}.safetensors"
     if not os.path.lexists(path):  # which, unlike Path.exists, has an answer for any name
         _refuse_shard("missing-shard", name, f"expected {path.name}, got no such file", records, survey)
         return
     try:
-        shard = read_shard(folder, name, survey.layout.num_parameters if survey.layout else None)
+        num_parameters = survey.layout.num_parameters if survey.layout else None
+        shard = (read_shard if hashes else open_header)(folder, name, num_parameters)
     except ZooError as error:
         _refuse_shard("bad-shard", name, str(error), records, survey)
         return
     survey.shapes[name], survey.num_rows[name] = shard.embedding_shape, shard.num_rows
     for record in records:
         if not record.reason:
-            _refuse_item(record, *_problem_of(shard, record.item), survey)
+            problem = _problem_of(shard, record.item) if isinstance(shard, Shard) else _missing(shard, record.item)
+            _refuse_item(record, *problem, survey)
     claimed = {record.item.row for record in records}
     survey.faults += [
         Fault(code="orphan-row", place=f"{name} row {row}", problem="expected an item that it is of, got none")
@@ -285,10 +291,17 @@ def _refuse_shard(code: str, name: str, problem: str, records: list[_Record], su
         record.reason = record.reason or str(fault)
 
 
-def _problem_of(shard: Shard, item: Item) -> tuple[str, str]:
-    """What is wrong with an item's row: a fault's code and words; empty if nothing."""
+def _missing(shard: Shard | ShardHeader, item: Item) -> tuple[str, str]:
+    """Whether an item's row is behind the end of its shard: a fault's code and words; empty if not."""
     if item.row >= shard.num_rows:
         return "missing-row", f"expected at least {item.row + 1} rows, got {shard.num_rows}"
+    return "", ""
+
+
+def _problem_of(shard: Shard, item: Item) -> tuple[str, str]:
+    """What is wrong with an item's row: a fault's code and words; empty if nothing."""
+    if any(missing := _missing(shard, item)):
+        return missing
     if (actual := row_hash(shard.vector_bytes(item.row))) != item.sha256:
         return "altered-lora", f"expected sha256 {item.sha256[:12]} of its LoRA, got sha256 {actual[:12]}"
     faces = shard.embedding_bytes(item.row)

@@ -1,0 +1,53 @@
+"""Does a zoo teach anything, and does a synthesizer do anything? One plain sentence where not, with what to do instead.
+
+LoRAs that were trained each from an initialisation of its own are known to teach nothing: ridge regression explains none of
+held-out ΔW in any gauge, and 0.2 of it where all began from one lora_A (docs/evidence.md, *initialisation*).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+EXPLAINED = 0.05
+"""Part of validation LoRAs' deviation from the zoo's mean below which nothing was learned."""
+SIZE = 0.2
+"""Size of synthesised LoRAs, beside the zoo's, below which they do next to nothing."""
+INSTEAD = (
+    "LoRAs that were trained each from an initialisation of its own teach nothing: train them all from one shared "
+    "initialisation (docs/real-bases.md#a-zoo-that-teaches-nothing)"
+)
+
+
+def shortcoming(errors: Any) -> str:
+    """What is to be said of a model by the errors of its priors; empty where they are good enough, or say nothing.
+
+    Args:
+        errors: `lorasynth.evaluate.weights.errors_of` of each prior, by name, with the settings chosen.
+    """
+    values = [value for value in errors.values() if isinstance(value, Mapping)] if isinstance(errors, Mapping) else []
+    explained = [value["explained"] for value in values if isinstance(value.get("explained"), float)]
+    if not explained or max(explained) >= EXPLAINED:
+        return ""
+    sizes = [value["size"] for value in values if isinstance(value.get("size"), float)]
+    little = ""
+    if sizes and max(sizes) < SIZE:
+        little = (
+            f", and its LoRAs are at most {max(sizes):.2f} times as large as the zoo's, so that they do next to nothing"
+        )
+    return (
+        f"this zoo taught nothing: the best prior explains {max(0.0, *explained):.2f} of what sets validation people's LoRAs "
+        f"apart{little}. {INSTEAD}"
+    )
+
+
+def shortcoming_of_latents(metrics: Any) -> str:
+    """The same by what `lorasynth.fitting.fit_prior_stage` measures: the part of held latents' variance that is explained."""
+    values = [value for value in metrics.values() if isinstance(value, Mapping)]
+    explained = [
+        v for value in values for key in ("explained", "ridge_explained") if isinstance(v := value.get(key), float)
+    ]
+    if not explained or max(explained) >= EXPLAINED:
+        return ""
+    return (
+        f"this zoo taught nothing: at most {max(0.0, *explained):.2f} of the variance of validation people's latents is "
+        f"explained. {INSTEAD}"
+    )
