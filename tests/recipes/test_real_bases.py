@@ -83,7 +83,7 @@ def fit(zoo, tmp_path_factory):
     out = tmp_path_factory.mktemp("fit")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lorasynth.recipes, "get_recipe", tiny)
-        result = run("train", "all", "sd15_faces", "--zoo", zoo, "--out", out, "--json", out / "record.json")
+        result = run("train", "all", "sd15_faces", "--zoo", zoo, "--out", out, "--json", out.parent / "record.json")
     assert result.exit_code == 0, result.output
     return out
 
@@ -116,7 +116,7 @@ def test_every_recipe_can_be_had_by_its_name():
 
 def test_imported_files_become_a_synthesizer_that_recovers_what_was_planted(fit, zoo):
     model = Synthesizer.from_pretrained(fit / "synthesizer")
-    record = json.loads((fit / "record.json").read_text())
+    record = json.loads((fit.parent / "record.json").read_text())
     assert record["synthesizer"] == str(fit / "synthesizer")
     assert model.base == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert model.picture_size == 512

@@ -176,6 +176,8 @@ def _synthesize_many(
 
     people = people_of_folder(table) if table.is_dir() else people_of_table(table)
     synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL, encoder=encoder)
+    if said := synthesizer.shortcoming:
+        say(f"warning: {said}")
     counts = synthesize_people(
         synthesizer, people, out, settings=settings, format=format.value, metadata=marks, force=force, report=say
     )
