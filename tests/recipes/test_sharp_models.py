@@ -6,12 +6,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
+from lorasynth.errors import UsageError
 from lorasynth.recipes.sharp_models import STAGES, tiny_sharp
 from lorasynth.refining import RefineConfig, train_critic
 from lorasynth.worlds.base import BaseConfig, build_pipeline, build_unet
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.recogniser_training import RecogniserConfig
-from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae
+from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 from lorasynth.worlds.world import World, get_domain
 
 DOMAIN = get_domain("portraits128")
@@ -44,7 +45,15 @@ def test_base_has_the_channels_that_other_programs_expect(made):
     assert unet.config.sample_size == 4
 
 
-def test_base_is_saved_with_the_decoder_that_was_trained_longest(made):
+def test_base_without_a_trained_decoder_is_not_saved(tmp_path):
+    domain, config = replace(DOMAIN, picture_size=32), tiny_sharp()
+    STAGES["vae"](domain, tmp_path, config)
+    with pytest.raises(UsageError, match=r"vae-final: expected a trained decoder, got none; run the stage decoder"):
+        STAGES["base"](domain, tmp_path, config)
+    assert not (tmp_path / "base").exists()
+
+
+def test_base_is_saved_with_the_trained_decoder(made):
     _, folder, _ = made
     saved, first, final = (
         AutoencoderKL.from_pretrained(folder / name, torch_dtype=torch.float32)
@@ -63,10 +72,9 @@ def test_world_encodes_with_its_own_encoder(made):
     assert photos.latents.shape == (2, 2, 16, 4, 4)
     assert world.picture_size == 32
     pictures = world.draw([3], [0], 32)
-    expected = (
-        world.base.pipe.vae.encode(pictures * 2 - 1).latent_dist.mode() * world.base.pipe.vae.config.scaling_factor
+    torch.testing.assert_close(
+        world.base.encode(pictures), encode_affine(*affine_encoder(world.base.pipe.vae), pictures)
     )
-    torch.testing.assert_close(world.base.encode(pictures), expected)
 
 
 def test_stages_that_are_done_are_skipped(made):
@@ -87,15 +95,14 @@ def test_captions_say_where_a_face_is_turned():
 
 
 def test_critic_looks_at_latents_of_16_a_side(tmp_path):
-    vae = build_sharp_vae(SharpVAEConfig(channels=(8, 8, 8), latent_channels=4, num_groups=4), 64).requires_grad_(False)
-    world = World(domain=replace(DOMAIN, picture_size=64), folder=tmp_path)
+    vae = build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 128)).requires_grad_(False)
+    world = World(domain=DOMAIN, folder=tmp_path)
     pipe = build_pipeline(DOMAIN.vocabulary, vae, BaseConfig(channels=(32, 32), num_heads=1, text_width=32))
-    base = DrawnBase(pipe=pipe, name=world.name, picture_size=64, affine_latents=False)
-    world.__dict__["base"] = base
+    world.__dict__["base"] = base = DrawnBase(pipe=pipe, name=world.name, picture_size=128)
     critic = RecogniserConfig(loss="arcface", steps=1, batch_size=4)
     net = train_critic(world, RefineConfig(critic=critic, critic_people=8))
-    latents = base.encode(world.draw([1, 2], [0, 0], 64))
-    assert latents.shape == (2, 4, 16, 16)
+    latents = base.encode(world.draw([1, 2], [0, 0], 128))
+    assert latents.shape == (2, 16, 16, 16)
     torch.testing.assert_close(net(latents).norm(dim=1), torch.ones(2))
 
 

@@ -6,26 +6,23 @@ import torch
 from lorasynth.errors import UsageError
 from lorasynth.worlds.latent_store import LatentStore
 from lorasynth.worlds.portraits.domain import DOMAIN
-from lorasynth.worlds.sharp_vae import SharpVAEConfig, build_sharp_vae
-from lorasynth.worlds.vae import encode
+from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 
 PERSONS, PHOTOS = [5, 6, 7, 8], [0, 3, 0, 1]
-SHAPE = SharpVAEConfig(channels=(8, 8), latent_channels=4, num_groups=4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def vae():
-    return build_sharp_vae(SHAPE, 16).requires_grad_(False)
+    return build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 32))
 
 
 def opened(vae, folder, persons=PERSONS):
-    return LatentStore.open(DOMAIN, vae, 16, persons, PHOTOS[: len(persons)], folder)
+    return LatentStore.open(DOMAIN, vae, 32, persons, PHOTOS[: len(persons)], folder)
 
 
 def test_latents_are_those_of_the_drawn_photos(vae, tmp_path):
-    rows = torch.tensor([2, 0, 2])
-    found = opened(vae, tmp_path).latents(rows)
-    expected = encode(vae, DOMAIN.photos([7, 5, 7], [0, 0, 0], 16))
+    found = opened(vae, tmp_path).latents(torch.tensor([2, 0, 2]))
+    expected = encode_affine(*affine_encoder(vae), DOMAIN.photos([7, 5, 7], [0, 0, 0], 32))
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
 
 
@@ -33,8 +30,7 @@ def test_rows_are_made_once_and_only_those_asked_for(vae, tmp_path):
     store = opened(vae, tmp_path)
     first = store.latents(torch.tensor([1, 3]))
     assert store.made.tolist() == [0, 1, 0, 1]
-    another = build_sharp_vae(SHAPE, 16)  # what is there is read, not encoded again
-    torch.nn.init.zeros_(another.encoder.conv_out.weight)
+    another = build_vae(DOMAIN.photos(list(range(60, 100)), [0] * 40, 32))  # what is there is read, not encoded again
     assert torch.equal(opened(another, tmp_path).latents(torch.tensor([1, 3])), first)
 
 
@@ -47,5 +43,7 @@ def test_a_row_is_the_same_in_any_company(vae, tmp_path):
 
 def test_store_of_other_photos_is_refused(vae, tmp_path):
     opened(vae, tmp_path)
-    with pytest.raises(UsageError, match=r"latents.npy: expected float16 of shape \(3, 4, 8, 8\), got float16 of \(4,"):
+    with pytest.raises(
+        UsageError, match=r"latents.npy: expected float16 of shape \(3, 16, 4, 4\), got float16 of \(4,"
+    ):
         opened(vae, tmp_path, PERSONS[:3])

@@ -1,9 +1,9 @@
 """The models of a world of large pictures, stage by stage, so that long trainings run beside other work.
 
-    python -m lorasynth.recipes.sharp_models vae --recipe portraits128 --run-dir out/portraits128       # encoder and decoder
-    python -m lorasynth.recipes.sharp_models decoder --recipe portraits128 --run-dir out/portraits128   # from here on side by
-    python -m lorasynth.recipes.sharp_models base --recipe portraits128 --run-dir out/portraits128      # side
-    python -m lorasynth.recipes.sharp_models reader --recipe portraits128 --run-dir out/portraits128    # at any time
+    python -m lorasynth.recipes.sharp_models vae --run-dir out/portraits128       # minutes: the encoder, in closed form
+    python -m lorasynth.recipes.sharp_models decoder --run-dir out/portraits128   # this and the next side by side
+    python -m lorasynth.recipes.sharp_models base --run-dir out/portraits128
+    python -m lorasynth.recipes.sharp_models reader --run-dir out/portraits128    # at any time
 
 `lorasynth.recipes.reproduce --recipe portraits128` calls the same stages one after the other. Each is skipped where its result is
 there, and goes on from its checkpoints. Hardware and hours: dev/LOG.md.
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lorasynth.devices import use_device
+from lorasynth.errors import UsageError
 from lorasynth.files import read_json, write_json
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
@@ -29,7 +30,7 @@ from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.latent_store import LatentStore
 from lorasynth.worlds.pool import Pool, draw_pool
 from lorasynth.worlds.reader_training import ReaderConfig, train_reader
-from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_decoder, train_sharp_vae
+from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_decoder
 from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_domain
 
@@ -62,9 +63,7 @@ def tiny_sharp() -> SharpConfig:
     loop = LoopConfig(steps=2, warmup_steps=1, validate_every=1)
     phase = Phase(crop=32, batch_size=1, loop=loop)
     return SharpConfig(
-        vae=replace(
-            standard.vae, pool_people=8, bf16=False, phases=(phase,), decoder=replace(phase, decoder_only=True)
-        ),
+        vae=replace(standard.vae, pool_people=40, bf16=False, phases=(phase,)),
         reader=replace(standard.reader, people=8, validation_people=2, batch_size=2, bf16=False, loop=loop),
         base=replace(standard.base, batch_size=2, bf16=False, loop=replace(standard.base.loop, steps=2)),
         base_people=8,
@@ -72,15 +71,13 @@ def tiny_sharp() -> SharpConfig:
 
 
 def make_vae(domain: Domain, folder: Path, config: SharpConfig) -> None:
-    """The picture VAE, in ``folder/vae``."""
+    """The picture VAE with its final encoder and an untrained decoder, in ``folder/vae``."""
     if not (folder / "vae" / "config.json").exists():
-        vae = build_sharp_vae(config.vae, domain.picture_size)
-        train_sharp_vae(vae, _pool(domain, folder, config.vae), config.vae, run_dir=folder / "run-vae")
-        vae.save_pretrained(folder / "vae")
+        build_sharp_vae(_pool(domain, folder, config.vae), config.vae).save_pretrained(folder / "vae")
 
 
 def make_decoder(domain: Domain, folder: Path, config: SharpConfig) -> None:
-    """The same VAE with a decoder that was trained longer, in ``folder/vae-final``."""
+    """The same VAE with a trained decoder, in ``folder/vae-final``."""
     from diffusers import AutoencoderKL
 
     if not (folder / "vae-final" / "config.json").exists():
@@ -96,7 +93,11 @@ def make_reader(domain: Domain, folder: Path, config: SharpConfig) -> None:
 
 
 def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
-    """The base pipeline, in ``folder/base``: trained on latents of ``folder/vae``, and saved with the longest trained decoder."""
+    """The base pipeline, in ``folder/base``: trained on latents of ``folder/vae``, saved with ``folder/vae-final``.
+
+    Raises:
+        UsageError: the training is done, and the decoder's is not.
+    """
     from diffusers import AutoencoderKL
 
     device = torch.get_default_device()
@@ -115,11 +116,13 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
         return store.latents(rows), [domain.base_caption(who, how, words) for who, how in pairs]
 
     pipe = build_pipeline(domain.vocabulary, vae, config.base).to(device)
-    base = DrawnBase(pipe=pipe, name=domain.name, picture_size=domain.picture_size, affine_latents=False)
+    base = DrawnBase(pipe=pipe, name=domain.name, picture_size=domain.picture_size)
     train_base(base, batch, config.base, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
-        if (folder / "vae-final" / "config.json").exists():
-            pipe.register_modules(vae=AutoencoderKL.from_pretrained(folder / "vae-final"))
+        final = folder / "vae-final"
+        if not (final / "config.json").exists():
+            raise UsageError(f"{final}: expected a trained decoder, got none; run the stage decoder, then base again")
+        pipe.register_modules(vae=AutoencoderKL.from_pretrained(final))
         save_base(pipe, folder / "base")
 
 

@@ -74,18 +74,12 @@ def sharp_gpu() -> WorldConfig:
     """A world of large pictures on one GPU, in minutes: larger steps, fewer of them. Not tried on a GPU yet."""
     standard = SharpConfig()
     crops, whole = standard.vae.phases
-    decoder, base = standard.vae.decoder, standard.base
-    vae = replace(
-        standard.vae,
-        phases=(
-            replace(crops, batch_size=128, loop=replace(crops.loop, steps=2_000)),
-            replace(whole, batch_size=32, loop=replace(whole.loop, steps=1_000)),
-        ),
-        decoder=replace(decoder, batch_size=32, loop=replace(decoder.loop, steps=1_000)),
+    phases = (
+        replace(crops, batch_size=128, loop=replace(crops.loop, steps=2_000)),
+        replace(whole, batch_size=32, loop=replace(whole.loop, steps=2_000)),
     )
-    reader = replace(
-        standard.reader, batch_size=96, loop=replace(standard.reader.loop, steps=1_500, validate_every=250)
-    )
+    vae, base, loop = replace(standard.vae, phases=phases), standard.base, standard.reader.loop
+    reader = replace(standard.reader, batch_size=96, loop=replace(loop, steps=1_500, validate_every=250))
     base = replace(base, batch_size=256, loop=replace(base.loop, steps=4_000))
     return WorldConfig(sharp=replace(standard, vae=vae, reader=reader, base=base, base_people=100_000))
 

@@ -42,9 +42,6 @@ class Domain:
     prompts: tuple[str, ...]  # what evaluation asks for
     probe: Callable[[], Probe]  # fits one
     picture_size: int = 64  # pixels a side of what its base model draws
-    affine_latents: bool = (
-        True  # whether its picture VAE's encoder is one affine map of patches, see `lorasynth.worlds.vae`
-    )
     details: tuple[str, ...] = ()  # identity factors that draw something small, and nothing at 0
     visible: Features | None = None  # what pictures show of a person; None: every factor
 

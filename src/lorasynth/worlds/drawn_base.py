@@ -21,8 +21,6 @@ class DrawnBase(StableDiffusion):
 
     target_modules: ClassVar[tuple[str, ...]] = TARGET_MODULES
 
-    affine_latents: bool = True  # whether the VAE's encoder is one affine map of patches, see `lorasynth.worlds.vae`
-
     @property
     def family(self) -> str:
         """The world's name: no LoRA of another world fits."""
@@ -30,7 +28,7 @@ class DrawnBase(StableDiffusion):
 
     def encode(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Pictures in [0, 1] -> scaled latents; by the affine map a hundred times faster than by the network that computes it."""
-        return encode_affine(*self._affine_encoder, pictures) if self.affine_latents else super().encode(pictures)
+        return encode_affine(*self._affine_encoder, pictures)
 
     @cached_property
     def _affine_encoder(self) -> tuple[Tensor, Tensor]:

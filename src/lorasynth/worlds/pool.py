@@ -20,6 +20,11 @@ class Pool:
 
     rows: np.ndarray  # (N, 3 or 4, size, size) uint8
 
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return int(self.rows.shape[-1])
+
     def __len__(self) -> int:
         return len(self.rows)
 

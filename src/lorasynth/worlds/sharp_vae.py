@@ -1,7 +1,8 @@
-"""A picture VAE that learns encoder and decoder alike, for pictures whose fine details matter.
+"""A picture VAE for pictures whose fine details matter: what tells people apart counts more, in its code and in its decoder.
 
-The patch-PCA code of `lorasynth.worlds.vae` spends its channels on large areas. This one is trained to keep what tells people
-apart: errors count more in the middle of the picture, and most where glasses, freckles and moles are.
+The encoder is the patch PCA of `lorasynth.worlds.vae`, fitted with weights: patches count by how much of a subject and of its
+details they hold, colour counts more than brightness. It is known in closed form, so a base model can begin at once. The decoder
+is trained on a pool of pictures with the same weights.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,163 +16,140 @@ from torch import Tensor
 
 from lorasynth.training import LoopConfig, config_record, train
 from lorasynth.worlds.pool import Pool
+from lorasynth.worlds.vae import PATCH, affine_encoder, build_vae, encode_affine
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _CENTRE = (0.0, 0.05, 0.60, 0.75)  # of the ellipse where subjects are: x, y, half axes; pictures span [-1, 1]
-_AREA, _AREA_WEIGHT = 8, 3.0  # pixels a side; weight of the squared error of an area's colour
 _LOOP = LoopConfig(
-    steps=5_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
+    steps=8_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One training of the VAE on squares of one size."""
+    """One training of the decoder, on squares of one size."""
 
-    crop: int  # pixels a side
+    crop: int  # pixels a side, a multiple of the patch's
     batch_size: int
-    decoder_only: bool = False
     loop: LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class SharpVAEConfig:
-    """Shape of the VAE, and how it is trained.
+    """How the VAE is made.
 
     Small squares first, for many pictures a second. Whole pictures after that, for group norms see a whole picture when the
-    VAE is used. A base model can begin then, for latents come from the encoder alone; the decoder goes on beside it.
+    VAE is used.
     """
 
-    channels: tuple[int, ...] = (16, 32, 64, 96)
-    latent_channels: int = 16
-    num_groups: int = 8
+    widths: tuple[int, int, int, int] = (16, 32, 96, 96)
     pool_people: int = 16_000
+    pca_people: int = 2_000  # of those
+    chroma: float = 1.5
+    centre_weight: float = 2.0  # of a pixel where subjects are, beside 1 of any
+    detail_weight: float = 8.0  # of a pixel of glasses, freckles, moles
     edge_weight: float = 0.5
-    centre_weight: float = 2.0
-    detail_weight: float = 8.0
-    kl_weight: float = 1e-3
+    area_weight: float = 3.0
+    latent_noise: float = 0.1  # standard deviation, in scaled latents: generated latents are never exact
     bf16: bool = True  # activations; 1.7 times faster on a CPU that multiplies bfloat16
     phases: tuple[Phase, ...] = field(
         default_factory=lambda: (
             Phase(crop=64, batch_size=8, loop=_LOOP),
-            Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=4_000, learning_rate=1e-3)),
-        )
-    )
-    decoder: Phase = field(
-        default_factory=lambda: Phase(
-            crop=128, batch_size=2, decoder_only=True, loop=replace(_LOOP, steps=10_000, learning_rate=1e-3)
+            Phase(crop=128, batch_size=2, loop=replace(_LOOP, learning_rate=1e-3)),
         )
     )
 
 
-def build_sharp_vae(config: SharpVAEConfig, size: int) -> "AutoencoderKL":
-    """An untrained `AutoencoderKL` that halves pictures of ``size`` pixels between its levels."""
-    from diffusers import AutoencoderKL
-
-    levels = len(config.channels)
-    torch.manual_seed(config.phases[0].loop.seed)
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=config.latent_channels, block_out_channels=config.channels,
-        layers_per_block=1, down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        norm_num_groups=config.num_groups, mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False,
-        sample_size=size, scaling_factor=1.0,
-    )  # fmt: skip
-
-
-def train_sharp_vae(vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, *, run_dir: Path | None = None) -> None:
-    """Train the VAE in place on a pool of pictures, phase after phase, then measure its scaling factor.
+def build_sharp_vae(pool: Pool, config: SharpVAEConfig) -> "AutoencoderKL":
+    """An `AutoencoderKL` with its final encoder and an untrained decoder.
 
     Args:
-        vae: of `build_sharp_vae`.
-        pool: the pictures.
-        config: settings; its ``decoder`` is for `train_sharp_decoder`.
-        run_dir: for checkpoints and metrics, a folder a phase; the same folder again resumes.
+        pool: pictures with detail maps.
+        config: settings.
     """
-    for number, phase in enumerate(config.phases):
-        _train_phase(vae, pool, config, phase, run_dir and run_dir / f"phase-{number + 1}")
-    vae.register_to_config(scaling_factor=round(1 / _latent_deviation(vae, pool), 4))
+    rows = torch.arange(min(config.pca_people, len(pool)))
+    zero = torch.zeros_like(rows)
+    pictures, details = pool.batch(rows, zero, zero, pool.size).split([3, 1], dim=1)
+    weights = pixel_weights(details, centre_map(pool.size).expand_as(details), config)
+    torch.manual_seed(config.phases[0].loop.seed)
+    return build_vae(pictures, weights=weights, chroma=config.chroma, widths=config.widths)
 
 
 def train_sharp_decoder(
     vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, *, run_dir: Path | None = None
 ) -> None:
-    """Train the decoder of a trained VAE further, in place; latents stay what they are.
+    """Train the decoder in place, phase after phase; latents stay what they are.
 
     Args:
-        vae: after `train_sharp_vae`.
-        pool: the pictures.
+        vae: of `build_sharp_vae`.
+        pool: pictures with detail maps.
         config: settings.
-        run_dir: for checkpoints and metrics; the same folder again resumes.
+        run_dir: for checkpoints and metrics, a folder a phase; the same folder again resumes.
     """
-    _train_phase(vae, pool, config, config.decoder, run_dir)
+    for number, phase in enumerate(config.phases):
+        _train_phase(vae, pool, config, phase, run_dir and run_dir / f"phase-{number + 1}")
 
 
 def _train_phase(vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, phase: Phase, run_dir: Path | None) -> None:
-    size = pool.rows.shape[-1]
-    centre, room = _centre_map(size), size - phase.crop + 1
+    encoder, centre = affine_encoder(vae), centre_map(pool.size)
+    places = (pool.size - phase.crop) // PATCH + 1
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        # Squares of random pictures, and how much an error counts at each pixel.
+        # Squares of random pictures, cut along patches.
         rows = torch.randint(len(pool), (phase.batch_size,), generator=generator)
-        top, left = torch.randint(room, (2, phase.batch_size), generator=generator).unbind()
+        top, left = PATCH * torch.randint(places, (2, phase.batch_size), generator=generator)
         pictures, details = pool.batch(rows, top, left, phase.crop).split([3, 1], dim=1)
-        near = torch.stack([centre[y : y + phase.crop, x : x + phase.crop] for y, x in zip(top, left, strict=True)])
-        weight = 1 + config.centre_weight * near[:, None] + config.detail_weight * details
-        return vae_loss(vae, pictures, weight, config, generator)
+        corners = zip(top.tolist(), left.tolist(), strict=True)
+        near = torch.stack([centre[y : y + phase.crop, x : x + phase.crop] for y, x in corners])[:, None]
+        # Their latents, not quite exact, and what becomes of them.
+        latents = encode_affine(*encoder, pictures)
+        latents = latents + config.latent_noise * torch.randn(latents.shape, generator=generator)
+        with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            decoded = vae.decoder(latents / vae.config.scaling_factor)
+        return weighted_error(decoded.float(), pictures * 2 - 1, pixel_weights(details, near, config), config)
 
-    vae.requires_grad_(True)
-    vae.encoder.requires_grad_(not phase.decoder_only)
+    vae.decoder.requires_grad_(True)
     record = config_record(config) | config_record(phase)
-    for other in ("phases", "decoder"):
-        record.pop(other)
-    train(vae, loss_of, phase.loop, run_dir=run_dir, config_record=record, label=f"vae, squares of {phase.crop}")
+    record.pop("phases")  # so that later phases may change
+    train(
+        vae.decoder,
+        loss_of,
+        phase.loop,
+        run_dir=run_dir,
+        config_record=record,
+        label=f"decoder, squares of {phase.crop}",
+    )
     vae.requires_grad_(False)
 
 
-def vae_loss(
-    vae: "AutoencoderKL",
+def weighted_error(
+    decoded: Float[Tensor, "B 3 H W"],
     pictures: Float[Tensor, "B 3 H W"],
-    weight: Float[Tensor, "B 1 H W"],
+    weights: Float[Tensor, "B 1 H W"],
     config: SharpVAEConfig,
-    generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """Weighted absolute error of pixels and of their differences, and the KL divergence of the latents from N(0, 1).
+    """Absolute error of pixels and of their differences, and squared error of the mean colour of patches, all weighted.
 
-    The squared error of the mean colour of 8x8 pixels is added: colours of areas are learned late without it, for group norms
-    take means away.
-
-    The divergence is the mean over latents (Kingma & Welling, ICLR 2014, Appendix B), as the error is one over pixels. It keeps
-    noise in the code, which makes the decoder forgive small errors of a generated latent.
+    Differences keep edges sharp. Colours of areas are learned late without a term of their own, for group norms take means away.
     """
-    with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-        moments = vae.encoder(pictures * 2 - 1)
-        mean, logvar = moments.float().chunk(2, dim=1)
-        logvar = logvar.clamp(-30, 20)
-        noise = torch.randn(mean.shape, generator=generator)
-        decoded = vae.decoder(mean + noise * torch.exp(0.5 * logvar))
-    error = decoded.float() - (pictures * 2 - 1)
-    down = (error.diff(dim=2).abs() * weight[:, :, 1:]).mean()
-    across = (error.diff(dim=3).abs() * weight[:, :, :, 1:]).mean()
-    area = (F.avg_pool2d(error, _AREA).square() * F.avg_pool2d(weight, _AREA)).mean()
-    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    sharp = (error.abs() * weight).mean() + config.edge_weight * (down + across)
-    return sharp + _AREA_WEIGHT * area + config.kl_weight * divergence
+    error = decoded - pictures
+    down = (error.diff(dim=2).abs() * weights[:, :, 1:]).mean()
+    across = (error.diff(dim=3).abs() * weights[:, :, :, 1:]).mean()
+    area = (F.avg_pool2d(error, PATCH).square() * F.avg_pool2d(weights, PATCH)).mean()
+    return (error.abs() * weights).mean() + config.edge_weight * (down + across) + config.area_weight * area
 
 
-def _centre_map(size: int) -> Float[Tensor, "size size"]:
+def pixel_weights(
+    details: Float[Tensor, "B 1 H W"], centre: Float[Tensor, "B 1 H W"], config: SharpVAEConfig
+) -> Float[Tensor, "B 1 H W"]:
+    """How much each pixel counts."""
+    return 1 + config.centre_weight * centre + config.detail_weight * details
+
+
+def centre_map(size: int) -> Float[Tensor, "size size"]:
     """1 within the ellipse where subjects are, 0 outside."""
     x, y, half_width, half_height = _CENTRE
     side = (torch.arange(size) + 0.5) / size * 2 - 1
     return ((((side[None, :] - x) / half_width) ** 2 + ((side[:, None] - y) / half_height) ** 2) < 1).float()
-
-
-@torch.no_grad()
-def _latent_deviation(vae: "AutoencoderKL", pool: Pool, count: int = 256) -> float:
-    """Standard deviation of the latents of the pool's first pictures."""
-    size = pool.rows.shape[-1]
-    rows, zero = torch.arange(min(count, len(pool))), torch.zeros(min(count, len(pool)), dtype=torch.long)
-    pictures = pool.batch(rows, zero, zero, size)[:, :3]
-    modes = [vae.encode(chunk * 2 - 1).latent_dist.mode() for chunk in pictures.split(16)]
-    return torch.cat(modes).std().item()

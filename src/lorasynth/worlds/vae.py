@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.errors import UsageError
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
@@ -30,32 +32,63 @@ _OFFSET, _GAIN = (
 )  # where the last SiLU works: silu(z) = z - z·sigmoid(-z), with z = 14 + x / 2, is z to 1e-4 or so
 
 
-def build_vae(pictures: Float[Tensor, "B 3 H W"]) -> "AutoencoderKL":
+def build_vae(
+    pictures: Float[Tensor, "B 3 H W"],
+    *,
+    weights: Float[Tensor, "B 1 H W"] | None = None,
+    chroma: float = 1.0,
+    widths: tuple[int, int, int, int] = _WIDTHS,
+) -> "AutoencoderKL":
     """An `AutoencoderKL` with a patch-PCA encoder fitted to ``pictures`` (in [0, 1]) and an untrained decoder.
 
     The latent of a patch is its principal coefficients, each divided by the square root of its standard deviation: half-way
     between a whitened code (noise as loud as structure) and a plain one (detail drowned). ``scaling_factor`` makes the mean
     variance 1.
+
+    Args:
+        pictures: to fit to.
+        weights: how much each pixel counts; a patch counts as its mean. None: all alike.
+        chroma: how much a difference of colour counts beside one of brightness. At 1 the principal directions are those of
+            RGB; more than 1 keeps the colours of small things.
+        widths: channels of each level, the last two equal.
+
+    Raises:
+        UsageError: the last two widths differ.
     """
     from diffusers import AutoencoderKL
 
+    if widths[2] != widths[3]:
+        raise UsageError(f"expected the last two levels of a patch-PCA VAE to be equally wide, got {widths}")
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=LATENT_CHANNELS, block_out_channels=_WIDTHS, layers_per_block=1,
+        in_channels=3, out_channels=3, latent_channels=LATENT_CHANNELS, block_out_channels=widths, layers_per_block=1,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         norm_num_groups=_GROUPS, mid_block_add_attention=False, use_quant_conv=False, use_post_quant_conv=False,
-        sample_size=64, scaling_factor=1.0,
+        sample_size=pictures.shape[-1], scaling_factor=1.0,
     )  # fmt: skip
     with torch.no_grad():
-        _write_patch_pca(vae, pictures * 2 - 1)
+        weights = torch.ones_like(pictures[:, :1]) if weights is None else weights
+        _write_patch_pca(vae, pictures * 2 - 1, weights, _colours(chroma))
         sample = vae.encode(pictures[:256] * 2 - 1).latent_dist.mode()
     vae.register_to_config(scaling_factor=round(1 / sample.std().item(), 4))
     return vae
 
 
-def _principal(rows: Float[Tensor, "n d"], keep: int) -> tuple[Float[Tensor, "keep d"], Float[Tensor, " keep"]]:
+def _colours(chroma: float) -> Float[Tensor, "3 3"]:
+    """RGB -> brightness and two differences of colour (ITU-R BT.601), these times ``chroma``; at 1 RGB as it is."""
+    if chroma == 1:
+        return torch.eye(3)
+    return torch.tensor([[0.299, 0.587, 0.114], [0.5, -0.419, -0.081], [-0.169, -0.331, 0.5]]) * torch.tensor(
+        [[1.0], [chroma], [chroma]]
+    )
+
+
+def _principal(
+    rows: Float[Tensor, "n d"], keep: int, weights: Float[Tensor, " n"]
+) -> tuple[Float[Tensor, "keep d"], Float[Tensor, " keep"]]:
     """Principal directions (rows) and their standard deviations, largest first; signs by the mean entry."""
-    centred = rows - rows.mean(0)
-    variance, vectors = torch.linalg.eigh((centred.T @ centred / len(rows)).double())
+    centred = rows - weights @ rows / weights.sum()
+    covariance = centred.T @ (centred * weights[:, None]) / weights.sum()
+    variance, vectors = torch.linalg.eigh(covariance.double())
     directions = vectors.flip(1)[:, :keep].T.float()
     directions = directions * torch.where(directions.sum(1, keepdim=True) < 0, -1.0, 1.0)
     return directions, variance.flip(0)[:keep].clamp(min=1e-12).sqrt().float()
@@ -71,11 +104,21 @@ def _gather(directions: Float[Tensor, "keep d"]) -> Float[Tensor, "keep C 3 3"]:
     return F.pad(directions.reshape(keep, d // 4, 2, 2), (0, 1, 0, 1))
 
 
-def _write_patch_pca(vae: "AutoencoderKL", x: Float[Tensor, "B 3 H W"]) -> None:
-    encoder = vae.encoder
+def _write_patch_pca(
+    vae: "AutoencoderKL",
+    pictures: Float[Tensor, "B 3 H W"],
+    weights: Float[Tensor, "B 1 H W"],
+    colours: Float[Tensor, "3 3"],
+) -> None:
+    encoder, widths = vae.encoder, vae.config.block_out_channels
+    x = torch.einsum("cd,bdhw->bchw", colours, pictures)
+
+    def patch_weights(patch: int) -> Float[Tensor, " n"]:
+        return F.avg_pool2d(weights, patch).flatten()
+
     for parameter in encoder.parameters():
         parameter.zero_()
-    _identity(encoder.conv_in.weight, 3)
+    encoder.conv_in.weight[:3, :, 1, 1] = colours
     for i in (1, 2):
         _identity(encoder.down_blocks[i].resnets[0].conv_shortcut.weight, (12, _FINE)[i - 1])
 
@@ -83,15 +126,15 @@ def _write_patch_pca(vae: "AutoencoderKL", x: Float[Tensor, "B 3 H W"]) -> None:
     two = F.pixel_unshuffle(x, 2)
     encoder.down_blocks[0].downsamplers[0].conv.weight[:12, :3] = _gather(torch.eye(12))
     four = F.pixel_unshuffle(two, 2)
-    fine, _ = _principal(_pixels_of(four), _FINE)
+    fine, _ = _principal(_pixels_of(four), _FINE, patch_weights(4))
     encoder.down_blocks[1].downsamplers[0].conv.weight[:_FINE, :12] = _gather(fine)
     eight = F.pixel_unshuffle(torch.einsum("kd,bdhw->bkhw", fine, four), 2)
-    coarse, std = _principal(_pixels_of(eight), LATENT_CHANNELS)
+    coarse, std = _principal(_pixels_of(eight), LATENT_CHANNELS, patch_weights(8))
     coarse = coarse / std.sqrt()[:, None]
 
     # A norm group holds latents, minus their sum (so that its mean is always 0) and anchors (so that its deviation is known).
     last = encoder.down_blocks[2].downsamplers[0].conv
-    per_group, latents = _WIDTHS[-1] // _GROUPS, LATENT_CHANNELS // _GROUPS
+    per_group, latents = widths[-1] // _GROUPS, LATENT_CHANNELS // _GROUPS
     kernel, offset = _gather(coarse), -coarse @ _pixels_of(eight).mean(0)
     anchors = _ANCHOR * torch.tensor([1.0, -1.0]).repeat(_ANCHOR_PAIRS)
     place = torch.cat([torch.arange(latents) + g * per_group for g in range(_GROUPS)])

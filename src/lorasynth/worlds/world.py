@@ -82,8 +82,7 @@ class World:
         except (OSError, ValueError) as error:
             raise ModelError(f"{folder}: expected a StableDiffusionPipeline: {error}") from None
         pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
-        affine = self.domain.affine_latents
-        return DrawnBase(pipe=pipe, name=self.name, picture_size=self.picture_size, affine_latents=affine)
+        return DrawnBase(pipe=pipe, name=self.name, picture_size=self.picture_size)
 
     @cached_property
     def encoder(self) -> ArcFaceNet:

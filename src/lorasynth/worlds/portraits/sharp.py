@@ -9,7 +9,6 @@ DOMAIN = replace(
     PORTRAITS,
     name="portraits128",
     picture_size=128,
-    affine_latents=False,
     photo_words=lambda f: [*photo_words(f), *turned_words(f)],
     vocabulary=tuple(sorted({*VOCABULARY, "looking", "left", "right"})),
     prompts=(*PORTRAITS.prompts, f"a photo of {SUBJECT}, looking left"),
