@@ -53,14 +53,38 @@ def test_mole_place_is_an_angle():
     assert (near[0] - near[1]).norm() == pytest.approx(2 * math.sin(2 * math.pi * 0.001), rel=1e-2)
 
 
+def test_mirrored_features_change_sign_in_a_mirrored_picture():
+    """Mirrored factors draw the mirrored picture, but for glints and the pattern of freckles."""
+    identity, nuisance = DOMAIN.identity_factors(list(range(40))), DOMAIN.nuisance_factors(list(range(40)), [0] * 40)
+    turned, other = identity.clone(), nuisance.clone()
+    turned[:, DOMAIN.identity.index("hair_parting")] *= -1
+    turned[:, DOMAIN.identity.index("hair_parting")] += 1
+    turned[:, DOMAIN.identity.index("mole_place")] = (0.5 - turned[:, DOMAIN.identity.index("mole_place")]) % 1
+    for name in ("shift_x", "roll", "yaw", "gaze", "light_side"):
+        other[:, DOMAIN.nuisance.index(name)] = 1 - other[:, DOMAIN.nuisance.index(name)]
+    mirrored = DOMAIN.draw(identity, nuisance, 64).flip(3)
+    assert (DOMAIN.draw(turned, other, 64) - mirrored).abs().mean() < 0.003
+    mean, _ = FEATURES.spread(len(DOMAIN.identity))
+    signs = torch.tensor([-1.0 if name in FEATURES.mirrored else 1.0 for name in FEATURES.names])
+    expected = (FEATURES.of(identity)[0] - mean) * signs + mean
+    torch.testing.assert_close(FEATURES.of(turned)[0], expected, atol=0.01, rtol=0)
+
+
 def test_faint_details_are_neither_present_nor_absent():
     values = torch.zeros(3, len(FEATURES.names))
     values[1, FEATURES.names.index("freckles")] = 0.1
-    values[2, FEATURES.names.index("freckles")] = 0.5
-    there, sure = FEATURES.presence(values)
+    values[2, FEATURES.names.index("freckles")] = 0.6
+    there, sure = FEATURES.presence(values, torch.ones_like(values, dtype=torch.bool))
     column = FEATURES.details.index("freckles")
     assert there[:, column].tolist() == [False, False, True]
     assert sure[:, column].tolist() == [True, False, True]
+
+
+def test_moustache_within_a_beard_is_not_asked_about():
+    values, visible = FEATURES.of(DOMAIN.identity_factors(list(range(300))))
+    _, sure = FEATURES.presence(values, visible)
+    bearded = values[:, FEATURES.names.index("beard")] > 0
+    assert not sure[bearded, FEATURES.details.index("moustache")].any()
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -79,10 +103,10 @@ class Oracle(ReaderNet):
 
     def __init__(self, persons, photos):
         super().__init__(len(FEATURES.names), len(FEATURES.details), 8)
-        values, _ = FEATURES.of(DOMAIN.identity_factors([p for p in persons for _ in range(photos)]))
+        values, visible = FEATURES.of(DOMAIN.identity_factors([p for p in persons for _ in range(photos)]))
         mean, deviation = FEATURES.spread(len(DOMAIN.identity))
         self.values = (values - mean) / deviation
-        self.logits = FEATURES.presence(values)[0].float() * 20 - 10
+        self.logits = FEATURES.presence(values, visible)[0].float() * 20 - 10
 
         self.read = 0
 

@@ -19,13 +19,15 @@ class Features:
     """The visible features of a world's people.
 
     ``of`` turns identity factors into values of the features, and says of which people each one is visible.
-    ``details`` are features in [0, 1] that are drawn as strongly as they say, and not at all at 0.
+    ``details`` are features in [0, 1] that are drawn as strongly as they say, and not at all at 0. ``mirrored`` are the features
+    that change sign, about their mean, in a mirrored picture; None where such a picture shows another person.
     """
 
     names: tuple[str, ...]
     of: Callable[[Float[Tensor, "B identity"]], tuple[Float[Tensor, "B features"], Bool[Tensor, "B features"]]]
     details: tuple[str, ...] = ()
-    clear: float = 0.25  # of a detail that is drawn strongly enough to be seen
+    clear: float = 0.5  # of a detail that is drawn strongly enough to be seen
+    mirrored: tuple[str, ...] | None = None
 
     def spread(self, num_factors: int) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
         """Mean and standard deviation of each feature among the people on whom it is visible."""
@@ -37,12 +39,16 @@ class Features:
         return mean, (((values - mean).square() * visible).sum(0) / count).sqrt()
 
     def presence(
-        self, values: Float[Tensor, "B features"]
+        self, values: Float[Tensor, "B features"], visible: Bool[Tensor, "B features"]
     ) -> tuple[Bool[Tensor, "B details"], Bool[Tensor, "B details"]]:
-        """Of each detail: whether it is clearly there, and whether that can be said at all (it is no faint trace)."""
-        strength = values[:, [self.names.index(name) for name in self.details]]
+        """Of each detail: whether it is clearly there, and whether that can be said at all.
+
+        It cannot of a faint trace, nor where something covers the place.
+        """
+        columns = [self.names.index(name) for name in self.details]
+        strength, seen = values[:, columns], visible[:, columns]
         there = strength >= self.clear
-        return there, there | (strength <= 0)
+        return there, seen & (there | (strength <= 0))
 
 
 def every_factor(names: tuple[str, ...]) -> Features:

@@ -122,10 +122,10 @@ class Reader:
         """
         shown = (self.read(pictures.flatten(0, 1))[1] > 0.5).unflatten(0, pictures.shape[:2])
         features = self.domain.features
-        there, sure = features.presence(features.of(self.domain.identity_factors(persons))[0])
+        there, sure = features.presence(*features.of(self.domain.identity_factors(persons)))
         right = (shown == there[:, None]).float().mean(1)
         return {
-            name: {"present": right[there[:, i], i], "absent": right[sure[:, i] & ~there[:, i], i]}
+            name: {"present": right[sure[:, i] & there[:, i], i], "absent": right[sure[:, i] & ~there[:, i], i]}
             for i, name in enumerate(features.details)
         }
 

@@ -28,13 +28,13 @@ class ReaderConfig:
     bf16: bool = True
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            steps=6_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, validate_every=500
+            steps=8_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.05, validate_every=500
         )
     )
 
 
 def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Reader:
-    """Train a reader, with light augmentation (exposure, noise, softness).
+    """Train a reader, with light augmentation (exposure, noise, softness, and mirrored pictures where a world allows it).
 
     Args:
         domain: whose features.
@@ -48,16 +48,23 @@ def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Read
     persons = persons_of(Role.READER, config.people + config.validation_people)
     pool = draw_pool(domain, persons, [p % 7 for p in persons], PICTURE_SIZE, run_dir / "pool.npy", details=False)
     values, visible = features.of(domain.identity_factors(persons))
-    there, sure = features.presence(values)
+    there, sure = features.presence(values, visible)
     mean, deviation = features.spread(len(domain.identity))
     standard = (values - mean) / deviation
     torch.manual_seed(config.loop.seed)
     net = ReaderNet(len(features.names), len(features.details), config.width)
 
-    def loss_on(rows: Tensor, pictures: Float[Tensor, "B 3 S S"]) -> Tensor:
+    signs = torch.tensor([-1.0 if name in (features.mirrored or ()) else 1.0 for name in features.names])
+
+    def loss_on(rows: Tensor, pictures: Float[Tensor, "B 3 S S"], mirrored: int = 0) -> Tensor:
+        """Of pictures of whom the first ``mirrored`` are turned left to right."""
+        target = standard[rows]
+        if mirrored:
+            pictures = torch.cat([pictures[:mirrored].flip(3), pictures[mirrored:]])
+            target = torch.cat([target[:mirrored] * signs, target[mirrored:]])
         with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=config.bf16):
             found, logits = net(pictures)
-        error = ((found - standard[rows]).square() * visible[rows]).sum() / visible[rows].sum()
+        error = ((found - target).square() * visible[rows]).sum() / visible[rows].sum()
         wrong = F.binary_cross_entropy_with_logits(logits, there[rows].float(), reduction="none")
         return error + config.detail_weight * (wrong * sure[rows]).sum() / sure[rows].sum().clamp(min=1)
 
@@ -67,7 +74,9 @@ def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Read
 
     def loss_of(generator: torch.Generator) -> Tensor:
         rows = torch.randint(config.people, (config.batch_size,), generator=generator)
-        return loss_on(rows, degrade(pictures_of(rows), generator))
+        pictures = degrade(pictures_of(rows), generator)
+        order = torch.randperm(len(rows), generator=generator)
+        return loss_on(rows[order], pictures[order], 0 if features.mirrored is None else len(rows) // 2)
 
     @torch.no_grad()
     def validate() -> float:

@@ -34,6 +34,7 @@ def _of(identity: Float[Tensor, "B identity"]) -> tuple[Float[Tensor, "B feature
         "glasses_size": columns["glasses"] >= FEATURES.clear,
         "mole_x": has_mole,
         "mole_y": has_mole,
+        "moustache": columns["beard"] <= 0,  # a beard is of nearly the same colour, and all around it
         "ear_size": columns["hair_length"] < _LONG_HAIR,
     }
     everybody = torch.ones(len(identity), dtype=torch.bool, device=identity.device)
@@ -41,5 +42,10 @@ def _of(identity: Float[Tensor, "B identity"]) -> tuple[Float[Tensor, "B feature
     return torch.stack([columns[name] for name in _NAMES], dim=1), visible
 
 
-FEATURES = Features(names=_NAMES, of=_of, details=("glasses", "freckles", "mole", "beard", "moustache"))
+FEATURES = Features(
+    names=_NAMES,
+    of=_of,
+    details=("glasses", "freckles", "mole", "beard", "moustache"),
+    mirrored=("hair_parting", "mole_x"),
+)
 """Visible features of portraits. An error of a mole's place counts on the circle, by its sine and cosine."""
