@@ -11,6 +11,7 @@ from torch import Tensor
 from lorasynth.lora.faults import Fault, FaultyFileError, refuse
 from lorasynth.lora.formats.scaling import check_alpha, largest_of
 
+_AGAIN = "save it again, with the program that made it"
 _ALLOWED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DOWN_UP = {"down": "lora_A", "up": "lora_B"}
 _STYLES: dict[str, re.Pattern[str]] = {
@@ -172,7 +173,7 @@ def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[F
         except FaultyFileError as error:
             faults.append(error.fault)
     if double := [key for key, tensor in tensors.items() if tensor.dtype == torch.float64]:
-        got, fix = f"F64 in {len(double)} tensors, read as F32", "save it as F16"
+        got, fix = f"F64 in {len(double)} tensors, read as F32", "none is needed: programs compute in F32 or less"
         faults.append(
             Fault(code="double", key=double[0], expected="F16, BF16 or F32", actual=got, fix=fix, fatal=False)
         )
@@ -205,26 +206,34 @@ def _parse(key: str) -> tuple[str, str, str]:
 def _check_values(key: str, tensor: Tensor, part: str) -> None:
     if part == "alpha":
         if tensor.numel() != 1 or tensor.dtype == torch.bool:
-            raise refuse("alpha", key, "one number", f"{tuple(tensor.shape)} {tensor.dtype}", "write the file again")
+            raise refuse("alpha", key, "one number", f"{tuple(tensor.shape)} {tensor.dtype}", _AGAIN)
         return
     if 0 in tensor.shape:
         raise refuse(
             "zero-size", key, "no dimension of size 0", f"{tuple(tensor.shape)}", "the file is empty of weights"
         )
     if tensor.dtype not in _ALLOWED:
-        raise refuse("dtype", key, "F16, BF16 or F32", f"{tensor.dtype}", "save it as F16")
+        raise refuse(
+            "dtype", key, "F16, BF16 or F32", f"{tensor.dtype}", "get it in one of these from where it was made"
+        )
     if tensor.dim() == 4 and _LINEAR.search(key):
         fix = "is it for another model?"
         raise refuse("convolution", key, "2 dimensions, a linear layer's", f"{tuple(tensor.shape)}", fix)
     if tensor.dim() not in (2, 4):
         what = "2 dimensions, or a convolution's 4"
-        raise refuse("dimensions", key, what, f"{tuple(tensor.shape)}", "write the file again")
+        raise refuse("dimensions", key, what, f"{tuple(tensor.shape)}", _AGAIN)
     largest = largest_of(tensor)
     if not math.isfinite(largest):
         bad = ~torch.isfinite(tensor)
         where = tuple(bad.nonzero()[0].tolist())
         got = f"{int(bad.sum())} NaN or infinite, the first at {where}"
-        raise refuse("not-finite", key, "finite numbers", got, "the training diverged; do not use this file")
+        raise refuse(
+            "not-finite",
+            key,
+            "finite numbers",
+            got,
+            "do not use this file: its training, or a conversion to float16, went wrong",
+        )
     if largest > torch.finfo(torch.float32).max:
         raise refuse("too-large", key, "numbers that fit F32", f"{largest:.3g}", "check the training")
 
@@ -235,17 +244,23 @@ def _check_module(name: str, half: Halves) -> None:
         there = half.lora_A or half.lora_B or half.alpha
         missing = "lora_A (lora_down)" if half.lora_A is None else "lora_B (lora_up)"
         got = f"no {missing} beside {there[0] if there else name}"
-        raise refuse("missing-half", name, "both lora_A and lora_B", got, "the file is incomplete; get it again")
+        raise refuse(
+            "missing-half",
+            name,
+            "both lora_A and lora_B",
+            got,
+            "compare its names with those of the file that it was made from",
+        )
     (key_A, A), (key_B, B) = half.lora_A, half.lora_B
     if A.dim() not in (2, 4) or B.dim() not in (2, 4):
         return  # said already
     if A.dim() != B.dim() or B.shape[2:].numel() > 1:
         what = "(out, rank) beside (rank, in), or a convolution's (out, rank, 1, 1) beside (rank, in, height, width)"
         got = f"{tuple(B.shape)} beside {tuple(A.shape)}"
-        raise refuse("dimensions", key_B, what, got, "write the file again")
+        raise refuse("dimensions", key_B, what, got, _AGAIN)
     shapes = f"{tuple(A.shape)} and {tuple(B.shape)}"
     if A.shape[0] != B.shape[1]:
         what = f"lora_A (rank, in) and lora_B (out, rank) of one rank, as {key_B} has it"
-        raise refuse("rank", key_A, what, f"ranks {A.shape[0]} and {B.shape[1]} in {shapes}", "write the file again")
+        raise refuse("rank", key_A, what, f"ranks {A.shape[0]} and {B.shape[1]} in {shapes}", _AGAIN)
     if half.alpha is not None and half.alpha[1].numel() == 1:
         check_alpha(half.alpha[0], float(half.alpha[1].item()), max(len(A), 1))

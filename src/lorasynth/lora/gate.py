@@ -172,8 +172,10 @@ def _examine(
     try:
         tensors, seen["metadata"], extra = get()
         _check_base(seen["metadata"])
+        others, left_out = without_text_encoders(tensors)  # which refuses a file of nothing else, whatever is asked for
         if unet_only:
-            tensors, seen["faults"] = without_text_encoders(tensors)
+            tensors, seen["faults"] = others, left_out
+        del others
         tensors, extra, converted = as_plain(tensors, extra)
         seen["faults"] = [*seen["faults"], *converted]
         if CONFIG_KEY in extra:
@@ -287,4 +289,10 @@ def _check_base(metadata: dict[str, str]) -> None:
     """The name of the base goes into messages and layouts."""
     base = metadata.get("lorasynth.base", "")
     if not base.isprintable() or len(base) > 200:
-        raise refuse("bad-metadata", "lorasynth.base", "a name of at most 200 characters", base, "write the file again")
+        raise refuse(
+            "bad-metadata",
+            "lorasynth.base",
+            "a name of at most 200 characters",
+            base,
+            "save it again, with the program that made it",
+        )

@@ -163,7 +163,9 @@ def _check_entry(key: str, entry: Any) -> None:
         raise refuse("bad-entry", key, "dtype, shape and data_offsets", got or "nothing", _BY_LIBRARY)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refuse("dtype", key, "dtype F16, BF16 or F32", f"{dtype}", "save it as F16")
+        raise refuse(
+            "dtype", key, "dtype F16, BF16 or F32", f"{dtype}", "get it in one of these from where it was made"
+        )
     if not isinstance(shape, list) or len(shape) > 8 or not all(map(_is_count, shape)):
         raise refuse("bad-shape", f"{key} shape", "up to 8 whole numbers", f"{shape}", _BY_LIBRARY)
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):

@@ -48,15 +48,15 @@ def pair(tensors: Mapping[str, Tensor]) -> Pairs:
     for key, tensor in tensors.items():
         found = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key)
         if not found:
-            raise refuse("unknown-key", key, "lora_A or lora_B of a module", "another tensor", "remove it")
+            raise refuse("unknown-key", key, "lora_A or lora_B of a module", "another tensor", _AGAIN)
         name, which = found.groups()
         if which in halves.setdefault(name, {}):
-            raise refuse("duplicate-module", key, "each module once", "it again under another name", "remove one")
+            raise refuse("duplicate-module", key, "each module once", "it again under another name", _AGAIN)
         halves[name][which] = tensor
     for name, half in halves.items():
         if missing := {"A", "B"} - half.keys():
             key = f"{name}.lora_{missing.pop()}.weight"
-            raise refuse("missing-half", key, "both lora_A and lora_B", "one of the two", "get the whole file")
+            raise refuse("missing-half", key, "both lora_A and lora_B", "one of the two", _AGAIN)
     return {name: (half["A"], half["B"]) for name, half in halves.items()}
 
 
