@@ -63,20 +63,22 @@ def test_sdxl_without_forced_zeros_leads_away_from_the_empty_caption():
     torch.testing.assert_close(base.decode(ours), theirs, rtol=0, atol=2e-4)
 
 
-def test_rendered_picture_of_a_lora_is_the_pipelines_with_it(base):
+def test_picture_of_a_bank_is_the_pipelines_with_the_loras_file(base, tmp_path):
+    """What a user does: plain diffusers loads the file, and draws."""
     layout = base.layout(2)
     vectors = torch.stack([LoRA.random(layout, seed=seed, std=0.1).vector for seed in range(3)])
     ours = render(base, PROMPTS, layout, vectors, seed=5, guidance_scale=2.0, num_inference_steps=3, chunk=2)
     noise = torch.randn(2, *base.latent_shape, generator=torch.Generator().manual_seed(5))
     plain = pipeline_pictures(base, noise, 2.0, 3)
-    for vector, pictures in zip(vectors, ours, strict=True):
-        LoRA(layout, vector).attach(base.denoiser, "me")
+    for n in (0, 2):
+        file = LoRA(layout, vectors[n]).save(tmp_path / f"{n}.safetensors", "diffusers")
+        base.pipe.load_lora_weights(tmp_path, weight_name=file.name)
         try:
             theirs = pipeline_pictures(base, noise, 2.0, 3)
         finally:
-            LoRA.detach(base.denoiser, "me")
-        torch.testing.assert_close(pictures, theirs, rtol=0, atol=5e-4)
-        assert (pictures - plain).abs().max() > 5e-3
+            base.pipe.unload_lora_weights()
+        torch.testing.assert_close(ours[n], theirs, rtol=0, atol=5e-4)
+        assert (ours[n] - plain).abs().max() > 5e-3
 
 
 def test_latents_are_the_vaes_shifted_and_scaled(base):

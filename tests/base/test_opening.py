@@ -7,11 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 from lorasynth.base import sample
-from lorasynth.base.opening import FAMILIES, open_pipeline
+from lorasynth.base.opening import FAMILIES, PRECISIONS, open_pipeline
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.opening import open_base
 
 from ..tiny_pipelines import SIZE, pipeline
+from .ldm import checkpoint
 
 
 @pytest.fixture
@@ -138,6 +139,24 @@ def test_checkpoint_without_its_configuration_says_so(tmp_path):
         ModelError, match=r"takes a checkpoint's configuration and tokenizers from the hub \(family v1\)"
     ):
         open_base(str(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpoint_opens_as_the_pipeline_that_it_was_written_of(bases, folder, tmp_path, monkeypatch, precision):
+    """The one thing that is not the file's, its configuration, lies where the hub's would be."""
+    from diffusers.loaders import single_file_utils
+
+    config = {"pretrained_model_name_or_path": str(folder("sd15"))}
+    monkeypatch.setitem(single_file_utils.DIFFUSERS_DEFAULT_PIPELINE_PATHS, "v1", config)
+    base = bases("sd15")
+    save_file(checkpoint(base.pipe), tmp_path / "model.safetensors")
+    opened = open_base(str(tmp_path / "model.safetensors"), precision=precision)
+    assert opened.family == "sd15"
+    assert (opened.pipe.vae.dtype, opened.pipe.unet.dtype) == (torch.float32, PRECISIONS[precision])
+    noise = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (sample(b, noise, b.prompts(["a photo"]), num_inference_steps=2) for b in (opened, base))
+    tolerance = 1e-6 if precision == "fp32" else 0.1
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
 
 
 def test_families_are_diffusers_pipelines():

@@ -83,13 +83,11 @@ def _from_folder_or_hub(name: str, precision: str) -> Any:
     index = _index(name)
     pipeline = _known(index.get("_class_name"), name)
     diffusers.utils.logging.disable_progress_bar()
-    # Parts that a pipeline is without, as Stable Diffusion 3 may be without T5. NOTE: a safety checker has no part in training.
-    without: dict[str, None] = {part: None for part, of in index.items() if of == [None, None]}
-    if pipeline == "StableDiffusionPipeline":
-        without["safety_checker"] = None
+    # Parts that a pipeline is without, as Stable Diffusion 3 may be without T5.
+    without = {part: None for part, of in index.items() if of == [None, None]} | _without(pipeline)
     try:
         return getattr(diffusers, pipeline).from_pretrained(
-            name, dtype=_dtypes(precision), use_safetensors=True, **without
+            name, dtype={"vae": torch.float32, "default": PRECISIONS[precision]}, use_safetensors=True, **without
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ModelError(f"{name}: cannot be opened as a pipeline ({_first_line(error)}); check its files") from None
@@ -130,12 +128,19 @@ def _from_file(path: Path, precision: str) -> Any:
     ):
         raise ModelError(f"{path}: expected a checkpoint of {sorted(_SINGLE_FILES)}, got another; choose another base")
     try:
-        return getattr(diffusers, _SINGLE_FILES[kind]).from_single_file(str(path), dtype=_dtypes(precision))
+        pipeline = _SINGLE_FILES[kind]
+        load = getattr(diffusers, pipeline).from_single_file
+        pipe = load(str(path), dtype=torch.float32, **_without(pipeline))
     except (OSError, ValueError, HfHubHTTPError, SingleFileComponentError) as error:
         raise ModelError(
             f"{path}: cannot be opened ({_first_line(error)}); diffusers takes a checkpoint's configuration and tokenizers from "
             f"the hub (family {kind}), so be online the first time"
         ) from None
+    # NOTE: a single file is loaded in one precision, so in float32 first: the VAE keeps all of its digits.
+    for part, network in pipe.components.items():
+        if part != "vae" and isinstance(network, torch.nn.Module):
+            network.to(PRECISIONS[precision])
+    return pipe
 
 
 def _is_file(name: str) -> bool:
@@ -151,8 +156,9 @@ def _is_file(name: str) -> bool:
     return True
 
 
-def _dtypes(precision: str) -> dict[str, torch.dtype]:
-    return {"vae": torch.float32, "default": PRECISIONS[precision]}
+def _without(pipeline: str) -> dict[str, None]:
+    """What is not wanted of a pipeline: Stable Diffusion's safety checker, which has no part in training."""
+    return {"safety_checker": None} if pipeline == "StableDiffusionPipeline" else {}
 
 
 def _first_line(error: Exception) -> str:
