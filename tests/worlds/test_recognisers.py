@@ -12,7 +12,8 @@ from lorasynth.worlds.recogniser_training import (
     verification,
 )
 from lorasynth.worlds.subjects import Role, persons_of
-from lorasynth.worlds.world import get_world
+from lorasynth.worlds.twins import twin_of, with_twins
+from lorasynth.worlds.world import WORLDS, get_domain, get_world
 
 
 @pytest.mark.integration
@@ -46,3 +47,40 @@ def test_training_runs_on_drawn_pictures(loss):
     net = train_recogniser(DOMAIN.photos, persons_of(Role.ENCODER, 16), config, report=lines.append)
     assert lines
     assert net(DOMAIN.photos([0], [0], 96)).norm(dim=1).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_twins_differ_from_each_other_in_one_detail():
+    persons = list(range(60))
+    drawn = with_twins(DOMAIN)
+    pictures, twins = drawn(persons, [0] * 60, 64), drawn([twin_of(p) for p in persons], [0] * 60, 64)
+    assert torch.equal(pictures, DOMAIN.photos(persons, [0] * 60, 64))
+    assert [twin_of(twin_of(p)) for p in persons] == persons
+    changed = ((pictures - twins).abs().amax(1) > 0.02).float().mean((1, 2))
+    assert (changed > 0).float().mean() > 0.85  # hair covers a few
+    assert changed.max() < 0.15
+
+
+@pytest.mark.parametrize("world", [name for name in WORLDS if get_domain(name).details])
+def test_details_are_identity_factors_that_draw_nothing_at_zero(world):
+    domain = get_domain(world)
+    identity, nuisance = domain.identity_factors(list(range(50))), domain.nuisance_factors(list(range(50)), [0] * 50)
+    for name in domain.details:
+        column = domain.identity.index(name)
+        none, little = identity.clone(), identity.clone()
+        none[:, column], little[:, column] = 0.0, 0.1
+        assert torch.equal(domain.draw(none, nuisance, 48), domain.draw(little, nuisance, 48))
+
+
+def test_half_of_a_batch_are_twins_once_they_are_due():
+    seen = []
+
+    def draw(persons, photos, size):
+        seen.append(persons)
+        return DOMAIN.photos([max(p, ~p) for p in persons], photos, size)
+
+    config = RecogniserConfig(loss="contrastive", steps=2, batch_size=8, twins_after=0.5)
+    train_recogniser(draw, persons_of(Role.RECOGNISER, 16), config, report=lambda _: None)
+    assert min(seen[0]) >= 0
+    assert seen[1][1::2] == [twin_of(p) for p in seen[1][::2]]
+    assert seen[1][:4] == seen[1][4:]  # rows i and i + B/2 show one person, or one twin
+    assert len(set(seen[1])) == 4

@@ -17,6 +17,7 @@ from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.recogniser_training import RecogniserConfig, train_recogniser
 from lorasynth.worlds.subjects import Role, everybody, persons_of
+from lorasynth.worlds.twins import with_twins
 from lorasynth.worlds.vae import build_vae
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
 
@@ -67,7 +68,8 @@ def tiny() -> WorldConfig:
 
 def sharp() -> WorldConfig:
     """A world of large pictures."""
-    return WorldConfig(sharp=SharpConfig())
+    recogniser = replace(WorldConfig().recogniser, steps=3_000, twins_after=0.4)
+    return WorldConfig(sharp=SharpConfig(), recogniser=recogniser)
 
 
 def sharp_gpu() -> WorldConfig:
@@ -86,7 +88,8 @@ def sharp_gpu() -> WorldConfig:
 
 def sharp_tiny() -> WorldConfig:
     """The same, every stage for a few steps."""
-    return replace(tiny(), sharp=tiny_sharp())
+    config = tiny()
+    return replace(config, sharp=tiny_sharp(), recogniser=replace(config.recogniser, twins_after=0.0))
 
 
 def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: list[str]) -> None:
@@ -105,7 +108,7 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
         ("recogniser", Role.RECOGNISER, config.recogniser_people, config.recogniser),
     ):
         if not (folder / f"{name}.safetensors").exists():
-            net = train_recogniser(domain.photos, persons_of(role, people), training)
+            net = train_recogniser(with_twins(domain), persons_of(role, people), training)
             state = net.state_dict()
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
     if config.sharp:

@@ -30,6 +30,7 @@ class RecogniserConfig:
     margin: float = 0.35
     scale: float = 32.0
     temperature: float = 0.07
+    twins_after: float = 1.0  # part of a contrastive training from which on half of a batch are the other half's twins
     seed: int = 0
 
 
@@ -76,7 +77,7 @@ def train_recogniser(
     """Train one recogniser on pictures drawn as it goes.
 
     Args:
-        draw_photos: (persons, photos, size) -> pictures in [0, 1].
+        draw_photos: (persons, photos, size) -> pictures in [0, 1]; that of `with_twins` where the training has twins.
         persons: the people to learn from.
         config: loss and settings.
         net: what to train, its embeddings of 512 numbers for the ArcFace loss; by default the loss decides.
@@ -100,12 +101,12 @@ def train_recogniser(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
         g = step_generator(config.seed, step)
-        if config.loss == "arcface":
-            label = torch.randint(len(persons), (config.batch_size,), generator=g)
-        else:
-            label = torch.randperm(len(persons), generator=g)[: config.batch_size // 2].repeat(2)
+        label = _labels(len(persons), config, g)
+        who = people[label]
+        if config.loss == "contrastive" and progress >= config.twins_after:
+            who[1::2] = ~who[::2]
         photo = torch.randint(config.photos_per_person, (len(label),), generator=g)
-        seen = see(draw_photos(people[label].tolist(), photo.tolist(), size), g)
+        seen = see(draw_photos(who.tolist(), photo.tolist(), size), g)
         if config.loss == "arcface":
             cosine = net(seen) @ F.normalize(centres, dim=1).T
             margin = config.margin * min(1.0, progress / 0.3)
@@ -118,6 +119,13 @@ def train_recogniser(
         if step % 200 == 0:
             report(f"{config.loss} step {step} of {config.steps} loss {loss.item():.3f}")
     return net.eval()
+
+
+def _labels(people: int, config: RecogniserConfig, generator: torch.Generator) -> Int[Tensor, " B"]:
+    """Rows of people whose photos make a batch: any for the ArcFace loss, different ones twice for the contrastive loss."""
+    if config.loss == "arcface":
+        return torch.randint(people, (config.batch_size,), generator=generator)
+    return torch.randperm(people, generator=generator)[: config.batch_size // 2].repeat(2)
 
 
 @torch.no_grad()
