@@ -242,6 +242,8 @@ CONTENT = [
     Row(69, "dora", "kind", "dora_scale", ["DoRA"], with_key(f"{KOHYA_Q}.dora_scale")),
     Row(69, "loha", "kind", "hada_w1_a", ["LoHa of hada_w1_a alone"], with_key(f"{KOHYA_Q}.hada_w1_a")),
     Row(69, "loha-beside-a-lora", "duplicate-module", KOHYA_Q, ["a LoHa of it too"], lambda _: save(kohya() | loha(KOHYA_Q))),
+    Row(69, "loha-part-twice", "duplicate-module", "hada_w1_a.weight", ["each part once", "hada_w1_a too"],
+        lambda _: save(loha(KOHYA_Q) | {f"{KOHYA_Q}.hada_w1_a.weight": numbers(6, 2)})),
     Row(69, "loha-of-two-sizes", "dimensions", KOHYA_Q, ["fit each other", "hada_w2_b (3, 8)"],
         lambda _: save(loha(KOHYA_Q) | {f"{KOHYA_Q}.hada_w2_b": numbers(3, 8)})),
     Row(69, "loha-too-large", "too-large", KOHYA_Q, ["134217728 numbers", "20000 -> 20000"],
@@ -260,6 +262,8 @@ CONTENT = [
     Row(69, "bias", "kind", "lora_B.bias", ["a bias"], save(new_style() | {f"unet.{Q}.lora_B.bias": numbers(6)})),
     Row(69, "metadata-dora", "kind", f"{METADATA} use_dora", ["a plain LoRA", "True", "through PEFT"], adapter(use_dora=True)),
     Row(69, "peft-loha", "kind", f"{CONFIG} peft_type", ["LORA", "LOHA"], peft({"peft_type": "LOHA"})),
+    *(Row(69, f"peft-{field}", "kind", f"{CONFIG} {field}", ["a plain LoRA", f"{value}", "through PEFT"], peft({field: value}))
+      for field, value in (("alora_invocation_tokens", [1]), ("target_parameters", ["x"]), ("trainable_token_indices", [7]))),
     Row(69, "peft-bias", "kind", f"{CONFIG} bias", ["none", "all"], peft({"bias": "all"})),
     *(Row(0, f"peft-{start}", "kind", f"{CONFIG} init_lora_weights", ["as it was", repr(start), "first factors"],
           peft({"init_lora_weights": start})) for start in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga")),

@@ -66,7 +66,7 @@ def as_plain(
         alpha = rest.pop(f"{name}.alpha", None)
         A, B, size, lost = _converted(kind, parts, shape, scale_by(name, kind, shape, alpha))
         size2, lost2 = size2 + size, lost2 + lost
-        down, up = ("lora_A", "lora_B") if CONFIG_KEY in extra else ("lora_down", "lora_up")
+        down, up = ("lora_A", "lora_B") if extra.get(CONFIG_KEY) else ("lora_down", "lora_up")
         keys = f"{name}.{down}.weight", f"{name}.{up}.weight"
         if taken := rest.keys() & {*keys}:
             raise refuse("duplicate-module", min(taken), "each module once", f"a {kind} of it too", _APPLY)
@@ -82,11 +82,18 @@ _APPLY = "apply it with the program that made it"
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[str, Tensor]]]:
-    """The file's name of a module -> part -> key and tensor."""
+    """The file's name of a module -> part -> key and tensor.
+
+    Raises:
+        FaultyFileError: a part is there twice.
+    """
     modules: dict[str, dict[str, tuple[str, Tensor]]] = {}
     for key, tensor in tensors.items():
         if found := _PART.fullmatch(key):
-            modules.setdefault(found["name"], {})[found["part"]] = key, tensor
+            parts = modules.setdefault(found["name"], {})
+            if found["part"] in parts:
+                raise refuse("duplicate-module", key, "each part once", f"{parts[found['part']][0]} too", _APPLY)
+            parts[found["part"]] = key, tensor
     return modules
 
 
@@ -186,7 +193,7 @@ class _Scales:
 
     def __init__(self, extra: Mapping[str, str]):
         self.extra, self.config = dict(extra), None
-        if CONFIG_KEY in extra:
+        if extra.get(CONFIG_KEY):
             try:
                 self.config = json.loads(extra[CONFIG_KEY])
             except (ValueError, RecursionError) as error:

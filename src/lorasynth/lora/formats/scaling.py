@@ -157,7 +157,8 @@ def require_plain(config: Mapping[str, Any], where: str) -> None:
     """
     for field in (
         "use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "megatron_config", "use_qalora", "use_bdlora",
-        "kasa_config", "arrow_config", "layer_replication",
+        "kasa_config", "arrow_config", "layer_replication", "monteclora_config", "target_parameters", "trainable_token_indices",
+        "alora_invocation_tokens",
     ):  # fmt: skip
         if config.get(field):
             raise refuse("kind", f"{where} {field}", "a plain LoRA", f"{config[field]}", _USE_PEFT)
