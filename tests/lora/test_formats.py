@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lorasynth.errors import LayoutError, OutputExistsError, UsageError
 from lorasynth.lora import presets
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
+from lorasynth.lora.formats.kohya import to_state_dict
 from lorasynth.lora.gate import inspect_file
 from lorasynth.lora.layout import Layout, Module
 
@@ -243,6 +245,15 @@ def test_a_new_files_header_says_what_still_holds(tmp_path, layout):
     again = LoRA.load(lora.save(tmp_path / "y.safetensors", "diffusers")).metadata
     assert not old.keys() & again.keys()
     assert again["ss_tag_frequency"] == held["ss_tag_frequency"]
+
+
+def test_what_a_header_says_of_the_base_is_kept_until_it_is_denied(tmp_path):
+    layout = Layout.from_dict({"base": "", "modules": [["conv_in", 4, 3, 1, 1, 1]]})
+    said = {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"}
+    for base, kept in (("", said), ("sd15", said), ("sdxl", {"ss_base_model_version": "sdxl_base_v1-0"})):
+        lora = LoRA(replace(layout, base=base), torch.ones(7), said)
+        found = lora.header() | to_state_dict(lora, torch.float32)[1]
+        assert {key: value for key, value in found.items() if key in said} == kept
 
 
 def test_alpha_is_float32_whatever_the_weights_are(tmp_path):

@@ -19,12 +19,14 @@ def still_true(metadata: Mapping[str, str], base: str) -> dict[str, str]:
 
     Args:
         metadata: of the file that it was read from.
-        base: the base model that the new file is for; statements of another are left out.
+        base: the base model that the new file is for, "" if unknown; statements of another are left out.
     """
     return {
         key: value
         for key, value in metadata.items()
-        if key.startswith(_KEPT) and not _OF_THE_OLD_FILE.fullmatch(key) and stated_base({key: value})[1] in ("", base)
+        if key.startswith(_KEPT)
+        and not _OF_THE_OLD_FILE.fullmatch(key)
+        and (not base or stated_base({key: value})[1] in ("", base))
     }
 
 
