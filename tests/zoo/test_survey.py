@@ -120,6 +120,15 @@ def test_the_command_says_it_before_it_begins(tmp_path):
     assert len(Zoo.open(tmp_path / "zoo")) == 2
 
 
+def test_a_folder_of_pickles_alone_is_refused_by_naming_one(tmp_path):
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "anna.pt").write_bytes(b"x")
+    command = ["zoo", "import", str(tmp_path / "loras"), "--out", str(tmp_path / "zoo"), "--licence", "x"]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, ZooError)
+    assert "anna.pt: expected a .safetensors file, got a pickle" in str(result.exception)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """The recipe with a few steps."""

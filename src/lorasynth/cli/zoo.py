@@ -1,5 +1,6 @@
 """Verbs for who makes a zoo: build, import, info."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ from lorasynth.cli.common import (
 
 if TYPE_CHECKING:
     from lorasynth.lora.layout import Layout
+    from lorasynth.zoo.finding import PassedOver
+    from lorasynth.zoo.survey import Survey
 
 AUTO = "auto"
 
@@ -211,13 +214,11 @@ def zoo_import(
     check_folder(out)
     setup(device)
     from lorasynth.encoders import describe, open_encoder
-    from lorasynth.errors import UsageError, ZooError
+    from lorasynth.errors import UsageError
     from lorasynth.zoo import w2w as release
     from lorasynth.zoo.candidates import candidates_of
-    from lorasynth.zoo.finding import PassedOver
     from lorasynth.zoo.importer import KINDS, REPORT_NAME, import_zoo
     from lorasynth.zoo.pairs import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
-    from lorasynth.zoo.survey import Survey, of_rank, survey
 
     others: list[PassedOver] = []
     seen: Survey | None = None
@@ -238,21 +239,14 @@ def zoo_import(
         others = passed_over(paths, [*used, *([table] if table else [])])
         for names in look_alikes(entry.person for entry in entries):
             say(f"are taken for different people, and look alike: {', '.join(names)}")
-        asked, at_rank = _asked(layout, rank, out, force_base)
-        try:
-            seen = survey([entry.lora for entry in entries], asked, at_rank, base=force_base)
-            chosen = seen.layout
-        except ZooError as error:
-            if asked is None or at_rank is None or dry_run:
-                raise
-            say(str(error))  # nothing is left to choose: the report will say so of each
-            chosen = of_rank(asked, at_rank)
-        for line in seen.lines() if seen is not None else ():
-            say(line)
-        if dry_run:
-            emit({"zoo": str(out), "survey": seen.to_dict() if seen is not None else None}, json)
-            return
+        chosen, seen = _chosen(
+            [entry.lora for entry in entries], others, _asked(layout, rank, out, force_base), force_base
+        )
         candidates = candidates_of(entries, chosen, opened, unet_only=unet_only, base=force_base)
+    looked = None if seen is None else seen.to_dict()
+    if dry_run:
+        emit({"zoo": str(out), "layout": chosen.hash, "candidates": len(candidates), "survey": looked}, json)
+        return
     record_of_encoder = None if opened is None else opened.record
     few = len({candidate.person for candidate in candidates})
     parts = _parts(out, few, validation, held_out)
@@ -272,11 +266,33 @@ def zoo_import(
         **{kind: sum(o.outcome == kind for o in outcomes) for kind in KINDS},
         "largest_relative_error": max((o.relative_error for o in outcomes), default=0.0),
         "lost_by_modules": sum(o.left_out for o in taken) / max(len(taken), 1),
-        "survey": None if seen is None else seen.to_dict(),
+        "survey": looked, "refused_by_code": dict(Counter(r["code"] for r in refused).most_common()),
         "first_refused": refused[:10], "warned": len(warned), "first_warned": warned[:10], "encoder": record_of_encoder,
         "report": str(out / REPORT_NAME),
     }  # fmt: skip
     emit(record, json)
+
+
+def _chosen(
+    loras: "list[Path]", others: "list[PassedOver]", asked: "tuple[Layout | None, int | None]", base: str | None
+) -> "tuple[Layout, Survey | None]":
+    """The layout that all are brought to, and what was seen of the files; says what will be taken and lost."""
+    from lorasynth.errors import ZooError
+    from lorasynth.lora.faults import shown
+    from lorasynth.zoo.survey import of_rank, survey
+
+    layout, rank = asked
+    try:
+        seen = survey(loras, layout, rank, base=base)
+    except ZooError as error:
+        if layout is None or rank is None:
+            named = next((f"; {shown(other.file)}: {other.reason}" for other in others if other.refused), "")
+            raise ZooError(f"{error}{named}") from None
+        say(str(error))  # nothing is left to choose: the report will say so of each
+        return of_rank(layout, rank), None
+    for line in seen.lines():
+        say(line)
+    return seen.layout, seen
 
 
 def _asked(name: str, rank: int | None, out: Path, base: str | None) -> "tuple[Layout | None, int | None]":
@@ -300,8 +316,8 @@ def _asked(name: str, rank: int | None, out: Path, base: str | None) -> "tuple[L
     if Path(name).exists():
         return LoRA.load(name, unet_only=True, base=base).layout, rank
     raise UsageError(
-        f"expected --layout with auto, a preset among {sorted(PRESETS)}, a LoRA file or a world among {sorted(WORLDS)}, "
-        f"got {name!r}"
+        f"expected --layout with a preset among {sorted(PRESETS)}, a LoRA file, a world among {sorted(WORLDS)} or auto, got "
+        f"{name!r}"
     )
 
 
