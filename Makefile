@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-bench reproduce reproduce-tiny evidence wheel clean
+.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel clean
 
 setup: $(VENV)/.installed
 
@@ -70,6 +70,11 @@ gpu-zoo: setup
 	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || { echo "gpu-zoo: skipped, torch finds no CUDA device"; exit 0; } && \
 	$(BIN)/lorasynth zoo build portraits_64k --out $(OUT)/gpu/zoo --device cuda --workers 2 && \
 	$(BIN)/lorasynth train all portraits_64k --zoo $(OUT)/gpu/zoo --out $(OUT)/gpu/fit --device cuda
+
+# The sharp portraits world on a GPU, from nothing to scores; what is worth keeping lies in $(OUT)/gpu128-kept in parts.
+gpu-portraits128: setup
+	@$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available())" || { echo "gpu-portraits128: skipped, torch finds no CUDA device"; exit 0; } && \
+	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits128_gpu --run-dir $(OUT)/gpu128 --device cuda --pack $(OUT)/gpu128-kept
 
 gpu-bench: setup
 	$(BIN)/python benchmarks/gpu_bank.py 1 4 16 32

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from lorasynth.errors import UsageError
-from lorasynth.recipes.sharp_models import STAGES, tiny_sharp
+from lorasynth.recipes.sharp_models import STAGES, main, tiny_sharp
 from lorasynth.refining import RefineConfig, train_critic
 from lorasynth.worlds.base import BaseConfig, build_pipeline, build_unet
 from lorasynth.worlds.drawn_base import DrawnBase
@@ -48,9 +48,29 @@ def test_base_has_the_channels_that_other_programs_expect(made):
 def test_base_without_a_trained_decoder_is_not_saved(tmp_path):
     domain, config = replace(DOMAIN, picture_size=32), tiny_sharp()
     STAGES["vae"](domain, tmp_path, config)
-    with pytest.raises(UsageError, match=r"vae-final: expected a trained decoder, got none; run the stage decoder"):
+    with pytest.raises(UsageError, match=r"vae-final: expected a picture VAE, got none; run the stage 'decoder'"):
         STAGES["base"](domain, tmp_path, config)
     assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("decoder",), "expected a picture VAE, got none; run the stage 'vae', then this one again"),
+        (("base",), "expected a picture VAE, got none; run the stage 'vae', then this one again"),
+        (("vae", "--device", "cuda:99"), "expected a device of this machine, got 'cuda:99'"),
+    ],
+)
+def test_stage_out_of_turn_is_refused_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr("sys.argv", ["sharp_models", *arguments, "--run-dir", str(run_dir)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not run_dir.exists()
 
 
 def test_base_is_saved_with_the_trained_decoder(made):

@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 
 from lorasynth.devices import use_device
+from lorasynth.errors import UsageError
 from lorasynth.files import write_bytes
 from lorasynth.recipes import get_world_recipe
 from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, sharp, sharp_gpu, sharp_tiny, small, tiny
@@ -90,7 +91,10 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe, config = arguments.recipe, WORLDS[arguments.recipe]()
     domain = get_domain(get_world_recipe(recipe).zoo.world)
-    use_device(arguments.device)
+    try:
+        use_device(arguments.device)
+    except UsageError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     torch.set_num_threads(1)
     if arguments.base:
         make_base(domain, arguments.base, config)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lorasynth.devices import use_device
-from lorasynth.errors import UsageError
+from lorasynth.errors import LorasynthError, UsageError
 from lorasynth.files import read_json, write_json
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
@@ -35,7 +35,7 @@ from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_domain
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 _PHOTOS = 8  # of each person of the base split
 
@@ -77,11 +77,13 @@ def make_vae(domain: Domain, folder: Path, config: SharpConfig) -> None:
 
 
 def make_decoder(domain: Domain, folder: Path, config: SharpConfig) -> None:
-    """The same VAE with a trained decoder, in ``folder/vae-final``."""
-    from diffusers import AutoencoderKL
+    """The same VAE with a trained decoder, in ``folder/vae-final``.
 
+    Raises:
+        UsageError: there is no VAE yet.
+    """
     if not (folder / "vae-final" / "config.json").exists():
-        vae = AutoencoderKL.from_pretrained(folder / "vae").to(torch.get_default_device())
+        vae = _vae(folder / "vae", "vae")
         train_sharp_decoder(vae, _pool(domain, folder, config.vae), config.vae, run_dir=folder / "run-decoder")
         vae.save_pretrained(folder / "vae-final")
 
@@ -96,12 +98,9 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
     """The base pipeline, in ``folder/base``: trained on latents of ``folder/vae``, saved with ``folder/vae-final``.
 
     Raises:
-        UsageError: the training is done, and the decoder's is not.
+        UsageError: there is no VAE yet, or the training is done and the decoder's is not.
     """
-    from diffusers import AutoencoderKL
-
-    device = torch.get_default_device()
-    vae = AutoencoderKL.from_pretrained(folder / "vae").to(device).requires_grad_(False)
+    vae = _vae(folder / "vae", "vae").requires_grad_(False)
     persons = persons_of(Role.BASE, config.base_people)
     photos = [p % _PHOTOS for p in persons]
     store = LatentStore.open(domain, vae, domain.picture_size, persons, photos, folder / "latents")
@@ -115,14 +114,11 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
         pairs = zip(identity[chosen], nuisance[chosen], strict=True)
         return store.latents(rows), [domain.base_caption(who, how, words) for who, how in pairs]
 
-    pipe = build_pipeline(domain.vocabulary, vae, config.base).to(device)
+    pipe = build_pipeline(domain.vocabulary, vae, config.base).to(torch.get_default_device())
     base = DrawnBase(pipe=pipe, name=domain.name, picture_size=domain.picture_size)
     train_base(base, batch, config.base, run_dir=folder / "run-base")
     if int(os.environ.get("RANK", "0")) == 0:
-        final = folder / "vae-final"
-        if not (final / "config.json").exists():
-            raise UsageError(f"{final}: expected a trained decoder, got none; run the stage decoder, then base again")
-        pipe.register_modules(vae=AutoencoderKL.from_pretrained(final))
+        pipe.register_modules(vae=_vae(folder / "vae-final", "decoder"))
         save_base(pipe, folder / "base")
 
 
@@ -132,6 +128,16 @@ def save_base(pipe: "StableDiffusionPipeline", folder: Path) -> None:
     # NOTE: transformers loads a text encoder in the dtype its config names, diffusers a UNet in fp32: name fp32 for both.
     file = folder / "text_encoder" / "config.json"
     write_json(file, read_json(file) | {"dtype": "float32"})
+
+
+def _vae(folder: Path, stage: str) -> "AutoencoderKL":
+    """The picture VAE of a folder, on the default device, or a refusal that names the stage that makes it."""
+    from diffusers import AutoencoderKL
+
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder}: expected a picture VAE, got none; run the stage {stage!r}, then this one again")
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    return vae.to(torch.get_default_device())
 
 
 def _pool(domain: Domain, folder: Path, config: SharpVAEConfig) -> Pool:
@@ -161,10 +167,13 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
-    use_device(arguments.device)
     torch.set_num_threads(1)
     domain = get_domain(get_world_recipe(arguments.recipe).zoo.world)
-    STAGES[arguments.stage](domain, arguments.run_dir / domain.name, sharp[arguments.recipe])
+    try:
+        use_device(arguments.device)
+        STAGES[arguments.stage](domain, arguments.run_dir / domain.name, sharp[arguments.recipe])
+    except LorasynthError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":
