@@ -4,9 +4,15 @@ import pytest
 import torch
 
 from lorasynth.base import render, sample
+from lorasynth.base.flux import Flux
 from lorasynth.base.opening import as_base
+from lorasynth.base.sd import StableDiffusion
+from lorasynth.base.sd3 import StableDiffusion3
+from lorasynth.base.sdxl import StableDiffusionXL
 from lorasynth.errors import ModelError, UsageError
+from lorasynth.lora import presets
 from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout
 from lorasynth.lora.presets import ATTENTION, JOINT_ATTENTION
 
 from ..tiny_pipelines import SIZE, flux, pipeline, sd15, sdxl
@@ -103,6 +109,16 @@ def test_family_says_its_name_and_its_usual_modules(base):
         name for name, _ in base.denoiser.named_modules() if name.endswith(tuple("." + t for t in names[base.family]))
     }
     assert {m.name for m in base.layout(1, ["to_q"]).modules} < {m.name for m in layout.modules}
+
+
+@pytest.mark.parametrize(("preset", "kind", "network"), [
+    ("sd15-attn", StableDiffusion, presets._sd15_unet), ("sdxl-attn", StableDiffusionXL, presets._sdxl_unet),
+    ("sd3", StableDiffusion3, presets._sd3_transformer), ("flux", Flux, presets._flux_transformer),
+])  # fmt: skip
+def test_usual_modules_are_the_presets_at_true_shape(preset, kind, network):
+    """So LoRAs that are made on a base and LoRAs that are imported for it are of one layout."""
+    layout = Layout.preset(preset, 4)
+    assert Layout.from_model(network(), kind.target_modules, 4, base=layout.base).hash == layout.hash
 
 
 def test_base_is_frozen(base):

@@ -61,3 +61,25 @@ def test_a_second_thread_is_kept_only_if_it_brings_something(calibrated, gain, t
 def test_a_budget_below_one_batch_is_refused(calibrated):
     with pytest.raises(UsageError, match="at least one person's batch, 2 samples, got 1"):
         calibrated(lambda n, _: n, 1)
+
+
+@pytest.mark.parametrize(("room", "places"), [(1, 1), (2, 2), (4, 4)])
+def test_full_memory_ends_the_measurement(calibrated, room, places):
+    def seconds(n, _):
+        if n > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 10
+
+    found = calibrated(seconds, 64)
+    assert found.places == places
+    assert max(n for _, n in found.seconds) == room
+
+
+def test_memory_without_room_for_one_is_refused(calibrated):
+    def seconds(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(
+        UsageError, match="expected memory for one LoRA's batch of 2, got none left; give --gradient-check"
+    ):
+        calibrated(seconds, 64)

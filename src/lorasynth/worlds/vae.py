@@ -168,13 +168,6 @@ def encode(vae: "AutoencoderKL", pictures: Float[Tensor, "B 3 H W"], batch: int 
 
 
 @torch.no_grad()
-def decode(vae: "AutoencoderKL", latents: Float[Tensor, "B C h w"], batch: int = 64) -> Float[Tensor, "B 3 H W"]:
-    """Scaled latents -> pictures in [0, 1]."""
-    parts = [vae.decode(chunk / vae.config.scaling_factor).sample for chunk in latents.split(batch)]
-    return (torch.cat(parts) / 2 + 0.5).clamp(0, 1)
-
-
-@torch.no_grad()
 def affine_encoder(vae: "AutoencoderKL") -> tuple[Float[Tensor, "C d"], Float[Tensor, " C"]]:
     """The encoder as one affine map of an 8x8 patch, read off by encoding impulses.
 

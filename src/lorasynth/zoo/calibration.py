@@ -47,6 +47,8 @@ def calibrate(
 ) -> Calibration:
     """Time a few steps with 1, 2, 4, … adapters while N · batch_size keeps within a budget; then perhaps one thread.
 
+    A GPU whose memory is full ends the measurement: the most that fitted is as many as there may be.
+
     NOTE: floating-point sums depend on N and on threads. Two machines that calibrate for themselves make zoos that differ in
     the last digits; `ZooConfig.bank` is fixed for that reason.
 
@@ -60,7 +62,7 @@ def calibrate(
         steps: timed for each candidate, after one that is not.
 
     Raises:
-        UsageError: the budget is smaller than one person's batch.
+        UsageError: the budget is smaller than one person's batch, or one does not fit into memory.
     """
     if sample_budget < config.batch_size:
         raise UsageError(
@@ -84,7 +86,17 @@ def calibrate(
     threads, most = torch.get_num_threads(), sample_budget // config.batch_size
     best = 1
     for n in (2**k for k in range(most.bit_length())):
-        if measure(threads, n) < _WORTHWHILE * measured[threads, best]:
+        try:
+            seconds = measure(threads, n)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if n == 1:
+                raise UsageError(
+                    f"expected memory for one LoRA's batch of {config.batch_size}, got none left; give --gradient-checkpointing, "
+                    "--precision bf16 or a smaller --resolution"
+                ) from None
+            break
+        if seconds < _WORTHWHILE * measured[threads, best]:
             best = n
         elif n >= 4 * best:  # two doublings brought nothing
             break
