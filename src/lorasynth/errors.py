@@ -9,7 +9,8 @@
     │   └── FaceError            a photo's face cannot be used
     │       ├── NoFaceError      there is none
     │       ├── SeveralFacesError  there are several, and nobody said which
-    │       └── SmallFaceError   it has too few pixels
+    │       ├── SmallFaceError   it has too few pixels
+    │       └── TurnedFaceError  it does not stand upright, and which way it does is not sure
     ├── LoRAFileError            a LoRA file cannot be trusted
     ├── LayoutError              a LoRA or a model does not have the modules that are expected
     ├── ModelError               a synthesizer's or a world's folder, or a face model's file, cannot be used
@@ -79,6 +80,12 @@ class SmallFaceError(FaceError):
     """A photo's face has too few pixels."""
 
     code = "small-face"
+
+
+class TurnedFaceError(FaceError):
+    """A photo's face does not stand upright, and which way it does is not sure."""
+
+    code = "turned-face"
 
 
 class LoRAFileError(LorasynthError):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lorasynth.encoders.alignment import TEMPLATE_112
+from lorasynth.encoders.alignment import TEMPLATE_112, align
 from lorasynth.encoders.detectors import Face
 from lorasynth.encoders.faces import find_face, judge
-from lorasynth.errors import ModelError, NoFaceError, SeveralFacesError, SmallFaceError, UsageError
+from lorasynth.errors import ModelError, NoFaceError, SeveralFacesError, SmallFaceError, TurnedFaceError, UsageError
 
 PHOTO = Image.new("RGB", (400, 300))
 
@@ -39,7 +39,7 @@ def test_no_face_is_refused_after_one_retry_with_a_margin():
     detector = Sees()
     with pytest.raises(NoFaceError, match="expected a face, got none in 400 x 300 pixels, nor with a margin"):
         find_face(PHOTO, detector)
-    assert detector.widths == [400, 800]
+    assert detector.widths == [400, 300, 400, 300, 800, 600, 800, 600]  # four ways up, without and with the margin
 
 
 def test_a_face_that_fills_the_frame_is_found_with_a_margin_and_noted():
@@ -54,7 +54,7 @@ def test_a_face_that_fills_the_frame_is_found_with_a_margin_and_noted():
 def test_the_margin_of_a_large_photo_stays_small_and_its_coordinates_are_the_photos():
     large = Image.new("RGB", (5120, 2560))
     detector = Sees(face(left=640, top=320, landmarks=TEMPLATE_112 + np.array([640, 320])))
-    detector.detect = lambda image: detector.faces if image.width == 2560 else []
+    detector.detect = lambda image: detector.faces if image.size == (2560, 1280) else []
     found, _ = find_face(large, detector)
     np.testing.assert_allclose(found.box, [0, 0, 400, 480])
     np.testing.assert_allclose(found.landmarks, 4 * TEMPLATE_112)
@@ -138,3 +138,131 @@ def test_quality_falls_with_size_and_score():
     best = judge(face(width=200, height=200), crop)[0]
     assert judge(face(width=80, height=100), crop)[0] < best
     assert judge(face(width=200, height=200, score=0.6), crop)[0] == pytest.approx(0.6 * best)
+
+
+# Photos that do not stand upright.
+
+LYING = np.array([[120.0, 90], [180, 92], [150, 130], [128, 165], [176, 164]])
+
+
+class SeesUprightFaces:
+    """As SCRFD: a face that lies has a lower score, and landmarks as if it stood. A red corner marks upright."""
+
+    def __init__(self, upright=0.9, lying=0.7, others=()):
+        self.upright, self.lying, self.others = upright, lying, others
+
+    def detect(self, image):
+        stands = image.getpixel((0, 0)) == (255, 0, 0)
+        score = self.upright if stands else self.lying
+        box = (100.0, 60.0, 200.0, 190.0)
+        found = [Face(box=box, landmarks=LYING, score=score)] if score else []
+        return found + (list(self.others) if stands else [])
+
+
+def marked(size=(400, 300)):
+    """A photo whose upper left corner, when it stands upright, is red."""
+    photo = Image.new("RGB", size)
+    photo.putpixel((0, 0), (255, 0, 0))
+    return photo
+
+
+TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "said"), [(90, "90 degrees to the right"), (180, "upside down"), (270, "90 degrees to the left")]
+)
+def test_a_face_that_lies_is_read_as_it_stands_and_noted(degrees, said):
+    photo = marked()
+    expected = align(photo, LYING)
+    lying = photo.transpose(TURNS[degrees])
+    found, (note,) = find_face(lying, SeesUprightFaces())
+    assert note.code == "turned"
+    assert said in note
+    torch.testing.assert_close(align(lying, found.landmarks), expected, atol=1e-4, rtol=0)
+    assert {round(found.width), round(found.height)} == {100, 130}
+    left, top, right, bottom = found.box
+    assert 0 <= left < right <= lying.width
+    assert 0 <= top < bottom <= lying.height
+
+
+def test_a_face_that_stands_is_read_without_a_note():
+    assert find_face(marked(), SeesUprightFaces())[1] == ()
+
+
+def test_a_face_found_in_a_turned_photo_only_and_unsurely_is_refused():
+    lying = marked().transpose(Image.Transpose.ROTATE_90)
+    with pytest.raises(
+        TurnedFaceError, match=r"found at a turn of 270 degrees only, with a score of 0\.60 .*; turn the photo"
+    ):
+        find_face(lying, SeesUprightFaces(upright=0.6, lying=0))
+    assert TurnedFaceError.code == "turned-face"
+
+
+def test_the_photo_as_it_is_goes_before_turns_that_see_the_same_face():
+    class SeesAllWays:
+        """A detector whose landmarks are right whichever way up, and whose scores are not."""
+
+        def detect(self, image):
+            w, h = 399, 299
+            x, y = LYING.T
+            points = {0: (x, y), 1: (y, w - x), 2: (w - x, h - y), 3: (h - y, x)}[_turns_of(image)]
+            landmarks = np.stack(points, axis=1)
+            left, top, right, bottom = *landmarks.min(0) - 30, *landmarks.max(0) + 30
+            return [Face(box=(left, top, right, bottom), landmarks=landmarks, score=0.6 + 0.1 * _turns_of(image))]
+
+    found, notes = find_face(marked(), SeesAllWays())
+    np.testing.assert_allclose(found.landmarks, LYING)
+    assert notes == ()
+
+
+def _turns_of(image):
+    """By how many quarters to the left a marked photo was turned."""
+    corners = [(0, 0), (0, image.height - 1), (image.width - 1, image.height - 1), (image.width - 1, 0)]
+    return next(turns for turns, corner in enumerate(corners) if image.getpixel(corner) == (255, 0, 0))
+
+
+# People whom the detector hardly sees.
+
+
+class SeesSurely(Sees):
+    """As YuNet: faces from 0.9 are sure."""
+
+    sure_score = 0.9
+
+
+def test_people_whom_the_detector_doubts_are_several_people_too():
+    one, doubted = face(score=0.95), face(left=200, score=0.6)
+    with pytest.raises(SeveralFacesError, match="expected one face, got 2"):
+        find_face(PHOTO, SeesSurely(one, doubted))
+    assert find_face(PHOTO, SeesSurely(one, doubted), "largest")[1][0].code == "chosen"
+
+
+def test_small_doubted_patterns_and_the_same_face_twice_are_no_people():
+    one = face(score=0.95)
+    pattern, again = face(left=200, width=20, height=20, score=0.6), face(left=10, width=90, score=0.6)
+    assert find_face(PHOTO, SeesSurely(one, pattern, again)) == (one, ())
+
+
+def test_a_photo_of_doubted_faces_only_shows_none():
+    with pytest.raises(NoFaceError, match="expected a face, got none"):
+        find_face(PHOTO, SeesSurely(face(score=0.8)))
+
+
+# Sentences and readings.
+
+
+def test_a_small_face_is_not_called_as_large_as_the_limit():
+    with pytest.raises(SmallFaceError, match=r"at least 64 pixels a side, got 63\.7 x 90;"):
+        find_face(PHOTO, Sees(face(width=63.7, height=90)))
+    _, (warning,) = judge(face(width=200, height=200, score=0.6496), sharp_crop())
+    assert "score 0.6496, expected at least 0.65" in warning
+
+
+def test_a_very_dark_face_is_dark_and_not_blurred():
+    for factor in (0.15, 0.05):
+        quality, (warning,) = judge(face(width=300, height=300), factor * sharp_crop())
+        assert (warning.code, quality < 0.9) == ("dark", True)
+        assert re.match(r"very dark: brightness \d+ of 255, expected at least 25", warning)
+    dark_and_blurred = judge(face(), 0.1 * torch.full((3, 112, 112), 0.5))[1]
+    assert [warning.code for warning in dark_and_blurred] == ["dark", "blurred"]

@@ -21,6 +21,10 @@ TEMPLATE_112 = np.array(
 corner of the mouth at the left, at the right (the crops of CASIA-WebFace and MS1MV2 that ArcFace is trained on)."""
 
 
+USUAL_LIGHT = 80.0
+"""Mean grey level within a lit face, of 255; many are brighter."""
+
+
 def template(size: int) -> Float[np.ndarray, "5 2"]:
     """The landmarks in a square of ``size`` pixels, ArcFace's way: multiples of 128 have wider margins left and right."""
     if size % 112 != 0 and size % 128 == 0:
@@ -77,16 +81,28 @@ def align(image: Image.Image, landmarks: Float[np.ndarray, "5 2"], size: int = 1
 
 
 def sharpness(crop: Float[Tensor, "3 S S"]) -> float:
-    """Variance of the Laplacian of the grey picture, in levels of 255, within the face: from brows to chin.
+    """Variance of the Laplacian of the grey picture, in levels of 255, within the face, in usual light.
 
     Why this: it is the common reading of focus (Pech-Pacheco et al., ICPR 2000) and needs no model. A sharp face has hundreds, a
-    blurred one some tens; an upscaled one reads as blurred, which it is.
+    blurred one some tens; an upscaled one reads as blurred, which it is. Differs from the paper's: a darker face than usual is
+    read as if its levels were multiplied up to the usual ones, for in a dark photo a sharp face has a small Laplacian, too.
     """
+    grey = _grey_face(crop)
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+    laplacian = float(F.conv2d(grey[None, None], kernel[None, None]).var())
+    return laplacian * max(1.0, USUAL_LIGHT / max(float(grey.mean()), 1.0)) ** 2
+
+
+def brightness(crop: Float[Tensor, "3 S S"]) -> float:
+    """Mean level of the grey picture within the face, of 255. Lit faces of any skin have 50 and more."""
+    return float(_grey_face(crop).mean())
+
+
+def _grey_face(crop: Float[Tensor, "3 S S"]) -> Float[Tensor, "h w"]:
+    """The face from brows to chin, in grey levels of 255."""
     size = crop.shape[-1]
     grey = 255 * (crop * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(dim=0)
-    grey = grey[size * 36 // 112 : size * 100 // 112, size * 24 // 112 : size * 88 // 112]
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-    return float(F.conv2d(grey[None, None], kernel[None, None]).var())
+    return grey[size * 36 // 112 : size * 100 // 112, size * 24 // 112 : size * 88 // 112]
 
 
 def turn(landmarks: Float[np.ndarray, "5 2"]) -> float:

@@ -103,8 +103,16 @@ class Scrfd:
 class YuNet:
     """YuNet (Wu et al., Machine Intelligence Research 2023) by OpenCV's own class; model and code are free for any use."""
 
-    def __init__(self, path: str | Path, *, least_score: float = 0.9, most_overlap: float = 0.3):
-        """Open a model file, face_detection_yunet_*.onnx of the OpenCV Zoo; the defaults are OpenCV's.
+    def __init__(
+        self, path: str | Path, *, sure_score: float = 0.9, least_score: float = 0.5, most_overlap: float = 0.3
+    ):
+        """Open a model file, face_detection_yunet_*.onnx of the OpenCV Zoo.
+
+        Args:
+            path: of the file.
+            sure_score: a photo without a face of this score shows none; OpenCV's default.
+            least_score: faces below it are not reported. Those between the two count as other people in the photo.
+            most_overlap: of two boxes whose intersection over union is larger, only the better counts; OpenCV's default.
 
         Raises:
             MissingExtraError: OpenCV is not installed.
@@ -115,7 +123,7 @@ class YuNet:
         except ImportError:
             raise MissingExtraError(f"{path}: YuNet needs OpenCV; pip install 'lorasynth[face]'") from None
 
-        self.path, self._error = Path(path), cv2.error
+        self.path, self.sure_score, self._error = Path(path), sure_score, cv2.error
         if not self.path.is_file():
             raise ModelError(f"{path}: expected YuNet's ONNX file, got no such file; check the path")
         try:
