@@ -14,59 +14,68 @@ _SIDE = 16  # pixels a side of the pictures that are compared
 _COMPONENTS = 64
 _CORNER = 6  # pixels, of 64
 BACKGROUND_LIMIT = 0.03
+_MIDDLE = (12, 52)  # pixels, of 64
+_FLAT, _GRADED = 0.02, 0.08
+LEAST_FLATNESS = 0.42
+"""For guards that were stored without a limit of their own: what 99 % of the portraits' pictures reach as PNG of any size."""
+_ALLOWANCE = 0.95  # of the flatness of PNGs: as JPEGs they have less
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldGuard:
     """Knows how pictures of a world look as a whole.
 
-    Three readings: *structure*, how much of a picture (small, relative to its contrast) lies outside the leading principal
+    Four readings: *structure*, how much of a picture (small, relative to its contrast) lies outside the leading principal
     components of the world's pictures; *background*, how uneven the two upper corners are, in themselves and between each other
-    (where a world draws on flat backgrounds, a photograph has others); *contrast*, its standard deviation.
+    (where a world draws on flat backgrounds, a photograph has others); *contrast*, its standard deviation; *flatness*, how much
+    of the middle is without any shading (where a world draws areas of one colour, a photographed face is shaded everywhere).
     """
 
     TENSORS: ClassVar = {"basis": "k 768", "mean": "768", "limits": "3"}  # 768 = 3 colours of _SIDE x _SIDE pixels
 
     basis: Float[Tensor, "k d"]
     mean: Float[Tensor, " d"]
-    limits: Float[Tensor, "3"]  # most structure, most background, least contrast
+    limits: Float[Tensor, " n"]  # most structure and background, least contrast; flatness in newer ones
 
     @classmethod
     def fit(cls, pictures: Float[Tensor, "B 3 S S"]) -> "WorldGuard":
         """Fit to pictures of the world.
 
-        The limits are 1.25 times the 99.9th percentiles (at least `BACKGROUND_LIMIT` of the background's) and half the least
-        contrast.
+        The limits are 1.25 times the 99.9th percentiles (at least `BACKGROUND_LIMIT` of the background's), half the least
+        contrast, and 0.95 times the first percentile of flatness.
         """
         small = _small(pictures)
         mean = small.mean(0)
         _, vectors = torch.linalg.eigh((small - mean).T @ (small - mean) / len(small))
-        guard = cls(basis=vectors.flip(1)[:, :_COMPONENTS].T.contiguous(), mean=mean, limits=torch.ones(3))
+        guard = cls(basis=vectors.flip(1)[:, :_COMPONENTS].T.contiguous(), mean=mean, limits=torch.ones(4))
         readings = guard.readings(pictures)
         structure, uneven = readings[:, :2].quantile(0.999, dim=0) * 1.25
-        limits = torch.stack([structure, uneven.clamp(min=BACKGROUND_LIMIT), readings[:, 2].min() / 2])
+        flatness = readings[:, 3].quantile(0.01) * _ALLOWANCE
+        limits = torch.stack([structure, uneven.clamp(min=BACKGROUND_LIMIT), readings[:, 2].min() / 2, flatness])
         return cls(basis=guard.basis, mean=mean, limits=limits)
 
-    def readings(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3"]:
-        """The three readings of each picture."""
+    def readings(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 4"]:
+        """The four readings of each picture."""
         x = _small(pictures) - self.mean
         outside = (x - x @ self.basis.T @ self.basis).square().mean(1)
         contrast = pictures.std(dim=(2, 3)).mean(1)
         corner = _CORNER * pictures.shape[-1] // 64
         corners = torch.stack([pictures[..., :corner, :corner], pictures[..., :corner, -corner:]], dim=1).flatten(3)
         uneven = torch.maximum(corners.std(3).amax((1, 2)), corners.mean(3).diff(dim=1).abs().amax((1, 2)))
-        return torch.stack([(outside / (contrast.square() + 1e-3)).sqrt(), uneven, contrast], dim=1)
+        structure = (outside / (contrast.square() + 1e-3)).sqrt()
+        return torch.stack([structure, uneven, contrast, _flatness(pictures)], dim=1)
 
     def check(self, name: str, picture: Float[Tensor, "3 S S"], world: str, about: str) -> None:
         """Raise OutsideWorldError if a picture is not of this world; ``name`` says which picture, unless it is empty."""
-        structure, uneven, contrast = self.readings(picture[None])[0].tolist()
-        most_structure, most_uneven, least_contrast = self.limits.tolist()
+        structure, uneven, contrast, flatness = self.readings(picture[None])[0].tolist()
+        most_structure, most_uneven, least_contrast, least_flatness = (*self.limits.tolist(), LEAST_FLATNESS)[:4]
         wrong = [
             f"{what} {value:.3f}, at {word} {limit:.3f}"
             for what, value, word, limit, bad in (
                 ("foreign structure", structure, "most", most_structure, structure > most_structure),
                 ("unevenness of the background", uneven, "most", most_uneven, uneven > most_uneven),
                 ("contrast", contrast, "least", least_contrast, contrast < least_contrast),
+                ("flatness of the middle", flatness, "least", least_flatness, flatness < least_flatness),
             )
             if bad
         ]
@@ -76,6 +85,19 @@ class WorldGuard:
                 f"{where}expected a picture of the world {world!r}, got something else ({'; '.join(wrong)}). This model "
                 f"knows {about} only; for photographs of people train one on a zoo of faces (docs/real-faces.md)"
             )
+
+
+def _flatness(pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, " B"]:
+    """Of the 3 x 3 patches of the middle that have no edge, the share that has no shading either.
+
+    Why this: skin in a photograph is shaded smoothly, by light and by noise; what is drawn is areas of one colour between edges.
+    """
+    low, high = (side * pictures.shape[-1] // 64 for side in _MIDDLE)
+    middle = pictures[..., low:high, low:high]
+    mean = F.avg_pool2d(middle, 3, 1)
+    deviation = (F.avg_pool2d(middle.square(), 3, 1) - mean.square()).clamp(min=0).sqrt().amax(1).flatten(1)
+    flat, without_edge = ((deviation < limit).float().mean(1) for limit in (_FLAT, _GRADED))
+    return flat / without_edge.clamp(min=1e-6)
 
 
 def _small(pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B d"]:

@@ -1,0 +1,116 @@
+"""The border of the drawn world: its own pictures pass in any ordinary format, photographed faces on plain backgrounds do not."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from lorasynth.encoders import photo_tensor, to_image
+from lorasynth.encoders.guard import LEAST_FLATNESS, WorldGuard
+from lorasynth.errors import OutsideWorldError
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.worlds.world import get_domain, get_world
+
+PEOPLE = list(range(40_000, 40_040))
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Synthesizer.from_pretrained().encoder
+
+
+def refused(encoder, images) -> int:
+    count = 0
+    for image in images:
+        try:
+            encoder.read([image])
+        except OutsideWorldError:
+            count += 1
+    return count
+
+
+def stored(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "format", "options", "most"),
+    [
+        (64, "PNG", {}, 1),
+        (128, "PNG", {}, 1),
+        (256, "PNG", {}, 1),
+        (256, "JPEG", {"quality": 85}, 1),
+        (256, "JPEG", {"quality": 60}, 1),
+        (256, "WEBP", {"quality": 80}, 1),
+        (128, "JPEG", {"quality": 85}, 5),  # 5 % in 150; a JPEG of 64 pixels is refused more often than not
+    ],
+)
+def test_drawn_people_pass_in_ordinary_formats(shipped, size, format, options, most):
+    pictures = get_world("portraits").draw(PEOPLE, [2] * len(PEOPLE), size)
+    assert refused(shipped, [stored(to_image(picture), format, **options) for picture in pictures]) <= most
+
+
+FEATURES = (
+    (-0.1, -0.06, 0.045, 0.02, 0.6),
+    (0.1, -0.06, 0.045, 0.02, 0.6),
+    (0, 0.05, 0.03, 0.06, 0.2),
+    (0, 0.17, 0.08, 0.02, 0.4),
+)
+"""Eyes, nose and mouth: centre, half width and height, darkness."""
+
+
+def texture(generator: np.random.Generator, size: int) -> np.ndarray:
+    """Irregularities of all sizes, as skin and hair have them: a spectrum that falls with the frequency."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None]) + 1 / size
+    field = np.fft.ifft2(np.fft.fft2(generator.normal(size=(size, size))) / frequency).real
+    return ((field - field.mean()) / field.std())[..., None]
+
+
+def passport(seed: int, size: int = 256) -> Image.Image:
+    """A face as a camera sees one before a plain wall: an ellipsoid lit from a side, soft features, texture, a little noise."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size - 0.5 + generator.uniform(-0.02, 0.02, (2, 1, 1))
+    wall = generator.uniform(150, 250, 3) * np.ones((size, size, 1))
+    inside = (x / 0.28) ** 2 + ((y + 0.02) / 0.38) ** 2
+    towards = 0.8 * np.sqrt(np.clip(1 - inside, 0, 1)) + generator.uniform(-0.6, 0.6) * x / 0.28 - 0.3 * y / 0.38
+    skin = (0.45 + 0.55 * np.clip(towards, 0, 1))[..., None] * np.array([225, 180, 155]) * generator.uniform(0.55, 1.05)
+    for at_x, at_y, wide, high, dark in FEATURES:
+        skin *= (1 - dark * np.exp(-(((x - at_x) / wide) ** 2) - ((y - at_y) / high) ** 2))[..., None]
+    skin *= 1 + 0.08 * texture(generator, size)
+    hair = np.array([60, 45, 35]) * (1 + 0.5 * texture(generator, size))
+    picture = np.where((inside < 1)[..., None], np.where((y < -0.2)[..., None], hair, skin), wall)
+    soft = Image.fromarray(picture.clip(0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(1))
+    noisy = np.asarray(soft, dtype=np.float64) + generator.normal(0, 3, (size, size, 3))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def test_most_faces_before_a_plain_wall_are_refused(shipped):
+    """A face that is retouched or out of focus is as flat as a drawing at 64 pixels, and may pass."""
+    photographs = [passport(seed) for seed in range(40)]
+    readings = shipped.guard.readings(torch.stack([photo_tensor(photo, 64) for photo in photographs]))
+    by_flatness = int((readings[:, 3] < LEAST_FLATNESS).sum())
+    assert refused(shipped, photographs) >= 30
+    assert by_flatness >= 30  # the other readings find far fewer
+    least_flat = photographs[int(readings[:, 3].argmin())]
+    with pytest.raises(OutsideWorldError, match=r"flatness of the middle 0\.\d+, at least 0\.420"):
+        shipped.read([least_flat])
+
+
+def test_what_is_refused_can_be_asked_for(shipped):
+    photo = passport(0)
+    (reading,) = shipped.read([photo], allow_outside=True)
+    assert reading.embedding.shape == (512,)
+
+
+@pytest.mark.parametrize("world", ["portraits", "emblems", "brushes"])
+def test_a_guard_fitted_to_a_world_lets_its_pictures_pass(world):
+    domain = get_domain(world)
+    fitted = WorldGuard.fit(domain.photos(list(range(600)), [0] * 600, 64))
+    assert fitted.limits.shape == (4,)
+    others = domain.photos(list(range(600, 800)), [1] * 200, 64)
+    flatness = fitted.readings(others)[:, 3]
+    assert (flatness >= fitted.limits[3]).float().mean() > 0.97
