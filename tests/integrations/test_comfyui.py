@@ -245,8 +245,8 @@ def test_nothing_is_made_without_consent(synthesize):
         ({"synthesizer": "no/such/folder"}, ModelError, "no such folder"),
         ({"encoder": ""}, UsageError, "expected an embedding, got photos and no encoder"),
         ({"prior": "magic"}, UsageError, r"expected a prior among \['ridge'\], got 'magic'"),
-        ({"scale": -0.5}, UsageError, "expected scale from 0 to 20, got -0.5"),
-        ({"num_inference_steps": 0}, UsageError, "expected 1 to 1000 steps, got 0"),
+        ({"scale": -0.5}, UsageError, "scale: expected a number from 0 to 20, got -0.5"),
+        ({"num_inference_steps": 0}, UsageError, "expected a whole number from 1 to 1000, got 0"),
     ],
 )
 def test_errors_are_shown_as_they_are(synthesize, given, error, said):

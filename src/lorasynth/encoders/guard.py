@@ -42,7 +42,7 @@ class WorldGuard:
         """Fit to pictures of the world.
 
         The limits are 1.25 times the 99.9th percentiles (at least `BACKGROUND_LIMIT` of the background's), half the least
-        contrast, and 0.95 times the first percentile of flatness.
+        contrast, and 0.95 times the 0.1th percentile of flatness.
         """
         small = _small(pictures)
         mean = small.mean(0)
@@ -50,7 +50,7 @@ class WorldGuard:
         guard = cls(basis=vectors.flip(1)[:, :_COMPONENTS].T.contiguous(), mean=mean, limits=torch.ones(4))
         readings = guard.readings(pictures)
         structure, uneven = readings[:, :2].quantile(0.999, dim=0) * 1.25
-        flatness = readings[:, 3].quantile(0.01) * _ALLOWANCE
+        flatness = readings[:, 3].quantile(0.001) * _ALLOWANCE
         limits = torch.stack([structure, uneven.clamp(min=BACKGROUND_LIMIT), readings[:, 2].min() / 2, flatness])
         return cls(basis=guard.basis, mean=mean, limits=limits)
 
