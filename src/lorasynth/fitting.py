@@ -46,8 +46,10 @@ def open_zoo_rows(recipe: Recipe, zoo: Zoo) -> ZooRows:
     train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
     validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
     if len(validation) < 2:
-        imported = zoo.recipe.get("source") == "import"
-        more = "import it into another folder with --validation 0.25" if imported else "build more of the zoo"
+        more = "build more of the zoo"
+        if zoo.recipe.get("source") == "import":
+            small = zoo.recipe.get("validation", 0.0) < 0.25
+            more = "import it into another folder with --validation 0.25" if small else "import more people"
         raise ZooError(f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; {more}")
     return ZooRows(persons, vectors, embeddings, train, validation)
 

@@ -45,6 +45,24 @@ def test_every_other_file_is_named_with_its_reason(tmp_path):
     }  # fmt: skip
 
 
+def test_a_face_that_is_not_needed_is_said_to_be_so(tmp_path):
+    touch(tmp_path, "a.safetensors", "a.npy", "a.jpg", "a.photos/1.png", "b.jpg")
+    reasons = {name: passed.reason for name, passed in named(tmp_path).items()}
+    assert set(reasons) == {"a.jpg", "a.photos/1.png", "b.jpg"}
+    assert all("another face of that LoRA was taken" in reasons[name] for name in ("a.jpg", "a.photos/1.png"))
+    assert "no LoRA of that name" in reasons["b.jpg"]
+
+
+def test_rows_of_files_that_are_not_given_are_said(tmp_path):
+    touch(tmp_path, "a.safetensors")
+    (tmp_path / "t.csv").write_text("file,person,face\na.safetensors,ann,a.npy\nb.safetensors,bob,b.npy\n")
+    said = []
+    assert len(pair_by_table([tmp_path / "a.safetensors"], tmp_path / "t.csv", said.append)) == 1
+    assert len(said) == 1
+    assert "1 rows are of files that are not among the LoRAs; the first: " in said[0]
+    assert said[0].endswith("b.safetensors")
+
+
 @pytest.mark.parametrize("kind", ["pipe", "loop", "link to nothing"])
 def test_what_is_called_a_lora_and_is_no_file_is_named(tmp_path, kind):
     path = tmp_path / "a.safetensors"

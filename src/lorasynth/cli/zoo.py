@@ -234,7 +234,7 @@ def zoo_import(
         if not paths or embeddings is not None:
             raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
         loras = find_loras(paths)
-        entries = pair_by_name(loras) if table is None else pair_by_table(loras, table)
+        entries = pair_by_name(loras) if table is None else pair_by_table(loras, table, say)
         used = [entry.lora for entry in entries] + [face for entry in entries for face in entry.faces]
         others = passed_over(paths, [*used, *([table] if table else [])])
         for names in look_alikes(entry.person for entry in entries):

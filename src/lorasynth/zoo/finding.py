@@ -13,6 +13,7 @@ from lorasynth.lora.formats.peft import WEIGHTS_NAME
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp")
 EMBEDDING_ENDING = ".embedding"
+PHOTO_FOLDER_ENDING = ".photos"
 _LORA = ".safetensors"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 _TRACES = ("__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db")
@@ -59,12 +60,13 @@ def passed_over(paths: Sequence[str | Path], used: Iterable[Path]) -> list[Passe
     """
     taken = {os.path.abspath(path) for path in used}
     folders = {folder for folder in taken if os.path.isdir(folder)}  # PEFT's, all of whose files belong to one LoRA
+    named = {os.path.splitext(path)[0] for path in taken if _is_lora(Path(path))} | folders
     found: dict[str, PassedOver] = {}
     for path, _ in _given(paths):
         for file in _files(path, hidden=True):
             place = os.path.abspath(file)
             if place not in taken and os.path.dirname(place) not in folders:
-                found[place] = _reason(file)
+                found[place] = _reason(file, _of_lora(place) in named)
     return [found[place] for place in sorted(found)]
 
 
@@ -73,7 +75,15 @@ def is_trace(name: str) -> bool:
     return name.startswith(".") or name.lower() in _TRACES
 
 
-def _reason(file: Path) -> PassedOver:
+def _of_lora(place: str) -> str:
+    """What a LoRA's path without its ending would be, if the file is a face of it."""
+    folder = os.path.dirname(place)
+    if folder.endswith(PHOTO_FOLDER_ENDING):
+        return folder.removesuffix(PHOTO_FOLDER_ENDING)
+    return os.path.splitext(place)[0].removesuffix(EMBEDDING_ENDING)
+
+
+def _reason(file: Path, has_lora: bool) -> PassedOver:
     ending = file.suffix.lower()
     if is_trace(file.name):
         return PassedOver(file=file, reason="hidden, or a trace that a system left")
@@ -87,7 +97,8 @@ def _reason(file: Path) -> PassedOver:
     if ".preview" in (suffix.lower() for suffix in file.suffixes[:-1]):
         return PassedOver(file=file, reason="a preview, which a LoRA drew; name it without .preview if it is a photo")
     if ending in (*PHOTOS, ".npy") or file.stem.endswith(EMBEDDING_ENDING):
-        return PassedOver(file=file, reason="a photo or an embedding, and no LoRA of that name lies beside it")
+        why = "another face of that LoRA was taken" if has_lora else "no LoRA of that name lies beside it"
+        return PassedOver(file=file, reason=f"a photo or an embedding, and {why}")
     return PassedOver(file=file, reason="neither a LoRA nor a face")
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Any
 from lorasynth.encoders.embeddings import ENDINGS
 from lorasynth.errors import UsageError
 from lorasynth.lora.faults import printable, shown
-from lorasynth.zoo.finding import EMBEDDING_ENDING, PHOTOS, find_loras, is_trace, passed_over
+from lorasynth.zoo.finding import EMBEDDING_ENDING, PHOTO_FOLDER_ENDING, PHOTOS, find_loras, is_trace, passed_over
 from lorasynth.zoo.tables import read_table, require_columns
 
-PHOTO_FOLDER_ENDING = ".photos"
 _NO_NAMES = ("pytorch_lora_weights",)
 """Names that a library gives to every LoRA (diffusers' `save_lora_weights`): the folder's name is the person."""
 
@@ -104,12 +103,17 @@ def _is_photo(path: Path) -> bool:
     return path.suffix.lower() in PHOTOS and not is_trace(path.name)
 
 
-def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
+def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], None] = lambda _: None) -> list[Entry]:
     """Each LoRA with its row of a CSV, JSONL or Parquet table with the columns ``file``, ``person`` and ``face``.
 
     ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique; ``face`` is an embedding's file, a
     photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table. A path is taken as it stands; where
     nothing is there, with slashes for backslashes, and with accents composed or decomposed.
+
+    Args:
+        loras: files and PEFT folders.
+        table: whose rows.
+        report: is told of rows that are of none of the LoRAs.
 
     Raises:
         UsageError: the table cannot be read, lacks a column, names a file twice, or has no row for a LoRA.
@@ -125,7 +129,7 @@ def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
             )
         rows[path] = row
         names.setdefault(_composed(path.name), []).append(path)
-    entries = []
+    entries, unused = [], set(rows)
     for lora in loras:
         row_path = lora.resolve() if lora.resolve() in rows else None
         same_name = names.get(_composed(lora.name), [])
@@ -136,7 +140,11 @@ def pair_by_table(loras: Iterable[Path], table: Path) -> list[Entry]:
                 f"{shown(table)}: expected a row for {shown(lora)}, got none; add it, or leave the LoRA out"
             )
         row = rows[row_path]
+        unused.discard(row_path)
         entries.append(Entry(lora=lora, person=row["person"], faces=_faces(table.parent, row["face"])))
+    if unused:
+        first = shown(min(unused))
+        report(f"{shown(table)}: {len(unused)} rows are of files that are not among the LoRAs; the first: {first}")
     return entries
 
 
