@@ -1,9 +1,12 @@
 """Weights as they are stored: fp16, and one byte a number for large tables."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lorasynth.schema import Misfit, Shape
 from lorasynth.tensorfile import TensorFile
@@ -44,6 +47,28 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse of `pack`, in fp32."""
     plain = {name: t for name, t in tensors.items() if not name.endswith(_SCALE)}
     return {name: t * tensors[name + _SCALE] if name + _SCALE in tensors else t for name, t in plain.items()}
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Within it, modules are made of tensors that have shapes and no numbers, to be given a file's."""
+    with torch.device("meta"), _Unfilled():
+        yield
+
+
+_FILLS = {Tensor.normal_, Tensor.uniform_, Tensor.div}
+"""What modules fill their tensors with: random numbers, and their size."""
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what fills tensors with numbers: on the meta device that would import torch's compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _FILLS:
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 def packed_shapes(file: TensorFile, flags: Collection[str] = ()) -> dict[str, Shape]:

@@ -31,7 +31,9 @@ class AdaLoRALinear(nn.Module):
         self.rank, self.bottleneck = rank, bottleneck
         self.linear = nn.Linear(in_features, out_features)
         self.squeeze = nn.Sequential(nn.Linear(condition_dim, bottleneck), nn.SiLU())
-        self.W_A = nn.Parameter(torch.randn(rank * bottleneck, in_features) / (in_features * bottleneck) ** 0.5)
+        # NOTE: not torch.randn, which `without_numbers` could not leave out.
+        W_A = torch.empty(rank * bottleneck, in_features).normal_()
+        self.W_A = nn.Parameter(W_A / (in_features * bottleneck) ** 0.5)
         self.W_B = nn.Parameter(torch.zeros(out_features, rank * bottleneck))
 
     def forward(self, h: Float[Tensor, "B I"], c: Float[Tensor, "B C"]) -> Float[Tensor, "B O"]:

@@ -1,7 +1,7 @@
-"""The conditional diffusion prior on latents, v-prediction by default, with diffusers' schedulers (Section 3.4)."""
+"""The conditional diffusion prior on latents, v-prediction by default (Section 3.4)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,32 +13,12 @@ from lorasynth.files import write_tensors
 from lorasynth.prior.baselines import KINDS, Baseline, RidgePrior
 from lorasynth.prior.conditioning import conditioning
 from lorasynth.prior.denoiser import Denoiser
+from lorasynth.prior.schedule import NUM_TRAIN_TIMESTEPS, CosineDDIM, PredictionType
 from lorasynth.schema import digits, dimensions, numbered, one_of, require_shapes, size_of, whole
 from lorasynth.tensorfile import TensorFile
-from lorasynth.weights import large_tables, pack, packed_shapes, read_packed
-
-if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
-
+from lorasynth.weights import large_tables, pack, packed_shapes, read_packed, without_numbers
 
 _CENTRE = "centre."
-PredictionType = Literal["v_prediction", "sample", "epsilon"]
-"""What the denoiser says, in diffusers' words: v, the clean x, or the noise."""
-
-
-def prior_scheduler(prediction_type: PredictionType = "v_prediction") -> "DDIMScheduler":
-    """A cosine schedule (Nichol & Dhariwal, ICML 2021) with zero terminal SNR.
-
-    Predicting noise says nothing about x where there is no signal: that schedule keeps the little that the cosine has left at its
-    end, and x is clipped at three standard deviations, without which its first steps are off by a factor of 20,000.
-    """
-    from diffusers import DDIMScheduler
-
-    noise = prediction_type == "epsilon"
-    return DDIMScheduler(
-        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type,
-        rescale_betas_zero_snr=not noise, timestep_spacing="trailing", clip_sample=noise, clip_sample_range=3.0,
-    )  # fmt: skip
 
 
 class DiffusionPrior(nn.Module):
@@ -66,7 +46,7 @@ class DiffusionPrior(nn.Module):
         self.centre.requires_grad_(False).eval()
         self.register_buffer("spread", torch.ones(denoiser.latent_dim))  # standard deviation of z - mu
         self.prediction_type = prediction_type
-        self.scheduler = prior_scheduler(prediction_type)
+        self.schedule = CosineDDIM(prediction_type)
 
     def train(self, mode: bool = True) -> "DiffusionPrior":
         """Set the mode of the denoiser; the centre has nothing to learn and drops nothing."""
@@ -94,7 +74,7 @@ class DiffusionPrior(nn.Module):
         self, z: Float[Tensor, "B Z"], generator: torch.Generator
     ) -> tuple[Int[Tensor, " B"], Float[Tensor, "B Z"]]:
         """Random timesteps and noise for a batch's loss."""
-        t = (torch.rand(len(z), generator=generator) * self.scheduler.config.num_train_timesteps).long()
+        t = (torch.rand(len(z), generator=generator) * NUM_TRAIN_TIMESTEPS).long()
         return t, torch.randn(z.shape, generator=generator)
 
     def loss_at(
@@ -107,9 +87,9 @@ class DiffusionPrior(nn.Module):
     ) -> Float[Tensor, ""]:
         """The squared error of v (Salimans & Ho, ICLR 2022), or of x or the noise, at given timesteps."""
         x = self.residual(z, embedding)
-        predicted = self.denoiser(self.scheduler.add_noise(x, noise, t), t, embedding, dropped)
+        predicted = self.denoiser(self.schedule.add_noise(x, noise, t), t, embedding, dropped)
         if self.prediction_type == "v_prediction":
-            return F.mse_loss(predicted, self.scheduler.get_velocity(x, noise, t))
+            return F.mse_loss(predicted, self.schedule.velocity(x, noise, t))
         return F.mse_loss(predicted, x if self.prediction_type == "sample" else noise)
 
     def sample(
@@ -131,15 +111,14 @@ class DiffusionPrior(nn.Module):
             temperature: standard deviation of the starting noise; 0 gives the one latent the sampler is centred on.
         """
         x = temperature * noise_on_cpu(len(embedding), self.denoiser.latent_dim, seed=seed)
-        self.scheduler.set_timesteps(num_inference_steps)
         nobody = torch.ones(len(x), dtype=torch.bool)
-        for t in self.scheduler.timesteps:
+        for t in self.schedule.timesteps(num_inference_steps):
             rows = t.to(x.device).expand(len(x))
             predicted = self.denoiser(x, rows, embedding)
             if guidance_scale != 1:
                 without = self.denoiser(x, rows, embedding, nobody)
                 predicted = without + guidance_scale * (predicted - without)
-            x = self.scheduler.step(predicted, t, x, return_dict=False)[0]
+            x = self.schedule.step(predicted, t, x, num_inference_steps)
         return self.centre(embedding) + x * self.spread
 
     @torch.no_grad()
@@ -182,7 +161,7 @@ class DiffusionPrior(nn.Module):
                 "centre": one_of(*KINDS), "prediction_type": one_of(None, *get_args(PredictionType)),
             })  # fmt: skip
             # 2. A denoiser of these sizes without numbers, and the shapes of all there is.
-            with torch.device("meta"):
+            with without_numbers():
                 denoiser = Denoiser(latent_dim, embedding_dim, width, depth, said["conditioning"])
             around = KINDS[said["centre"]]
             parts = {name.removeprefix(_CENTRE): shape for name, shape in shapes.items() if name.startswith(_CENTRE)}

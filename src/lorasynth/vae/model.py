@@ -12,7 +12,7 @@ from lorasynth.files import write_tensors
 from lorasynth.schema import Misfit, digits, number, numbered, require_shapes, size_of, whole
 from lorasynth.tensorfile import TensorFile
 from lorasynth.vae.stem import Stem
-from lorasynth.weights import large_tables, pack, packed_shapes, read_packed
+from lorasynth.weights import large_tables, pack, packed_shapes, read_packed, without_numbers
 
 
 class _ResidualMLP(nn.Module):
@@ -157,7 +157,7 @@ class LoRAVAE(nn.Module):
             hidden_dim = size_of(shapes, "encoder.mlp.0.weight", 0)
             said = file.said({"hidden_dim": digits(whole(hidden_dim, hidden_dim)), "dropout": digits(number(0, 0.99))})
             # 2. A VAE of these sizes without numbers, and its shapes.
-            with torch.device("meta"):
+            with without_numbers():
                 tables = [torch.empty(k, f) for k, f in zip(*local, strict=True)]
                 try:
                     vae = cls(Stem(tables, torch.empty(across, sum(local[0]))), latent_dim, hidden_dim, said["dropout"])

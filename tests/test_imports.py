@@ -1,0 +1,57 @@
+"""How much of the stack each verb imports: counted, so that no second of start-up comes back unseen."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lorasynth.lora.factors import LoRA
+from lorasynth.zoo.store import Zoo
+
+from .making import sd15_layout
+
+HEAVY = ("diffusers", "transformers", "peft", "accelerate", "torch._dynamo", "onnxruntime")
+WATCHED = """
+import contextlib, io, json, sys
+from lorasynth.cli import main
+sys.argv = ["lorasynth", *sys.argv[1:]]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    main()
+print(json.dumps([name for name in {heavy} if name in sys.modules]))
+"""
+
+
+def imported_by(*words):
+    code = WATCHED.format(heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, timeout=240)
+    assert "Traceback" not in done.stderr, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    layout = sd15_layout()
+    made = Zoo.create(tmp_path_factory.mktemp("zoo") / "zoo", layout, {"a": 1}, None)
+    made.append("s", [1], ["train"], LoRA.random(layout).vector[None], torch.randn(1, 1, 8), "here", "CC0")
+    return made.folder
+
+
+@pytest.mark.parametrize("verb", ["info", "verify"])
+def test_looking_at_a_zoo_imports_nothing_heavy(zoo, verb):
+    assert imported_by("zoo", verb, zoo) == []
+
+
+@pytest.mark.integration
+def test_doctor_imports_nothing_heavy():
+    assert imported_by("doctor") == []
+
+
+def test_the_cpu_installs_no_function_between_torch_and_its_calls():
+    code = (
+        "import torch; from lorasynth.devices import use_device; use_device('cpu');"
+        "from torch.overrides import _len_torch_function_stack; print(_len_torch_function_stack())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "0\n"
