@@ -11,6 +11,7 @@ from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.factors import LoRA, delta_W_inner, delta_W_norm2, delta_W_relative_error
 from lorasynth.lora.layout import Layout, Module
+from lorasynth.lora.products import update_inner, update_norm2
 
 SMALL = Layout(
     base="small",
@@ -136,3 +137,15 @@ def test_attach_refuses_what_it_cannot_do(unet, layout):
 def test_different_seeds_give_different_loras(seeds):
     loras = [LoRA.random(SMALL, seed=s) for s in sorted(seeds)]
     assert all(not torch.equal(a.vector, b.vector) for a, b in pairwise(loras))
+
+
+@pytest.mark.parametrize(("rank", "other"), [(3, 5), (64, 130), (300, 200)])
+def test_products_of_any_rank_are_those_of_the_updates(rank, other):
+    """Ranks of more than one part at a time, too."""
+    g = torch.Generator().manual_seed(0)
+    A, B, C, D = (torch.randn(*shape, generator=g) for shape in ((rank, 9_000), (7, rank), (other, 9_000), (7, other)))
+    left, right = B.double() @ A.double(), D.double() @ C.double()
+    assert update_norm2(A, B) == pytest.approx(left.square().sum().item(), rel=1e-12)
+    assert update_inner(A[None], B[None], C[None], D[None]).item() == pytest.approx(
+        (left * right).sum().item(), rel=1e-9
+    )

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_NUMBERS = 2**19  # of one factor at a time, in float64: some MB, even where a rank is a layer's width
+
 
 def update_inner(
     A_NRI: Float[Tensor, "N R I"],
@@ -11,11 +13,8 @@ def update_inner(
     C_NSI: Float[Tensor, "N S I"],
     D_NOS: Float[Tensor, "N O S"],
 ) -> Float[Tensor, " N"]:
-    """Frobenius inner products ``<B A, D C> = sum((Bᵀ D) * (A Cᵀ))`` of N pairs of updates, in float64.
-
-    Some ranks at a time, so that the working memory stays at some MB a pair even where a rank is a layer's width.
-    """
-    step = max(64, 2**19 // (len(A_NRI) * max(A_NRI.shape[2], B_NOR.shape[1])))
+    """Frobenius inner products ``<B A, D C> = sum((Bᵀ D) * (A Cᵀ))`` of N pairs of updates, in float64, some ranks at a time."""
+    step = _ranks_at_a_time(A_NRI, B_NOR)
     total_N = torch.zeros(len(A_NRI), dtype=torch.float64, device=A_NRI.device)
     for A, B in zip(A_NRI.split(step, 1), B_NOR.split(step, 2), strict=True):
         A, B = A.double(), B.double()
@@ -26,5 +25,16 @@ def update_inner(
 
 def update_norm2(A_RI: Float[Tensor, "R I"], B_OR: Float[Tensor, "O R"]) -> float:
     """Squared Frobenius norm of one update ``B A``, in float64; never below 0."""
-    pair = A_RI[None], B_OR[None]
-    return max(float(update_inner(*pair, *pair)), 0.0)
+    step = _ranks_at_a_time(A_RI[None], B_OR[None])
+    parts = list(zip(A_RI.split(step), B_OR.split(step, 1), strict=True))
+    total = 0.0
+    for i, (A, B) in enumerate(parts):
+        A, B = A.double(), B.double()
+        for C, D in parts[i:]:  # of two that differ, the other order has the same product
+            product = float(((B.mT @ D.double()) * (A @ C.double().mT)).sum())
+            total += product if C is parts[i][0] else 2 * product
+    return max(total, 0.0)
+
+
+def _ranks_at_a_time(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> int:
+    return max(64, _NUMBERS // (len(A_NRI) * max(A_NRI.shape[2], B_NOR.shape[1])))
