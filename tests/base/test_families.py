@@ -164,6 +164,7 @@ def test_distilled_unet_is_refused():
 
 @pytest.mark.parametrize(("family", "size", "words"), [
     ("sd15", 36, "multiples of 8 pixels for x, got 36"), ("sd15", 4, "multiples of 8 pixels for x, got 4"),
+    ("sd15", 0, "multiples of 8 pixels for x, got 0"),
     ("flux", 40, "multiples of 16 pixels for x, got 40"), ("sd3", 80, "resolution up to 64 for x, got 80"),
 ])  # fmt: skip
 def test_resolution_that_a_base_cannot_take_is_refused(family, size, words):
@@ -175,6 +176,10 @@ def test_resolution_that_a_base_cannot_take_is_refused(family, size, words):
 def test_usual_resolution_is_what_diffusers_draws(family, size):
     """FLUX's is in no configuration: diffusers draws 128 x 128 latents."""
     assert as_base(pipeline(family), "x").picture_size == size
+
+
+def test_unet_of_two_sample_sizes_is_drawn_square():
+    assert as_base(sd15(sample_size=[8, 8]), "x").picture_size == SIZE
 
 
 def test_resolution_is_taken():

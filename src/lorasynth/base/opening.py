@@ -68,7 +68,7 @@ def as_base(pipe: Any, name: str, resolution: int | None = None) -> PipelineBase
     """
     family = FAMILIES[_known(type(pipe).__name__, name)]
     pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
-    return family(pipe=pipe, name=name, picture_size=resolution or family.usual_size(pipe))
+    return family(pipe=pipe, name=name, picture_size=family.usual_size(pipe) if resolution is None else resolution)
 
 
 def _known(pipeline: object, name: str) -> str:

@@ -29,8 +29,8 @@ class StableDiffusion(PipelineBase):
     @classmethod
     def usual_size(cls, pipe: Any) -> int:
         """Pixels a side of the pictures that a pipeline was trained on."""
-        size: int = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        return size
+        size = pipe.unet.config.sample_size
+        return int(size if isinstance(size, int) else size[0]) * int(pipe.vae_scale_factor)
 
     @property
     def family(self) -> str:

@@ -1,0 +1,40 @@
+"""`lorasynth render` draws with a user's base and LoRA as plain diffusers does."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from lorasynth.cli.app import app
+from lorasynth.evaluate.grid import sheet
+from lorasynth.lora.factors import LoRA
+
+from ..tiny_pipelines import SIZE, pipeline
+
+PROMPT = "a photo of sks person"
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd3"])
+def test_picture_of_a_folder_and_a_lora_is_the_pipelines(bases, tmp_path, family):
+    folder, picture = tmp_path / family, tmp_path / "me.png"
+    pipe = pipeline(family)
+    pipe.save_pretrained(folder)
+    lora = LoRA.random(bases(family).layout(2), seed=0, std=0.4).save(tmp_path / "me.safetensors", "diffusers")
+
+    def rendered(*more):
+        call = ["render", "--base", str(folder), "-p", PROMPT, "-o", str(picture), "--num-images", "1", "--steps", "3"]
+        ran = CliRunner().invoke(app, [*call, "--force", *more])
+        assert ran.exit_code == 0, ran.output
+        image = np.asarray(Image.open(picture).convert("RGB"), dtype=np.float32) / 255
+        return torch.from_numpy(image)
+
+    plain, ours = rendered(), rendered("--lora", str(lora))
+    pipe.load_lora_weights(tmp_path, weight_name=lora.name)
+    theirs = pipe(
+        [PROMPT], num_inference_steps=3, guidance_scale=2.0, generator=[torch.Generator().manual_seed(0)], output_type="pt",
+        height=SIZE, width=SIZE,
+    ).images  # fmt: skip
+    expected = np.asarray(sheet([theirs], [""], zoom=256 // SIZE, margin=4), dtype=np.float32) / 255
+    assert (ours - torch.from_numpy(expected)).abs().max() < 0.02
+    assert (ours - plain).abs().max() > 0.05
