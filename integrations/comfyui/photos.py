@@ -17,7 +17,7 @@ def to_photos(image: torch.Tensor) -> list[Image.Image]:
     Raises:
         PhotoError: another shape, values that are no picture's, or a size that no photo file may have.
     """
-    if image.dim() != 4 or image.shape[-1] != 3 or not len(image):
+    if image.dim() != 4 or image.shape[-1] != 3 or not image.numel():
         raise PhotoError(
             f"expected an IMAGE of shape (B, H, W, 3), got {tuple(image.shape)}; "
             "give the output of Load Image, without its alpha channel"

@@ -126,6 +126,7 @@ def test_what_resampling_overshoots_is_clipped(package):
         (torch.zeros(64, 64, 3), r"expected an IMAGE of shape \(B, H, W, 3\), got \(64, 64, 3\)"),
         (torch.zeros(1, 64, 64, 4), "without its alpha channel"),
         (torch.zeros(0, 64, 64, 3), r"got \(0, 64, 64, 3\)"),
+        (torch.zeros(1, 0, 64, 3), r"got \(1, 0, 64, 3\)"),
         (torch.full((1, 64, 64, 3), 200.0), "expected an IMAGE with values from 0 to 1, got 200 to 200"),
         (torch.full((1, 64, 64, 3), math.nan), "expected an IMAGE with values from 0 to 1, got nan"),
         (torch.zeros(1, 40, 64, 3), "expected at least 48 pixels a side, got 64 x 40"),
@@ -287,6 +288,37 @@ def test_nothing_is_written_outside_the_folder(save, loras, name):
     with pytest.raises(UsageError, match="within ComfyUI's loras folder"):
         save(name)
     assert list(loras.parent.rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a" * 5000, "at most 240 bytes, got 5012"),
+        ("ü" * 130, "at most 240 bytes, got 272"),
+        ("people/" + "b" * 300 + "/me", "at most 240 bytes, got 300"),
+        ("/".join("abcdefghij"), "at most 8 parts, got 10"),
+        ("CON", "that Windows does not keep for a device"),
+        ("people/lpt1.old/me", "that Windows does not keep for a device"),
+    ],
+)
+def test_names_that_no_file_system_takes_are_refused(save, loras, name, said):
+    with pytest.raises(UsageError, match=said):
+        save(name)
+    assert not list(loras.rglob("*.safetensors"))
+
+
+def test_a_file_in_a_folders_place_is_refused(save, loras):
+    (loras / "people").write_text("a file")
+    with pytest.raises(UsageError, match=r"its folder cannot be made \(File exists|Not a directory"):
+        save("people/me")
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [((60, 241), "sides of at most 4 to 1"), ((9000, 9000), "at most 64 megapixels")]
+)
+def test_pictures_have_the_bounds_of_photo_files(package, size, said):
+    with pytest.raises(PhotoError, match=said):
+        package.photos.to_photos(torch.zeros(1, 1, 1, 3).expand(1, *size, 3))
 
 
 @pytest.mark.parametrize("name", ["", ".safetensors", "a\0b"])
