@@ -102,9 +102,9 @@ def comfyui_model(checkout: Path, base: str) -> Any:
     import comfy.model_detection
     import comfy.model_patcher
 
-    from lorasynth.lora.presets import _sd15_unet, _sdxl_unet
+    from lorasynth.lora.base_models import sd15_unet, sdxl_unet
 
-    shapes = {"sd15": _sd15_unet, "sdxl": _sdxl_unet}[base]().state_dict()
+    shapes = {"sd15": sd15_unet, "sdxl": sdxl_unet}[base]().state_dict()
     model = comfy.model_detection.model_config_from_diffusers_unet(shapes).get_model({}, "", device="meta")
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 

@@ -145,10 +145,10 @@ def tflop(base: str) -> float:
     """Of a LoRA and step: forward and backward through the frozen base, one picture, counted on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from lorasynth.lora import presets
+    from lorasynth.lora import base_models
 
     sdxl = base == "sdxl"
-    unet = (presets._sdxl_unet() if sdxl else presets._sd15_unet()).requires_grad_(False)
+    unet = (base_models.sdxl_unet() if sdxl else base_models.sd15_unet()).requires_grad_(False)
     side, width = (128, 2048) if sdxl else (64, 768)
     with torch.device("meta"):
         x, text, t = torch.zeros(1, 4, side, side), torch.zeros(1, 77, width, requires_grad=True), torch.zeros(1)

@@ -266,13 +266,13 @@ def full_size_pipeline() -> Any:
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from lorasynth.lora.presets import _sd15_unet
+    from lorasynth.lora.base_models import sd15_unet
     from lorasynth.worlds.base import build_scheduler
     from lorasynth.worlds.text import build_tokenizer
 
     tokenizer = build_tokenizer(["a", "photo", "of", "sks", "person"])
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(_sd15_unet().config)
+        unet = UNet2DConditionModel.from_config(sd15_unet().config)
         vae = AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,

@@ -98,23 +98,28 @@ def test_kohyas_alpha_is_folded_in(run, tmp_path, target):
 
 
 def test_pefts_own_folder_through_kohya_does_in_peft_what_it_did(run, tmp_path):
+    """A small model's, whose modules have a UNet's names: its base is named by whoever converts it."""
+
     def build():
         torch.manual_seed(0)
-        return nn.ModuleDict({"attn1": nn.ModuleDict({"to_q": nn.Linear(6, 8), "to_v": nn.Linear(6, 8)})})
+        attention = nn.ModuleDict({"to_q": nn.Linear(6, 8), "to_v": nn.Linear(6, 8)})
+        for name in reversed(["down_blocks", "0", "attentions", "0", "transformer_blocks", "0", "attn1"]):
+            attention = nn.ModuleDict({name: attention})
+        return attention
 
     config = LoraConfig(r=2, lora_alpha=7, use_rslora=True, target_modules=["to_q", "to_v"], init_lora_weights=False)
     model = get_peft_model(build(), config)
     model.save_pretrained(tmp_path / "trained")
-    assert run("convert", tmp_path / "trained", tmp_path / "x.safetensors")[0] == 0
+    assert run("convert", tmp_path / "trained", tmp_path / "x.safetensors", "--force-base", "small")[0] == 0
     code, out, _ = run("convert", tmp_path / "x.safetensors", tmp_path / "again", "--format", "peft")
     assert code == 0
     assert json.loads(out)["rank"] == 2
     again = PeftModel.from_pretrained(build(), tmp_path / "again")
     x = torch.randn(5, 6)
     for name in ("to_q", "to_v"):
-        expected, got = (m.base_model.model["attn1"][name](x) for m in (model, again))
+        expected, got = (m.base_model.model.get_submodule(f"{BLOCK}.attn1.{name}")(x) for m in (model, again))
         torch.testing.assert_close(got, expected)
-        assert not torch.allclose(got, build()["attn1"][name](x))
+        assert not torch.allclose(got, build().get_submodule(f"{BLOCK}.attn1.{name}")(x))
 
 
 @pytest.mark.parametrize(("dtype", "low", "high"), [("float16", 1e-9, 1e-6), ("bfloat16", 1e-6, 1e-4)])
@@ -192,13 +197,18 @@ def test_numbers_too_large_for_float16_are_refused(run, tmp_path, lora, format):
     assert run("convert", start, out, "--format", format, "--dtype", "bfloat16")[0] == 0
 
 
-def test_names_that_kohyas_underscores_cannot_tell_are_refused(run, tmp_path):
-    """A language model's ``self_attn`` would be read back as ``self.attn``: no program would find the module."""
+def test_modules_of_no_known_base_stay_in_their_format(run, tmp_path):
+    """No program would find them under a name that is a guess; whoever names the base says that it is none."""
     module = Module(name="model.layers.0.self_attn.q_proj", in_features=6, out_features=8, rank=2)
     start = LoRA.random(Layout(base="", modules=(module,))).save(tmp_path / "start", "peft")
     out = tmp_path / "x.safetensors"
-    assert_refused(run("convert", start, out), str(start), "format 'kohya'", "self_attn.q_proj", "--format peft")
-    assert not out.exists()
+    for format in ("kohya", "diffusers"):
+        result = run("convert", start, out, "--format", format)
+        assert_refused(result, str(start), f"format '{format}'", "self_attn.q_proj", "'peft'", "--force-base")
+        assert_refused(
+            run("convert", start, out, "--format", format, "--force-base", "mine"), "self_attn.q_proj", "'peft'"
+        )
+        assert not out.exists()
     assert run("convert", start, tmp_path / "again", "--format", "peft")[0] == 0
 
 
@@ -259,9 +269,8 @@ def test_a_text_encoders_lora_alone_is_no_unets(run, tmp_path):
 
 
 def test_a_base_can_be_named_against_what_the_file_says(run, tmp_path):
-    rows = [(f"{BLOCK}.attn2.to_k", 2048, 8, 1)]
-    modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
-    lora = LoRA.random(Layout(base="sd15", modules=modules))  # of SDXL, by its text's width
+    module = Module(name=f"{BLOCK.replace('0', '1', 1)}.attn2.to_k", in_features=2048, out_features=640, rank=1)
+    lora = LoRA.random(Layout(base="sd15", modules=(module,)))  # of SDXL, by its shapes
     start, out = lora.save(tmp_path / "start.safetensors"), tmp_path / "x.safetensors"
     said = "lorasynth.base: expected sdxl, the base model by its shapes, got sd15"
     assert_refused(run("convert", start, out), said, "--force-base")
@@ -277,7 +286,7 @@ def test_a_base_can_be_named_against_what_the_file_says(run, tmp_path):
 
 @pytest.mark.parametrize("target", FORMATS)
 def test_a_flux_lora_goes_through_every_format(run, tmp_path, target):
-    rows = [(f"transformer_blocks.3.attn.to_{part}", 16, 8, 2) for part in ("q", "k", "v", "out.0")]
+    rows = [(f"transformer_blocks.3.attn.to_{part}", 3072, 3072, 2) for part in ("q", "k", "v", "out.0")]
     modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
     lora = LoRA.random(Layout(base="flux", modules=modules), seed=3)
     start, out = lora.save(tmp_path / "start.safetensors", "diffusers"), place(tmp_path, target)
@@ -288,7 +297,7 @@ def test_a_flux_lora_goes_through_every_format(run, tmp_path, target):
 
 
 def test_a_format_that_a_base_has_not_is_refused_and_nothing_is_written(run, tmp_path):
-    module = Module(name="transformer_blocks.3.attn.to_q", in_features=8, out_features=8, rank=2)
+    module = Module(name="transformer_blocks.3.attn.to_q", in_features=1536, out_features=1536, rank=2)
     start = LoRA.random(Layout(base="sd3", modules=(module,))).save(tmp_path / "start.safetensors", "diffusers")
     assert_refused(run("convert", start, tmp_path / "x.safetensors"), "'diffusers' or 'peft' for 'sd3', got 'kohya'")
     assert list(tmp_path.iterdir()) == [start]

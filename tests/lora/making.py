@@ -187,6 +187,11 @@ def both(*names):
     return save({f"{n}.lora_{h}.weight": numbers(*s) for n in names for h, s in (("down", (2, 4)), ("up", (6, 2)))})
 
 
+def pair_of(name, width, out, rank=2):
+    """The two tensors of one layer under kohya's names."""
+    return {f"{name}.lora_down.weight": numbers(rank, width), f"{name}.lora_up.weight": numbers(out, rank, seed=1)}
+
+
 def said(text):
     """A new-style file with that adapter metadata."""
     return save(new_style(), {"lora_adapter_metadata": text})

@@ -36,7 +36,7 @@ def test_all_faults_of_a_file_are_listed(tmp_path):
     path = tmp_path / "bad.safetensors"
     save_file(tensors, path)
     seen = inspect_file(path)
-    assert {fault.code for fault in seen.faults} == {"not-finite", "alpha", "unknown-key"}
+    assert {fault.code for fault in seen.faults} == {"not-finite", "alpha", "unknown-key", "base-unknown"}
     assert (seen.format, seen.num_modules, seen.rank, seen.norm) == ("kohya", 2, 2, None)
     with pytest.raises(LoRAFileError, match=r"\(2 more: `lorasynth inspect` lists them\)"):
         read_lora(path)
@@ -56,11 +56,19 @@ def test_a_good_file_is_described(tmp_path):
     assert again == seen
 
 
-@pytest.mark.parametrize(("width", "base"), [(768, "sd15"), (1024, "sd2"), (2048, "sdxl"), (96, "")])
-def test_the_base_model_is_told_by_the_width_of_its_text(tmp_path, width, base):
-    path = tmp_path / "x.safetensors"
-    save_file(kohya() | {f"{KOHYA_K}.lora_down.weight": numbers(2, width)}, path)
-    assert inspect_file(path).base == base
+@pytest.mark.parametrize(
+    ("block", "width", "out", "base"),
+    [
+        (0, 768, 320, "sd15"), (0, 1024, 320, "sd2"), (1, 2048, 640, "sdxl"), (1, 1280, 768, "sdxl-refiner"), (0, 96, 320, ""),
+        (0, 768, 640, ""), (7, 768, 320, ""),
+    ],
+)  # fmt: skip
+def test_the_base_is_the_one_that_has_every_module(tmp_path, block, width, out, base):
+    path, name = tmp_path / "x.safetensors", KOHYA_K.replace("0", str(block), 1)
+    save_file({f"{name}.lora_down.weight": numbers(2, width), f"{name}.lora_up.weight": numbers(out, 2)}, path)
+    seen = inspect_file(path)
+    assert (seen.base, seen.modules) == (base, [K.replace("0", str(block), 1)])
+    assert [fault.code for fault in seen.faults] == ([] if base else ["base-unknown"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

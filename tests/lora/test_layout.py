@@ -11,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.lora import presets
+from lorasynth.lora import base_models
 from lorasynth.lora.layout import Layout, Module, natural_order
 
 
@@ -67,10 +67,10 @@ def test_presets_have_the_size_of_loras_of_the_real_models(name, modules, rank_1
 @pytest.mark.parametrize(
     ("model", "parameters"),
     [
-        (presets._sd15_unet, 859_520_964),
-        (presets._sdxl_unet, 2_567_463_684),
-        (presets._sd3_transformer, 2_028_328_000),
-        (presets._flux_transformer, 11_901_408_320),
+        (base_models.sd15_unet, 859_520_964),
+        (base_models.sdxl_unet, 2_567_463_684),
+        (base_models.sd3_transformer, 2_028_328_000),
+        (base_models.flux_transformer, 11_901_408_320),
     ],
 )
 def test_presets_are_read_off_models_of_the_published_size(model, parameters):

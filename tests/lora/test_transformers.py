@@ -18,6 +18,9 @@ from .making import numbers
 QKV = "lora_unet_double_blocks_0_img_attn_qkv"
 
 
+ADD_K, TO_Q = "transformer_blocks.3.attn.add_k_proj", "transformer_blocks.3.attn.to_q"
+
+
 def build_flux(single_blocks=1):
     torch.manual_seed(0)
     model = FluxTransformer2DModel(
@@ -173,7 +176,7 @@ def test_the_scale_in_an_xlabs_header_is_obeyed(tmp_path):
 )
 @pytest.mark.parametrize("rank", [2, 3])  # 3 could be one of each part, by its size
 def test_a_trained_fused_layer_is_three_layers(tmp_path, name, down, up, rank):
-    A, B, alpha = numbers(rank, 8), numbers(18, rank, seed=1), 0.5
+    A, B, alpha = numbers(rank, 3072), numbers(3 * 3072, rank, seed=1), 0.5
     tensors = {f"{name}.{down}.weight": A, f"{name}.{up}.weight": B}
     if down == "down":
         alpha = rank
@@ -181,36 +184,51 @@ def test_a_trained_fused_layer_is_three_layers(tmp_path, name, down, up, rank):
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
     save_file(tensors, tmp_path / "x.safetensors")
     lora = LoRA.load(tmp_path / "x.safetensors")
-    assert (lora.layout.base, {m.rank for m in lora.layout.modules}) == ("flux", {rank})
+    assert {m.rank for m in lora.layout.modules} == {rank}
     parts = [lora.delta_W(f"transformer_blocks.0.attn.to_{part}") for part in "qkv"]
-    torch.testing.assert_close(torch.cat(parts), alpha / rank * B @ A)
+    torch.testing.assert_close(torch.cat(parts), alpha / rank * B @ A, rtol=1e-5, atol=1e-5)
 
 
-def test_flux_layers_beside_the_blocks_are_read(tmp_path):
-    names = {"lora_unet_img_in": "x_embedder", "lora_unet_final_layer_linear": "proj_out"}
-    tensors = {QKV + k: t for k, t in ((".lora_down.weight", numbers(1, 8)), (".lora_up.weight", numbers(18, 1)))}
-    for name in names:
-        tensors |= {f"{name}.lora_down.weight": numbers(2, 8), f"{name}.lora_up.weight": numbers(6, 2, seed=1)}
+@pytest.mark.parametrize("base", ["flux", "chroma"])
+def test_layers_beside_flux_blocks_are_read(tmp_path, base):
+    """Those of FLUX alone say which base it is; where it fits two, the header does."""
+    names = {"lora_unet_img_in": ("x_embedder", 64, 3072), "lora_unet_final_layer_linear": ("proj_out", 3072, 64)}
+    if base == "flux":
+        names["lora_unet_guidance_in_in_layer"] = ("time_text_embed.guidance_embedder.linear_1", 256, 3072)
+    tensors = {QKV + k: t for k, t in ((".lora_down.weight", numbers(1, 3072)), (".lora_up.weight", numbers(9216, 1)))}
+    for name, (_, i, o) in names.items():
+        tensors |= {f"{name}.lora_down.weight": numbers(2, i), f"{name}.lora_up.weight": numbers(o, 2, seed=1)}
         tensors[f"{name}.alpha"] = torch.tensor(4.0)
-    save_file(tensors, tmp_path / "x.safetensors")
+    save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": base} if base == "chroma" else None)
     lora = LoRA.load(tmp_path / "x.safetensors")
-    for name, module in names.items():
+    assert lora.layout.base == base
+    for name, (module, _, _) in names.items():
         down, up = (tensors[f"{name}.lora_{half}.weight"] for half in ("down", "up"))
         torch.testing.assert_close(lora.delta_W(module), 2 * up @ down)
+
+
+def test_the_last_norm_of_flux_swaps_its_halves(tmp_path):
+    """diffusers' norm_out has scale before shift, the original code shift before scale."""
+    name, A, B = "lora_unet_final_layer_adaLN_modulation_1", numbers(1, 3072), numbers(6144, 1)
+    tensors = {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B}
+    save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "flux1"})
+    lora = LoRA.load(tmp_path / "x.safetensors")
+    torch.testing.assert_close(lora.delta_W("norm_out.linear"), torch.cat([B[3072:], B[:3072]]) @ A)
 
 
 @pytest.mark.parametrize(
     ("module", "width", "base"),
     [
-        ("single_transformer_blocks.7.attn.to_q", 8, "flux"),
-        ("transformer_blocks.7.attn.add_k_proj", 3072, "flux"),
+        ("single_transformer_blocks.7.attn.to_q", 3072, ""),  # of FLUX, Chroma and HunyuanVideo
+        ("transformer_blocks.7.norm1.linear", 3072, ""),  # of FLUX and HunyuanVideo
         ("transformer_blocks.7.attn.to_out.0", 8, ""),
         ("transformer_blocks.7.attn.to_v", 1536, "sd3"),
+        ("transformer_blocks.59.attn.add_k_proj", 3072, "qwen-image"),
     ],
 )
 def test_onetrainers_names_are_read(tmp_path, module, width, base):
     name = f"lora_transformer_{module.replace('.', '_')}"
-    A, B = numbers(2, width), numbers(6, 2)
+    A, B = numbers(2, width), numbers(6 * width if "norm" in module else width, 2)
     save_file(
         {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B, f"{name}.alpha": torch.tensor(1.0)},
         tmp_path / "x.safetensors",
@@ -237,19 +255,39 @@ def test_alphas_beside_diffusers_names_are_folded_in_as_diffusers_does(tmp_path)
     torch.testing.assert_close(predict_flux(loaded), predict_flux(attached), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("width", "base"), [(3072, "flux"), (1536, "sd3"), (2432, "sd3"), (64, "")])
-@pytest.mark.parametrize("prefix", ["transformer.", "base_model.model."])
-def test_the_base_of_a_transformer_is_told_by_its_width(tmp_path, width, base, prefix):
-    name = f"{prefix}transformer_blocks.3.attn.add_k_proj"
+@pytest.mark.parametrize(
+    ("widths", "header", "base", "codes"),
+    [
+        ({ADD_K: 1536}, {}, "sd3", []),
+        ({ADD_K: 2432}, {}, "sd3", []),
+        ({ADD_K: 64}, {}, "", ["base-unknown"]),
+        ({ADD_K: 3072}, {}, "", ["base-ambiguous"]),
+        ({ADD_K: 3072}, {"modelspec.architecture": "flux-1-dev/lora"}, "flux", []),
+        ({ADD_K: 3072}, {"modelspec.architecture": "Qwen-Image"}, "qwen-image", []),
+        ({ADD_K: 3072}, {"modelspec.architecture": "hidream-i1/lora"}, "", ["base-unknown"]),
+        ({ADD_K: 3072}, {"lorasynth.base": "my-tune"}, "my-tune", []),
+        ({ADD_K: 3072, TO_Q.replace("3", "19"): 3072}, {"ss_base_model_version": "flux1"}, "flux", ["base"]),
+        ({TO_Q: 3072}, {"ss_base_model_version": "flux1", "modelspec.architecture": "chroma"}, "flux", ["base"]),
+        ({TO_Q: 3072}, {"ss_base_model_version": "sd_v1"}, "sd15", ["base"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "prefix", ["transformer.", "base_model.model.", "diffusion_model.", "base_model.model.transformer."]
+)
+def test_a_base_is_one_that_has_every_module(tmp_path, widths, header, base, codes, prefix):
+    """And a header that denies what the tables say is an error (code "base"), or said."""
     folder = tmp_path / "x"
     folder.mkdir()
-    save_file(
-        {f"{name}.lora_A.weight": numbers(1, width), f"{name}.lora_B.weight": numbers(4, 1)},
-        folder / "adapter_model.safetensors",
-    )
+    tensors = {
+        f"{prefix}{name}.lora_{half}.weight": numbers(*shape)
+        for name, width in widths.items() for half, shape in (("A", (1, width)), ("B", (width, 1)))
+    }  # fmt: skip
+    save_file(tensors, folder / "adapter_model.safetensors", header)
     (folder / "adapter_config.json").write_text('{"r": 1, "lora_alpha": 1}')
     seen = inspect_file(folder)
-    assert (seen.ok, seen.base) == (True, base)
+    assert (seen.base, [fault.code for fault in seen.faults], seen.ok) == (base, codes, codes != ["base"])
+    if seen.ok:
+        assert set(seen.modules) == set(widths)
 
 
 def module(name, out_features=6, rank=2):
@@ -282,6 +320,7 @@ def module(name, out_features=6, rank=2):
         ),
         ("flux", [module("transformer_blocks.0.attn.to_q", rank=3)], "img_attn_qkv: expected parts of one rank"),
         ("", [module("transformer_blocks.0.attn.to_q")], "expected format 'diffusers' or 'peft' for ''"),
+        ("mine", [module("transformer_blocks.0.attn.to_q")], "expected format 'diffusers' or 'peft' for 'mine'"),
     ],
     ids=[
         "beside-the-blocks",
@@ -291,6 +330,7 @@ def module(name, out_features=6, rank=2):
         "rows-differ",
         "rank-too-high",
         "base-unknown",
+        "base-without-table",
     ],
 )
 def test_what_kohyas_names_cannot_say_is_refused_and_nothing_is_written(tmp_path, base, modules, said):
@@ -298,15 +338,14 @@ def test_what_kohyas_names_cannot_say_is_refused_and_nothing_is_written(tmp_path
     with pytest.raises(UsageError, match=said):
         lora.save(tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
-    for format in ("diffusers", "peft"):
+    for format in ("diffusers", "peft"):  # a stand-in that calls itself FLUX is read by whoever says so
         path = lora.save(tmp_path / ("x" if format == "peft" else "x.safetensors"), format)
         assert torch.equal(LoRA.load(path, lora.layout).vector, lora.vector)
 
 
 def test_a_flux_lora_where_a_unets_is_expected_is_refused_with_its_base(tmp_path):  # row 50
     layout = Layout(base="sd15", modules=(module("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),))
-    save_file(
-        {f"{QKV}.lora_down.weight": numbers(1, 8), f"{QKV}.lora_up.weight": numbers(18, 1)}, tmp_path / "x.safetensors"
-    )
+    tensors = {f"{QKV}.lora_down.weight": numbers(1, 3072), f"{QKV}.lora_up.weight": numbers(9216, 1)}
+    save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "flux1"})
     with pytest.raises(LayoutError, match="expected the 1 modules of layout 'sd15', got 3 of another, perhaps flux"):
         LoRA.load(tmp_path / "x.safetensors", layout)

@@ -85,7 +85,7 @@ def convert(
     layout, vector, metadata, seen = read_flat(source, unet_only=unet_only, base=force_base)
     if seen.norm == 0 and not allow_zero:
         raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
-    lora, numbers = LoRA(layout, vector, metadata), getattr(torch, dtype.value)
+    lora, numbers = LoRA(layout, vector, metadata, seen.own_format), getattr(torch, dtype.value)
     try:
         error = read_back_error(lora, format.value, numbers)
     except UsageError as reason:

@@ -2,32 +2,18 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lorasynth.lora import names
 from lorasynth.lora.faults import Fault, FaultyFileError, refuse
 from lorasynth.lora.formats.scaling import check_alpha, largest_of
+from lorasynth.lora.identity import Layer
 
 _AGAIN = "save it again, with the program that made it"
 _ALLOWED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_DOWN_UP = {"down": "lora_A", "up": "lora_B"}
-_STYLES: dict[str, re.Pattern[str]] = {
-    "kohya": re.compile(
-        r"(?P<name>lora_[^.]+|diffusion_model\.[A-Za-z0-9_.]+)\.(?:lora_(?P<half>down|up)\.weight|(?P<alpha>alpha))"
-    ),
-    "xlabs": re.compile(
-        r"(?P<name>(?:diffusion_model\.)?(?:double|single)_blocks\.[0-9]+\.processor\.(?:qkv|proj)_lora[12]?)"
-        r"\.(?P<half>down|up)\.weight"
-    ),
-    "diffusers": re.compile(  # a transformer's may have alphas
-        r"(?P<name>(?P<transformer>transformer\.)?.+)\.(?:lora_(?P<half>[AB])\.weight|(?(transformer)alpha|(?!)))"
-    ),
-    "diffusers-2022": re.compile(r"(?P<name>.+)[._]lora\.(?P<half>down|up)\.weight"),
-}
-_PEFT_PREFIX = "base_model.model."
 # Names of other kinds of adapter, and of changes of the base model itself.
 _OTHER_KINDS = tuple(
     (re.compile(pattern), kind)
@@ -42,35 +28,45 @@ _OTHER_KINDS = tuple(
         (r"\.(set_weight|reshape_weight|diff|diff_b)$", "a change of the base weight itself"),
     )
 )
-_TEXT_ENCODER = re.compile(
-    r"lora_te\d?_|text_encoder(_\d)?\.|text_encoders\.|base_model\.model\.(text_model|encoder)\."
-)
-# Names of the original code's blocks, whose fused layers only kohya's and XLabs' files are taken apart from.
-_ORIGINAL_BLOCKS = re.compile(r"(double|single|joint)_blocks")
-_TRANSFORMER_BLOCKS = re.compile(
-    r"(base_model\.model\.|transformer\.|lora_transformer_)?transformer_blocks[._].*attn[._](to_[qkv]|add_[qkv]_proj)"
-)
 # What is linear in every UNet and transformer, whatever a file says.
 _LINEAR = re.compile(r"(transformer|double|single|joint)_blocks|time_emb|emb_layers")
-_WIDTHS = {768: "sd15", 1024: "sd2", 2048: "sdxl"}
-_TRANSFORMER_WIDTHS = {3072: "flux", 1536: "sd3", 2432: "sd3"}
-# What headers call the bases: ours, kohya's ss_base_model_version, ModelSpec's architecture.
-_STATED = (
-    ("sd15", re.compile("sd15|sd_v1|stable-diffusion-v1")),
-    ("sd2", re.compile("sd2|sd_v2|stable-diffusion-v2")),
-    ("sdxl", re.compile("sdxl|stable-diffusion-xl")),
-    ("sd3", re.compile("sd3|stable-diffusion-3")),
-    ("flux", re.compile("flux1|flux-1|flux$")),
-)
 
 
 @dataclass
 class Halves:
-    """What a file holds of one module: shapes are those of the file."""
+    """What a file holds of one layer: shapes are those of the file."""
 
+    spellings: tuple[str, ...] = ()
+    adapter: str | None = None
     lora_A: tuple[str, Tensor] | None = None
     lora_B: tuple[str, Tensor] | None = None
     alpha: tuple[str, Tensor] | None = None
+
+    def add(self, name: names.Name, key: str, tensor: Tensor) -> None:
+        """Take a tensor in.
+
+        Raises:
+            FaultyFileError: that part is there already, of another adapter perhaps.
+        """
+        if (there := getattr(self, name.part)) is not None:
+            fix = "save the LoRA again with the program that made it: only one of the two can be meant"
+            if name.adapter != self.adapter:
+                fix = "save each adapter in a file of its own"
+            raise refuse("duplicate-module", key, "each module once", f"{there[0]} too", fix)
+        setattr(self, name.part, (key, tensor))
+        if name.part != "alpha":
+            self.adapter = name.adapter
+
+    @property
+    def layer(self) -> Layer | None:
+        """What can be said of it against a model's table; None if a half is missing or has no shape of a layer's."""
+        if self.lora_A is None or self.lora_B is None:
+            return None
+        (key, A), B = self.lora_A, self.lora_B[1]
+        if A.dim() not in (2, 4) or B.dim() not in (2, 4):
+            return None
+        kernel = (A.shape[2], A.shape[3]) if A.dim() == 4 else None
+        return Layer(self.spellings, (A.shape[1:].numel(), B.shape[0], kernel), key)
 
     @property
     def rank(self) -> int | None:
@@ -82,94 +78,35 @@ class Halves:
         return None
 
 
-def detect_format(keys: list[str]) -> str:
-    """The format that tensor names speak of.
-
-    Raises:
-        FaultyFileError: none that is known.
-    """
-    if any(key.startswith(_PEFT_PREFIX) for key in keys):
-        return "peft"
-    for style in ("kohya", "xlabs"):
-        if any(_STYLES[style].fullmatch(key) for key in keys):
-            return style
-    if any(_STYLES[style].fullmatch(key) for style in ("diffusers", "diffusers-2022") for key in keys):
-        return "diffusers"
-    fix = "is this a LoRA? For a whole model, give the LoRA that was trained on it"
-    raise refuse("no-lora", keys[0], "names of LoRA tensors (lora_A, lora_down …)", "none in the file", fix)
-
-
-def detect_base(halves: dict[str, Halves]) -> str:
-    """The base model by module names and by the width of a UNet's text or of a transformer; "" if they do not say."""
-    if any(re.search(r"single_(transformer_)?blocks|double_blocks", name) for name in halves):
-        return "flux"
-    if any("joint_blocks" in name for name in halves):
-        return "sd3"
-    for name, half in halves.items():
-        if half.lora_A is not None and _TRANSFORMER_BLOCKS.fullmatch(name):
-            return _TRANSFORMER_WIDTHS.get(half.lora_A[1].shape[-1], "")
-        if re.search(r"attn2[._](processor\.)?to_[kv]$", name) and half.lora_A is not None:
-            return _WIDTHS.get(half.lora_A[1].shape[-1], "")
-    return ""
-
-
-def stated_base(metadata: Mapping[str, str]) -> tuple[str, str]:
-    """The header's field that names one of the bases that shapes can tell, and which one; "" twice if none does."""
-    for key in ("lorasynth.base", "ss_base_model_version", "modelspec.architecture"):
-        for base, words in _STATED:
-            if words.match(metadata.get(key, "")):
-                return key, base
-    return "", ""
-
-
-def text_encoder_keys(keys: Iterable[str]) -> list[str]:
-    """Those of a file's keys that belong to text encoders."""
-    return [key for key in keys if _TEXT_ENCODER.match(key)]
-
-
-def without_text_encoders(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Fault]]:
-    """What is not a text encoder's, and a note that says what was left out.
-
-    Raises:
-        FaultyFileError: nothing remains.
-    """
-    left_out = text_encoder_keys(tensors)
-    rest = {key: tensor for key, tensor in tensors.items() if not _TEXT_ENCODER.match(key)}
-    if not left_out:
-        return tensors, []
-    fix = "as asked"
-    if not rest:
-        fix = "this LoRA changes a text encoder alone and is not supported"
-        raise refuse("text-encoder", left_out[0], "modules of the UNet or transformer", "none", fix)
-    got = f"{len(left_out)} tensors of text encoders, left out"
-    what = "modules of the UNet or transformer only"
-    return rest, [Fault(code="text-encoder", key=left_out[0], expected=what, actual=got, fix=fix, fatal=False)]
-
-
-def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[Fault]]:
-    """Sort tensors by module and list everything that is wrong with them.
+def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], str, list[Fault]]:
+    """Sort tensors by layer and list everything that is wrong with them.
 
     Returns:
-        module name as the file spells it -> its parts; and the faults.
+        layer, as the file spells it -> its parts; the file's format, "mixed" if it has several; and the faults.
+
+    Raises:
+        FaultyFileError: no tensor has a LoRA's name.
     """
     halves: dict[str, Halves] = {}
     faults: list[Fault] = []
-    styles: dict[str, str] = {}
+    formats: dict[str, None] = {}
+    if not any(names.parse(key) for key in tensors):
+        fix = "is this a LoRA? For a whole model, give the LoRA that was trained on it"
+        raise refuse(
+            "no-lora", next(iter(tensors)), "names of LoRA tensors (lora_A, lora_down …)", "none in the file", fix
+        )
     for key, tensor in tensors.items():
         try:
-            style, name, part = _parse(key)
-            styles.setdefault(style, key)
-            setattr(halves.setdefault(name, Halves()), part, (key, tensor))
-            _check_values(key, tensor, part)
+            name = _parse(key)
+            formats[name.format] = None
+            half = halves.setdefault(name.raw, Halves(spellings=name.spellings))
+            half.add(name, key, tensor)
+            _check_values(key, tensor, name.part)
         except FaultyFileError as error:
             faults.append(error.fault)
-    if len(styles) > 1:
-        (first, _), (other, key), *_ = styles.items()
-        expected, fix = f"names in one style, {first}'s", "keep the names of one program"
-        faults.append(Fault(code="mixed-styles", key=key, expected=expected, actual=f"{other}'s too", fix=fix))
-    for name, half in halves.items():
+    for layer, half in halves.items():
         try:
-            _check_module(name, half)
+            _check_module(layer, half)
         except FaultyFileError as error:
             faults.append(error.fault)
     if double := [key for key, tensor in tensors.items() if tensor.dtype == torch.float64]:
@@ -177,30 +114,29 @@ def check_content(tensors: dict[str, Tensor]) -> tuple[dict[str, Halves], list[F
         faults.append(
             Fault(code="double", key=double[0], expected="F16, BF16 or F32", actual=got, fix=fix, fatal=False)
         )
-    original = [name for name in halves if _ORIGINAL_BLOCKS.search(name)]
-    if original and (not styles.keys() <= {"kohya", "xlabs"} or any("joint_blocks" in name for name in original)):
-        got = f"{'FLUX' if detect_base(halves) == 'flux' else 'Stable Diffusion 3'}'s original ones"
-        fix = (
-            "save it with diffusers; of transformers' files under original names, kohya's and XLabs' for FLUX are read"
-        )
-        faults.append(Fault(code="base", key=original[0], expected="names of diffusers' model", actual=got, fix=fix))
-    return halves, faults
+    return halves, next(iter(formats)) if len(formats) == 1 else "mixed" if formats else "unknown", faults
 
 
-def _parse(key: str) -> tuple[str, str, str]:
-    """Key -> (style, module name, part)."""
+def _parse(key: str) -> names.Name:
+    """What a tensor's name says.
+
+    Raises:
+        FaultyFileError: it is of another kind of adapter, of a text encoder, or no LoRA's.
+    """
     for pattern, kind in _OTHER_KINDS:
         if pattern.search(key):
             raise refuse("kind", key, "a plain LoRA's tensor", kind, "not supported; train a plain LoRA")
-    if _TEXT_ENCODER.match(key):
-        fix = "give --unet-only to leave it out"
-        raise refuse("text-encoder", key, "modules of the UNet only", "one of a text encoder", fix)
-    for style, pattern in _STYLES.items():
-        if found := pattern.fullmatch(key):
-            half = found["half"]
-            part = "alpha" if half is None else _DOWN_UP.get(half, f"lora_{half}")
-            return ("peft" if key.startswith(_PEFT_PREFIX) else style), found["name"], part
-    raise refuse("unknown-key", key, "a LoRA's lora_A, lora_B or alpha", "another tensor", "remove it from the file")
+    if names.is_text_encoders(key):
+        what = (
+            "an embedding (textual inversion) for a text encoder"
+            if names.is_embedding(key)
+            else "one of a text encoder"
+        )
+        raise refuse("text-encoder", key, "modules of the UNet only", what, "give --unet-only to leave it out")
+    if name := names.parse(key):
+        return name
+    fix = "save the LoRA alone, with the program that made the file: this one reads LoRAs and nothing beside them"
+    raise refuse("unknown-key", key, "a LoRA's lora_A, lora_B or alpha", "another tensor", fix)
 
 
 def _check_values(key: str, tensor: Tensor, part: str) -> None:

@@ -25,6 +25,7 @@ def read_back_error(lora: "LoRA", format: str, dtype: torch.dtype) -> float:
     Raises:
         UsageError: a number too large for the type, or the format cannot say this LoRA, or says another one.
     """
+    lora.require_nameable(format)
     lora.require_fits(dtype)
     tensors, fields = formats.WRITERS[format](lora, dtype)
     extra = {CONFIG_KEY: fields.pop(CONFIG_KEY)} if format == "peft" else {}

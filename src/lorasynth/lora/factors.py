@@ -76,6 +76,8 @@ class LoRA:
     layout: Layout
     vector: Float[Tensor, " P"]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    own_format: str = ""
+    """The format of the file whose own names its modules have, as no known base model has them; "" for any other LoRA."""
 
     def __post_init__(self) -> None:
         """Refuse a vector of another length or with values that are not finite."""
@@ -119,7 +121,7 @@ class LoRA:
         """The LoRA with its update multiplied by ``factor``."""
         factors = self.layout.split(self.vector[None])
         vector = self.layout.join({name: (A, B * factor) for name, (A, B) in factors.items()})[0]
-        return LoRA(self.layout, vector, self.metadata)
+        return replace(self, vector=vector)
 
     def save(
         self,
@@ -154,6 +156,7 @@ class LoRA:
         path = Path(path)
         if format not in formats.WRITERS:
             raise UsageError(f"expected a format among {sorted(formats.WRITERS)}, got {format!r}")
+        self.require_nameable(format)
         self.require_fits(dtype)
         header = self.header(metadata or {})
         if format == "peft":
@@ -162,6 +165,19 @@ class LoRA:
         tensors, fields = formats.WRITERS[format](self, dtype)
         write_large_tensors(path, tensors, {**header, **fields, "format": "pt"})
         return path
+
+    def require_nameable(self, format: str) -> None:
+        """Check that a format can name the modules: those of no known base stay in PEFT's, if they are from it.
+
+        Raises:
+            UsageError: it would be a guess.
+        """
+        if self.own_format and (format, self.own_format) != ("peft", "peft"):
+            or_keep = ", or choose format 'peft', which keeps names" if self.own_format == "peft" else ""
+            raise UsageError(
+                f"expected modules of a known base model for format {format!r}, got {self.layout.modules[0].name}; name the base "
+                f"with --force-base, if you know it{or_keep}"
+            )
 
     def header(self, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
         """What a file of this LoRA says of itself, whatever its format; ``metadata`` stands above the LoRA's own.
@@ -224,10 +240,18 @@ class LoRA:
             LoRAFileError: the file cannot be trusted.
             LayoutError: it is not of ``layout``.
         """
-        from lorasynth.lora.faults import shown
+        from lorasynth.lora import bases
+        from lorasynth.lora.faults import FaultyFileError, shown
         from lorasynth.lora.gate import read_flat
 
-        found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=base, raw=raw)
+        try:
+            found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=base, raw=raw)
+        except FaultyFileError as error:
+            # A small stand-in for a known base, which has none of its shapes, is for whoever calls its layout so.
+            stands_in = layout is not None and base is None and not bases.takes(layout.base, layout.shapes)
+            if layout is None or error.code != "base" or not stands_in:
+                raise
+            found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=layout.base, raw=raw)
         # A file that does not say what it is for is taken to be for what the caller expects; its shapes must agree all the same.
         unsaid = layout.base if layout is not None else inspection.base
         found = replace(found, base=base or metadata.get("lorasynth.base", unsaid))
@@ -239,7 +263,7 @@ class LoRA:
                 f"{len(found.modules)} of another{made_for}: {'; '.join(differences[:3])}{more}. Use a LoRA made for this "
                 "base model"
             )
-        return cls(found, vector, metadata)
+        return cls(found, vector, metadata, "" if found.base else inspection.own_format)
 
     def attach(self, model: nn.Module, adapter_name: str = "lorasynth") -> None:
         """Put the adapter on a diffusers model, by the call that `load_lora_weights` makes, and check that all of it is there.

@@ -16,25 +16,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.lora.checks import (
-    Halves,
-    check_content,
-    detect_base,
-    detect_format,
-    stated_base,
-    without_text_encoders,
-)
+from lorasynth.lora.checks import Halves, check_content
 from lorasynth.lora.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
 from lorasynth.lora.container import read_header as read_header
 from lorasynth.lora.effect import check_effect, norm_of
-from lorasynth.lora.faults import Fault, FaultyFileError, refuse
-from lorasynth.lora.formats import READERS
+from lorasynth.lora.faults import FaultyFileError, refuse
 from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME, configuration
 from lorasynth.lora.formats.scaling import Pairs, Stored
+from lorasynth.lora.identity import Identity, identify
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout, natural_order
 from lorasynth.lora.lycoris import as_plain
+from lorasynth.lora.names import without_text_encoders
 from lorasynth.lora.rank import within_widths
+from lorasynth.lora.reading import check_scale, stored_of, without_padding
 from lorasynth.lora.statements import check_statements
 
 Opened = tuple[dict[str, Tensor], dict[str, str], dict[str, str]]
@@ -178,13 +173,16 @@ def _examine(
         del others
         tensors, extra, converted = as_plain(tensors, extra)
         seen["faults"] = [*seen["faults"], *converted]
-        if CONFIG_KEY in extra:
+        if extra.get(CONFIG_KEY):
             configuration(extra)  # first, as what it asks for explains tensors that are no LoRA's
-        _check_tensors(tensors, seen, base)
-        if not any(fault.fatal for fault in seen["faults"]):
-            stored = READERS[seen["format"]](tensors, {**seen["metadata"], **extra})
-            del tensors  # so that each goes as it is copied
-            notes = within_widths(stored)
+        halves, identity = _check_tensors(tensors, seen, base)
+        del tensors  # so that each goes as it is copied
+        if identity is not None and not any(fault.fatal for fault in seen["faults"]):
+            metadata = {**seen["metadata"], **extra}
+            notes = check_scale(halves, seen["format"], metadata)
+            stored = stored_of(halves, identity, metadata)
+            stored = without_padding(stored, seen["metadata"], seen["base"])
+            notes += within_widths(stored)
             if take is not None:
                 take(stored)
                 return None, Inspection(**seen)
@@ -200,18 +198,19 @@ def _examine(
     return flat, Inspection(**seen)
 
 
-def _check_tensors(tensors: dict[str, Tensor], seen: dict[str, Any], base: str | None) -> None:
+def _check_tensors(
+    tensors: dict[str, Tensor], seen: dict[str, Any], base: str | None
+) -> tuple[dict[str, Halves], Identity | None]:
     """Note format, base, ranks, alphas, modules and faults of a file's own tensors."""
-    seen["format"] = detect_format(list(tensors))
-    halves, faults = check_content(tensors)
-    shaped = {name: half for name, half in halves.items() if half.lora_A is None or half.lora_A[1].dim() in (2, 4)}
-    detected, (key, stated) = detect_base(shaped), stated_base(seen["metadata"])
-    if stated and detected and stated != detected:
-        fix = "name the base model with --force-base, if you know"
-        what = f"{detected}, the base model by its shapes"
-        faults.append(Fault(code="base", key=key, expected=what, actual=stated, fix=fix, fatal=base is None))
+    halves, seen["format"], faults = check_content(tensors)
+    seen.update(_summary(halves))
+    layers = {name: layer for name, half in halves.items() if (layer := half.layer) is not None}
+    identity = identify(layers, seen["metadata"], base) if layers else None
+    if identity is not None:
+        seen["base"], seen["is_named"] = identity.base, identity.is_named
+        faults += [fault for fault in identity.faults if fault.fatal or len(layers) == len(halves)]
     seen["faults"] = [*seen["faults"], *faults]
-    seen.update(_summary(halves), base=base or seen["metadata"].get("lorasynth.base") or detected)
+    return halves, identity
 
 
 def _flat(stored: Stored, base: str) -> tuple[Layout, Tensor]:
@@ -254,7 +253,7 @@ def _weights_of(path: Path) -> tuple[Path, dict[str, str]]:
             raise refuse("not-a-file", "file", "a LoRA file or a PEFT folder", "another folder", fix)
         path = path / WEIGHTS_NAME
     config = adapter_config_of(path)
-    return path, {} if config is None else {CONFIG_KEY: config}
+    return path, {} if config is None and path.name != WEIGHTS_NAME else {CONFIG_KEY: config or ""}
 
 
 def adapter_config_of(path: Path) -> str | None:

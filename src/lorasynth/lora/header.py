@@ -23,7 +23,8 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-_KEY = re.compile(r"[A-Za-z0-9_.\-]{1,300}")
+# Names of tensors; OneTrainer's and A1111's embeddings have a user's word, or a star, in theirs.
+_KEY = re.compile(r"[A-Za-z0-9_.\-]{1,300}|bundle_emb\.[^/\\]{1,280}|string_to_param\.\*")
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _METADATA = re.compile(rb'"__metadata__"\s*+:\s*+(?=\{)')
 _PAIR = re.compile(rb"[{,]\s*+" + _STRING + rb"\s*+:\s*+" + _STRING + rb"\s*+", re.DOTALL)
@@ -154,9 +155,15 @@ def _is_count(value: Any) -> bool:
 
 def _check_entry(key: str, entry: Any) -> None:
     """One tensor's name, dtype, shape and offsets, each by itself and against each other."""
-    if not _KEY.fullmatch(key):
+    if not (_KEY.fullmatch(key) and key.isprintable()):
         expected = "a name of at most 300 letters, digits, '_', '.' and '-'"
-        raise refuse("illegal-key", key, expected, f"{len(key)} characters, some others", "rename the tensor")
+        raise refuse(
+            "illegal-key",
+            key,
+            expected,
+            f"{len(key)} characters, some others",
+            "save it again with the program that made it",
+        )
     fields = {"dtype", "shape", "data_offsets"}
     if not isinstance(entry, dict) or set(entry) != fields:
         got = ", ".join(sorted(map(str, entry))) if isinstance(entry, dict) else type(entry).__name__

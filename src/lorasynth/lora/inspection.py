@@ -13,9 +13,10 @@ class Inspection:
 
     Attributes:
         path: the file or folder.
-        format: "kohya", "diffusers", "peft", "xlabs" or "unknown".
-        base: as the caller said, by its metadata or, failing that, by its shapes: "sd15", "sd2", "sdxl", "flux", "sd3"; "" if
-            unknown.
+        format: "kohya", "diffusers", "peft" or "xlabs", "mixed" if names of several are in it, or "unknown".
+        base: as the caller said, by its metadata, or the one base that has all of its modules (see `bases`); "" if unknown.
+        is_named: whether a base is named, or a known one has all of its modules' names: otherwise ``modules`` are the file's own
+            names.
         rank: of all modules, or the different ranks there are.
         alphas: the different alphas among its tensors; empty if there are none, and alpha is the rank or stands in the metadata.
         num_modules: how many layers it adapts.
@@ -28,6 +29,7 @@ class Inspection:
     path: str
     format: str = "unknown"
     base: str = ""
+    is_named: bool = True
     rank: int | list[int] | None = None
     alphas: list[float] = field(default_factory=list)
     num_modules: int = 0
@@ -35,6 +37,11 @@ class Inspection:
     norm: float | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def own_format(self) -> str:
+        """The format whose names the modules have because no base is known for them; "" if one is."""
+        return "" if self.is_named else self.format
 
     @property
     def ok(self) -> bool:

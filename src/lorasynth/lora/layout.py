@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.bases import Shape
 from lorasynth.schema import LINE, Misfit, fit, record, rows, text, whole
 
 Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
@@ -137,6 +138,11 @@ class Layout:
     def num_parameters(self) -> int:
         """P, the length of a flat vector."""
         return sum(m.num_parameters for m in self.modules)
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Module name -> (in_features, out_features, kernel)."""
+        return {m.name: (m.in_features, m.out_features, m.kernel) for m in self.modules}
 
     @cached_property
     def slices(self) -> dict[str, tuple[slice, slice]]:

@@ -60,7 +60,7 @@ def import_legacy(source: str | Path, target: str | Path, *, force: bool = False
         raise FaultyFileError(error.fault, source) from None
     record["lora"], record["faults"] = None, []
     try:
-        seen = read_lora_bytes(content, shown(source), adapter_config=adapter_config_of(target))[2]
+        seen = read_lora_bytes(content, shown(source), adapter_config=adapter_config_of(target) or "")[2]
     except FaultyFileError as error:
         if error.code != "no-lora":
             raise

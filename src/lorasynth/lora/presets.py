@@ -1,16 +1,13 @@
 """Layouts by name: what people adapt in the base models that everybody knows.
 
-Each is read off the real architecture, built from its published configuration on PyTorch's meta device: no weights, no download,
-a few seconds the first time (most of them to import diffusers).
+Each is read from the table of `bases`, which was made from the real architecture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
-import torch
-
-from lorasynth.lora.layout import Layout
+from lorasynth.lora import bases
+from lorasynth.lora.layout import Layout, Module
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """diffusers' default targets: every projection of self- and cross-attention."""
@@ -28,78 +25,45 @@ FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_contex
 """What diffusers' FLUX training adds to them by default: the feed-forward layers of image and text."""
 
 
-@cache
-def _sd15_unet() -> Any:
-    """Stable Diffusion 1.5's UNet: 859,520,964 parameters; diffusers' defaults but for the text width."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-
-
-@cache
-def _sdxl_unet() -> Any:
-    """Stable Diffusion XL's UNet: 2,567,463,684 parameters."""
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=128, cross_attention_dim=2048, block_out_channels=(320, 640, 1280), layers_per_block=2,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20), use_linear_projection=True,
-            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
-        )  # fmt: skip
-
-
-@cache
-def _sd3_transformer() -> Any:
-    """Stable Diffusion 3 medium's transformer: 2,028,328,000 parameters."""
-    from diffusers import SD3Transformer2DModel
-
-    with torch.device("meta"):
-        return SD3Transformer2DModel(
-            sample_size=128, num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=192
-        )
-
-
-@cache
-def _flux_transformer() -> Any:
-    """FLUX.1-dev's transformer: 11,901,408,320 parameters; diffusers' defaults, with guidance as an input."""
-    from diffusers import FluxTransformer2DModel
-
-    with torch.device("meta"):
-        return FluxTransformer2DModel(guidance_embeds=True)
+def _layout(base: str, target_modules: Sequence[str], rank: int) -> Layout:
+    """The layout that `Layout.from_model` gives the base's first model, read from its table."""
+    model = bases.of(base)[0]
+    modules = tuple(
+        Module(name=name, in_features=i, out_features=o, rank=rank, kernel=kernel)
+        for name, (i, o, kernel) in model.modules.items()
+        if any(name == target or name.endswith("." + target) for target in target_modules)
+    )
+    return Layout(base=base, modules=modules)
 
 
 @cache
 def sd15_w2w(rank: int) -> Layout:
     """weights2weights' layout: to_q and to_v of both attentions; 64 modules, 99,648 parameters at rank 1 (arXiv 2406.09413)."""
-    return Layout.from_model(_sd15_unet(), ("to_q", "to_v"), rank, base="sd15")
+    return _layout("sd15", ("to_q", "to_v"), rank)
 
 
 @cache
 def sd15_attn(rank: int) -> Layout:
     """All attention projections of Stable Diffusion 1.5: 128 modules, 199,296 parameters at rank 1."""
-    return Layout.from_model(_sd15_unet(), ATTENTION, rank, base="sd15")
+    return _layout("sd15", ATTENTION, rank)
 
 
 @cache
 def sdxl_attn(rank: int) -> Layout:
     """All attention projections of Stable Diffusion XL: 560 modules, 1,451,520 parameters at rank 1."""
-    return Layout.from_model(_sdxl_unet(), ATTENTION, rank, base="sdxl")
+    return _layout("sdxl", ATTENTION, rank)
 
 
 @cache
 def sd15_kohya(rank: int) -> Layout:
     """What kohya's trainer adapts in Stable Diffusion 1.5: 192 modules, 32 of them convolutions, 423,936 parameters at rank 1."""
-    return Layout.from_model(_sd15_unet(), TRANSFORMER, rank, base="sd15")
+    return _layout("sd15", TRANSFORMER, rank)
 
 
 @cache
 def sdxl_kohya(rank: int) -> Layout:
     """What kohya's trainer adapts in Stable Diffusion XL: 722 modules, 2,659,840 parameters at rank 1."""
-    return Layout.from_model(_sdxl_unet(), TRANSFORMER, rank, base="sdxl")
+    return _layout("sdxl", TRANSFORMER, rank)
 
 
 @cache
@@ -108,7 +72,7 @@ def sd3(rank: int) -> Layout:
 
     They are 24 blocks of 8 but for one: the last block's text goes nowhere, so it has no output projection.
     """
-    return Layout.from_model(_sd3_transformer(), JOINT_ATTENTION, rank, base="sd3")
+    return _layout("sd3", JOINT_ATTENTION, rank)
 
 
 @cache
@@ -117,13 +81,13 @@ def flux(rank: int) -> Layout:
 
     NOTE: its 38 single blocks have to_q, to_k and to_v but no to_out.0: their attention and feed-forward share one output layer.
     """
-    return Layout.from_model(_flux_transformer(), ATTENTION, rank, base="flux")
+    return _layout("flux", ATTENTION, rank)
 
 
 @cache
 def flux_full(rank: int) -> Layout:
     """FLUX.1-dev with diffusers' default targets, feed-forward included: 342 modules, 2,801,664 parameters at rank 1."""
-    return Layout.from_model(_flux_transformer(), JOINT_ATTENTION + FEED_FORWARD, rank, base="flux")
+    return _layout("flux", JOINT_ATTENTION + FEED_FORWARD, rank)
 
 
 PRESETS: dict[str, Callable[[int], Layout]] = {

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorasynth.lora.checks import stated_base
 from lorasynth.lora.faults import Fault, note
+from lorasynth.lora.identity import stated_bases
 from lorasynth.lora.layout import Layout
 
 # Of kohya's fields these describe the old file's tensors. Hashes are of its bytes; those of base models (ss_sd_model_hash) stay.
@@ -26,7 +26,7 @@ def still_true(metadata: Mapping[str, str], base: str) -> dict[str, str]:
         for key, value in metadata.items()
         if key.startswith(_KEPT)
         and not _OF_THE_OLD_FILE.fullmatch(key)
-        and (not base or stated_base({key: value})[1] in ("", base))
+        and (not base or all(said in ("", base) for *_, said in stated_bases({key: value})))
     }
 
 

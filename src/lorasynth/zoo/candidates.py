@@ -15,12 +15,12 @@ from lorasynth.encoders.embeddings import ENDINGS, read_embedding
 from lorasynth.encoders.protocol import Encoder, Reading, pool_readings, read_all
 from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import LayoutError, PhotoError
-from lorasynth.lora.checks import text_encoder_keys
 from lorasynth.lora.factors import LoRA, delta_W_norm2
 from lorasynth.lora.faults import printable, shown
 from lorasynth.lora.gate import Raw, read_raw
 from lorasynth.lora.header import parse_header
 from lorasynth.lora.layout import Layout
+from lorasynth.lora.names import text_encoder_keys
 from lorasynth.zoo.pairs import Entry, person_number
 
 MARKS = ("synthetic", "consent")

@@ -1,13 +1,12 @@
-"""The files of the field, one module a format; inside the house there is one representation only."""
+"""Writers of the field's files, one module a format. `reading` reads all of them: a file need not be of one format."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lorasynth.lora.formats import diffusers, flux, kohya, peft
-from lorasynth.lora.formats.scaling import Stored
+from lorasynth.lora.formats import diffusers, kohya, peft
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -18,11 +17,3 @@ WRITERS: dict[str, Callable[["LoRA", torch.dtype], tuple[dict[str, Tensor], dict
     "peft": peft.to_state_dict,
 }
 """Name -> function from (LoRA, dtype) to (tensors, header fields)."""
-
-READERS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, str]], Stored]] = {
-    "kohya": kohya.from_state_dict,
-    "xlabs": flux.from_xlabs,
-    "diffusers": diffusers.from_state_dict,
-    "peft": peft.from_state_dict,
-}
-"""Name -> function from (tensors, metadata) to module name -> (lora_A, lora_B, scaling)."""

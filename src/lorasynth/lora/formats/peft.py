@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasynth.files import write_json, write_large_tensors
 from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
-from lorasynth.lora.formats.scaling import Stored, pair, require_plain, scaled_by
+from lorasynth.lora.formats.scaling import require_plain
 from lorasynth.outputs import require_new_adapter
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_KEY = "adapter_config"
-"""Where `from_state_dict` looks for the text of adapter_config.json: the scale is in no other place."""
+"""Where readers look for the text of adapter_config.json: the scale is in no other place."""
 _PREFIX = "base_model.model."
 
 
@@ -48,25 +48,12 @@ def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mappin
     return folder
 
 
-def from_state_dict(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Stored:
-    """Module name -> (lora_A, lora_B, scaling), by adapter_config.json.
-
-    Raises:
-        FaultyFileError: there is no configuration, it is not JSON or does not fit, or a tensor is no part of a LoRA.
-    """
-    config = configuration(metadata)
-    return scaled_by(pair({key.removeprefix(_PREFIX): t for key, t in tensors.items()}), config, CONFIG_NAME)
-
-
 def configuration(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The configuration beside PEFT's weights, which has to be a plain LoRA's.
 
     Raises:
-        FaultyFileError: there is none, it is not JSON, or asks for more.
+        FaultyFileError: it is not JSON, or asks for more.
     """
-    if CONFIG_KEY not in metadata:
-        fix = "keep the two files of a PEFT folder together"
-        raise refuse("no-config", CONFIG_NAME, "it beside the weights, as the scale is in it", "none", fix)
     try:
         config: Any = json.loads(metadata[CONFIG_KEY])
     except (ValueError, RecursionError) as error:
