@@ -71,7 +71,7 @@ def lycoris():
 
 SEEDS = [
     (sorted_header(save(kohya(), {"ss_network_dim": "2", "ss_network_alpha": "2"})), None),
-    (sorted_header(save(HALF, {"lorasynth.base": "sd15", "lorasynth.layout": "0"})), None),
+    (sorted_header(save(HALF, {"lorasynth.base": "tiny", "lorasynth.layout": "0"})), None),
     (save(new_style(), {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in ADAPTER.items()})}), None),
     (save({k.replace("lora_A", "lora.down").replace("lora_B", "lora.up"): v for k, v in new_style().items()}), None),
     (save(peft_style()), CONFIG),

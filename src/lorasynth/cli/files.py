@@ -69,7 +69,8 @@ def convert(
     """Convert a LoRA between formats, the scaling folded in, and say what it cost; no seed changes the result.
 
     squared_relative_error is ``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' read back from what is written: 0 is exact; float16
-    costs about 1e-7, bfloat16 about 6e-6, and 1 means that nothing of the LoRA is left.
+    costs about 1e-7, bfloat16 about 6e-6, and 1 means that nothing of the LoRA is left. proved_by names the reader, of
+    diffusers or PEFT, that took every module for the base's model; not_proved says why none could be asked.
 
     Example: lorasynth convert adapter me.safetensors --format kohya
     """
@@ -78,7 +79,7 @@ def convert(
     setup(device)
     import torch
 
-    from lorasynth.lora.conversion import read_back_error
+    from lorasynth.lora.conversion import read_back
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.gate import read_flat
 
@@ -87,15 +88,17 @@ def convert(
         raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
     lora, numbers = LoRA(layout, vector, metadata, seen.own_format), getattr(torch, dtype.value)
     try:
-        error = read_back_error(lora, format.value, numbers)
+        error, proof = read_back(lora, format.value, numbers)
     except UsageError as reason:
         raise UsageError(f"{source}: {reason}") from None
     lora.save(target, format.value, numbers, force=force)
-    say(f"{target}: {len(lora.layout.modules)} modules, from {seen.format} to {format.value}")
+    taken = f"proved by {proof.by}" if proof.by else f"not proved: {proof.why_not}"
+    say(f"{target}: {len(lora.layout.modules)} modules, from {seen.format} to {format.value}; {taken}")
     record = {
         "in": str(source), "out": str(target), "format": {"from": seen.format, "to": format.value}, "base": lora.layout.base,
         "modules": len(lora.layout.modules), "rank": seen.rank, "norm": seen.norm, "dtype": dtype.value,
-        "squared_relative_error": error, "faults": [fault.to_dict() for fault in seen.faults],
+        "squared_relative_error": error, "proved_by": proof.by or None, "not_proved": proof.why_not or None,
+        "faults": [fault.to_dict() for fault in seen.faults],
     }  # fmt: skip
     emit(record, json)
 

@@ -11,16 +11,20 @@ from lorasynth.lora.formats.scaling import Stored
 from lorasynth.lora.gate import read_stored
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.products import update_inner
+from lorasynth.lora.proof import Proof, prove
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
 
 
-def read_back_error(lora: "LoRA", format: str, dtype: torch.dtype) -> float:
-    """``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' that a file of this format and type gives its reader; 0 of no update.
+def read_back(lora: "LoRA", format: str, dtype: torch.dtype) -> tuple[float, Proof]:
+    """What a file of this format and type will give its readers, ours and the program's that it is for.
 
-    The tensors to be written go through the gate from memory, and are compared module by module: neither a file nor a second
-    vector is made.
+    The tensors to be written go through both from memory, and are compared module by module: neither a file nor a second vector
+    is made.
+
+    Returns:
+        ``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' that they take, the larger of the two; 0 of no update. And the proof.
 
     Raises:
         UsageError: a number too large for the type, or the format cannot say this LoRA, or says another one.
@@ -28,6 +32,7 @@ def read_back_error(lora: "LoRA", format: str, dtype: torch.dtype) -> float:
     lora.require_nameable(format)
     lora.require_fits(dtype)
     tensors, fields = formats.WRITERS[format](lora, dtype)
+    proof = prove(lora, tensors, format)
     extra = {CONFIG_KEY: fields.pop(CONFIG_KEY)} if format == "peft" else {}
     try:
         stored = read_stored(tensors, {**lora.header(), **fields}, extra)
@@ -38,7 +43,7 @@ def read_back_error(lora: "LoRA", format: str, dtype: torch.dtype) -> float:
         others = " or ".join(f"--format {name}" for name in formats.WRITERS if name != format)
         reason = str(error).removeprefix("file: ").partition(". Fix")[0]
         raise UsageError(f"cannot be said in format {format!r}: {reason}. Choose another: {others}") from None
-    return _error(lora, stored)
+    return max(_error(lora, stored), proof.error or 0.0), proof
 
 
 def _error(lora: "LoRA", stored: Stored) -> float:

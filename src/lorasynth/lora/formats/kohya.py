@@ -4,6 +4,7 @@
 alpha / rank · up · down.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,20 +37,33 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
     rank = max(m.rank for m in lora.layout.modules)
     tensors: dict[str, Tensor] = {}
     for name, (A, B) in _by_module(named_factors(lora, "", dtype)).items():
-        flat = f"lora_unet_{name.replace('.', '_')}"
-        if bases.unet_name(name.replace(".", "_")) != name:
+        flat = _flat(name)
+        if bases.unet_name(flat) != name:
             raise UsageError(
                 f"{name}: expected a module of a UNet for format 'kohya', whose underscores would be read as another name; "
                 "choose 'diffusers' or 'peft'"
             )
-        missing = rank - len(A)
-        tensors[f"{flat}.lora_down.weight"] = pad(A.flatten(1), (0, 0, 0, missing)).view(rank, *A.shape[1:])
-        tensors[f"{flat}.lora_up.weight"] = pad(B.flatten(1), (0, missing)).view(len(B), rank, *B.shape[2:])
-        tensors[f"{flat}.alpha"] = torch.tensor(float(rank))  # in float32: bfloat16 makes 256 of 257
+        if missing := rank - len(A):
+            A = pad(A.flatten(1), (0, 0, 0, missing)).view(rank, *A.shape[1:])
+            B = pad(B.flatten(1), (0, missing)).view(len(B), rank, *B.shape[2:])
+        tensors[f"lora_unet_{flat}.lora_down.weight"], tensors[f"lora_unet_{flat}.lora_up.weight"] = A, B
+        tensors[f"lora_unet_{flat}.alpha"] = torch.tensor(float(rank))  # in float32: bfloat16 makes 256 of 257
     header = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(rank)}
     if lora.layout.base in _BASE_VERSIONS:
         header["ss_base_model_version"] = _BASE_VERSIONS[lora.layout.base]
     return tensors, header
+
+
+@cache
+def _flat(name: str) -> str:
+    """A module's name without dots; of SDXL's added embedding, the original code's name.
+
+    NOTE: diffusers 0.42 cuts the numbers off ``add_embedding_linear_1`` and ``_2``; ``label_emb_0_0`` it reads rightly.
+    """
+    if name.startswith("add_embedding."):
+        (model, *_) = bases.of("sdxl")
+        name = next((layer for layer, ((module, _), *_) in model.layers.items() if module == name), name)
+    return name.replace(".", "_")
 
 
 def _by_module(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

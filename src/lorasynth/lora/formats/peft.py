@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_KEY = "adapter_config"
 """Where readers look for the text of adapter_config.json: the scale is in no other place."""
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 
 
 def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -29,7 +29,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": lora.layout.base or None, "bias": "none",
         "inference_mode": True,
     }  # fmt: skip
-    return named_factors(lora, _PREFIX, dtype), {CONFIG_KEY: json.dumps(config, sort_keys=True)}
+    return named_factors(lora, PREFIX, dtype), {CONFIG_KEY: json.dumps(config, sort_keys=True)}
 
 
 def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mapping[str, str], *, force: bool) -> Path:
