@@ -1,17 +1,22 @@
 """The models of a world of large pictures, made in stages, in a form that plain diffusers loads."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
 
 from lorasynth.errors import UsageError
+from lorasynth.evaluate.picture_vae import people_with_details
 from lorasynth.recipes.sharp_models import STAGES, main, tiny_sharp
 from lorasynth.refining import RefineConfig, train_critic
 from lorasynth.worlds.base import BaseConfig, build_pipeline, build_unet
 from lorasynth.worlds.drawn_base import DrawnBase
+from lorasynth.worlds.reader import Reader
 from lorasynth.worlds.recogniser_training import RecogniserConfig
+from lorasynth.worlds.subjects import REAL_FROM
 from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 from lorasynth.worlds.world import World, get_domain
 
@@ -23,7 +28,7 @@ def made(tmp_path_factory):
     """Every stage for a step or two, on pictures of 32 pixels."""
     folder = tmp_path_factory.mktemp("portraits128")
     domain, config = replace(DOMAIN, picture_size=32), tiny_sharp()
-    for stage in ("vae", "decoder", "base"):
+    for stage in ("vae", "decoder", "reader", "base", "report"):
         STAGES[stage](domain, folder, config)
     return domain, folder, config
 
@@ -83,6 +88,37 @@ def test_base_is_saved_with_the_trained_decoder(made):
     torch.testing.assert_close(saved.state_dict()[weight], final.state_dict()[weight], atol=1e-3, rtol=1e-3)
     assert not torch.equal(first.state_dict()[weight], final.state_dict()[weight])
     assert saved.config.scaling_factor == first.config.scaling_factor
+
+
+def test_report_holds_what_the_vae_keeps(made):
+    domain, folder, config = made
+    record = json.loads((folder / "vae.json").read_text())
+    assert record["people"] == config.reported_people
+    assert record["kept"] == record["through"]["features"]["mean"] / record["real"]["features"]["mean"]
+    vae = AutoencoderKL.from_pretrained(folder / "vae-final")
+    real = domain.photos(list(range(config.reported_people)), [REAL_FROM] * config.reported_people, 32)
+    with torch.no_grad():
+        latents = vae.encode(real * 2 - 1).latent_dist.mode()
+        through = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    expected = -10 * (through - real).square().mean((1, 2, 3)).log10()
+    assert record["psnr"] == pytest.approx(expected.mean().item(), abs=0.05)
+    with Image.open(folder / "vae.png") as image:
+        assert image.width > 10 * 64  # ten people, if each detail has two
+
+
+def test_people_of_a_sheet_have_the_details(made):
+    domain, folder, _ = made
+    reader = Reader.load(domain, folder / "reader.safetensors")
+    chosen = people_with_details(reader, list(range(200)), each=2)
+    features = domain.features
+    there, _ = features.presence(*features.of(domain.identity_factors(chosen)))
+    assert len(chosen) == len(set(chosen)) == 2 * len(features.details)
+    assert all(there[2 * i : 2 * i + 2, i].all() for i in range(len(features.details)))
+
+
+def test_report_needs_a_reader(tmp_path):
+    with pytest.raises(UsageError, match=r"expected reader.safetensors, got none; run the stage 'reader'"):
+        STAGES["report"](DOMAIN, tmp_path, tiny_sharp())
 
 
 def test_world_encodes_with_its_own_encoder(made):

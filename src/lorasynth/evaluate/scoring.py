@@ -91,14 +91,14 @@ class Scorer:
         record["factors_by_name"] = self.factors.by_name(explained)
         record["factor_reader"] = self.factors.kind
         if isinstance(self.factors, Reader):
-            record["details"] = _detail_scores(self.factors.details_right(pictures, self.persons))
+            record["details"] = detail_scores(self.factors.details_right(pictures, self.persons))
         record["picture_spread"] = interval(picture_spread(pictures))
         if prompts:
             record["obeyed"] = self.probe.obeyed(pictures, prompts)
         return record
 
 
-def _detail_scores(right: dict[str, dict[str, Float[Tensor, " people"]]]) -> dict[str, Any]:
+def detail_scores(right: dict[str, dict[str, Float[Tensor, " people"]]]) -> dict[str, Any]:
     """Means over people with intervals, and how many people; what nobody can be asked for is left out."""
     return {
         name: {kind: {**interval(people), "people": len(people)} for kind, people in kinds.items() if len(people)}

@@ -4,6 +4,7 @@
     python -m lorasynth.recipes.sharp_models decoder --run-dir out/portraits128   # this and the next side by side
     python -m lorasynth.recipes.sharp_models base --run-dir out/portraits128
     python -m lorasynth.recipes.sharp_models reader --run-dir out/portraits128    # at any time
+    python -m lorasynth.recipes.sharp_models report --run-dir out/portraits128    # what the VAE keeps, after decoder and reader
 
 `lorasynth.recipes.reproduce --recipe portraits128` calls the same stages one after the other. Each is skipped where its result is
 there, and goes on from its checkpoints. Hardware and hours: dev/LOG.md.
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from lorasynth.devices import use_device
 from lorasynth.errors import LorasynthError, UsageError
-from lorasynth.files import read_json, write_json
+from lorasynth.evaluate.grid import sheet
+from lorasynth.evaluate.picture_vae import measure_vae, people_with_details, through_vae
+from lorasynth.files import read_json, write_json, write_png
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
@@ -29,9 +32,10 @@ from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.latent_store import LatentStore
 from lorasynth.worlds.pool import Pool, draw_pool
+from lorasynth.worlds.reader import Reader
 from lorasynth.worlds.reader_training import ReaderConfig, train_reader
 from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_decoder
-from lorasynth.worlds.subjects import Role, persons_of
+from lorasynth.worlds.subjects import REAL_FROM, Role, persons_of
 from lorasynth.worlds.world import get_domain
 
 if TYPE_CHECKING:
@@ -55,6 +59,7 @@ class SharpConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     base: BaseConfig = field(default_factory=_base)
     base_people: int = 64_000  # one photo each
+    reported_people: int = 500
 
 
 def tiny_sharp() -> SharpConfig:
@@ -67,6 +72,7 @@ def tiny_sharp() -> SharpConfig:
         reader=replace(standard.reader, people=8, validation_people=2, batch_size=2, bf16=False, loop=loop),
         base=replace(standard.base, batch_size=2, bf16=False, loop=replace(standard.base.loop, steps=2)),
         base_people=8,
+        reported_people=8,
     )
 
 
@@ -122,6 +128,27 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
         save_base(pipe, folder / "base")
 
 
+def report_vae(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """What the trained picture VAE keeps of held-out people: ``folder/vae.json``, and pictures to look at, ``folder/vae.png``.
+
+    Raises:
+        UsageError: there is no trained decoder, or no reader.
+    """
+    if not (folder / "reader.safetensors").exists():
+        raise UsageError(
+            f"{folder}: expected reader.safetensors, got none; run the stage 'reader', then this one again"
+        )
+    vae = _vae(folder / "vae-final", "decoder").requires_grad_(False)
+    reader = Reader.load(domain, folder / "reader.safetensors")
+    persons = persons_of(Role.EVALUATED, config.reported_people)
+    record = measure_vae(vae, reader, persons, domain.picture_size)
+    write_json(folder / "vae.json", record)
+    chosen = people_with_details(reader, persons_of(Role.EVALUATED, 400), each=2)
+    pictures = domain.photos(chosen, [REAL_FROM] * len(chosen), domain.picture_size)
+    write_png(folder / "vae.png", sheet([pictures, through_vae(vae, pictures)], ["real", "through the\npicture VAE"]))
+    print(f"{record['psnr']:.2f} dB, {record['kept']:.3f} of real photos' features; {folder / 'vae.png'}")
+
+
 def save_base(pipe: "StableDiffusionPipeline", folder: Path) -> None:
     """A pipeline in fp16, in the one form that diffusers and transformers both load as fp32."""
     pipe.to(torch.float16).save_pretrained(folder)
@@ -151,6 +178,7 @@ STAGES: dict[str, Callable[[Domain, Path, SharpConfig], None]] = {
     "reader": make_reader,
     "decoder": make_decoder,
     "base": make_base,
+    "report": report_vae,
 }
 """In an order in which they can run one after the other."""
 

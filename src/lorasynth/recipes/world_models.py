@@ -112,7 +112,7 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
             state = net.state_dict()
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
     if config.sharp:
-        for name in ("vae", "reader", "decoder"):
+        for name in ("vae", "reader", "decoder", "report"):
             STAGES[name](domain, folder, config.sharp)
     elif not (folder / "vae" / "config.json").exists():
         make_vae(domain, folder / "vae", config)
