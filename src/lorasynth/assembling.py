@@ -52,9 +52,10 @@ def put_together(recipe: BaseRecipe, zoo: Zoo, fitted: Path) -> Synthesizer:
     priors |= {name: Baseline.load(fitted / "priors" / f"{name}.safetensors") for name in BASELINES}
     nobody_said = {"kind": UNKNOWN, "name": UNKNOWN, "dim": embedding_dim}
     return Synthesizer(
-        base=recipe.base, encoder_record=zoo.recipe.get("encoder") or nobody_said,
+        base=zoo.recipe.get("base") or recipe.base, encoder_record=zoo.recipe.get("encoder") or nobody_said,
         canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"), vae=LoRAVAE.load(fitted / "vae.safetensors"),
-        priors=priors, default_prior=recipe.priors[0].conditioning, picture_size=recipe.picture_size,
+        priors=priors, default_prior=recipe.priors[0].conditioning,
+        picture_size=zoo.recipe.get("picture_size") or recipe.picture_size,
     )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_the_measurement_itself_gives_a_number_within_the_budget(tmp_path, confi
 
 def test_the_verb_takes_a_number_or_auto(tmp_path, config, clock, monkeypatch):
     recipe = replace(get_world_recipe("portraits_tiny"), zoo=replace(config, bank=4))
-    monkeypatch.setattr("lorasynth.recipes.get_world_recipe", lambda name: recipe)
+    monkeypatch.setattr("lorasynth.recipes.get_recipe", lambda name: recipe)
     clock[0].append(2)
 
     def run(folder, *options):

@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class PhotoGallery:
     notes: tuple[str, ...] = ()
     instance_prompt: str = INSTANCE_PROMPT
     use_masks: bool = True
+    hidden: tuple[str, ...] = ()  # subjects whose photos are not looked at; nobody else changes split for it
     contents: Mapping[str, str] = field(default_factory=dict)  # the sha256 of each file, where they are known
 
     @classmethod
@@ -99,9 +100,16 @@ class PhotoGallery:
             found.setdefault(file.subject, []).append(file)
         return {subject: tuple(found[subject]) for subject in sorted(found)}
 
+    def hide(self, subjects: Collection[str]) -> "PhotoGallery":
+        """The same gallery without the photos of some subjects."""
+        files = tuple(file for file in self.files if file.subject not in subjects)
+        return replace(self, files=files, hidden=(*self.hidden, *sorted(subjects)))
+
     @cached_property
     def _splits(self) -> dict[Split, list[str]]:
-        return split_subjects([s for s, files in self.by_subject.items() if len(files) >= FEWEST_PHOTOS])
+        enough = [s for s, files in self.by_subject.items() if len(files) >= FEWEST_PHOTOS]
+        splits = split_subjects([*enough, *self.hidden])
+        return {split: [s for s in part if s not in self.hidden] for split, part in splits.items()}
 
     def subjects(self, split: Split) -> Sequence[str]:
         """The subjects of a split that have at least `FEWEST_PHOTOS` photos.

@@ -4,6 +4,7 @@ from importlib import import_module
 
 from lorasynth.errors import UsageError
 from lorasynth.recipes.recipe import BaseRecipe, Recipe, WorldRecipe
+from lorasynth.zoo.config import ZooConfig
 
 RECIPES = {
     "brushes": "brushes",
@@ -17,9 +18,19 @@ RECIPES = {
     "portraits128": "portraits128",
     "portraits128_gpu": "portraits128",
     "portraits128_tiny": "portraits128",
+    "flux": "photographs",
+    "flux_tiny": "photographs",
+    "sd15": "photographs",
     "sd15_faces": "sd15_faces",
     "sd15_faces_small": "sd15_faces",
+    "sd15_tiny": "photographs",
+    "sd2": "photographs",
+    "sd2_tiny": "photographs",
+    "sd3": "photographs",
+    "sd3_tiny": "photographs",
+    "sdxl": "photographs",
     "sdxl_faces": "sdxl_faces",
+    "sdxl_tiny": "photographs",
 }
 """Name, which is its function's too -> the module here that it is in."""
 
@@ -34,6 +45,18 @@ def get_recipe(name: str) -> Recipe:
         raise UsageError(f"expected a recipe among {sorted(RECIPES)}, got {name!r}")
     recipe: Recipe = getattr(import_module(f"lorasynth.recipes.{RECIPES[name]}"), name)()
     return recipe
+
+
+def get_zoo_config(name: str) -> ZooConfig:
+    """How a recipe makes its zoo.
+
+    Raises:
+        UsageError: there is no recipe of that name, or its zoo is imported.
+    """
+    recipe = get_recipe(name)
+    if isinstance(recipe, (WorldRecipe, BaseRecipe)) and recipe.zoo is not None:
+        return recipe.zoo
+    raise UsageError(f"expected a recipe that makes a zoo, got {name!r}, whose zoo is imported (zoo import)")
 
 
 def get_world_recipe(name: str) -> WorldRecipe:
@@ -51,4 +74,4 @@ def get_world_recipe(name: str) -> WorldRecipe:
     return recipe
 
 
-__all__ = ["RECIPES", "BaseRecipe", "Recipe", "WorldRecipe", "get_recipe", "get_world_recipe"]
+__all__ = ["RECIPES", "BaseRecipe", "Recipe", "WorldRecipe", "get_recipe", "get_world_recipe", "get_zoo_config"]

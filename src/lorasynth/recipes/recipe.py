@@ -93,17 +93,24 @@ class WorldRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class BaseRecipe(Recipe):
-    """Of a real base model, on a zoo that was imported."""
+    """Of a real base model, on a zoo that was imported or made from photographs."""
 
-    base: str  # hub id
+    base: str  # hub id; a zoo that was made here names its own
     layout: str  # preset; "" for any
+    family: str = ""  # of a layout that is any; "" for any family
     picture_size: int  # pixels a side of what the base draws
+    zoo: ZooConfig | None = None  # how a zoo is made from photographs; None: it is imported
     gauge: Gauge = "procrustes"
     tune_loras: int = 256  # validation LoRAs that scales and sampler settings are chosen on, by the error of ΔW
 
     def check_layout(self, layout: Layout) -> None:
-        """Refuse a zoo of other modules; any rank will do (a ZooError)."""
+        """Refuse a zoo of another family or other modules; any rank will do (a ZooError)."""
         if not self.layout:
+            if self.family not in ("", layout.base):
+                raise ZooError(
+                    f"expected a zoo of family {self.family!r} for recipe {self.name!r}, got one of {layout.base!r}; choose "
+                    "the recipe of that family"
+                )
             return
         expected = Layout.preset(self.layout, rank=layout.modules[0].rank)
         if differences := expected.diff(layout):

@@ -16,8 +16,6 @@ from lorasynth.base import Base, Photos
 from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import Role, persons_of
-from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.initialisation import random_init
@@ -106,11 +104,12 @@ def calibrate(
     return Calibration(places=best, threads=threads, seconds=measured)
 
 
-def measured_bank(world: World, layout: Layout, config: ZooConfig, *, report: Callable[[str], None] = print) -> int:
+def measured_bank(
+    base: Base, layout: Layout, photos: Photos, config: ZooConfig, *, report: Callable[[str], None] = print
+) -> int:
     """How many people at once take the fewest seconds each, on the default device; see `calibrate`."""
-    photos = world.photos(persons_of(Role.ZOO, 1), config.photos, config.first_photo)
     found = calibrate(
-        world.base, layout, random_init(layout, config.seed), photos, config.adapt,
+        base, layout, random_init(layout, config.seed), photos, config.adapt,
         sample_budget=_BUDGET[torch.get_default_device().type],
     )  # fmt: skip
     seconds = {n: time_ for (threads, n), time_ in found.seconds.items() if threads == torch.get_num_threads()}

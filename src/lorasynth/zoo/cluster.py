@@ -16,6 +16,7 @@ from lorasynth.errors import LorasynthError, MissingExtraError, UsageError, ZooE
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
+from lorasynth.zoo.materials import FromPhotos
 from lorasynth.zoo.sharing import require_shareable
 
 RETRIES = 100
@@ -27,6 +28,7 @@ def build_zoo_on_cluster(
     folder: Path,
     address: str,
     *,
+    photos: FromPhotos | None = None,
     tasks: int | None = None,
     device: str = "cpu",
     report: Callable[[str], None] = print,
@@ -37,6 +39,7 @@ def build_zoo_on_cluster(
         config: what to build.
         folder: where, as all machines of the cluster see it; this one need not.
         address: the cluster's, as ``ray.init`` takes it, or "local" for one of this machine, which ends with the build.
+        photos: whose LoRAs, on which base; their names are those that all machines see.
         tasks: how many; one a CPU (GPU) of the cluster by default. Those that find no room wait for it.
         device: "cpu" or "cuda".
         report: gets a line now and then.
@@ -56,16 +59,16 @@ def build_zoo_on_cluster(
     elif not folder.is_absolute():
         raise UsageError(f"{folder}: expected the absolute path of a folder that all machines of the cluster share")
     results = run_on_cluster(
-        _work, config, str(folder), device, address=address, tasks=tasks, on_gpu=device == "cuda", report=report
+        _work, config, str(folder), device, photos, address=address, tasks=tasks, on_gpu=device == "cuda", report=report
     )
     return results[0]
 
 
-def _work(config: ZooConfig, folder: str, device: str) -> tuple[int, str]:
+def _work(config: ZooConfig, folder: str, device: str, photos: FromPhotos | None) -> tuple[int, str]:
     require_shareable(Path(folder) / LEASES_NAME)
     torch.set_num_threads(1)
     use_device(device)
-    zoo = build_zoo(config, folder, report=None)
+    zoo = build_zoo(config, folder, photos=photos, report=None)
     return len(zoo), zoo.layout.hash
 
 

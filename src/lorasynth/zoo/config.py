@@ -1,7 +1,6 @@
 """What decides each LoRA of a zoo that is made from a drawn world."""
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from lorasynth.settings import Settings, config_record
 from lorasynth.worlds.subjects import SESSION
@@ -38,7 +37,7 @@ class ZooConfig:
     places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
 
 
-def zoo_recipe(config: ZooConfig) -> dict[str, Any]:
+def zoo_recipe(config: ZooConfig) -> Settings:
     """The settings as the zoo's folder says them: all but how many people, which may grow."""
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
     # Zoos made before there was a choice say nothing of it.

@@ -7,7 +7,7 @@ from pathlib import Path
 from lorasynth.errors import ZooError
 from lorasynth.zoo.manifest import Tombstone, locked
 from lorasynth.zoo.outcomes import forget_outcomes
-from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, refused, require_own, stray_shards
+from lorasynth.zoo.rewrite import PREPARED_NAME, QUARANTINE_NAME, delete, keep_only, refused, require_own, stray_shards
 from lorasynth.zoo.verify import LEFTOVER, look_over, require_zoo
 
 
@@ -33,9 +33,10 @@ class Forgotten:
 def forget_person(folder: str | Path, person: int) -> Forgotten:
     """Take all items of a person out of a zoo, and keep the person out: building and importing pass them over from now on.
 
-    Their rows are in no file of the folder any more: shards that held some are written anew without them, and quarantine, where
-    nobody knows what is whose, is emptied. The manifest keeps a tombstone: the person's number and the ids of their items. Killed
-    at any moment, the same call again finishes; a `repair_zoo` in between leaves a sound zoo, but does not finish it.
+    Their rows are in no file of the folder any more: shards that held some are written anew without them. Quarantine, where
+    nobody knows what is whose, and what was computed of photographs are emptied. The manifest keeps a tombstone: the person's
+    number and the ids of their items. Killed at any moment, the same call again finishes; a `repair_zoo` in between leaves a
+    sound zoo, but does not finish it.
 
     NOTE: what learned from the zoo before still knows what it learned, and so do copies of it; the free space of a disk is the
     system's to overwrite.
@@ -51,6 +52,7 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
     folder = require_zoo(folder)
     with locked(folder), refused(folder):
         require_own(folder / QUARANTINE_NAME)
+        require_own(folder / PREPARED_NAME)
         survey = look_over(folder)
         if faults := [fault for fault in survey.faults if fault.code not in LEFTOVER]:
             raise ZooError(
@@ -70,6 +72,7 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
         # From here on the person is not in the zoo; what follows takes their bytes out of the folder.
         deleted = delete([*stray_shards(folder), *survey.leftovers])
         deleted += _empty(folder / QUARANTINE_NAME)
+        deleted += _empty(folder / PREPARED_NAME)  # is computed again, without them
         forget_outcomes(folder, person, {*before, *theirs})
         return Forgotten(
             person=person, ids=[*before, *theirs], items=len(kept), rewritten=rewritten, deleted=deleted
@@ -77,7 +80,7 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
 
 
 def _empty(quarantine: Path) -> list[str]:
-    """Delete all of a quarantine, and whatever else has its name."""
+    """Delete all of a folder, and whatever else has its name."""
     if not os.path.lexists(quarantine):
         return []
     names = [quarantine.name]

@@ -25,6 +25,8 @@ from lorasynth.zoo.store import SCHEMA_VERSION, write_zoo_json
 from lorasynth.zoo.verify import Survey
 
 QUARANTINE_NAME = "quarantine"
+PREPARED_NAME = "prepared"
+"""Folder of what was computed of photographs that a zoo is made from."""
 
 
 def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone | None = None) -> list[str]:
