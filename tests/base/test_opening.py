@@ -46,6 +46,14 @@ def test_half_precision_keeps_the_vae_in_float32(folder):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("family", ["sd15", "flux"])
+def test_folder_of_the_half_variant_opens_in_float32(family, tmp_path):
+    pipeline(family).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    assert not list(tmp_path.glob("vae/diffusion_pytorch_model.safetensors"))
+    opened = open_base(str(tmp_path))
+    assert {next(part.parameters()).dtype for part in (opened.denoiser, opened.pipe.vae)} == {torch.float32}
+
+
 def test_drawn_world_opens_by_its_name():
     base = open_base("portraits")
     assert (base.name, base.family, base.latent_shape) == ("portraits", "portraits", (16, 8, 8))

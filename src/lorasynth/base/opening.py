@@ -87,10 +87,20 @@ def _from_folder_or_hub(name: str, precision: str) -> Any:
     without = {part: None for part, of in index.items() if of == [None, None]} | _without(pipeline)
     try:
         return getattr(diffusers, pipeline).from_pretrained(
-            name, dtype={"vae": torch.float32, "default": PRECISIONS[precision]}, use_safetensors=True, **without
+            name,
+            dtype={"vae": torch.float32, "default": PRECISIONS[precision]},
+            use_safetensors=True,
+            variant=_variant(Path(name)),
+            **without,
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ModelError(f"{name}: cannot be opened as a pipeline ({_first_line(error)}); check its files") from None
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant of a folder that was saved as one: half precision, which most downloads are."""
+    names = [path.name for path in folder.glob("*/*.safetensors")]
+    return "fp16" if names and all(".fp16" in name for name in names) else None
 
 
 def _index(name: str) -> dict[str, Any]:
