@@ -1,9 +1,23 @@
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lorasynth.encoders import Encoder, Reading, outliers, pool, pool_readings, read_all, read_each
+from lorasynth.encoders import (
+    Encoder,
+    Reading,
+    open_encoder,
+    outliers,
+    pool,
+    pool_readings,
+    protocol,
+    read_all,
+    read_each,
+    read_photo,
+)
+from lorasynth.encoders.arcface import ArcFaceEncoder
 from lorasynth.errors import NoFaceError, PhotoError
 
 
@@ -130,3 +144,24 @@ def test_one_bad_photo_does_not_end_the_reading_of_others(tmp_path):
     )
     assert (first.code, third.code, fourth.code) == ("photo", "no-face", "photo")
     assert second.embedding.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("kind", ["world", "face"])
+def test_one_opened_photo_is_in_memory_at_a_time(kind, recogniser, tmp_path, monkeypatch):
+    alive, most = set(), []
+
+    def read(photo, name=None):
+        opened_photo = read_photo(photo, name)
+        number = len(most)
+        alive.add(number)
+        weakref.finalize(opened_photo.image, alive.discard, number)
+        most.append(len(alive))
+        return opened_photo
+
+    monkeypatch.setattr(protocol, "read_photo", read)
+    Image.effect_noise((200, 200), 50).convert("RGB").save(tmp_path / "photo.png")
+    encoder = open_encoder("portraits") if kind == "world" else ArcFaceEncoder(recogniser())
+    options = {"allow_outside": True} if kind == "world" else {}
+    assert len(encoder.read([tmp_path / "photo.png"] * 70, **options)) == 70
+    assert len(most) == 70
+    assert max(most) <= 2  # the one that is read, and the one before it
