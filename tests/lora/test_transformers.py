@@ -153,7 +153,8 @@ def test_the_scale_in_an_xlabs_header_is_obeyed(tmp_path):
     name = "double_blocks.0.processor"
     tensors = {
         f"{name}.{part}_lora{side}.{half}.weight": numbers(*shape)
-        for part, rows in (("qkv", 18), ("proj", 6)) for side in (1, 2) for half, shape in (("down", (2, 8)), ("up", (rows, 2)))
+        for part, rows in (("qkv", 9216), ("proj", 3072)) for side in (1, 2)
+        for half, shape in (("down", (2, 3072)), ("up", (rows, 2)))
     }  # fmt: skip
     config = {"r": 2, "lora_alpha": 8, "alpha_pattern": {r".*add_[kqv]_proj": 2}}
     save_file(tensors, tmp_path / "plain.safetensors")

@@ -45,6 +45,11 @@ class Variant:
         return "conv_in" in self.modules
 
     @cached_property
+    def flat(self) -> dict[str, str]:
+        """A module's name, with dots or with underscores -> the module."""
+        return {spelling: name for name in self.modules for spelling in (name, name.replace(".", "_"))}
+
+    @cached_property
     def spelled(self) -> dict[str, Parts]:
         """Every name, with dots or with underscores, that a file may have for a module or a fused layer -> its parts."""
         whole: dict[str, Parts] = {name: ((name, ((0, shape[1]),)),) for name, shape in self.modules.items()}

@@ -155,8 +155,8 @@ def _nearest(layers: Mapping[str, Layer], models: tuple[Variant, ...] | None = N
     name = next((name for name in layer.spellings if name in model.spelled), "")
     if name:
         return layer.key, f"{name}, {shape}, which {model.base} has in another shape"
-    owner = "none" if models is None and len(wrong) == len(layers) else model.base
-    return layer.key, f"{layer.spellings[-1]}, {shape}, which {owner} has not"
+    whose = "none has" if models is None and len(wrong) == len(layers) else f"{model.base} has not"
+    return layer.key, f"{layer.spellings[-1]}, {shape}, which {whose}"
 
 
 def _denied(statement: tuple[str, str, str], layers: Mapping[str, Layer], names: list[str]) -> Fault:
@@ -171,11 +171,19 @@ def _denied(statement: tuple[str, str, str], layers: Mapping[str, Layer], names:
 
 
 def _by_name(layers: Mapping[str, Layer], base: str) -> dict[str, Parts] | None:
-    """The layers' modules in the first model that has all of their names, whatever their shapes; None if none has."""
-    for model in (*bases.of(base), *bases.variants()):
+    """The layers' modules in the first model that has all of their names, whatever their shapes; None if none has.
+
+    Names of the original code and fused layers are taken for a base that somebody names alone: of an unknown one (Lumina's qkv
+    beside Z-Image's) the same name may mean other rows.
+    """
+    for model in bases.of(base):
         found = {raw: _scaled(layer, model) for raw, layer in layers.items()}
         if all(found.values()):
             return {raw: parts for raw, parts in found.items() if parts}
+    for model in bases.variants():
+        names = {raw: next(filter(None, map(model.flat.get, layer.spellings)), "") for raw, layer in layers.items()}
+        if all(names.values()):
+            return {raw: ((name, ((0, layers[raw].shape[1]),)),) for raw, name in names.items()}
     return None
 
 
