@@ -5,6 +5,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections import OrderedDict
 
@@ -194,3 +195,16 @@ def test_the_command_says_what_came_out_and_exits_with_2_on_a_bad_file(tmp_path)
     )
     assert len(bad.stderr.splitlines()) == 1
     assert listing(tmp_path) == ["evil.bin", "good.ckpt", "new.safetensors"]
+
+
+def test_a_killed_command_leaves_no_temporary_file(tmp_path):
+    source = saved(tmp_path, {"a": torch.zeros(8)})
+    place = tmp_path / "temporary"
+    place.mkdir()
+    command = [sys.executable, "-m", "lorasynth", "import-legacy", str(source), str(tmp_path / "new.safetensors")]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(place)}, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (tmp_path / "new.safetensors").exists():
+            assert not os.listdir(place)
+            time.sleep(0.01)
+        process.kill()
+    assert not os.listdir(place)

@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Any
 
 from lorasynth.errors import UsageError
 from lorasynth.files import sorted_header, write_bytes
-from lorasynth.lora.container import read_bytes, read_start
+from lorasynth.lora.container import read_start
 from lorasynth.lora.faults import FaultyFileError, refuse, shown
 from lorasynth.lora.gate import adapter_config_of, read_lora_bytes
 from lorasynth.lora.header import parse_header
@@ -51,10 +51,10 @@ def import_legacy(source: str | Path, target: str | Path, *, force: bool = False
         if read_start(source, 9)[8:] == b"{":
             fix = "use `lorasynth convert`"
             raise refuse("other-kind", "file", "a PyTorch file", "safetensors, by its first bytes", fix)
-        with TemporaryDirectory() as folder:
-            written = Path(folder) / "tensors.safetensors"
-            record = _unpickle(source, written)
-            content = sorted_header(read_bytes(written))
+        with TemporaryFile() as written:  # without a name: a kill leaves nothing of it
+            record = _unpickle(source, written.fileno())
+            written.seek(0)
+            content = sorted_header(written.read())
         parse_header(content)
     except FaultyFileError as error:
         raise FaultyFileError(error.fault, source) from None
@@ -71,7 +71,7 @@ def import_legacy(source: str | Path, target: str | Path, *, force: bool = False
     return record
 
 
-def _unpickle(source: Path, target: Path) -> dict[str, Any]:
+def _unpickle(source: Path, target: int) -> dict[str, Any]:
     """Let the child do it.
 
     Raises:
@@ -84,7 +84,7 @@ def _unpickle(source: Path, target: Path) -> dict[str, Any]:
     try:
         child = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=MAX_SECONDS, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, pass_fds=[target],
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise refuse("legacy", "file", expected, "one that takes longer", fix) from None

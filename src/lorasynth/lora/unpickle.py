@@ -1,6 +1,6 @@
 """Run in a process of its own, with little memory and time: tensors of a PyTorch file -> a safetensors file.
 
-    python unpickle.py IN OUT MEGABYTES SECONDS
+    python unpickle.py IN OUT MEGABYTES SECONDS        OUT is the number of an open file
 
 The one place where a pickle is read: by PyTorch's reader that calls nothing but what makes tensors (``weights_only``), which has
 had holes before; hence the process. It says what came of it as a line of JSON; `legacy` starts it and imports nothing of it.
@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 
 def _limit(megabytes: int, seconds: int) -> None:
@@ -54,7 +54,8 @@ def main(source: str, target: str, megabytes: str, seconds: str) -> dict[str, An
     try:
         value = torch.load(source, map_location="cpu", weights_only=True)
         tensors, left_out = _tensors(value)
-        save_file(tensors, target, {"format": "pt"})
+        with open(int(target), "wb") as file:
+            file.write(save(tensors, {"format": "pt"}))
     except TypeError as error:
         return {"holds": str(error)}
     except MemoryError:
