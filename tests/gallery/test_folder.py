@@ -21,14 +21,14 @@ def people(count, photos=4):
 
 
 def test_photos_come_by_subject_and_use(write, gallery):
-    found = gallery(write(people(9) | {"few/1.png": 1, "few/2.png": 2}))
+    found = gallery(write(people(11) | {"few/1.png": 1, "few/2.png": 2}))
     everybody = [s for split in Split for s in found.subjects(split)]
-    assert sorted(everybody) == [f"{p:02d}" for p in range(9)]
+    assert sorted(everybody) == [f"{p:02d}" for p in range(11)]
     photos = [photo for s in everybody for use in Use for photo in found.photos(s, use, 99)]
-    assert len(photos) == len({photo.name for photo in photos}) == 36
+    assert len(photos) == len({photo.name for photo in photos}) == 44
     assert len(found.photos("03", Use.GIVEN, 99)) == len(found.photos("03", Use.SCORE, 99)) == 1
     assert found.photos("03", Use.FIT, 1) == found.photos("03", Use.FIT, 2)[:1]
-    with pytest.raises(UsageError, match="people: expected one of its 10 subjects, got 'nobody'"):
+    with pytest.raises(UsageError, match="people: expected one of its 12 subjects, got 'nobody'"):
         found.photos("nobody", Use.FIT, 1)
 
 
@@ -89,7 +89,7 @@ def test_a_record_changes_with_what_is_in_a_folder(write, gallery):
 
 
 def test_known_contents_decide_uses(write, gallery):
-    found = gallery(write(people(9)))
+    found = gallery(write(people(11)))
     renamed = {file.name: file.name[::-1] for file in found.files}
     by_content = replace(found, contents=renamed)
     assert any(found.photos(s, Use.GIVEN, 9) != by_content.photos(s, Use.GIVEN, 9) for s in found.by_subject)

@@ -224,7 +224,7 @@ def test_too_few_subjects_are_refused_with_what_to_do(people, photos, tmp_path):
     for name in ("100000", "100001", "100002"):
         shutil.copytree(people / name, few / name)
     with pytest.raises(
-        UsageError, match=r"expected at least 8 subjects with 3 usable photos each.*got 3; add subjects"
+        UsageError, match=r"expected at least 10 subjects with 3 usable photos each.*got 3; add subjects"
     ):
         build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, data=str(few)), report=None)
     assert not (tmp_path / "zoo" / "zoo.json").exists()

@@ -12,7 +12,7 @@ from lorasynth.gallery.gallery import Split, Use
 
 PARTS = {Split.HELD_OUT: 0.1, Split.VALIDATION: 0.1, Split.PILOT: 0.05}  # all others: TRAIN
 FEWEST = {Split.HELD_OUT: 1, Split.VALIDATION: 2, Split.PILOT: 2}
-FEWEST_SUBJECTS = 8
+FEWEST_SUBJECTS = 10
 FEWEST_PHOTOS = 3
 """One to fine-tune on, one to be given, one to compare with."""
 STABLE = 100
