@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
+from lorasynth.encoders.images import to_image
 from lorasynth.lora.factors import LoRA
+from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.store import Zoo
 
 from .making import sd15_layout
@@ -46,6 +48,23 @@ def test_looking_at_a_zoo_imports_nothing_heavy(zoo, verb):
 @pytest.mark.integration
 def test_doctor_imports_nothing_heavy():
     assert imported_by("doctor") == []
+
+
+@pytest.mark.parametrize("words", [("inspect", "LORA"), ("resize", "LORA", "--rank", "1", "-o", "OUT")])
+def test_reading_a_lora_imports_nothing_heavy(words, tmp_path):
+    places = {
+        "LORA": LoRA.random(sd15_layout()).save(tmp_path / "lora.safetensors"),
+        "OUT": tmp_path / "out.safetensors",
+    }
+    assert imported_by(*(places.get(word, word) for word in words)) == []
+
+
+@pytest.mark.integration
+def test_synthesize_imports_nothing_heavy(tmp_path):
+    to_image(get_domain("portraits").photos([3], [0], 128)[0]).save(tmp_path / "photo.png")
+    out = tmp_path / "me.safetensors"
+    assert imported_by("synthesize", tmp_path / "photo.png", "--consent", "synthetic", "-o", out) == []
+    assert out.is_file()
 
 
 def test_the_cpu_installs_no_function_between_torch_and_its_calls():
