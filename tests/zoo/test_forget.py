@@ -16,7 +16,7 @@ import torch
 from lorasynth.cli import main
 from lorasynth.errors import LorasynthError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.zoo import Zoo, build
+from lorasynth.zoo import Zoo, build, materials
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.candidates import candidates_of
 from lorasynth.zoo.config import ZooConfig
@@ -220,16 +220,21 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
         trained.extend(persons)
         return torch.stack([LoRA.random(layout, seed=person).vector for person in persons])
 
-    class World:
-        base = SimpleNamespace(layout=lambda rank: layout())
+    class People(materials.DrawnMaterial):
+        base, source = SimpleNamespace(layout=lambda rank: layout()), "made"
 
-        def photos(self, persons, number, first):
+        def __init__(self, config):
+            self.config = config
+
+        def photos(self, persons):
             return persons
 
-        def embeddings(self, persons, number, first):
-            return torch.stack([torch.full((number, 8), person % 97) for person in persons]).float()
+        def embeddings(self, persons):
+            return torch.stack(
+                [torch.full((self.config.embedding_photos, 8), person % 97) for person in persons]
+            ).float()
 
-    monkeypatch.setattr(build, "get_world", lambda name: World())
+    monkeypatch.setattr(build, "DrawnMaterial", People)
     monkeypatch.setattr(build, "train_people", train)
     monkeypatch.setattr(
         build, "_begin", lambda *_: Zoo.create(folder, layout(), {"rank": 2, "bank": config.bank}, torch.zeros(36))
