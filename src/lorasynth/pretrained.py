@@ -213,6 +213,8 @@ def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
             "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
         )
     with TensorFile(folder / "guard.safetensors") as file:
-        dimensions(packed_shapes(file), WorldGuard.TENSORS)
+        count = dimensions(packed_shapes(file), WorldGuard.TENSORS)["n"]
+        if count not in (3, 4):  # of older guards, which have no limit of flatness, and of newer ones
+            raise Misfit("limits", "shape (3) or (4)", (count,))
         guard = WorldGuard(**read_packed(file))
     return WorldEncoder(get_world(world), guard=guard)

@@ -1,6 +1,7 @@
 """The border of the drawn world: its own pictures pass in any ordinary format, photographed faces on plain backgrounds do not."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from PIL import Image, ImageFilter
 
 from lorasynth.encoders import photo_tensor, to_image
+from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.guard import LEAST_FLATNESS, WorldGuard
-from lorasynth.errors import OutsideWorldError
+from lorasynth.errors import ModelError, OutsideWorldError
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_domain, get_world
 
@@ -114,3 +116,19 @@ def test_a_guard_fitted_to_a_world_lets_its_pictures_pass(world):
     others = domain.photos(list(range(600, 800)), [1] * 200, 64)
     flatness = fitted.readings(others)[:, 3]
     assert (flatness >= fitted.limits[3]).float().mean() > 0.97
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_guard_with_and_without_a_limit_of_flatness_is_read_back(tmp_path, count):
+    """Shipped models have three limits, those that are trained now have four."""
+    model = Synthesizer.from_pretrained()
+    fitted = WorldGuard.fit(model.encoder.world.draw(list(range(600)), [0] * 600, 64))
+    limits = torch.cat([fitted.limits, torch.ones(1)])[:count]
+    guard = replace(fitted, limits=limits)
+    replace(model, encoder=WorldEncoder(model.encoder.world, guard=guard)).save_pretrained(tmp_path / "model")
+    if count == 5:
+        with pytest.raises(ModelError, match=r"guard.safetensors: limits: expected shape \(3\) or \(4\), got"):
+            Synthesizer.from_pretrained(tmp_path / "model")
+    else:
+        loaded = Synthesizer.from_pretrained(tmp_path / "model").encoder.guard
+        torch.testing.assert_close(loaded.limits, limits, rtol=1e-2, atol=1e-3)

@@ -31,7 +31,7 @@ class WorldGuard:
     of the middle is without any shading (where a world draws areas of one colour, a photographed face is shaded everywhere).
     """
 
-    TENSORS: ClassVar = {"basis": "k 768", "mean": "768", "limits": "3"}  # 768 = 3 colours of _SIDE x _SIDE pixels
+    TENSORS: ClassVar = {"basis": "k 768", "mean": "768", "limits": "n"}  # 768 = 3 colours of _SIDE x _SIDE pixels
 
     basis: Float[Tensor, "k d"]
     mean: Float[Tensor, " d"]
