@@ -219,6 +219,12 @@ def test_options_that_do_not_go_together_are_refused(words, message, tmp_path):
     assert not (tmp_path / "zoo").exists()
 
 
+def test_a_base_of_another_family_is_refused_at_once(photos, tmp_path):
+    with pytest.raises(UsageError, match=r"tiny-sd15: expected a base of family 'sdxl' for this recipe, got 'sd15'"):
+        build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, family="sdxl"), report=None)
+    assert not (tmp_path / "zoo" / "prepared").exists()
+
+
 def test_too_few_subjects_are_refused_with_what_to_do(people, photos, tmp_path):
     few = tmp_path / "few"
     for name in ("100000", "100001", "100002"):

@@ -128,7 +128,8 @@ def zoo_build(
     if data is not None and encoder is not None:
         photos = FromPhotos(
             data=data, base=base or (found.base if isinstance(found, BaseRecipe) else config.world), encoder=encoder,
-            licence=licence, instance_prompt=instance_prompt, masks=masks == Masks.use, resolution=resolution,
+            licence=licence, family=found.family if isinstance(found, BaseRecipe) else config.world,
+            instance_prompt=instance_prompt, masks=masks == Masks.use, resolution=resolution,
             precision=precision.value, gradient_checkpointing=gradient_checkpointing,
         )  # fmt: skip
     elif data is not None or isinstance(found, BaseRecipe):

@@ -214,6 +214,7 @@ class FromPhotos:
     base: str
     encoder: str
     licence: str
+    family: str = ""  # of the base, by the recipe; "" for any
     instance_prompt: str | None = None
     masks: bool = True
     resolution: int | None = None
@@ -243,6 +244,11 @@ class FromPhotos:
         base = open_base(self.base, resolution=self.resolution, precision=self.precision)
         if self.gradient_checkpointing:
             base.enable_gradient_checkpointing()
+        if self.family not in ("", base.family):
+            raise UsageError(
+                f"{self.base}: expected a base of family {self.family!r} for this recipe, got {base.family!r}; choose the "
+                "recipe of that family"
+            )
         of_base = (vae_fingerprint(base.pipe.vae), base.picture_size, base.encode)
         with tqdm(
             total=2 * len(gallery.files), desc="photos", unit=" steps", mininterval=5.0, disable=report is None
