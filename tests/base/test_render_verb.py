@@ -1,5 +1,7 @@
 """`lorasynth render` draws with a user's base and LoRA as plain diffusers does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
+from lorasynth.errors import LoRAFileError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.lora.factors import LoRA
 
@@ -38,3 +41,14 @@ def test_picture_of_a_folder_and_a_lora_is_the_pipelines(bases, tmp_path, family
     expected = np.asarray(sheet([theirs], [""], zoom=256 // SIZE, margin=4), dtype=np.float32) / 255
     assert (ours - torch.from_numpy(expected)).abs().max() < 0.02
     assert (ours - plain).abs().max() > 0.05
+
+
+def test_lora_of_another_family_is_refused_though_its_shapes_fit(bases, tmp_path):
+    pipeline("sd15").save_pretrained(tmp_path / "sd15")
+    layout = replace(bases("sd15").layout(2), base="sd2")
+    lora = LoRA.random(layout, seed=0).save(tmp_path / "me.safetensors")
+    words = ["render", "--base", tmp_path / "sd15", "--lora", lora, "-p", PROMPT, "-o", tmp_path / "me.png"]
+    ran = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(ran.exception, LoRAFileError)
+    assert "expected modules of sd2, as lorasynth.base says" in str(ran.exception)
+    assert not (tmp_path / "me.png").exists()

@@ -254,7 +254,7 @@ def test_from_a_folder_to_a_lora_that_diffusers_loads(built, base, people, tmp_p
     words = ["synthesize", photo, "--model", model, "--encoder", "portraits", "--consent", "synthetic", "-o", out]
     made = CliRunner().invoke(app, words)
     assert made.exit_code == 0, made.output
-    lora = LoRA.load(out)
+    lora = LoRA.load(out, like=zoo.layout)
     assert lora.layout.diff(zoo.layout) == []
     pipe = open_base(str(base), resolution=SIZE).pipe
 

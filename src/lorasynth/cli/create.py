@@ -217,12 +217,18 @@ def render(
 
     from lorasynth.evaluate.grid import sheet
     from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.faults import FaultyFileError
     from lorasynth.opening import open_base
 
-    loaded = None if lora is None else LoRA.load(lora)  # before anything heavy: a bad file fails at once
+    loaded = None
+    try:
+        loaded = None if lora is None else LoRA.load(lora)  # before anything heavy: a bad file fails at once
+    except FaultyFileError as error:
+        if error.code != "base":  # whether it is for the base at hand, the base says
+            raise
     opened = open_base(base)
-    if loaded is not None:
-        loaded.scaled(scale).attach(opened.denoiser)
+    if lora is not None:
+        (loaded or LoRA.load(lora, like=opened.layout(1))).scaled(scale).attach(opened.denoiser)
     rows = []
     for text in prompt:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]

@@ -159,6 +159,7 @@ def zoo_nearest(
     from lorasynth.zoo.nearest import nearest_items
     from lorasynth.zoo.store import Zoo
 
-    lora = LoRA.load(file, unet_only=unet_only, base=force_base)
-    found = nearest_items(Zoo.open(zoo), lora, count)
+    opened = Zoo.open(zoo)
+    lora = LoRA.load(file, unet_only=unet_only, base=force_base, like=opened.layout)
+    found = nearest_items(opened, lora, count)
     emit({"zoo": str(zoo), "file": str(file), "norm": lora.norm(), "nearest": [asdict(one) for one in found]}, json)

@@ -225,6 +225,7 @@ class LoRA:
         *,
         unet_only: bool = False,
         base: str | None = None,
+        like: Layout | None = None,
         raw: tuple[bytes, dict[str, str]] | None = None,
     ) -> "LoRA":
         """Read an adapter of any format through the strict gate.
@@ -234,6 +235,8 @@ class LoRA:
             layout: what it must be of; otherwise the file says.
             unet_only: leave out what belongs to text encoders, which is refused otherwise.
             base: the base model that it is for, whatever the file says.
+            like: a layout of the base at hand, of any rank. A base of a known family may have other shapes than the table's.
+                By default ``layout``.
             raw: the file's bytes, where `lorasynth.lora.gate.read_raw` has read them.
 
         Raises:
@@ -244,14 +247,17 @@ class LoRA:
         from lorasynth.lora.faults import FaultyFileError, shown
         from lorasynth.lora.gate import read_flat
 
+        like = layout if like is None else like
         try:
             found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=base, raw=raw)
         except FaultyFileError as error:
             # A small stand-in for a known base, which has none of its shapes, is for whoever calls its layout so.
-            stands_in = layout is not None and base is None and not bases.takes(layout.base, layout.shapes)
-            if layout is None or error.code != "base" or not stands_in:
+            stands_in = like is not None and base is None and not bases.takes(like.base, like.shapes)
+            if like is None or error.code != "base" or not stands_in:
                 raise
-            found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=layout.base, raw=raw)
+            found, vector, metadata, inspection = read_flat(path, unet_only=unet_only, base=like.base, raw=raw)
+            if metadata.get("lorasynth.base", like.base) != like.base:
+                raise
         # A file that does not say what it is for is taken to be for what the caller expects; its shapes must agree all the same.
         unsaid = layout.base if layout is not None else inspection.base
         found = replace(found, base=base or metadata.get("lorasynth.base", unsaid))
