@@ -1,6 +1,7 @@
 """A base by name: the folders that diffusers writes, what is refused before anything large is read, and why."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -105,6 +106,23 @@ def test_missing_weights_are_refused(folder):
     place = folder("sd15")
     next(place.glob("unet/*.safetensors")).unlink()
     with pytest.raises(ModelError, match="cannot be opened as a pipeline"):
+        open_base(str(place))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "named"),
+    [
+        ("scheduler", "expected scheduler/,"),
+        ("unet", "expected unet/,"),
+        ("tokenizer", "expected tokenizer/tokenizer_config.json,"),
+        ("tokenizer/tokenizer_config.json", "expected tokenizer/tokenizer_config.json,"),
+        ("tokenizer/tokenizer.json", "expected tokenizer/tokenizer.json or vocab.json"),
+    ],
+)
+def test_folder_without_a_part_names_the_part(lacking, named, folder):
+    place = folder("sd15")
+    shutil.rmtree(place / lacking) if (place / lacking).is_dir() else (place / lacking).unlink()
+    with pytest.raises(ModelError, match=f"{named}.*got none; take it from where the base is from"):
         open_base(str(place))
 
 

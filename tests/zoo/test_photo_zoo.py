@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from lorasynth.cli.app import app
 from lorasynth.drawn.export import export_people
 from lorasynth.encoders import open_encoder
-from lorasynth.errors import UsageError, ZooError
+from lorasynth.errors import LorasynthError, UsageError, ZooError
 from lorasynth.gallery import PhotoRef, Split, Use
 from lorasynth.gallery.opening import open_photos
 from lorasynth.lora.factors import LoRA
@@ -140,8 +140,15 @@ def test_another_folder_is_another_zoo(built, photos, people, tmp_path):
     zoo = shutil.copytree(built[0].folder, tmp_path / "zoo")
     changed = shutil.copytree(people, tmp_path / "people")
     (changed / "100003" / "broken.jpg").unlink()
-    with pytest.raises(ZooError, match=r"holds a zoo of another recipe .*data.*; choose another folder"):
-        build_zoo(CONFIG, str(zoo), photos=replace(photos, data=str(changed)), report=None)
+    before = {path: path.read_bytes() for path in sorted(zoo.rglob("*")) if path.is_file()}
+    for other in (
+        {"data": str(changed)},
+        {"instance_prompt": "a photo of ohwx woman"},
+        {"resolution": 2 * SIZE},
+    ):
+        with pytest.raises(ZooError, match=r"holds a zoo of another recipe .*(data|size).*; choose another folder"):
+            build_zoo(CONFIG, str(zoo), photos=replace(photos, **other), report=None)
+    assert {path: path.read_bytes() for path in sorted(zoo.rglob("*")) if path.is_file()} == before
 
 
 def test_a_forgotten_subject_is_not_looked_at_again(built, photos, tmp_path):
@@ -208,7 +215,19 @@ def test_photos_of_a_few_come_again(photos, tmp_path):
     [
         (["sd15_tiny"], "expected --data with photographs and --encoder for recipe 'sd15_tiny', got neither"),
         (["sd15_tiny", "--data", "people"], "got no --encoder; give both"),
-        (["portraits_tiny", "--base", "x"], "expected --base with --data, got it alone"),
+        *(
+            (["portraits_tiny", *words.split()], f"expected {words.split()[0]} with --data, got it alone")
+            for words in (
+                "--base x",
+                "--encoder x",
+                "--instance-prompt x",
+                "--masks ignore",
+                "--licence CC0",
+                "--resolution 64",
+                "--precision bf16",
+                "--gradient-checkpointing",
+            )
+        ),
         (["sd15_faces", "--data", "people", "--encoder", "portraits"], "'sd15_faces', whose zoo is imported"),
     ],
 )
@@ -233,7 +252,7 @@ def test_too_few_subjects_are_refused_with_what_to_do(people, photos, tmp_path):
         UsageError, match=r"expected at least 10 subjects with 3 usable photos each.*got 3; add subjects"
     ):
         build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, data=str(few)), report=None)
-    assert not (tmp_path / "zoo" / "zoo.json").exists()
+    assert not (tmp_path / "zoo").exists()
 
 
 def test_a_drawn_worlds_material_is_the_zoos_of_today():
@@ -242,6 +261,14 @@ def test_a_drawn_worlds_material_is_the_zoos_of_today():
     assert material.persons == [*range(100_000, 100_024), *range(10_000, 10_008)]
     assert [material.split(p) for p in (100_000, 10_000)] == [Split.TRAIN, Split.VALIDATION]
     assert material.recipe["world"] == "portraits"
+
+
+def test_mistakes_leave_no_folder_behind(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for wrong in ({"data": str(tmp_path / "empty")}, {"resolution": 33}, {"base": str(tmp_path / "nothing")}):
+        with pytest.raises(LorasynthError, match=r"expected|no such folder"):
+            build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, **wrong), report=None)
+        assert not (tmp_path / "zoo").exists()
 
 
 @pytest.mark.integration

@@ -1,5 +1,6 @@
 """A diffusers pipeline as a base, by the name of a folder, a single-file checkpoint or a hub id."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ _SINGLE_FILES = {
     "flux-dev": "FluxPipeline", "flux-schnell": "FluxPipeline",
 }  # fmt: skip
 """diffusers' name of what a checkpoint holds -> the pipeline for it."""
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+"""Files that a tokenizer's words can be in."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Of a denoiser's and text encoders' weights. The VAE's are always float32: in 16 bits some overflow."""
@@ -79,12 +83,16 @@ def _known(pipeline: object, name: str) -> str:
 
 def _from_folder_or_hub(name: str, precision: str) -> Any:
     import diffusers
+    import transformers
 
     index = _index(name)
     pipeline = _known(index.get("_class_name"), name)
     diffusers.utils.logging.disable_progress_bar()
     # Parts that a pipeline is without, as Stable Diffusion 3 may be without T5.
     without = {part: None for part, of in index.items() if of == [None, None]} | _without(pipeline)
+    if Path(name).is_dir():
+        _require_parts(Path(name), [part for part, of in index.items() if isinstance(of, list) and part not in without])
+    transformers.utils.logging.disable_progress_bar()
     try:
         return getattr(diffusers, pipeline).from_pretrained(
             name,
@@ -95,6 +103,18 @@ def _from_folder_or_hub(name: str, precision: str) -> Any:
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ModelError(f"{name}: cannot be opened as a pipeline ({_first_line(error)}); check its files") from None
+
+
+def _require_parts(folder: Path, parts: Sequence[str]) -> None:
+    """Refuse a folder that lacks a part: libraries name no part, or make a tokenizer of no words."""
+    for part in parts:
+        needed = [()] if not part.startswith("tokenizer") else [("tokenizer_config.json",), _VOCABULARIES]
+        for names in needed:
+            if not (any((folder / part / name).is_file() for name in names) if names else (folder / part).is_dir()):
+                what = f"{part}/{' or '.join(names)}" if names else f"{part}/"
+                raise ModelError(
+                    f"{folder}: expected {what}, as its model_index.json says, got none; take it from where the base is from"
+                )
 
 
 def _variant(folder: Path) -> str | None:

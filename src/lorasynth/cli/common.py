@@ -14,7 +14,8 @@ from lorasynth.errors import UsageError
 RecipeName = Annotated[
     str,
     typer.Argument(
-        help="portraits, emblems, brushes (each _tiny, too), portraits_64k; imported, for any zoo that was imported; sd15_faces, "
+        help="Of drawn worlds: portraits, emblems, brushes (each _tiny, too), portraits_64k, portraits128. Of your photographs "
+        "on your base: sd15, sd2, sdxl, sd3, flux (each _tiny, too). Of zoos that are imported: imported, sd15_faces, "
         "sd15_faces_small, sdxl_faces."
     ),
 ]

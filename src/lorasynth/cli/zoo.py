@@ -135,8 +135,14 @@ def zoo_build(
     elif data is not None or isinstance(found, BaseRecipe):
         got = "no --encoder" if data is not None else "neither"
         raise UsageError(f"expected --data with photographs and --encoder for recipe {recipe!r}, got {got}; give both")
-    elif given := [name for name, value in (("--base", base), ("--encoder", encoder)) if value is not None]:
-        raise UsageError(f"expected {given[0]} with --data, got it alone; leave it out, or name your photographs")
+    else:
+        of_photos: dict[str, tuple[object, object]] = {  # option -> what is given, and what stands for nothing given
+            "--base": (base, None), "--encoder": (encoder, None), "--instance-prompt": (instance_prompt, None),
+            "--masks": (masks, Masks.use), "--licence": (licence, "private"), "--resolution": (resolution, None),
+            "--precision": (precision, Precision.fp32), "--gradient-checkpointing": (gradient_checkpointing, False),
+        }  # fmt: skip
+        if given := [option for option, (value, usual) in of_photos.items() if value != usual]:
+            raise UsageError(f"expected {given[0]} with --data, got it alone; leave it out, or name your photographs")
     if bank is not None or (out / "zoo.json").exists():  # a zoo keeps the number that it was begun with
         config = replace(config, bank=_bank(bank or "auto"))
     if cluster is not None:

@@ -72,8 +72,10 @@ class World:
         """
         from diffusers import StableDiffusionPipeline
         from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
         logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()
         folder = self._file("base")
         try:
             pipe = StableDiffusionPipeline.from_pretrained(

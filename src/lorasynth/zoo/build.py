@@ -49,8 +49,8 @@ def build_zoo(
         The zoo with all that was asked for.
     """
     say = report or (lambda _: None)
-    make_folder(folder)
     material: Material = DrawnMaterial(config) if photos is None else photos.open(config, Path(folder), report=report)
+    make_folder(folder)
     base, layout = material.base, material.base.layout(config.rank)
     zoo = _begin(config, folder, material, layout, say)
     config, init = replace(config, bank=zoo.recipe["bank"]), zoo.init()

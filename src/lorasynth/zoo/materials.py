@@ -142,10 +142,7 @@ class PhotoMaterial:
     @property
     def recipe(self) -> Settings:
         """The settings, the base, the photos and the encoder."""
-        settings = zoo_recipe(self.config)
-        said = {k: v for k, v in settings.items() if k not in ("world", "first_photo")}
-        said |= {"base": self.base.name, "family": self.base.family, "picture_size": self.base.picture_size}
-        return Settings(said | {"data": self.data, "encoder": self.prepared.encoder}, settings.defaults)
+        return _recipe(self.config, self.base, self.data, self.prepared.encoder)
 
     @property
     def persons(self) -> list[int]:
@@ -240,6 +237,7 @@ class FromPhotos:
         gallery = open_photos(self.data, instance_prompt=self.instance_prompt, masks=self.masks)
         data, forgotten = gallery.record, _forgotten(folder)
         gallery = gallery.hide([subject for subject in gallery.by_subject if person_number(subject) in forgotten])
+        gallery.subjects(Split.TRAIN)  # before anything heavy: too few subjects are refused
         encoder = open_encoder(self.encoder)
         base = open_base(self.base, resolution=self.resolution, precision=self.precision)
         if self.gradient_checkpointing:
@@ -249,6 +247,9 @@ class FromPhotos:
                 f"{self.base}: expected a base of family {self.family!r} for this recipe, got {base.family!r}; choose the "
                 "recipe of that family"
             )
+        if (folder / "zoo.json").exists():  # another zoo's is refused before anything of it is changed
+            zoo, recipe = Zoo.open(folder), _recipe(config, base, data, encoder.record)
+            zoo.require_recipe(base.layout(config.rank), recipe | {"bank": zoo.recipe.get("bank")})
         of_base = (vae_fingerprint(base.pipe.vae), base.picture_size, base.encode)
         with tqdm(
             total=2 * len(gallery.files), desc="photos", unit=" steps", mininterval=5.0, disable=report is None
@@ -267,6 +268,13 @@ class FromPhotos:
                 f"{folder / PREPARED_NAME / DATA_NAME} says why others are not"
             )
         return PhotoMaterial(base, prepared, config, data=data, licence=self.licence)
+
+
+def _recipe(config: ZooConfig, base: Base, data: Record, encoder: Record) -> Settings:
+    settings = zoo_recipe(config)
+    said = {k: v for k, v in settings.items() if k not in ("world", "first_photo")}
+    said |= {"base": base.name, "family": base.family, "picture_size": base.picture_size}
+    return Settings(said | {"data": data, "encoder": encoder}, settings.defaults)
 
 
 def _forgotten(folder: Path) -> set[int]:

@@ -79,16 +79,24 @@ class Zoo:
         with locked(folder):  # two that begin one zoo: the second opens it
             return cls._create(folder, layout, recipe, init)
 
+    def require_recipe(self, layout: Layout, recipe: dict[str, Any]) -> None:
+        """Check that a layout and a recipe, as in `create`, are this zoo's.
+
+        Raises:
+            ZooError: they are another's.
+        """
+        asked = json.loads(json.dumps(recipe))
+        if self.layout != layout or config_difference(self.recipe, asked, defaults=getattr(recipe, "defaults", {})):
+            changed = [k for k in asked if self.recipe.get(k) != asked[k]]
+            raise ZooError(
+                f"{self.folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder"
+            )
+
     @classmethod
     def _create(cls, folder: Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"] | None) -> "Zoo":
         if (folder / "zoo.json").exists():
-            zoo, asked = cls.open(folder), json.loads(json.dumps(recipe))
-            difference = config_difference(zoo.recipe, asked, defaults=getattr(recipe, "defaults", {}))
-            if zoo.layout != layout or difference:
-                changed = [k for k in asked if zoo.recipe.get(k) != asked[k]]
-                raise ZooError(
-                    f"{folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder"
-                )
+            zoo = cls.open(folder)
+            zoo.require_recipe(layout, recipe)
             if read_json(folder / "zoo.json")["schema"] < SCHEMA_VERSION:
                 write_zoo_json(folder, layout, recipe)
             return zoo
