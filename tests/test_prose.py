@@ -8,12 +8,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
+    "README.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/commands.md",
+    "docs/evaluate.md",
+    "docs/figures.md",
     "docs/method.md",
     "docs/performance.md",
     "docs/scale.md",
+    "docs/worlds.md",
     "docs/zoo-training.md",
 )
 
