@@ -9,6 +9,7 @@ import torch
 
 from lorasynth.encoders.images import to_image
 from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.store import Zoo
 
@@ -52,11 +53,10 @@ def test_doctor_imports_nothing_heavy():
 
 @pytest.mark.parametrize("words", [("inspect", "LORA"), ("resize", "LORA", "--rank", "1", "-o", "OUT")])
 def test_reading_a_lora_imports_nothing_heavy(words, tmp_path):
-    places = {
-        "LORA": LoRA.random(sd15_layout()).save(tmp_path / "lora.safetensors"),
-        "OUT": tmp_path / "out.safetensors",
-    }
+    out = tmp_path / "out.safetensors"
+    places = {"LORA": LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), "OUT": out}
     assert imported_by(*(places.get(word, word) for word in words)) == []
+    assert out.is_file() == ("OUT" in words)
 
 
 @pytest.mark.integration

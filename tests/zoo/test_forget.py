@@ -16,6 +16,7 @@ import torch
 from lorasynth.cli import main
 from lorasynth.errors import LorasynthError, ZooError
 from lorasynth.lora.factors import LoRA
+from lorasynth.lora.layout import Layout
 from lorasynth.zoo import Zoo, build, materials
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.candidates import candidates_of
@@ -186,12 +187,12 @@ def test_importing_again_passes_over_who_was_forgotten(tmp_path):
     loras = tmp_path / "loras"
     loras.mkdir()
     for n, name in enumerate(("ada", "bob", "eve")):
-        LoRA.random(layout(), seed=n, std=0.1).save(loras / f"{name}.safetensors", "peft" if n > 9 else "kohya")
+        LoRA.random(Layout.preset("sd15-w2w"), seed=n, std=0.1).save(loras / f"{name}.safetensors")
         np.save(loras / f"{name}.npy", np.random.default_rng(n).normal(size=8))
 
     def run():
-        candidates = candidates_of(pair_by_name(find_loras([loras])), layout(), base="toy")
-        return import_zoo(candidates, tmp_path / "zoo", layout(), licence="CC0", report=lambda _: None)
+        candidates = candidates_of(pair_by_name(find_loras([loras])), Layout.preset("sd15-w2w"))
+        return import_zoo(candidates, tmp_path / "zoo", Layout.preset("sd15-w2w"), licence="CC0", report=lambda _: None)
 
     zoo, _ = run()
     assert len(zoo) == 3
