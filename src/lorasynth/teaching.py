@@ -13,7 +13,8 @@ SIZE = 0.2
 """Size of synthesised LoRAs, beside the zoo's, below which they do next to nothing."""
 INSTEAD = (
     "LoRAs that were trained each from an initialisation of its own teach nothing: train them all from one shared "
-    "initialisation (docs/real-bases.md#a-zoo-that-teaches-nothing)"
+    "initialisation. Those of `zoo build` share one: give more people or --steps "
+    "(docs/real-bases.md#a-zoo-that-teaches-nothing)"
 )
 
 

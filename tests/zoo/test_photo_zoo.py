@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatch
 from unicodedata import normalize
@@ -23,7 +24,7 @@ from lorasynth.opening import open_base
 from lorasynth.recipes import get_zoo_config
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.build import build_zoo
+from lorasynth.zoo.build import build_zoo, build_zoo_with_workers
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.materials import DrawnMaterial, FromPhotos, Material, PhotoMaterial
 from lorasynth.zoo.pairs import person_number
@@ -263,11 +264,15 @@ def test_a_drawn_worlds_material_is_the_zoos_of_today():
     assert material.recipe["world"] == "portraits"
 
 
-def test_mistakes_leave_no_folder_behind(photos, tmp_path):
+def test_mistakes_leave_no_folder_behind(photos, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("lorasynth.zoo.build.helpers", lambda *_: nullcontext([]))  # they are not waited for
     for wrong in ({"data": str(tmp_path / "empty")}, {"resolution": 33}, {"base": str(tmp_path / "nothing")}):
         with pytest.raises(LorasynthError, match=r"expected|no such folder"):
             build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, **wrong), report=None)
+        assert not (tmp_path / "zoo").exists()
+        with pytest.raises(LorasynthError, match=r"expected|no such folder"):
+            build_zoo_with_workers(CONFIG, str(tmp_path / "zoo"), 2, photos=replace(photos, **wrong))
         assert not (tmp_path / "zoo").exists()
 
 

@@ -145,3 +145,10 @@ def test_a_record_without_its_shard_is_named(zoo):
     assert "shard-00001" in zoo.verify()[0]
     with pytest.raises(ModelError, match=r"shard-00001\.safetensors"):
         zoo.load()
+
+
+def test_a_split_without_loras_is_refused_with_what_there_is(zoo):
+    with pytest.raises(ZooError, match="'held_out', got 3 of 'train'; give an imported zoo: `zoo build` makes none"):
+        zoo.load("held_out")
+    with pytest.raises(ZooError, match="'validation', got 3 of 'train'; build or import them first"):
+        zoo.load("validation")

@@ -68,8 +68,7 @@ def get_world_recipe(name: str) -> WorldRecipe:
     recipe = get_recipe(name)
     if not isinstance(recipe, WorldRecipe):
         raise UsageError(
-            f"expected the recipe of a drawn world, got {name!r}, of a real base; its zoo is imported (zoo import), and its "
-            "stages are vae, prior and all"
+            f"expected the recipe of a drawn world, got {name!r}, of a real base; its stages are vae, prior and all"
         )
     return recipe
 

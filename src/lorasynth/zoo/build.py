@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lorasynth.devices import use_device
+from lorasynth.errors import LorasynthError
 from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
 from lorasynth.outputs import make_folder
@@ -99,11 +101,18 @@ def build_zoo_with_workers(
         ZooError: the folder is not fit for several processes.
         UsageError: the running script cannot be imported by workers.
     """
+    is_new = not Path(folder).exists()
     if workers > 1:
         require_main_guard()
         require_shareable(Path(folder) / LEASES_NAME)
-    with helpers(workers - 1, _work, config, folder, str(torch.get_default_device()), photos) as others:
-        zoo = build_zoo(config, folder, photos=photos, report=report)
+    try:
+        with helpers(workers - 1, _work, config, folder, str(torch.get_default_device()), photos) as others:
+            zoo = build_zoo(config, folder, photos=photos, report=report)
+    except LorasynthError:  # a mistake leaves no folder behind
+        for place in (Path(folder) / LEASES_NAME, Path(folder)) if is_new else ():
+            with suppress(OSError):  # it holds something
+                place.rmdir()
+        raise
     for process in others:
         if process.exitcode != 0:
             report(f"a worker ended with code {process.exitcode}; the others did its part")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -295,7 +295,12 @@ class Zoo:
         """
         items = sorted((i for i in self.items if split in (None, i.split)), key=lambda i: i.person)
         if not items:
-            raise ZooError(f"{self.folder}: expected LoRAs of split {split!r}, got none; build the zoo first")
+            held = Counter(item.split for item in self.items)
+            got = ", ".join(f"{number} of {name!r}" for name, number in held.items())
+            fix = (
+                "build or import them first" if split != "held_out" else "give an imported zoo: `zoo build` makes none"
+            )
+            raise ZooError(f"{self.folder}: expected LoRAs of split {split!r}, got {got or 'none'}; {fix}")
         return [i.person for i in items], *open_rows(self.folder, items, self.layout.num_parameters)
 
     def rows(self, shard: str) -> list[tuple[str, Float[Tensor, " P"], Float[Tensor, "J D"]]]:
