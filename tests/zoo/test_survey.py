@@ -27,7 +27,7 @@ PREFIX = "down_blocks.0.attentions.0.transformer_blocks.0.attn1."
 
 def layout(*names, rank=4, base="sd15"):
     return Layout(
-        base=base, modules=tuple(Module(name=PREFIX + n, in_features=12, out_features=10, rank=rank) for n in names)
+        base=base, modules=tuple(Module(name=PREFIX + n, in_features=320, out_features=320, rank=rank) for n in names)
     )
 
 
