@@ -9,13 +9,15 @@ NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in (
 BASE = "owner/a-base"
 
 
-def sd15_layout(rank=1):
+def sd15_layout(rank=1, *, true_shape=False):
+    """Two of SD 1.5's modules; of another shape than SD 1.5's unless files of it are to be read through the gate."""
     from lorasynth.lora.layout import Layout, Module
 
-    return Layout(base="sd15", modules=tuple(Module(name=n, in_features=12, out_features=10, rank=rank) for n in NAMES))
+    sides = {"in_features": 320, "out_features": 320} if true_shape else {"in_features": 12, "out_features": 10}
+    return Layout(base="sd15", modules=tuple(Module(name=n, rank=rank, **sides) for n in NAMES))
 
 
-def real_synthesizer(encoder_record):
+def real_synthesizer(encoder_record, *, true_shape=False):
     from lorasynth.canonical import Canonicalizer
     from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, NearestPrior, RidgePrior
     from lorasynth.synthesizer import Synthesizer
@@ -23,7 +25,7 @@ def real_synthesizer(encoder_record):
     from lorasynth.vae.stem import principal_stem
 
     g = torch.Generator().manual_seed(0)
-    layout, dim, z = sd15_layout(), encoder_record["dim"], 4
+    layout, dim, z = sd15_layout(true_shape=true_shape), encoder_record["dim"], 4
     vectors = torch.randn(12, layout.num_parameters, generator=g)
     form = Canonicalizer.fit(vectors, layout)
     x = form.apply(vectors)

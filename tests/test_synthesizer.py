@@ -224,7 +224,7 @@ def encoder():
 def real(encoder, tmp_path_factory):
     """The folder of a synthesizer of a real base."""
     folder = tmp_path_factory.mktemp("real") / "model"
-    real_synthesizer(encoder.record).save_pretrained(folder)
+    real_synthesizer(encoder.record, true_shape=True).save_pretrained(folder)
     return folder
 
 
@@ -265,7 +265,7 @@ def test_without_its_encoder_it_takes_embeddings_and_says_which_encoder_for_phot
 
 def test_another_encoder_than_its_own_is_refused(encoder, photo, tmp_path):
     other = encoder.record | {"name": "another", "files": {"recogniser": "0" * 64}}
-    real_synthesizer(other).save_pretrained(tmp_path / "model")
+    real_synthesizer(other, true_shape=True).save_pretrained(tmp_path / "model")
     with pytest.raises(
         ModelError, match=r"expected embeddings of encoder 'another' \(recogniser sha256 000000000000\), got"
     ):
@@ -275,7 +275,9 @@ def test_another_encoder_than_its_own_is_refused(encoder, photo, tmp_path):
 
 
 def test_where_nobody_said_which_encoder_none_is_taken(photo, tmp_path):
-    real_synthesizer({"kind": "unknown", "name": "unknown", "dim": 512}).save_pretrained(tmp_path / "model")
+    real_synthesizer({"kind": "unknown", "name": "unknown", "dim": 512}, true_shape=True).save_pretrained(
+        tmp_path / "model"
+    )
     with pytest.raises(ModelError, match="got one that cannot be checked; nobody said which encoder"):
         Synthesizer.from_pretrained(tmp_path / "model", encoder="portraits")
     with pytest.raises(UsageError, match=r"got photos and no encoder; nobody said .* --embedding FILE"):
@@ -306,7 +308,7 @@ def test_from_the_command_line_photos_need_the_encoder_and_an_embedding_needs_no
     by_photo, by_embedding = tmp_path / "photo.safetensors", tmp_path / "embedding.safetensors"
     assert run(photo, "--encoder", "portraits", "-o", by_photo) == ""
     assert run("--embedding", tmp_path / "face.npy", "-o", by_embedding) == ""
-    assert LoRA.load(by_photo).layout == LoRA.load(by_embedding).layout == sd15_layout()
+    assert LoRA.load(by_photo).layout == LoRA.load(by_embedding).layout == sd15_layout(true_shape=True)
     none = tmp_path / "none.safetensors"
     assert "no encoder; give the model its own" in run(photo, "-o", none)
     assert "expected photos, or --embedding FILE" in run("-o", none)
