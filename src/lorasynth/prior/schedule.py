@@ -1,6 +1,8 @@
 """DDIM on a cosine schedule, number for number as diffusers' ``DDIMScheduler`` computes it, without the seconds of its import."""
 
 import math
+from functools import cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -31,7 +33,7 @@ class CosineDDIM:
             prediction_type: what the denoiser says.
         """
         self.prediction_type = prediction_type
-        betas = torch.tensor([_beta(step) for step in range(NUM_TRAIN_TIMESTEPS)], dtype=torch.float32)
+        betas = torch.tensor(_betas(), dtype=torch.float32)
         if prediction_type != "epsilon":
             betas = _without_signal_at_the_end(betas)
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
@@ -81,13 +83,12 @@ class CosineDDIM:
         return alpha_before**0.5 * x + (1 - alpha_before) ** 0.5 * noise
 
 
-def _beta(step: int) -> float:
-    """The variance that a step of the cosine schedule adds, at most 0.999."""
-
-    def left(part: float) -> float:
-        return math.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    return min(1 - left((step + 1) / NUM_TRAIN_TIMESTEPS) / left(step / NUM_TRAIN_TIMESTEPS), 0.999)
+@cache
+def _betas() -> tuple[float, ...]:
+    """The variance that each step of the cosine schedule adds, at most 0.999 (Nichol & Dhariwal, equation 17)."""
+    parts = [step / NUM_TRAIN_TIMESTEPS for step in range(NUM_TRAIN_TIMESTEPS + 1)]
+    left = [math.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2 for part in parts]
+    return tuple(min(1 - after / before, 0.999) for before, after in pairwise(left))
 
 
 def _without_signal_at_the_end(betas: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
