@@ -27,7 +27,7 @@ from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_
 from lorasynth.zoo.resize import resize_zoo
 
 NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in ("to_q", "to_v")]
-LAYOUT = Layout(base="sd15", modules=tuple(Module(name=n, in_features=12, out_features=10, rank=2) for n in NAMES))
+LAYOUT = Layout(base="sd15", modules=tuple(Module(name=n, in_features=320, out_features=320, rank=2) for n in NAMES))
 
 
 def lora(path, seed, layout=LAYOUT, **metadata):
@@ -217,7 +217,7 @@ def test_id_and_weights_are_of_the_same_bytes(tmp_path):
 
 
 def test_modules_that_the_layout_lacks_are_left_out_and_said(tmp_path):
-    other = Module(name=NAMES[0].replace("to_q", "to_k"), in_features=12, out_features=10, rank=4)
+    other = Module(name=NAMES[0].replace("to_q", "to_k"), in_features=320, out_features=320, rank=4)
     more = Layout(base="sd15", modules=(*LAYOUT.modules, other))
     whole = LoRA.load(lora(tmp_path / "loras" / "a.safetensors", 0, more))
     zoo, (outcome,) = take(tmp_path / "loras", tmp_path / "zoo")

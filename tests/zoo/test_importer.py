@@ -34,7 +34,9 @@ NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in (
 
 
 def layout(rank):
-    return Layout(base="sd15", modules=tuple(Module(name=n, in_features=12, out_features=10, rank=rank) for n in NAMES))
+    return Layout(
+        base="sd15", modules=tuple(Module(name=n, in_features=320, out_features=320, rank=rank) for n in NAMES)
+    )
 
 
 @pytest.fixture
@@ -247,9 +249,10 @@ def test_another_base_other_modules_and_other_faces_are_refused(folder, tmp_path
     np.save(folder / "b.npy", np.ones(5))
     np.save(folder / "d.npy", np.full(8, np.nan))
     (folder / "deep" / "c.npy").write_bytes(b"")
-    other = Layout(base="sd15", modules=(Module(name=NAMES[0], in_features=12, out_features=10, rank=2),))
+    other = Layout(base="sd15", modules=(Module(name=NAMES[0], in_features=320, out_features=320, rank=2),))
     LoRA.random(other, seed=7).save(folder / "e.safetensors", force=True)
-    sdxl = Layout(base="sdxl", modules=layout(2).modules)
+    name = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    sdxl = Layout(base="sdxl", modules=(Module(name=name, in_features=640, out_features=640, rank=2),))
     LoRA.random(sdxl, seed=8).save(folder / "f.safetensors", force=True)
     zoo, outcomes = run(folder, tmp_path / "zoo")
     reasons = {o.file.rpartition("/")[2]: o.reason for o in outcomes if o.outcome == "refused"}
