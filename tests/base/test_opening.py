@@ -131,6 +131,13 @@ def test_weights_as_a_pickle_are_not_read(folder):
         open_base(str(folder("sd15", safe_serialization=False)))
 
 
+@pytest.mark.parametrize("name", ["model_index.json", "me.png", "checkpoint"])
+def test_file_that_is_no_checkpoint_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelError, match=r"expected a pipeline's folder or a \.safetensors checkpoint, got a file"):
+        open_base(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.bin"])
 def test_pickled_checkpoint_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x80\x04.")

@@ -267,6 +267,9 @@ def test_a_drawn_worlds_material_is_the_zoos_of_today():
 def test_mistakes_leave_no_folder_behind(photos, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     monkeypatch.setattr("lorasynth.zoo.build.helpers", lambda *_: nullcontext([]))  # they are not waited for
+    with pytest.raises(LorasynthError, match="expected a rank from 1 to 32, got 64"):
+        build_zoo(replace(CONFIG, rank=64), str(tmp_path / "zoo"), photos=photos, report=None)
+    assert not (tmp_path / "zoo").exists()
     for wrong in ({"data": str(tmp_path / "empty")}, {"resolution": 33}, {"base": str(tmp_path / "nothing")}):
         with pytest.raises(LorasynthError, match=r"expected|no such folder"):
             build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, **wrong), report=None)

@@ -32,6 +32,8 @@ _SINGLE_FILES = {
 }  # fmt: skip
 """diffusers' name of what a checkpoint holds -> the pipeline for it."""
 
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 """Files that a tokenizer's words can be in."""
 
@@ -179,8 +181,12 @@ def _is_file(name: str) -> bool:
     Raises:
         ModelError: one that may hold a pickle.
     """
-    if Path(name).is_dir() or not (Path(name).is_file() or name.endswith((".safetensors", ".ckpt", ".pt", ".bin"))):
+    if Path(name).is_dir() or not (Path(name).is_file() or name.endswith((".safetensors", *_PICKLES))):
         return False
+    if not name.endswith((".safetensors", *_PICKLES)):
+        raise ModelError(
+            f"{name}: expected a pipeline's folder or a .safetensors checkpoint, got a file; give the folder"
+        )
     if not name.endswith(".safetensors"):
         raise ModelError(f"{name}: expected a .safetensors checkpoint; pickles are not opened, convert it first")
     return True

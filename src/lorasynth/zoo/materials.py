@@ -247,9 +247,10 @@ class FromPhotos:
                 f"{self.base}: expected a base of family {self.family!r} for this recipe, got {base.family!r}; choose the "
                 "recipe of that family"
             )
+        layout = base.layout(config.rank)  # a rank that the base is too small for is refused before any photo is opened
         if (folder / "zoo.json").exists():  # another zoo's is refused before anything of it is changed
             zoo, recipe = Zoo.open(folder), _recipe(config, base, data, encoder.record)
-            zoo.require_recipe(base.layout(config.rank), recipe | {"bank": zoo.recipe.get("bank")})
+            zoo.require_recipe(layout, recipe | {"bank": zoo.recipe.get("bank")})
         of_base = (vae_fingerprint(base.pipe.vae), base.picture_size, base.encode)
         with tqdm(
             total=2 * len(gallery.files), desc="photos", unit=" steps", mininterval=5.0, disable=report is None
