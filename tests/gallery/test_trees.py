@@ -51,6 +51,12 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
         open_tree(path)
 
 
+def test_a_photo_in_the_place_of_its_folder_is_refused(tmp_path):
+    (tmp_path / "me.jpg").write_bytes(b"JFIF")
+    with pytest.raises(UsageError, match=r"me.jpg: expected a folder of photos .*, got another file; give its folder"):
+        open_tree(tmp_path / "me.jpg")
+
+
 def test_nothing_at_the_path_is_said(tmp_path):
     with pytest.raises(UsageError, match=r"gone: expected a folder of photos or a .zip of one, got nothing there"):
         open_tree(tmp_path / "gone")

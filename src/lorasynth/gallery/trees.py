@@ -169,6 +169,8 @@ def open_tree(path: Path) -> Tree:
     if path.is_dir():
         return FolderTree(path)
     if path.is_file():
+        if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+            raise UsageError(f"{path}: expected a folder of photos or a .zip of one, got another file; give its folder")
         return ZipTree(path)
     raise UsageError(f"{path}: expected a folder of photos or a .zip of one, got nothing there; check the path")
 
