@@ -14,10 +14,12 @@ PAGES = (
     "docs/commands.md",
     "docs/evaluate.md",
     "docs/figures.md",
+    "docs/formats.md",
     "docs/method.md",
     "docs/performance.md",
     "docs/scale.md",
     "docs/worlds.md",
+    "docs/your-pictures.md",
     "docs/zoo-training.md",
 )
 
