@@ -347,8 +347,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(here, tmp_path, mon
     "verb", [["inspect", "{lora}"], ["convert", "{lora}", "{out}"], ["convert", "{lora}", "{lora}", "--force"]]
 )
 def test_results_do_not_take_the_place_of_what_the_verb_reads_or_writes(here, tmp_path, verb):
-    layout = Layout.from_dict({"base": "tiny", "modules": [["a.to_q", 4, 4, 1]]})
-    lora, out = LoRA.random(layout).save(tmp_path / "lora.safetensors"), tmp_path / "out.safetensors"
+    lora, out = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), tmp_path / "out.safetensors"
     before = lora.read_bytes()
     (tmp_path / "link").symlink_to(lora)
     os.link(lora, tmp_path / "hard")
@@ -370,8 +369,7 @@ def test_results_do_not_take_the_place_of_what_the_verb_reads_or_writes(here, tm
 
 
 def test_results_do_not_go_into_the_folder_that_is_written(here, tmp_path):
-    layout = Layout.from_dict({"base": "tiny", "modules": [["a.to_q", 4, 4, 1]]})
-    lora, folder = LoRA.random(layout).save(tmp_path / "lora.safetensors"), tmp_path / "adapter"
+    lora, folder = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), tmp_path / "adapter"
     folder.mkdir()
     code, err = here("convert", lora, folder, "--format", "peft", "--json", folder / "adapter_config.json")
     assert (code, "expected a file of its own for --json" in err) == (2, True)
@@ -379,8 +377,7 @@ def test_results_do_not_go_into_the_folder_that_is_written(here, tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):  # row 124
-    layout = Layout.from_dict({"base": "tiny", "modules": [["a.to_q", 4, 4, 1]]})
-    lora = LoRA.random(layout).save(tmp_path / "lora.safetensors")
+    lora = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors")
     end, pipe = os.pipe()
     os.close(end)
     command = [sys.executable, "-m", "lorasynth", "inspect", str(lora)]
