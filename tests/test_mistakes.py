@@ -69,7 +69,7 @@ CASES = [
 def place(tmp_path_factory):
     """A folder with sound files and with what people name by mistake."""
     folder = tmp_path_factory.mktemp("place")
-    layout = sd15_layout()
+    layout = sd15_layout(true_shape=True)
     LoRA.random(layout).save(folder / "lora.safetensors")
     zoo = Zoo.create(folder / "zoo", layout, {"a": 1}, None)
     zoo.append("s", [1], ["train"], LoRA.random(layout).vector[None], torch.randn(1, 1, 8), "here", "CC0", ids=["a-1"])
@@ -170,7 +170,7 @@ def test_a_launchers_number_that_is_none_is_one_line(name, monkeypatch):
 
 
 def test_another_encoding_than_utf8_ends_no_command(tmp_path):
-    layout = sd15_layout()
+    layout = sd15_layout(true_shape=True)
     lora = LoRA.random(layout).save(tmp_path / "größe-世界-😀.safetensors", metadata={"title": "ΔW 😀"})
     for encoding in ("ascii", "latin-1"):
         environment = {**os.environ, "PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0"}
@@ -187,7 +187,7 @@ def test_another_encoding_than_utf8_ends_no_command(tmp_path):
 
 def test_a_name_that_is_no_text_is_kept_in_results(tmp_path):
     name = os.fsdecode(b"caf\xe9.safetensors")
-    LoRA.random(sd15_layout()).save(tmp_path / name)
+    LoRA.random(sd15_layout(true_shape=True)).save(tmp_path / name)
     results = tmp_path / "results.json"
     for json_option in (["--json", str(results)], []):
         command = [
@@ -216,7 +216,7 @@ def test_a_name_that_is_no_text_is_kept_in_results(tmp_path):
 
 
 def test_results_on_standard_output_are_all_that_is_there(tmp_path):
-    lora = LoRA.random(sd15_layout()).save(tmp_path / "lora.safetensors")
+    lora = LoRA.random(sd15_layout(true_shape=True)).save(tmp_path / "lora.safetensors")
     command = [
         sys.executable,
         "-m",

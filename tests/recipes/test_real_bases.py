@@ -185,12 +185,16 @@ def test_where_embeddings_came_without_a_name_the_model_takes_embeddings_only(lo
 
 
 def test_stages_that_need_a_world_are_refused_by_name(zoo, tmp_path):
-    for words in (
-        ("train", "refine", "sd15_faces", "--out", tmp_path),
-        ("train", "end-to-end", "sd15_faces", "--zoo", tmp_path, "--out", tmp_path),
-        ("zoo", "build", "sd15_faces", "--out", tmp_path / "z"),
+    a_world = "expected the recipe of a drawn world, got 'sd15_faces'"
+    for words, message in (
+        (("train", "refine", "sd15_faces", "--out", tmp_path), a_world),
+        (("train", "end-to-end", "sd15_faces", "--zoo", tmp_path, "--out", tmp_path), a_world),
+        (
+            ("zoo", "build", "sd15_faces", "--out", tmp_path / "z"),
+            "expected a recipe that makes a zoo, got 'sd15_faces'",
+        ),
     ):
-        with pytest.raises(UsageError, match="expected the recipe of a drawn world, got 'sd15_faces'"):
+        with pytest.raises(UsageError, match=message):
             raise run(*words).exception
     assert get_world_recipe("portraits_tiny").zoo.world == "portraits"
     assert not (tmp_path / "z").exists()

@@ -210,7 +210,7 @@ def killed_in_the_library(run, written):
     """A save of step 3 by a process that ends when so many bytes are in the library's own temporary file."""
 
     def child():
-        def save_file(tensors, part):
+        def save_file(tensors, part, metadata=None):
             (part.parent / ".tmpAbCdEf").write_bytes(save(tensors)[:written])
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -280,7 +280,7 @@ def test_another_configuration_is_refused_and_spoils_nothing(whole):
     run_dir = whole[2]
     with pytest.raises(CheckpointError, match=r"another configuration \(learning_rate: 0.05 -> 0.1\)"):
         Toy().train(run_dir, config=replace(CONFIG, learning_rate=0.1))
-    with pytest.raises(CheckpointError, match=r"another configuration .*width: None -> 5"):
+    with pytest.raises(CheckpointError, match=r"another configuration .*width is new: 5"):
         Toy().train(run_dir, config_record=config_record(CONFIG) | {"width": 5})
     again = Toy()
     assert_same_run(whole[:2], (again, again.train(run_dir)))
@@ -395,5 +395,5 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     Toy().train(tmp_path)
     other = Toy()
     other.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint of this model with 0\.bias"):
+    with pytest.raises(CheckpointError, match=r"step 16: average\.2\.bias: expected a tensor, got nothing"):
         other.train(tmp_path)

@@ -29,6 +29,7 @@ from lorasynth.gallery.shelf import Known, Part, Shelf, gather, take
 from lorasynth.outputs import make_folder
 from lorasynth.training.seeding import fingerprint
 from lorasynth.zoo.leases import EXPIRES_AFTER_S
+from lorasynth.zoo.manifest import locked
 
 DATA_NAME = "data.jsonl"
 Encode = Callable[[Float[Tensor, "B 3 S S"]], Float[Tensor, "B C h w"]]
@@ -96,7 +97,10 @@ def prepare(
     shelf.fill(embed, on_look=lambda n: on_look("embeddings", n), expires_after_s=expires_after_s)
     report = judge(gallery, _findings(shelf))
     settled = settle(gallery, report)
-    write_bytes(folder / DATA_NAME, _lines(settled, report))
+    with locked(shelf.folder):  # and sweep up what a killed writer of it left
+        for left in folder.glob(f".{DATA_NAME}.*.part"):
+            left.unlink(missing_ok=True)
+        write_bytes(folder / DATA_NAME, _lines(settled, report))
     latents = _latents(settled, report, folder, base, on_look, expires_after_s) if base is not None else {}
     embeddings = {f.file.name: f.embedding for f in report.used if f.embedding is not None}
     return Prepared(gallery=settled, report=report, encoder=encoder.record, _embeddings=embeddings, _latents=latents)

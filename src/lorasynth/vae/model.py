@@ -160,7 +160,9 @@ class LoRAVAE(nn.Module):
             with without_numbers():
                 tables = [torch.empty(k, f) for k, f in zip(*local, strict=True)]
                 try:
-                    vae = cls(Stem(tables, torch.empty(across, sum(local[0]))), latent_dim, hidden_dim, said["dropout"])
+                    vae = cls(
+                        Stem(tables, torch.empty(across, sum(local[0]))), latent_dim, hidden_dim, float(said["dropout"])
+                    )
                 except ZooError as error:
                     raise Misfit("logvar.bias", "no more numbers than components", f"{error}") from None
             require_shapes(shapes, {name: tuple(t.shape) for name, t in vae.state_dict().items()})

@@ -190,7 +190,12 @@ class Zoo:
             )
         with TensorFile(self.folder / "init.safetensors") as file:
             dimensions(file.shapes, {"init": "P"}, P=self.layout.num_parameters)
-            return file.read()["init"]
+            init = file.read()["init"]
+        if not init.is_floating_point():
+            raise ModelError(
+                f"{self.folder / 'init.safetensors'}: init: expected floating point, got {init.dtype}; build anew"
+            )
+        return init
 
     def append(
         self,
