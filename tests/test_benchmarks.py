@@ -58,13 +58,13 @@ def test_what_a_benchmark_imports_is_there(script):
 
 def test_a_missing_name_is_seen_wherever_it_is_imported():
     source = (
-        'PROGRAM = """\nfrom lorasynth.rows import no_such_name\n"""\ndef f():\n    from lorasynth.nowhere import g\n'
+        'PROGRAM = """\nfrom lorasynth.vae import no_such_name\n"""\ndef f():\n    from lorasynth.nowhere import g\n'
     )
     found = set(imported_from_lorasynth(source))
-    assert found == {("lorasynth.rows", "no_such_name"), ("lorasynth.nowhere", "g")}
+    assert found == {("lorasynth.vae", "no_such_name"), ("lorasynth.nowhere", "g")}
     assert not any(is_there(*pair) for pair in found)
-    assert is_there("lorasynth", "rows")
-    assert is_there("lorasynth.rows", "chunks")
+    assert is_there("lorasynth", "storage")
+    assert is_there("lorasynth.storage.rows", "chunks")
 
 
 def test_the_ratio_of_two_sides_is_printed_and_recorded(tmp_path, monkeypatch, capsys):

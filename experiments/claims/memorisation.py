@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from lorasynth.encoders.drawn import WorldEncoder
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.evaluate.memorisation import PERCENTILE, Memorisation, nearest
 from lorasynth.experiments.experiment import Claim, Config, Criterion, Experiment, Verdict, decide
 from lorasynth.experiments.lab import Lab

@@ -10,12 +10,12 @@ from typing import Any
 from lorasynth.canonical import Canonicalizer
 from lorasynth.cards import base_card
 from lorasynth.evaluate.weights import errors_of
-from lorasynth.files import read_json
 from lorasynth.fitting import fit_prior_stage, fit_vae_stage
 from lorasynth.pretrained import UNKNOWN
 from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import BaseRecipe
+from lorasynth.storage.reading import read_json
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.teaching import shortcoming
 from lorasynth.tuning import choose_default, choose_settings, in_words

@@ -15,9 +15,10 @@ from lorasynth.errors import ModelError, UsageError
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
-from lorasynth.files import read_json, write_json, write_png
 from lorasynth.gallery import Split
-from lorasynth.outputs import make_folder, require_new_output
+from lorasynth.storage.files import write_json, write_png
+from lorasynth.storage.outputs import make_folder, require_new_output
+from lorasynth.storage.reading import read_json
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, SCORED_FROM, role_of, split_of
 from lorasynth.worlds.world import World, get_world

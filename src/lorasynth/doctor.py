@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from lorasynth.files import read_json, sha256_file, write_json
+from lorasynth.storage.files import write_json
+from lorasynth.storage.reading import read_json, sha256_file
 from lorasynth.worlds.world import ASSETS, get_domain
 
 CHECKSUMS = ASSETS / "checksums.json"

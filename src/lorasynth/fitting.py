@@ -10,14 +10,14 @@ from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
-from lorasynth.files import write_json
 from lorasynth.lora.factors import delta_W_relative_error
-from lorasynth.outputs import make_folder
 from lorasynth.prior import KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.recipes.recipe import Recipe
-from lorasynth.rows import Rows, chunks
+from lorasynth.storage.files import write_json
+from lorasynth.storage.outputs import make_folder
+from lorasynth.storage.rows import Rows, chunks
 from lorasynth.training import ALONE, Processes
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.zoo.store import Zoo

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from lorasynth.errors import LorasynthError, UsageError
-from lorasynth.files import write_bytes
-from lorasynth.lora.faults import printable, shown
-from lorasynth.outputs import make_folder
+from lorasynth.storage.faults import printable, shown
+from lorasynth.storage.files import write_bytes
+from lorasynth.storage.outputs import make_folder
+from lorasynth.storage.tables import read_table
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.finding import PHOTOS, is_trace
 from lorasynth.zoo.pairs import photos_in
-from lorasynth.zoo.tables import read_table
 
 REPORT = "report.jsonl"
 _ENDING = ".safetensors"

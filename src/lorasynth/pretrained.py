@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
-from lorasynth.encoders.drawn import WorldEncoder
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, describe, difference
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
-from lorasynth.files import read_json, sha256_file, write_bytes, write_json, write_tensors
-from lorasynth.hub import local_copy
-from lorasynth.lora.faults import printable
-from lorasynth.outputs import make_folder
 from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
-from lorasynth.reading import read_text
-from lorasynth.schema import (
+from lorasynth.storage.faults import printable
+from lorasynth.storage.files import write_bytes, write_json, write_tensors
+from lorasynth.storage.hub import local_copy
+from lorasynth.storage.outputs import make_folder
+from lorasynth.storage.reading import read_json, read_text, sha256_file
+from lorasynth.storage.schema import (
     ANYTHING,
     LINE,
     NAME,
@@ -34,9 +34,9 @@ from lorasynth.schema import (
     text,
     whole,
 )
-from lorasynth.tensorfile import TensorFile
+from lorasynth.storage.tensorfile import TensorFile
+from lorasynth.storage.weights import pack, packed_shapes, read_packed
 from lorasynth.vae import LoRAVAE
-from lorasynth.weights import pack, packed_shapes, read_packed
 from lorasynth.worlds.world import WORLDS, get_world
 
 if TYPE_CHECKING:

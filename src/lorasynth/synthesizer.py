@@ -14,17 +14,17 @@ from torch import Tensor
 from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import one_thread
-from lorasynth.encoders.drawn import WorldEncoder
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.images import Photo, is_photo
 from lorasynth.encoders.protocol import Encoder, pool_readings, read_all
 from lorasynth.encoders.records import Record
 from lorasynth.errors import UsageError
-from lorasynth.hub import publish
 from lorasynth.lora.factors import LoRA
 from lorasynth.pretrained import FILES, SETTINGS, how_to_give, read_synthesizer, write_synthesizer
 from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
-from lorasynth.schema import Misfit, fit, record
+from lorasynth.storage.hub import publish
+from lorasynth.storage.schema import Misfit, fit, record
 from lorasynth.teaching import shortcoming
 from lorasynth.vae import LoRAVAE
 from lorasynth.worlds.world import ASSETS, WORLDS, get_domain

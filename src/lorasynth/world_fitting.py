@@ -10,20 +10,21 @@ import torch
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import use_device
-from lorasynth.encoders.drawn import WorldEncoder
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.evaluate.identity import likeness, person_centroids
-from lorasynth.files import read_json, write_json, write_tensors
 from lorasynth.fitting import delta_W_errors, fit_baselines, latents_of, open_zoo_rows
-from lorasynth.outputs import make_folder
 from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.recipes.recipe import WorldRecipe
 from lorasynth.refining import end_to_end, latent_net, refine, train_critic
+from lorasynth.storage.files import write_json, write_tensors
+from lorasynth.storage.outputs import make_folder
+from lorasynth.storage.reading import read_json
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.training import ALONE, Processes
 from lorasynth.tuning import choose_default, choose_settings, in_words
 from lorasynth.vae import LoRAVAE
-from lorasynth.workers import require_main_guard
+from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, Role, persons_of
 from lorasynth.worlds.world import World, get_world, load_recogniser

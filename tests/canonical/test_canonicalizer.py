@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lorasynth.canonical import Canonicalizer, reference
 from lorasynth.errors import LayoutError, ModelError, ZooError
-from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.files import read_tensors, write_tensors
 
 N = 12
 LAYOUTS = {

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from lorasynth.canonical.resize import merge, resize
 from lorasynth.cli.app import app
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.files import read_json
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout, Module
+from lorasynth.storage.reading import read_json
 
 
 def layout(*ranks, base="toy", names="abc"):

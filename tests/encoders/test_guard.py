@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders import photo_tensor, to_image
-from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.guard import LEAST_FLATNESS, WorldGuard
 from lorasynth.errors import ModelError, OutsideWorldError
 from lorasynth.synthesizer import Synthesizer

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders import Encoder, describe, open_encoder, to_image
 from lorasynth.encoders.arcface import ArcFaceEncoder
-from lorasynth.encoders.drawn import WorldEncoder
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.records import UNKNOWN_LICENCE
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
@@ -78,7 +78,7 @@ def test_a_hub_id_is_the_hubs_local_copy(recogniser, red_scrfd, tmp_path, monkey
     recogniser(name="face.onnx").rename(tmp_path / "copy" / "face.onnx")
     red_scrfd[0].rename(tmp_path / "copy" / "det.onnx")
     (tmp_path / "copy" / "README.md").write_text("---\nlicense: mit\n---\n")
-    monkeypatch.setattr("lorasynth.hub.local_copy", local_copy)
+    monkeypatch.setattr("lorasynth.storage.hub.local_copy", local_copy)
     encoder = open_encoder("someone/faces")
     assert asked == [("someone/faces", "model", {"*.onnx", "README.md"})]
     assert (encoder.record["name"], encoder.record["licence"]) == (

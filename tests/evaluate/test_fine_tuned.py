@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
-from lorasynth.files import read_tensors, write_tensors
+from lorasynth.storage.files import read_tensors, write_tensors
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
 

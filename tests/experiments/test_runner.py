@@ -16,7 +16,7 @@ from lorasynth.experiments.experiment import Claim, Curves, Experiment, Line, mo
 from lorasynth.experiments.report import page
 from lorasynth.experiments.results import ResultsFile
 from lorasynth.experiments.runner import load, planned, results_file, run
-from lorasynth.files import read_json
+from lorasynth.storage.reading import read_json
 
 RUNS = []
 

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[2] / "integrations" / "comfyui"
 def sd15_synthesizer(tmp_path_factory):
     """Its folder: weights2weights' layout, conditioned on the drawn world's recogniser, fitted to twelve random LoRAs."""
     from lorasynth.canonical import Canonicalizer
-    from lorasynth.encoders.drawn import WorldEncoder
+    from lorasynth.drawn.encoder import WorldEncoder
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
     from lorasynth.prior.baselines import RidgePrior

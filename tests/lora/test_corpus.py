@@ -12,11 +12,11 @@ from safetensors.torch import save
 
 from lorasynth.cli import main
 from lorasynth.errors import LayoutError, LoRAFileError
-from lorasynth.lora.container import read_bytes
 from lorasynth.lora.factors import LoRA
-from lorasynth.lora.faults import shown
 from lorasynth.lora.gate import inspect_file, read_header, read_lora, read_lora_bytes
 from lorasynth.lora.layout import Layout, Module
+from lorasynth.storage.container import read_bytes
+from lorasynth.storage.faults import shown
 
 from .corpus import ACCEPTED, CONTAINER, CONTENT
 from .making import DOWN, DOWN_K, GOOD, KOHYA_K, UP, UP_K, K, Q, kohya, kohya_but, new_style, numbers, pair_of, write

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from lorasynth.errors import ModelError
-from lorasynth.files import write_tensors
 from lorasynth.prior import BASELINES, KernelPrior, MeanPrior, NearestPrior, RegressionPrior, RidgePrior, baselines
 from lorasynth.prior.baselines import Baseline
+from lorasynth.storage.files import write_tensors
 from lorasynth.training import LoopConfig
 
 N, D, Z = 60, 6, 3

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 
 from lorasynth.errors import ModelError
-from lorasynth.files import read_tensors, write_tensors
 from lorasynth.prior import CONDITIONING, Denoiser, DiffusionPrior, RegressionPrior, RidgePrior
+from lorasynth.storage.files import read_tensors, write_tensors
 
 Z, D = 4, 6
 

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
 import lorasynth.recipes
-import lorasynth.rows
+import lorasynth.storage.rows
 import lorasynth.zoo.rows
 from lorasynth import assembling
 from lorasynth.cli.app import app
@@ -228,7 +228,7 @@ def test_the_stages_never_hold_the_zoo_as_a_whole(zoo, tmp_path, monkeypatch):
         return gather(folder, items, headers, key)
 
     monkeypatch.setattr(lorasynth.zoo.rows, "_gather", counted)
-    monkeypatch.setattr(lorasynth.rows, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(lorasynth.storage.rows, "_ROWS_AT_ONCE", 5)
     opened = Zoo.open(zoo)
     fit_vae_stage(tiny(), opened, tmp_path)
     fit_prior_stage(tiny(), opened, tmp_path)

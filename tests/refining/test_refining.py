@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lorasynth.canonical import Canonicalizer
-from lorasynth.encoders.drawn import WorldEncoder
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.errors import UsageError
 from lorasynth.prior import Denoiser, DiffusionPrior, RidgePrior
 from lorasynth.refining import (
@@ -23,7 +23,7 @@ from lorasynth.refining import (
     train_critic,
 )
 from lorasynth.refining.training import _people
-from lorasynth.rows import Rows
+from lorasynth.storage.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig, Processes, Share, launched
 from lorasynth.vae import LoRAVAE

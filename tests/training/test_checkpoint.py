@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lorasynth.errors import CheckpointError, ModelError
-from lorasynth.files import write_tensors
-from lorasynth.settings import config_difference, config_record
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.settings import config_difference, config_record
 from lorasynth.training.checkpoint import (
     SCHEMA,
     Checkpoint,

@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 
-from lorasynth import files
 from lorasynth.errors import UsageError
+from lorasynth.storage import files
 from lorasynth.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 FORK = multiprocessing.get_context("fork")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lorasynth.errors import ModelError, ZooError
-from lorasynth.files import write_tensors
+from lorasynth.storage.files import write_tensors
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import Stem, principal_stem
 

@@ -11,7 +11,8 @@ import torch
 from lorasynth.cli import main
 from lorasynth.errors import MissingExtraError, UsageError, ZooError
 from lorasynth.recipes import get_world_recipe
-from lorasynth.zoo.cluster import build_zoo_on_cluster, run_on_cluster
+from lorasynth.workers.cluster import run_on_cluster
+from lorasynth.zoo.cluster import build_zoo_on_cluster
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.store import Zoo
 from lorasynth.zoo.verify import look_over

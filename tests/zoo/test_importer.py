@@ -506,7 +506,7 @@ def test_a_file_of_several_embeddings_or_none_is_refused(tmp_path, shape):
 def test_by_command_with_photos_of_the_world(tmp_path):
     """The shipped world's own LoRAs and photos: two people; one with a photo that is none, one with a picture of another kind."""
     from lorasynth.encoders.images import to_image
-    from lorasynth.files import write_png
+    from lorasynth.storage.files import write_png
     from lorasynth.worlds.world import get_world
 
     world, results = get_world("portraits"), tmp_path / "r.json"

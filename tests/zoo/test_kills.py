@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorasynth.workers.helpers import helpers
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.filling import fill, helpers
+from lorasynth.zoo.filling import fill
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.verify import look_over
 

@@ -9,7 +9,7 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import fast_matmul
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.layout import Layout, Module
-from lorasynth.rows import Rows, chunks
+from lorasynth.storage.rows import Rows, chunks
 from lorasynth.training import LoopConfig
 from lorasynth.vae import VAEConfig, fit_vae
 from lorasynth.zoo import Zoo

@@ -7,7 +7,7 @@ import torch
 
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.layout import Layout, Module
-from lorasynth.settings import Settings
+from lorasynth.storage.settings import Settings
 from lorasynth.zoo import Zoo
 
 LAYOUT = Layout(base="toy", modules=(Module(name="m", in_features=4, out_features=3, rank=1),))

@@ -14,8 +14,9 @@ from lorasynth.base.sd import StableDiffusion
 from lorasynth.base.sd3 import StableDiffusion3
 from lorasynth.base.sdxl import StableDiffusionXL
 from lorasynth.errors import ModelError, UsageError
-from lorasynth.files import read_json, tensor_shapes
-from lorasynth.hub import is_repo_id
+from lorasynth.storage.files import tensor_shapes
+from lorasynth.storage.hub import is_repo_id
+from lorasynth.storage.reading import read_json
 
 FAMILIES: dict[str, type[PipelineBase]] = {
     "StableDiffusionPipeline": StableDiffusion,

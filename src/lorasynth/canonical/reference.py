@@ -13,7 +13,7 @@ from lorasynth.canonical.svd import canonical_factors
 from lorasynth.errors import ZooError
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout
-from lorasynth.rows import Rows, rows_at_once
+from lorasynth.storage.rows import Rows, rows_at_once
 
 Gauge = Literal["procrustes", "anchored"]
 MAX_ROUNDS = 20

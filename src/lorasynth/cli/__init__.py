@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _refuse(message: str) -> None:
-    from lorasynth.lora.faults import printable
+    from lorasynth.storage.faults import printable
 
     print(f"lorasynth: {printable(message, 4_096)}", file=sys.stderr)
     sys.exit(2)

@@ -74,7 +74,7 @@ def setup(device: str = "cpu") -> None:
 
 def say(message: str) -> None:
     """A line of progress, on standard error; what is not printable in it, as files may say, is escaped."""
-    from lorasynth.lora.faults import printable
+    from lorasynth.storage.faults import printable
 
     print(printable(message, 4_096), file=sys.stderr, flush=True)
 
@@ -93,7 +93,7 @@ def check_json(path: Path | None, *others: Path, force: bool = False) -> None:
     """
     if path is None or path == STANDARD_OUTPUT:
         return
-    from lorasynth.outputs import require_new_output
+    from lorasynth.storage.outputs import require_new_output
 
     if any(_is_within(path, other) for other in others):
         raise UsageError(f"{path}: expected a file of its own for --json, got what the command reads or writes")
@@ -106,7 +106,7 @@ def check_folder(path: Path) -> None:
     Raises:
         UsageError: it is no folder, and none can be made there.
     """
-    from lorasynth.outputs import require_output_folder
+    from lorasynth.storage.outputs import require_output_folder
 
     require_output_folder(path)
 
@@ -118,7 +118,7 @@ def check_lora(path: Path, format: Format, *, force: bool) -> None:
         OutputExistsError: something is there and ``force`` is not given.
         UsageError: it cannot be written there.
     """
-    from lorasynth.outputs import require_new_adapter, require_new_output
+    from lorasynth.storage.outputs import require_new_adapter, require_new_output
 
     (require_new_adapter if format == Format.peft else require_new_output)(path, force=force)
 
@@ -139,7 +139,7 @@ def emit(record: dict[str, Any], path: Path | None) -> None:
         utf8 = (sys.stdout.encoding or "ascii").lower().replace("-", "") == "utf8"
         print(_escaped(json.dumps(record, indent=2, ensure_ascii=not utf8)))
     else:
-        from lorasynth.files import write_json
+        from lorasynth.storage.files import write_json
 
         write_json(path, record)
 

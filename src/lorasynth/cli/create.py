@@ -207,8 +207,8 @@ def render(
 
     Example: lorasynth render --lora me.safetensors -p "a photo of sks person, smiling" -o me.png
     """
-    from lorasynth.files import write_png
-    from lorasynth.outputs import require_new_output
+    from lorasynth.storage.files import write_png
+    from lorasynth.storage.outputs import require_new_output
 
     require_new_output(output, force=force, suffix=".png")
     check_json(json, output, *([lora] if lora else []), force=force)
@@ -217,8 +217,8 @@ def render(
 
     from lorasynth.evaluate.grid import sheet
     from lorasynth.lora.factors import LoRA
-    from lorasynth.lora.faults import FaultyFileError
     from lorasynth.opening import open_base
+    from lorasynth.storage.faults import FaultyFileError
 
     loaded = None
     try:

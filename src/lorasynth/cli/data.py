@@ -36,8 +36,8 @@ def data_check(
     Example: lorasynth data check people/ --encoder models/buffalo_l --html check.html
     """
     from lorasynth.errors import UsageError
-    from lorasynth.files import write_bytes
-    from lorasynth.outputs import require_new_output
+    from lorasynth.storage.files import write_bytes
+    from lorasynth.storage.outputs import require_new_output
 
     check_json(json, Path(photos), *(path for path in (html,) if path is not None), force=force)
     if html is not None:

@@ -37,7 +37,7 @@ def experiment(
     """
     from lorasynth.errors import UsageError
     from lorasynth.experiments import experiment_names, get_experiment
-    from lorasynth.outputs import require_new_output
+    from lorasynth.storage.outputs import require_new_output
 
     if name is None and not list_them and report is None:
         raise UsageError(
@@ -62,7 +62,7 @@ def experiment(
         return
     from lorasynth.experiments.report import page
     from lorasynth.experiments.runner import load, planned, run
-    from lorasynth.files import write_bytes
+    from lorasynth.storage.files import write_bytes
     from lorasynth.zoo.store import Zoo
 
     if name is not None:

@@ -223,8 +223,8 @@ def evaluate(
     Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
     """
     from lorasynth.errors import UsageError
-    from lorasynth.files import write_bytes, write_png
-    from lorasynth.outputs import require_new_output
+    from lorasynth.storage.files import write_bytes, write_png
+    from lorasynth.storage.outputs import require_new_output
 
     read = (model, zoo, trained_on)
     check_json(json, *(path for path in (grid, html, *read, cache) if path is not None), force=force)

@@ -353,7 +353,7 @@ def _chosen(
 ) -> "tuple[Layout, Survey | None]":
     """The layout that all are brought to, and what was seen of the files; says what will be taken and lost."""
     from lorasynth.errors import ZooError
-    from lorasynth.lora.faults import shown
+    from lorasynth.storage.faults import shown
     from lorasynth.zoo.survey import of_rank, survey
 
     layout, rank = asked

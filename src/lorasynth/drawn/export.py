@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lorasynth.encoders.images import to_image
 from lorasynth.errors import OutputExistsError
-from lorasynth.files import write_bytes, write_png
-from lorasynth.outputs import make_folder, require_output_folder
+from lorasynth.storage.files import write_bytes, write_png
+from lorasynth.storage.outputs import make_folder, require_output_folder
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.subjects import Role, persons_of
 

@@ -27,7 +27,7 @@ from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
 from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import FaceError, ModelError, UsageError
-from lorasynth.files import sha256_file
+from lorasynth.storage.reading import sha256_file
 
 PIXELS = ("auto", "scaled", "raw")
 """What a network takes: whichever its file tells, (x - 127.5) / 127.5, or x from 0 to 255."""

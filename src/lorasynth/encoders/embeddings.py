@@ -11,8 +11,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from lorasynth.errors import PhotoError
-from lorasynth.lora.container import read_bytes
-from lorasynth.lora.faults import printable, shown
+from lorasynth.storage.container import read_bytes
+from lorasynth.storage.faults import printable, shown
 
 MAX_FILE_MB = 1
 ENDINGS = (".npy", ".safetensors")

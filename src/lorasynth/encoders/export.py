@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import MissingExtraError, UsageError
-from lorasynth.files import write_bytes
+from lorasynth.storage.files import write_bytes
 
 
 class _Scaled(nn.Module):

@@ -42,7 +42,7 @@ def open_encoder(spec: str | Path) -> Encoder:
     """
     name = str(spec)
     if world := _world(name):
-        from lorasynth.encoders.drawn import WorldEncoder
+        from lorasynth.drawn.encoder import WorldEncoder
 
         return WorldEncoder(world)
     kind, colon, rest = name.partition(":")
@@ -69,7 +69,7 @@ def _world(name: str) -> "World | None":
 
 def _locate(place: str, spec: str, patterns: tuple[str, ...]) -> tuple[Path, str]:
     """The file or folder of a place, and what to call it: a file's or folder's own name, or the hub id."""
-    from lorasynth.hub import is_repo_id, local_copy
+    from lorasynth.storage.hub import is_repo_id, local_copy
 
     path = _home(place)
     if place and path.exists():

@@ -22,7 +22,7 @@ from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
 from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import ModelError
-from lorasynth.files import read_json, sha256_file
+from lorasynth.storage.reading import read_json, sha256_file
 
 MODEL_TYPES = {"clip": ("clip", "clip_vision_model"), "dinov2": ("dinov2", "dinov2_with_registers")}
 """What config.json calls each kind."""

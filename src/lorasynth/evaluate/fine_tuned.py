@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.files import read_tensors, write_tensors
 from lorasynth.lora.layout import Layout
-from lorasynth.outputs import make_folder
+from lorasynth.storage.files import read_tensors, write_tensors
+from lorasynth.storage.outputs import make_folder
 from lorasynth.training import fingerprint
 from lorasynth.worlds.subjects import TUNED_FROM
 from lorasynth.worlds.world import World

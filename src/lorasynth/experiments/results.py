@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasynth.errors import UsageError
-from lorasynth.files import write_bytes
+from lorasynth.storage.files import write_bytes
 
 Record = dict[str, Any]
 Key = tuple[str, int]

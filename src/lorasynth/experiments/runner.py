@@ -18,7 +18,7 @@ from lorasynth.experiments.lab import Lab, zoo_fingerprint
 from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
 from lorasynth.recipes import get_world_recipe
-from lorasynth.workers import require_main_guard
+from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.zoo.store import Zoo
 
 RECIPE, PEOPLE, SEEDS = "portraits", 24, 5

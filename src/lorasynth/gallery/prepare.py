@@ -19,17 +19,17 @@ from torch import Tensor
 
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record
-from lorasynth.files import write_bytes
 from lorasynth.gallery.check import Report, judge
 from lorasynth.gallery.findings import Finding, look_at
 from lorasynth.gallery.folder import PhotoGallery
 from lorasynth.gallery.forms import PhotoFile
 from lorasynth.gallery.gallery import PhotoRef, Use
 from lorasynth.gallery.shelf import Known, Part, Shelf, gather, take
-from lorasynth.outputs import make_folder
+from lorasynth.storage.files import write_bytes
+from lorasynth.storage.outputs import make_folder
 from lorasynth.training.seeding import fingerprint
-from lorasynth.zoo.leases import EXPIRES_AFTER_S
-from lorasynth.zoo.manifest import locked
+from lorasynth.workers.leases import EXPIRES_AFTER_S
+from lorasynth.workers.locks import locked
 
 DATA_NAME = "data.jsonl"
 Encode = Callable[[Float[Tensor, "B 3 S S"]], Float[Tensor, "B C h w"]]

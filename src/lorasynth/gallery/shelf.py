@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorasynth.errors import ModelError
-from lorasynth.files import write_tensors
 from lorasynth.gallery.forms import PhotoFile
-from lorasynth.outputs import make_folder
-from lorasynth.zoo.leases import EXPIRES_AFTER_S, Leases
-from lorasynth.zoo.manifest import locked
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.outputs import make_folder
+from lorasynth.workers.leases import EXPIRES_AFTER_S, Leases
+from lorasynth.workers.locks import locked
 
 PART = 32
 """Photos of a part."""

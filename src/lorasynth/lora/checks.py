@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from lorasynth.lora import names
-from lorasynth.lora.faults import Fault, FaultyFileError, refuse
 from lorasynth.lora.formats.scaling import check_alpha, largest_of
 from lorasynth.lora.identity import Layer
+from lorasynth.storage.faults import Fault, FaultyFileError, refuse
 
 _AGAIN = "save it again, with the program that made it"
 _ALLOWED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -2,9 +2,9 @@
 
 import torch
 
-from lorasynth.lora.faults import Fault, note, refuse
 from lorasynth.lora.formats.scaling import Pairs, largest_of
 from lorasynth.lora.products import update_norm2
+from lorasynth.storage.faults import Fault, note, refuse
 
 
 def norm_of(pairs: Pairs) -> float:

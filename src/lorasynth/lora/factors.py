@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lorasynth import __version__
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.files import write_large_tensors
 from lorasynth.lora.formats.scaling import largest_of
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.products import update_inner, update_norm2
-from lorasynth.outputs import require_new_output
+from lorasynth.storage.files import write_large_tensors
+from lorasynth.storage.outputs import require_new_output
 
 Format = Literal["kohya", "diffusers", "peft"]
 
@@ -244,8 +244,8 @@ class LoRA:
             LayoutError: it is not of ``layout``.
         """
         from lorasynth.lora import bases
-        from lorasynth.lora.faults import FaultyFileError, shown
         from lorasynth.lora.gate import read_flat
+        from lorasynth.storage.faults import FaultyFileError, shown
 
         like = layout if like is None else like
         try:

@@ -17,10 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.lora.checks import Halves, check_content
-from lorasynth.lora.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
-from lorasynth.lora.container import read_header as read_header
 from lorasynth.lora.effect import check_effect, norm_of
-from lorasynth.lora.faults import FaultyFileError, refuse
 from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME, configuration
 from lorasynth.lora.formats.scaling import Pairs, Stored
 from lorasynth.lora.identity import Identity, identify
@@ -31,6 +28,9 @@ from lorasynth.lora.names import without_text_encoders
 from lorasynth.lora.rank import within_widths
 from lorasynth.lora.reading import check_scale, stored_of, without_padding
 from lorasynth.lora.statements import check_statements
+from lorasynth.storage.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
+from lorasynth.storage.container import read_header as read_header
+from lorasynth.storage.faults import FaultyFileError, refuse
 
 Opened = tuple[dict[str, Tensor], dict[str, str], dict[str, str]]
 """A file's tensors, its header's metadata, and what stands beside it, by the names that readers look for."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from lorasynth.lora import bases
 from lorasynth.lora.bases import Parts, Shape, Variant
-from lorasynth.lora.faults import Fault
+from lorasynth.storage.faults import Fault
 
 # Words of headers, in small letters and digits alone: ours, kohya's ss_base_model_version, ModelSpec's architecture.
 _STATED = (

@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lorasynth.lora.faults import Fault, FaultyFileError, printable, shown
-from lorasynth.lora.header import MAX_HEADER_BYTES
+from lorasynth.storage.faults import Fault, FaultyFileError, printable, shown
+from lorasynth.storage.header import MAX_HEADER_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)

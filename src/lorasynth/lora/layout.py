@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.bases import Shape
-from lorasynth.schema import LINE, Misfit, fit, record, rows, text, whole
+from lorasynth.storage.schema import LINE, Misfit, fit, record, rows, text, whole
 
 Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
 """Module name -> (lora_A, lora_B) of N adapters."""
@@ -193,7 +193,7 @@ class Layout:
 
     @classmethod
     def parse(cls, value: Any, place: str) -> "Layout":
-        """`from_dict` where types of values stand; see `lorasynth.schema`.
+        """`from_dict` where types of values stand; see `lorasynth.storage.schema`.
 
         Raises:
             Misfit: it is no layout's.

@@ -10,12 +10,12 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from lorasynth.errors import UsageError
-from lorasynth.files import sorted_header, write_bytes
-from lorasynth.lora.container import read_start
-from lorasynth.lora.faults import FaultyFileError, refuse, shown
 from lorasynth.lora.gate import adapter_config_of, read_lora_bytes
-from lorasynth.lora.header import parse_header
-from lorasynth.outputs import require_new_output
+from lorasynth.storage.container import read_start
+from lorasynth.storage.faults import FaultyFileError, refuse, shown
+from lorasynth.storage.files import sorted_header, write_bytes
+from lorasynth.storage.header import parse_header
+from lorasynth.storage.outputs import require_new_output
 
 MAX_SECONDS = 120
 _CHILD = Path(__file__).with_name("unpickle.py")

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.lora.faults import Fault, note, refuse
 from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME
 from lorasynth.lora.formats.scaling import Numbers, check_alpha, largest_of
+from lorasynth.storage.faults import Fault, note, refuse
 
 KEPT = 0.99999
 """How much of the squared norm of each module's update is kept; bfloat16 costs about as much as is lost."""

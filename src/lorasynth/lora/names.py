@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lorasynth.lora.faults import Fault, refuse
+from lorasynth.storage.faults import Fault, refuse
 
 _PREFIX = re.compile(
     r"base_model\.model\.|(model\.)?diffusion_model\.|unet\.|transformer\.|pipe\.dit\.|module\.|_orig_mod\."

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.lora.faults import Fault, note
 from lorasynth.lora.formats.scaling import Scaled, Stored
+from lorasynth.storage.faults import Fault, note
 
 
 def within_widths(stored: Stored) -> list[Fault]:

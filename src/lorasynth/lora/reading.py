@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lorasynth.lora.bases import Parts
 from lorasynth.lora.checks import Halves
-from lorasynth.lora.faults import Fault, refuse
 from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, configuration
 from lorasynth.lora.formats.scaling import (
     METADATA_KEY,
@@ -21,6 +20,7 @@ from lorasynth.lora.formats.scaling import (
 )
 from lorasynth.lora.identity import Identity
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.faults import Fault, refuse
 
 _ONE_BY_ONE = (1, 1)
 

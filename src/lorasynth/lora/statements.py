@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lorasynth.lora.faults import Fault, note
 from lorasynth.lora.identity import stated_bases
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.faults import Fault, note
 
 # Of kohya's fields these describe the old file's tensors. Hashes are of its bytes; those of base models (ss_sd_model_hash) stay.
 _OF_THE_OLD_FILE = re.compile(r"sshs_.*|modelspec\.(.*_)?(hash|sha)_?.*|ss_network_(module|dim|alpha|args)")

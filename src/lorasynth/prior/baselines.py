@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth.files import write_tensors
-from lorasynth.schema import dimensions, one_of
-from lorasynth.tensorfile import TensorFile
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.schema import dimensions, one_of
+from lorasynth.storage.tensorfile import TensorFile
+from lorasynth.storage.weights import large_tables, pack, packed_shapes, read_packed, unpack
 from lorasynth.training import LoopConfig, train
-from lorasynth.weights import large_tables, pack, packed_shapes, read_packed, unpack
 
 _ROWS = 4_096  # people whose numbers are in float64 at once
 

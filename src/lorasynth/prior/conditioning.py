@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import UsageError
-from lorasynth.schema import Misfit, text
+from lorasynth.storage.schema import Misfit, text
 
 
 class AdaLoRALinear(nn.Module):
@@ -221,7 +221,7 @@ _ADALORA_OF_RANK = r"adalora-r([1-9][0-9]{0,2})"
 
 
 def conditioning(value: Any, place: str) -> str:
-    """The type of a conditioning's name; see `lorasynth.schema`.
+    """The type of a conditioning's name; see `lorasynth.storage.schema`.
 
     Raises:
         Misfit: there is no block of that name.

@@ -9,14 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lorasynth.devices import noise_on_cpu
-from lorasynth.files import write_tensors
 from lorasynth.prior.baselines import KINDS, Baseline, RidgePrior
 from lorasynth.prior.conditioning import conditioning
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.schedule import NUM_TRAIN_TIMESTEPS, CosineDDIM, PredictionType
-from lorasynth.schema import digits, dimensions, numbered, one_of, require_shapes, size_of, whole
-from lorasynth.tensorfile import TensorFile
-from lorasynth.weights import large_tables, pack, packed_shapes, read_packed, without_numbers
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.schema import digits, dimensions, numbered, one_of, require_shapes, size_of, whole
+from lorasynth.storage.tensorfile import TensorFile
+from lorasynth.storage.weights import large_tables, pack, packed_shapes, read_packed, without_numbers
 
 _CENTRE = "centre."
 

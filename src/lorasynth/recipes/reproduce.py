@@ -29,9 +29,9 @@ import torch
 
 from lorasynth.devices import use_device
 from lorasynth.errors import UsageError
-from lorasynth.files import write_bytes
 from lorasynth.recipes import get_world_recipe
 from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, sharp, sharp_gpu, sharp_tiny, small, tiny
+from lorasynth.storage.files import write_bytes
 from lorasynth.worlds.world import get_domain
 
 WORLDS: dict[str, Callable[[], WorldConfig]] = {

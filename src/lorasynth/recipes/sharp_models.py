@@ -24,7 +24,8 @@ from lorasynth.devices import use_device
 from lorasynth.errors import LorasynthError, UsageError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.picture_vae import measure_vae, people_with_details, through_vae
-from lorasynth.files import read_json, write_json, write_png
+from lorasynth.storage.files import write_json, write_png
+from lorasynth.storage.reading import read_json
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base

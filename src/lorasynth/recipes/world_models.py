@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from lorasynth.files import write_tensors
 from lorasynth.recipes.sharp_models import STAGES, SharpConfig, save_base, tiny_sharp
-from lorasynth.weights import large_tables, pack
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.weights import large_tables, pack
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
 from lorasynth.worlds.domain import Domain

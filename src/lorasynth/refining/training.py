@@ -15,7 +15,7 @@ from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
-from lorasynth.rows import Rows
+from lorasynth.storage.rows import Rows
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import ALONE, Processes, Share, config_record, fingerprint, step_generator, train
 from lorasynth.vae import zoo_loss

@@ -1,6 +1,6 @@
 """What all trainings share: noise that depends on (seed, step), checkpoints, averages, progress."""
 
-from lorasynth.settings import config_record
+from lorasynth.storage.settings import config_record
 from lorasynth.training.ema import ExponentialAverage
 from lorasynth.training.loop import LoopConfig, train
 from lorasynth.training.processes import ALONE, Processes, Share, launched, require_alone

@@ -23,13 +23,13 @@ from typing import Any
 from torch import Tensor
 
 from lorasynth.errors import CheckpointError, ModelError, UsageError
-from lorasynth.files import read_tensors, sha256_file, tensor_shapes, write_json, write_large_tensors
-from lorasynth.lora.faults import printable
-from lorasynth.outputs import open_lock
-from lorasynth.reading import read_bytes, read_json
-from lorasynth.schema import ANYTHING, SHA256, table, text, whole
-from lorasynth.schema import record as fields
-from lorasynth.settings import config_difference
+from lorasynth.storage.faults import printable
+from lorasynth.storage.files import read_tensors, tensor_shapes, write_json, write_large_tensors
+from lorasynth.storage.outputs import open_lock
+from lorasynth.storage.reading import read_bytes, read_json, sha256_file
+from lorasynth.storage.schema import ANYTHING, SHA256, table, text, whole
+from lorasynth.storage.schema import record as fields
+from lorasynth.storage.settings import config_difference
 
 SCHEMA = 2
 """Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lorasynth.errors import UsageError
-from lorasynth.files import write_bytes, write_json
-from lorasynth.settings import config_record
+from lorasynth.storage.files import write_bytes, write_json
+from lorasynth.storage.settings import config_record
 from lorasynth.training.checkpoint import load_checkpoint, run_lock
 from lorasynth.training.processes import ALONE, Processes
 from lorasynth.training.seeding import DROPOUT_STREAM, fingerprint, local_seed, step_generator

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasynth.errors import CheckpointError
-from lorasynth.schema import ANYTHING, Misfit, fit, number, record, require_shapes, rows, table, text, whole
+from lorasynth.storage.schema import ANYTHING, Misfit, fit, number, record, require_shapes, rows, table, text, whole
 from lorasynth.training.checkpoint import Checkpoint, save_checkpoint
 from lorasynth.training.ema import ExponentialAverage, copy_into
 from lorasynth.training.processes import ALONE, Processes

@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import ZooError
-from lorasynth.files import write_tensors
-from lorasynth.schema import Misfit, digits, number, numbered, require_shapes, size_of, whole
-from lorasynth.tensorfile import TensorFile
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.schema import Misfit, digits, number, numbered, require_shapes, size_of, whole
+from lorasynth.storage.tensorfile import TensorFile
+from lorasynth.storage.weights import large_tables, pack, packed_shapes, read_packed, without_numbers
 from lorasynth.vae.stem import Stem
-from lorasynth.weights import large_tables, pack, packed_shapes, read_packed, without_numbers
 
 
 class _ResidualMLP(nn.Module):

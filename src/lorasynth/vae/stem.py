@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import ZooError
-from lorasynth.rows import Rows, chunks
+from lorasynth.storage.rows import Rows, chunks
 from lorasynth.vae.singular import Scatter, singular
 
 

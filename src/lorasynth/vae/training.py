@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
-from lorasynth.rows import Rows, chunks
+from lorasynth.storage.rows import Rows, chunks
 from lorasynth.training import ALONE, LoopConfig, Processes, Share, config_record, fingerprint, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE

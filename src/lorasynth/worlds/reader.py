@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lorasynth.errors import ModelError
-from lorasynth.files import read_tensors, write_tensors
-from lorasynth.weights import large_tables, pack, unpack
+from lorasynth.storage.files import read_tensors, write_tensors
+from lorasynth.storage.weights import large_tables, pack, unpack
 from lorasynth.worlds.domain import Domain
 
 PICTURE_SIZE = 128

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lorasynth.base.photos import Photos, encode_photos
 from lorasynth.errors import ModelError, UsageError
-from lorasynth.files import read_tensors
-from lorasynth.weights import unpack
+from lorasynth.storage.files import read_tensors
+from lorasynth.storage.weights import unpack
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.reader import Reader

@@ -15,17 +15,18 @@ from lorasynth.devices import use_device
 from lorasynth.errors import LorasynthError
 from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
-from lorasynth.outputs import make_folder
-from lorasynth.workers import require_main_guard
+from lorasynth.storage.outputs import make_folder
+from lorasynth.workers.helpers import helpers
+from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
+from lorasynth.workers.leases import Leases
+from lorasynth.workers.main_guard import require_main_guard
+from lorasynth.workers.sharing import require_shareable
 from lorasynth.zoo.calibration import measured_bank
 from lorasynth.zoo.config import MEASURED, ZooConfig
-from lorasynth.zoo.filling import fill, helpers
+from lorasynth.zoo.filling import fill
 from lorasynth.zoo.initialisation import learn_init
-from lorasynth.zoo.leases import FOLDER_NAME as LEASES_NAME
-from lorasynth.zoo.leases import Leases
 from lorasynth.zoo.materials import DrawnMaterial, FromPhotos, Material
 from lorasynth.zoo.people import train_people, train_until_done
-from lorasynth.zoo.sharing import require_shareable
 from lorasynth.zoo.starts import predictor
 from lorasynth.zoo.store import Zoo
 

@@ -16,11 +16,11 @@ from lorasynth.encoders.protocol import Encoder, Reading, pool_readings, read_al
 from lorasynth.encoders.remarks import Remark
 from lorasynth.errors import LayoutError, PhotoError
 from lorasynth.lora.factors import LoRA, delta_W_norm2
-from lorasynth.lora.faults import printable, shown
 from lorasynth.lora.gate import Raw, read_raw
-from lorasynth.lora.header import parse_header
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.names import text_encoder_keys
+from lorasynth.storage.faults import printable, shown
+from lorasynth.storage.header import parse_header
 from lorasynth.zoo.pairs import Entry, person_number
 
 MARKS = ("synthetic", "consent")

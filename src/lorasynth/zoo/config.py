@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, field, fields
 
-from lorasynth.settings import Settings, config_record
+from lorasynth.storage.settings import Settings, config_record
 from lorasynth.worlds.subjects import SESSION
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.relay import Stopping

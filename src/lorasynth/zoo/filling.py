@@ -4,20 +4,16 @@ Each claims a bank of people, makes its LoRAs, and appends them as one shard, al
 manifest in order and sweeps up. So a finished folder is a function of the recipe alone, byte for byte, if making a bank is one.
 """
 
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
-from threading import Thread
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import ZooError
-from lorasynth.zoo.leases import EXPIRES_AFTER_S, Leases
-from lorasynth.zoo.manifest import free_shard_name, locked, put_in_order
+from lorasynth.workers.leases import EXPIRES_AFTER_S, Leases
+from lorasynth.workers.locks import locked
+from lorasynth.zoo.manifest import free_shard_name, put_in_order
 from lorasynth.zoo.rewrite import delete
 from lorasynth.zoo.store import Zoo
 
@@ -116,43 +112,3 @@ def _sweep(zoo: Zoo) -> None:
     """Delete what killed writers left. All of it is written under the lock."""
     with locked(zoo.folder):
         delete([path for pattern in _LEFTOVERS for path in zoo.folder.glob(pattern)])
-
-
-@contextmanager
-def helpers(
-    number: int, work: Callable[..., None], *arguments: object, method: str = "spawn"
-) -> Iterator[list[BaseProcess]]:
-    """Have some processes work beside a block. Its end waits for theirs; its error ends them, and so does this process's death.
-
-    Args:
-        number: of processes.
-        work: what each does.
-        arguments: of ``work``.
-        method: how they are started; see `multiprocessing`.
-    """
-    context = multiprocessing.get_context(method)
-    processes: list[BaseProcess] = [context.Process(target=_help, args=(work, *arguments)) for _ in range(number)]  # type: ignore[attr-defined]
-    for process in processes:
-        process.start()
-    try:
-        yield processes
-    except BaseException:
-        for process in processes:
-            process.terminate()
-        raise
-    finally:
-        for process in processes:
-            process.join()
-
-
-def _help(work: Callable[..., None], *arguments: object) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
-    work(*arguments)
-
-
-def _end_with_parent() -> None:
-    """Whoever stops a build, by whatever signal, does not expect it to go on unseen. A bank loses nothing but time."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

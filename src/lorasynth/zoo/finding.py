@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasynth.errors import UsageError
-from lorasynth.lora.faults import shown
 from lorasynth.lora.formats.peft import WEIGHTS_NAME
+from lorasynth.storage.faults import shown
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp")
 EMBEDDING_ENDING = ".embedding"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasynth.errors import ZooError
-from lorasynth.zoo.manifest import Tombstone, locked
+from lorasynth.workers.locks import locked
+from lorasynth.zoo.manifest import Tombstone
 from lorasynth.zoo.outcomes import forget_outcomes
 from lorasynth.zoo.rewrite import PREPARED_NAME, QUARANTINE_NAME, delete, keep_only, refused, require_own, stray_shards
 from lorasynth.zoo.verify import LEFTOVER, look_over, require_zoo

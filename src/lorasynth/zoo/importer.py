@@ -15,8 +15,8 @@ from torch import Tensor
 from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import LorasynthError, PhotoError, UsageError, ZooError
 from lorasynth.lora.factors import delta_W_norm2
-from lorasynth.lora.faults import printable, shown
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.faults import printable, shown
 from lorasynth.zoo.candidates import Brought, Candidate
 from lorasynth.zoo.finding import PassedOver
 from lorasynth.zoo.outcomes import KINDS, REPORT_NAME, Outcome, write_report

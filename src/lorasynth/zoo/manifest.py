@@ -1,26 +1,22 @@
 """The manifest: which items a zoo has and whom it has forgotten, one line each, each line with a checksum of its own."""
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from lorasynth.errors import ModelError, UsageError, ZooError
-from lorasynth.files import write_bytes
-from lorasynth.reading import read_bytes
+from lorasynth.errors import ModelError, ZooError
+from lorasynth.storage.files import write_bytes
+from lorasynth.storage.reading import read_bytes
 
 MANIFEST_NAME = "manifest.jsonl"
 MAX_MANIFEST_MB = 4_096
 UNFINISHED = b"\0"
 """What stands in the place of the first byte of lines that are being added, until all of them are written."""
-_LOCK_NAME = ".lock"
 _SHARD = re.compile(rb'"shard": "([^"]*)"')
 _CHECK = re.compile(rb'(\{.*), "check": "([0-9a-f]{16})"\}', re.DOTALL)
 
@@ -82,27 +78,6 @@ class Manifest:
 
     lines: list[Line] = field(default_factory=list)
     torn: bytes = b""
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Be the only one who writes to a zoo. The system lets the lock go when its holder dies.
-
-    Raises:
-        UsageError: the folder cannot be written, or its file system has no locks.
-    """
-    try:  # never through a link, which may lead anywhere; what is there is not emptied
-        handle = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-            raise UsageError(f"{folder / _LOCK_NAME}: expected a regular file, got something else; remove it") from None
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); change its permissions") from None
-    with os.fdopen(handle, "r+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UsageError(f"{folder}: cannot be locked ({error.strerror}); mount it with locks") from None
-        yield
 
 
 def read_manifest(folder: Path) -> Manifest:

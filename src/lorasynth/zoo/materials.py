@@ -17,7 +17,7 @@ from lorasynth.encoders.records import Record
 from lorasynth.errors import UsageError
 from lorasynth.gallery import PhotoRef, Split, Use
 from lorasynth.gallery.prepare import DATA_NAME, Prepared
-from lorasynth.settings import Settings
+from lorasynth.storage.settings import Settings
 from lorasynth.worlds.subjects import Role, persons_of, split_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.config import ZooConfig, zoo_recipe

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorasynth.files import write_bytes
+from lorasynth.storage.files import write_bytes
 
 REPORT_NAME = "import.jsonl"
 KINDS = ("imported", "present", "duplicate", "forgotten", "refused", "ignored")

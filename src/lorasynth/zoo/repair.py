@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from lorasynth.errors import ZooError
-from lorasynth.files import write_bytes
-from lorasynth.lora.faults import printable
-from lorasynth.zoo.manifest import locked
+from lorasynth.storage.faults import printable
+from lorasynth.storage.files import write_bytes
+from lorasynth.workers.locks import locked
 from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, put_away, refused, require_own, stray_shards
 from lorasynth.zoo.verify import LEFTOVER, UNREPAIRABLE, Fault, look_over, require_zoo
 

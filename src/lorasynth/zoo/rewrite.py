@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorasynth.errors import ZooError
-from lorasynth.files import read_json, write_tensors
-from lorasynth.lora.faults import shown
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.faults import shown
+from lorasynth.storage.files import write_tensors
+from lorasynth.storage.reading import read_json
 from lorasynth.zoo.manifest import (
     Item,
     Tombstone,

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
-from lorasynth.lora.container import read_start
-from lorasynth.rows import Rows
+from lorasynth.storage.container import read_start
+from lorasynth.storage.rows import Rows
 from lorasynth.zoo.manifest import Item
 from lorasynth.zoo.shards import HEADER_BYTES, MAX_SHARD_MB, ShardHeader, read_header, shard_path
 

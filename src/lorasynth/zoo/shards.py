@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
-from lorasynth.lora.container import read_bytes, read_start
-from lorasynth.lora.faults import shown
-from lorasynth.lora.header import parse_header
+from lorasynth.storage.container import read_bytes, read_start
+from lorasynth.storage.faults import shown
+from lorasynth.storage.header import parse_header
 
 MAX_SHARD_MB = 1 << 20
 HEADER_BYTES = 1 << 14

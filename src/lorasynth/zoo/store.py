@@ -14,18 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import ModelError, ZooError
-from lorasynth.files import read_json, sha256_file, write_bytes, write_json, write_tensors
-from lorasynth.hub import local_copy, publish
-from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
-from lorasynth.outputs import make_folder
-from lorasynth.rows import Rows
-from lorasynth.schema import ANYTHING, dimensions, table, text, whole
-from lorasynth.schema import record as fields
-from lorasynth.settings import config_difference
-from lorasynth.tensorfile import TensorFile
+from lorasynth.storage.faults import printable
+from lorasynth.storage.files import write_bytes, write_json, write_tensors
+from lorasynth.storage.hub import local_copy, publish
+from lorasynth.storage.outputs import make_folder
+from lorasynth.storage.reading import read_json, sha256_file
+from lorasynth.storage.rows import Rows
+from lorasynth.storage.schema import ANYTHING, dimensions, table, text, whole
+from lorasynth.storage.schema import record as fields
+from lorasynth.storage.settings import config_difference
+from lorasynth.storage.tensorfile import TensorFile
+from lorasynth.workers.locks import locked
 from lorasynth.zoo.ledger import Ledger
-from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, locked, read_manifest
+from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_manifest
 from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.shards import row_hash, shard_path
 
@@ -67,7 +69,7 @@ class Zoo:
         Args:
             folder: where.
             layout: of its LoRAs.
-            recipe: how they come about, as JSON values; of `lorasynth.settings.Settings`, what an earlier version did not know
+            recipe: how they come about, as JSON values; of `storage.settings.Settings`, what an earlier version did not know
                 may be missing from the zoo's where it is at its default.
             init: what all of them were trained from; None where they come from elsewhere.
 

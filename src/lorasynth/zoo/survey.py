@@ -11,11 +11,11 @@ from typing import Any
 from lorasynth.canonical.svd import canonical_factors
 from lorasynth.errors import LayoutError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.lora.faults import printable, shown
 from lorasynth.lora.gate import read_raw
-from lorasynth.lora.header import parse_header
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.lora.names import text_encoder_keys
+from lorasynth.storage.faults import printable, shown
+from lorasynth.storage.header import parse_header
 
 SAMPLE = 64
 """How many LoRAs are looked at."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from lorasynth.errors import LayoutError, ModelError, ZooError
-from lorasynth.files import read_json, read_tensors, sha256_file
-from lorasynth.lora.faults import printable
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.faults import printable
+from lorasynth.storage.files import read_tensors
+from lorasynth.storage.reading import read_json, sha256_file
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, Tombstone, read_manifest
 from lorasynth.zoo.shards import Shard, ShardHeader, open_header, read_shard, row_hash
 from lorasynth.zoo.store import SCHEMA_VERSION, zoo_json_hash

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lorasynth.lora.faults import refuse
+from lorasynth.storage.faults import refuse
 
 MAX_LETTERS = 400
 MAX_STEPS = 1_000_000

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lorasynth.files import write_json, write_large_tensors
-from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
 from lorasynth.lora.formats.scaling import require_plain
-from lorasynth.outputs import require_new_adapter
+from lorasynth.storage.faults import refuse
+from lorasynth.storage.files import write_json, write_large_tensors
+from lorasynth.storage.outputs import require_new_adapter
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA

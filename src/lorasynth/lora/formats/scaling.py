@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lorasynth.lora.faults import refuse
 from lorasynth.lora.formats.patterns import Patterns
+from lorasynth.storage.faults import refuse
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers writes PEFT's configurations into a header, each field after the name of its model and a dot."""

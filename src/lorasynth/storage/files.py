@@ -1,6 +1,6 @@
 """Files that are whole or not there: everything this package writes goes through here.
 
-What it reads of models, zoos and runs goes through `lorasynth.reading` and `lorasynth.tensorfile`.
+What it reads of models, zoos and runs goes through `lorasynth.storage.reading` and `lorasynth.storage.tensorfile`.
 """
 
 import io
@@ -16,14 +16,8 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from lorasynth.errors import UsageError
-from lorasynth.outputs import require_replaceable
-from lorasynth.reading import read_json, sha256_file
-from lorasynth.tensorfile import TensorFile
-
-__all__ = [
-    "atomic_write", "read_json", "read_tensors", "sha256_file", "sorted_header", "tensor_shapes", "write_bytes", "write_json",
-    "write_large_tensors", "write_png", "write_tensors",
-]  # fmt: skip
+from lorasynth.storage.outputs import require_replaceable
+from lorasynth.storage.tensorfile import TensorFile
 
 if TYPE_CHECKING:
     from PIL import Image

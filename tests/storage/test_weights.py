@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasynth.weights import pack, unpack
+from lorasynth.storage.weights import pack, unpack
 
 
 @given(st.integers(0, 1000), st.floats(1e-6, 1e4))

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasynth.lora.faults import FaultyFileError, refuse
-from lorasynth.lora.header import DTYPES, MAX_HEADER_BYTES, parse_header
+from lorasynth.storage.faults import FaultyFileError, refuse
+from lorasynth.storage.header import DTYPES, MAX_HEADER_BYTES, parse_header
 
 MAX_FILE_MB = 4_096
 _PAGES = 65_536  # bytes from which a tensor gets pages of its own

@@ -16,11 +16,11 @@ from lorasynth.cards import zoo_card
 from lorasynth.cli.app import app
 from lorasynth.encoders import open_encoder
 from lorasynth.errors import ModelError, UsageError, ZooError
-from lorasynth.hub import is_repo_id, local_copy
+from lorasynth.storage.hub import is_repo_id, local_copy
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo import Zoo
 
-from .making import real_synthesizer, sd15_layout
+from ..making import real_synthesizer, sd15_layout
 
 
 class Endpoint:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lorasynth.errors import LoRAFileError, UsageError
-from lorasynth.lora.container import read_bytes
-from lorasynth.lora.faults import printable, shown
+from lorasynth.storage.container import read_bytes
+from lorasynth.storage.faults import printable, shown
 
 MAX_TABLE_MB = 1_024
 _DELIMITERS = (",", ";", "\t", "|")

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from lorasynth.lora.faults import FaultyFileError
-from lorasynth.lora.header import parse_header
+from lorasynth.storage.faults import FaultyFileError
+from lorasynth.storage.header import parse_header
 
-from .making import GOOD
+from ..lora.making import GOOD
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_.]{1,9}", fullmatch=True), st.integers(0, 3), min_size=1, max_size=4))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lorasynth.schema import Misfit, Shape
-from lorasynth.tensorfile import TensorFile
+from lorasynth.storage.schema import Misfit, Shape
+from lorasynth.storage.tensorfile import TensorFile
 
 _SCALE = ".row_scale"
 

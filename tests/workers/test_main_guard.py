@@ -6,7 +6,7 @@ import sys
 import pytest
 
 SCRIPT = """
-from lorasynth.workers import require_main_guard
+from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.errors import UsageError
 try:
     require_main_guard()

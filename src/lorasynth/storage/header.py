@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lorasynth.lora.faults import refuse
+from lorasynth.storage.faults import refuse
 
 # NOTE: kohya writes the tags of all photos into the metadata, ModelSpec a thumbnail: tens of MB are sound. The part about tensors
 # takes many times its size once it is parsed, so it has a bound of its own. LoHa's five tensors a module make 5,290 of SDXL with

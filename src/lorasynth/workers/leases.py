@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lorasynth.errors import UsageError, ZooError
-from lorasynth.lora.faults import shown
+from lorasynth.storage.faults import shown
 
 FOLDER_NAME = ".leases"
 EXPIRES_AFTER_S = 60.0

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from lorasynth.errors import ModelError
-from lorasynth.lora.faults import FaultyFileError
-from lorasynth.lora.header import DTYPES, parse_header
-from lorasynth.reading import open_regular, parse_json
-from lorasynth.schema import Misfit, Shapes, Type, fit
+from lorasynth.storage.faults import FaultyFileError
+from lorasynth.storage.header import DTYPES, parse_header
+from lorasynth.storage.reading import open_regular, parse_json
+from lorasynth.storage.schema import Misfit, Shapes, Type, fit
 
 MAX_MB = 1 << 16
 MAX_HEADER_BYTES = 1 << 22

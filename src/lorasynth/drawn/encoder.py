@@ -13,7 +13,7 @@ from lorasynth.encoders.images import OpenedPhoto, Photo, photo_tensor
 from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
 from lorasynth.encoders.remarks import Remark
-from lorasynth.files import sha256_file
+from lorasynth.storage.reading import sha256_file
 
 if TYPE_CHECKING:
     from lorasynth.worlds.world import World

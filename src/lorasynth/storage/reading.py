@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasynth.errors import ModelError
-from lorasynth.schema import ANYTHING, Misfit, Type, fit
+from lorasynth.storage.schema import ANYTHING, Misfit, Type, fit
 
 MAX_JSON_MB = 64
 """A run's history of many thousand lines has some."""
@@ -75,7 +75,7 @@ def read_json(path: str | Path, kind: Type = ANYTHING, max_mb: int = MAX_JSON_MB
 
     Args:
         path: the file.
-        kind: what it has to be; see `lorasynth.schema`.
+        kind: what it has to be; see `lorasynth.storage.schema`.
         max_mb: a larger file is refused.
 
     Raises:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lorasynth.lora.faults import printable
+from lorasynth.storage.faults import printable
 
 Type = Callable[[Any, str], Any]
 Shape = tuple[int, ...]

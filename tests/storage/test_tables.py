@@ -6,8 +6,8 @@ import unicodedata
 import pytest
 
 from lorasynth.errors import UsageError
+from lorasynth.storage.tables import read_table
 from lorasynth.zoo.pairs import pair_by_table
-from lorasynth.zoo.tables import read_table
 
 TEXT = "file,person,face\r\nloras/cl\u00e9o.safetensors,Cl\u00e9o,loras/cl\u00e9o.npy\r\n"
 AS_SAVED = {

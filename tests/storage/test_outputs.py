@@ -9,10 +9,10 @@ import warnings
 import pytest
 import typer
 
-from lorasynth import files, outputs
 from lorasynth.cli import main
 from lorasynth.cli.app import app
 from lorasynth.errors import OutputExistsError, UsageError
+from lorasynth.storage import files, outputs
 
 KINDS = ("device", "pipe", "socket", "folder", "link", "link to nothing", "link to a device")
 OUTPUT_OPTIONS = {"output", "json", "grid", "html", "report", "target"}

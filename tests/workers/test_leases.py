@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from lorasynth.errors import UsageError, ZooError
+from lorasynth.workers.leases import Leases
+from lorasynth.workers.sharing import require_shareable
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.build import build_zoo_with_workers
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.filling import fill
-from lorasynth.zoo.leases import Leases
-from lorasynth.zoo.sharing import require_shareable
 from lorasynth.zoo.verify import look_over
 
-from .planted import layout
+from ..zoo.planted import layout
 
 FORK = multiprocessing.get_context("fork")
 SOON_S = 0.4
@@ -128,7 +128,7 @@ def test_lease_without_a_word_is_free_soon_and_not_at_once(tmp_path, monkeypatch
     (tmp_path / ".leases").mkdir()
     (tmp_path / ".leases" / "work.0").touch()
     other, now = Leases(tmp_path, expires_after_s=100.0), [0.0]
-    monkeypatch.setattr("lorasynth.zoo.leases.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("lorasynth.workers.leases.time.monotonic", lambda: now[0])
     assert other.claim(["work"]) is None
     now[0] = other.renew_every_s  # a tenth of the time after which a silent owner is given up
     assert other.claim(["work"]) is None

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from lorasynth import files
 from lorasynth.errors import ModelError, UsageError
+from lorasynth.storage import files, reading
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(4, dtype=torch.float16), "n": torch.tensor(3)}
 
@@ -68,7 +68,7 @@ def test_views_and_tensors_with_a_gradient_are_written(tmp_path):
 
 def test_equal_content_is_equal_bytes_in_every_process(tmp_path):
     script = (
-        "import sys, torch; from lorasynth.files import write_tensors;"
+        "import sys, torch; from lorasynth.storage.files import write_tensors;"
         "write_tensors(sys.argv[1], {'t': torch.ones(3)}, {f'key{i}': str(i) for i in range(12)})"
     )
     for name in ("one", "two"):
@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
 
 def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     script = (
-        "import itertools, sys, torch; from lorasynth.files import write_tensors\n"
+        "import itertools, sys, torch; from lorasynth.storage.files import write_tensors\n"
         "for i in itertools.count():\n"
         "    write_tensors(sys.argv[1], {'t': torch.full((200_000,), float(i))}); print(i, flush=True)\n"
     )
@@ -144,10 +144,10 @@ def test_writing_into_a_missing_folder_is_the_users_to_mend(tmp_path):
 def test_json_comes_back(tmp_path):
     value = {"ü": [1, 2.5, None, True]}
     files.write_json(tmp_path / "x.json", value)
-    assert files.read_json(tmp_path / "x.json") == value == json.loads((tmp_path / "x.json").read_text())
+    assert reading.read_json(tmp_path / "x.json") == value == json.loads((tmp_path / "x.json").read_text())
 
 
-@pytest.mark.parametrize("read", [files.read_json, files.read_tensors])
+@pytest.mark.parametrize("read", [reading.read_json, files.read_tensors])
 def test_a_bad_file_of_a_model_folder_is_named(read, tmp_path):
     with pytest.raises(ModelError, match="none: not found"):
         read(tmp_path / "none")
@@ -161,4 +161,4 @@ def test_a_bad_file_of_a_model_folder_is_named(read, tmp_path):
 
 def test_sha256_is_that_of_the_bytes(tmp_path):
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
-    assert files.sha256_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert reading.sha256_file(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()

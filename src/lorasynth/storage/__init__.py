@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, read strictly, packed, larger than memory, and on the hub."""
