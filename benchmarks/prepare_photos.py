@@ -20,10 +20,8 @@ from pathlib import Path
 import torch
 
 from lorasynth.drawn.export import export_people
-from lorasynth.encoders import open_encoder
-from lorasynth.gallery.opening import open_photos
 from lorasynth.gallery.prepare import prepare, vae_fingerprint
-from lorasynth.opening import open_base
+from lorasynth.opening import open_base, open_encoder, open_photos
 from lorasynth.worlds.world import get_domain
 
 EXPIRES_AFTER_S = 5.0

@@ -13,10 +13,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
-from lorasynth.encoders import open_encoder, open_photo
+from lorasynth.encoders import open_photo
 from lorasynth.encoders.images import photo_tensor, to_image
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.lora.factors import LoRA
+from lorasynth.opening import open_encoder
 from lorasynth.storage.files import read_tensors
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.worlds.world import get_world

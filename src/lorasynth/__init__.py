@@ -10,16 +10,14 @@ Data flows one way; each arrow is one folder. `Synthesizer` is the whole of it i
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lorasynth.version import __version__
 
 if TYPE_CHECKING:
     from lorasynth.canonical import Canonicalizer
-    from lorasynth.encoders import open_encoder
-    from lorasynth.gallery.opening import open_gallery
     from lorasynth.lora.bank import AdapterBank
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
-    from lorasynth.opening import open_base
+    from lorasynth.opening import open_base, open_encoder, open_gallery
     from lorasynth.synthesizer import Synthesizer
     from lorasynth.vae import LoRAVAE
     from lorasynth.zoo import Zoo
@@ -33,8 +31,8 @@ _HOMES = {
     "Synthesizer": "lorasynth.synthesizer",
     "Zoo": "lorasynth.zoo",
     "open_base": "lorasynth.opening",
-    "open_encoder": "lorasynth.encoders",
-    "open_gallery": "lorasynth.gallery.opening",
+    "open_encoder": "lorasynth.opening",
+    "open_gallery": "lorasynth.opening",
 }
 
 __all__ = [

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasynth import __version__
 from lorasynth.encoders.images import to_image
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
@@ -20,6 +19,7 @@ from lorasynth.storage.files import write_json, write_png
 from lorasynth.storage.outputs import make_folder, require_new_output
 from lorasynth.storage.reading import read_json
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+from lorasynth.version import __version__
 from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, SCORED_FROM, role_of, split_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import AdaptConfig

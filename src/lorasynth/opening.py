@@ -1,6 +1,21 @@
-"""What is used by its name: a base model."""
+"""What is used by its name: a base model, a gallery of pictures, an encoder. A drawn world has all three.
+
+A world's name means the world even where a folder is called so: that is ./portraits.
+"""
+
+from pathlib import Path
 
 from lorasynth.base import PipelineBase
+from lorasynth.drawn.encoder import WorldEncoder
+from lorasynth.drawn.gallery import DrawnGallery
+from lorasynth.encoders.naming import open_model
+from lorasynth.encoders.protocol import Encoder
+from lorasynth.errors import UsageError
+from lorasynth.gallery.folder import INSTANCE_PROMPT, PhotoGallery
+from lorasynth.gallery.gallery import Gallery
+from lorasynth.gallery.hub import PREFIX, HubTree
+from lorasynth.gallery.trees import open_tree
+from lorasynth.worlds.world import WORLDS, get_domain, get_world
 
 
 def open_base(
@@ -19,8 +34,6 @@ def open_base(
         UsageError: it does not draw pictures of that resolution, or has no such precision.
     """
     from lorasynth.base.opening import open_pipeline
-    from lorasynth.errors import UsageError
-    from lorasynth.worlds.world import WORLDS, get_world
 
     if name not in WORLDS:
         return open_pipeline(
@@ -35,3 +48,56 @@ def open_base(
     if gradient_checkpointing:
         world.base.enable_gradient_checkpointing()
     return world.base
+
+
+def open_gallery(name: str | Path, *, instance_prompt: str | None = None, masks: bool = True) -> Gallery:
+    """The gallery of a name.
+
+    Args:
+        name: a drawn world's name, a folder or .zip of photos (`lorasynth.gallery.forms`), or hf://datasets/OWNER/NAME.
+        instance_prompt: the caption of photos that have none; "a photo of sks person" by default.
+        masks: whether mask files and transparent parts say where the loss looks.
+
+    Raises:
+        UsageError: nothing lies there, there is no photo, or a drawn world is given a prompt.
+        MissingExtraError: a data set of the hub needs the extra [data].
+    """
+    if str(name) not in WORLDS:
+        return open_photos(name, instance_prompt=instance_prompt, masks=masks)
+    if instance_prompt is not None:
+        raise UsageError(f"expected no instance prompt with the world {str(name)!r}, whose photos all have captions")
+    return DrawnGallery(domain=get_domain(str(name)))
+
+
+def open_photos(name: str | Path, *, instance_prompt: str | None = None, masks: bool = True) -> PhotoGallery:
+    """`open_gallery` of what holds photos.
+
+    Raises:
+        UsageError: nothing lies there, there is no photo, or it is a drawn world's name.
+        MissingExtraError: a data set of the hub needs the extra [data].
+    """
+    if str(name) in WORLDS:
+        raise UsageError(
+            f"expected photos, got the drawn world {str(name)!r}; make photos of it with `lorasynth data export {name}`, or "
+            f"write ./{name} for a folder of that name"
+        )
+    tree = HubTree.open(str(name)) if str(name).startswith(PREFIX) else open_tree(Path(name))
+    prompt = INSTANCE_PROMPT if instance_prompt is None else instance_prompt
+    return PhotoGallery.open(tree, instance_prompt=prompt, masks=masks)
+
+
+def open_encoder(spec: str | Path) -> Encoder:
+    """The encoder of a name: a drawn world's, or what `lorasynth.encoders.naming.open_model` opens.
+
+    Its ``record`` says which encoder it is, and under which licence; `lorasynth.encoders.describe` puts that into a line.
+
+    Args:
+        spec: a drawn world's name, a folder or file of an ONNX recogniser, aligned:FILE, clip:FOLDER, dinov2:FOLDER, or a hub id.
+
+    Raises:
+        UsageError: the name has none of these forms, or nothing lies there.
+        ModelError: what lies there is not a model of this kind, or which of several files is meant is not clear.
+        MissingExtraError: the extra [face] is not installed.
+    """
+    name = str(spec)
+    return WorldEncoder(get_world(name)) if name in WORLDS else open_model(name)

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.guard import WorldGuard
@@ -37,6 +36,7 @@ from lorasynth.storage.schema import (
 from lorasynth.storage.tensorfile import TensorFile
 from lorasynth.storage.weights import pack, packed_shapes, read_packed
 from lorasynth.vae import LoRAVAE
+from lorasynth.version import __version__
 from lorasynth.worlds.world import WORLDS, get_world
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) ->
     if said["kind"] == UNKNOWN:
         raise ModelError(f"{folder}: expected no encoder, got one that cannot be checked; {how_to_give(said)}")
     if isinstance(given, str):
-        from lorasynth.encoders import open_encoder
+        from lorasynth.opening import open_encoder
 
         given = open_encoder(given)
     if wrong := difference(said, given.record):

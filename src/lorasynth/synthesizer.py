@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth import __version__
 from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import one_thread
 from lorasynth.drawn.encoder import WorldEncoder
@@ -27,6 +26,7 @@ from lorasynth.storage.hub import publish
 from lorasynth.storage.schema import Misfit, fit, record
 from lorasynth.teaching import shortcoming
 from lorasynth.vae import LoRAVAE
+from lorasynth.version import __version__
 from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Synthesizer:
 
         Args:
             folder: or hub id.
-            encoder: of a real base's model: what `lorasynth.encoders.open_encoder` takes, or an encoder. Without it, the model
+            encoder: of a real base's model: what `lorasynth.open_encoder` takes, or an encoder. Without it, the model
                 takes embeddings only.
 
         Raises:

@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lorasynth.encoders import open_encoder, open_photo, read_photo, to_image
+from lorasynth.encoders import open_photo, read_photo, to_image
 from lorasynth.encoders.images import MAX_FILE_MB, is_photo
 from lorasynth.encoders.jpeg import MAX_SCANS
 from lorasynth.errors import PhotoError
+from lorasynth.opening import open_encoder
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_world
 

@@ -8,11 +8,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
-from lorasynth.encoders import open_encoder, open_photo
+from lorasynth.encoders import open_photo
 from lorasynth.encoders.records import UNKNOWN_LICENCE
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
+from lorasynth.opening import open_encoder
 from lorasynth.zoo.pairs import person_number
 from lorasynth.zoo.store import Zoo
 

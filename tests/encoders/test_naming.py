@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from lorasynth.drawn.encoder import WorldEncoder
-from lorasynth.encoders import Encoder, describe, open_encoder, to_image
+from lorasynth.encoders import Encoder, describe, to_image
 from lorasynth.encoders.arcface import ArcFaceEncoder
 from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.records import UNKNOWN_LICENCE
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
+from lorasynth.opening import open_encoder
 from lorasynth.worlds.world import get_world
 
 
@@ -114,3 +115,8 @@ def test_an_installed_pack_is_pointed_to(tmp_path, monkeypatch):
     (tmp_path / ".insightface" / "models" / "buffalo_l").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"insightface has one at .*\.insightface/models/buffalo_l"):
         open_encoder("buffalo_l")
+
+
+def test_old_home_of_open_encoder_names_the_new_one():
+    with pytest.raises(ImportError, match="from lorasynth import open_encoder"):
+        from lorasynth.encoders import open_encoder as _  # noqa: F401

@@ -8,7 +8,6 @@ from PIL import Image
 from lorasynth.encoders import (
     Encoder,
     Reading,
-    open_encoder,
     outliers,
     pool,
     pool_readings,
@@ -19,6 +18,7 @@ from lorasynth.encoders import (
 )
 from lorasynth.encoders.arcface import ArcFaceEncoder
 from lorasynth.errors import NoFaceError, PhotoError
+from lorasynth.opening import open_encoder
 
 
 def unit(rows: int, dim: int = 16) -> torch.Tensor:

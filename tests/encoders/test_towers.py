@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lorasynth.encoders import Encoder, open_encoder, same_encoder
+from lorasynth.encoders import Encoder, same_encoder
 from lorasynth.errors import ModelError
+from lorasynth.opening import open_encoder
 
 VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VISION |= {"image_size": 32, "patch_size": 8}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
 from lorasynth.drawn.export import export_people
-from lorasynth.encoders import open_encoder, to_image
+from lorasynth.encoders import to_image
 from lorasynth.encoders.protocol import Reading
 from lorasynth.encoders.remarks import Remark
 from lorasynth.gallery.check import Report, judge
@@ -21,6 +21,7 @@ from lorasynth.gallery.findings import Finding, look_at
 from lorasynth.gallery.folder import PhotoGallery
 from lorasynth.gallery.forms import PhotoFile
 from lorasynth.gallery.trees import FolderTree
+from lorasynth.opening import open_encoder
 from lorasynth.worlds.world import get_domain
 
 PEOPLE, PHOTOS = 10, 4

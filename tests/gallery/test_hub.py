@@ -9,7 +9,7 @@ from lorasynth.errors import MissingExtraError, UsageError
 from lorasynth.gallery import PhotoRef, Use
 from lorasynth.gallery.folder import PhotoGallery
 from lorasynth.gallery.hub import HubTree
-from lorasynth.gallery.opening import open_gallery
+from lorasynth.opening import open_gallery
 
 from .making import picture
 

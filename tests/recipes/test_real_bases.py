@@ -14,11 +14,11 @@ import lorasynth.storage.rows
 import lorasynth.zoo.rows
 from lorasynth import assembling
 from lorasynth.cli.app import app
-from lorasynth.encoders import open_encoder
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.fitting import fit_prior_stage, fit_vae_stage
 from lorasynth.lora.factors import LoRA, delta_W_norm2
 from lorasynth.lora.layout import Layout
+from lorasynth.opening import open_encoder
 from lorasynth.prior import PriorConfig
 from lorasynth.recipes import RECIPES, BaseRecipe, get_recipe, get_world_recipe
 from lorasynth.synthesizer import Synthesizer

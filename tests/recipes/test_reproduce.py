@@ -12,7 +12,7 @@ import pytest
 from lorasynth.encoders.images import to_image
 from lorasynth.lora.factors import LoRA
 from lorasynth.prior import BASELINES
-from lorasynth.recipes.reproduce import pack
+from lorasynth.recipes.packing import pack
 from lorasynth.worlds.world import get_domain
 
 
@@ -25,7 +25,7 @@ def reproduce(recipe, folder):
 
 
 def test_kept_parts_are_an_archive_of_what_is_worth_keeping(tmp_path, monkeypatch):
-    monkeypatch.setattr("lorasynth.recipes.reproduce._PART", 4_096)
+    monkeypatch.setattr("lorasynth.recipes.packing._PART", 4_096)
     run, kept = tmp_path / "run", tmp_path / "kept"
     contents = {
         "portraits128/reader.safetensors": b"r" * 9_000, "portraits128/vae/config.json": b"{}", "scores.json": b"[]",

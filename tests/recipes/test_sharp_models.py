@@ -10,7 +10,8 @@ from PIL import Image
 
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.picture_vae import people_with_details
-from lorasynth.recipes.sharp_models import STAGES, main, tiny_sharp
+from lorasynth.recipes.sharp_models import main
+from lorasynth.recipes.sharp_stages import STAGES, tiny_sharp
 from lorasynth.refining import RefineConfig, train_critic
 from lorasynth.worlds.base import BaseConfig, build_pipeline, build_unet
 from lorasynth.worlds.drawn_base import DrawnBase

@@ -12,13 +12,13 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from typer.testing import CliRunner
 
-from lorasynth.cards import zoo_card
 from lorasynth.cli.app import app
-from lorasynth.encoders import open_encoder
 from lorasynth.errors import ModelError, UsageError, ZooError
+from lorasynth.opening import open_encoder
 from lorasynth.storage.hub import is_repo_id, local_copy
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo import Zoo
+from lorasynth.zoo.card import zoo_card
 
 from ..making import real_synthesizer, sd15_layout
 

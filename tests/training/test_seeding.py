@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lorasynth.training.seeding import epoch_batch, fingerprint, local_seed, step_generator, stratified_uniform
+from lorasynth.storage.fingerprint import fingerprint
+from lorasynth.training.seeding import epoch_batch, local_seed, step_generator, stratified_uniform
 
 
 def numbers(seed, step, count=4):

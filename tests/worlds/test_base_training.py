@@ -1,11 +1,13 @@
 """A base model and its decoder train in the one loop: they learn, resume with the same bits, and leave frozen weights."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
-from lorasynth.training import LoopConfig
+from lorasynth.errors import UsageError
+from lorasynth.training import LoopConfig, Processes
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
 from lorasynth.worlds.drawn_base import DrawnBase
@@ -59,6 +61,18 @@ def test_a_base_that_was_stopped_ends_with_the_same_bits(start, tmp_path, stoppe
     with stopped_in_step(2):
         trained_base(start, tmp_path)
     assert torch.equal(weights(trained_base(start, tmp_path)), weights(trained_base(start)))
+
+
+def test_launchers_rank_that_is_no_number_is_refused(start, monkeypatch):
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(UsageError, match=r"^RANK: expected a number, as torchrun sets it, got 'first'"):
+        trained_base(start)
+
+
+def test_step_without_a_share_for_each_process_is_refused(start, monkeypatch):
+    monkeypatch.setattr("lorasynth.worlds.base_training.launched", lambda: nullcontext(Processes(2, 3)))
+    with pytest.raises(UsageError, match="expected 1 or 2 processes, got 3"):
+        trained_base(start)
 
 
 def test_the_decoder_learns_and_the_encoder_stays():

@@ -15,12 +15,10 @@ from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
 from lorasynth.drawn.export import export_people
-from lorasynth.encoders import open_encoder
 from lorasynth.errors import LorasynthError, UsageError, ZooError
 from lorasynth.gallery import PhotoRef, Split, Use
-from lorasynth.gallery.opening import open_photos
 from lorasynth.lora.factors import LoRA
-from lorasynth.opening import open_base
+from lorasynth.opening import open_base, open_encoder, open_photos
 from lorasynth.recipes import get_zoo_config
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo

@@ -15,11 +15,11 @@ from lorasynth.devices import exact_matmul
 from lorasynth.errors import LayoutError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.files import write_tensors
+from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows, chunks, rows_at_once
 from lorasynth.storage.schema import Misfit, dimensions, one_of
 from lorasynth.storage.tensorfile import TensorFile
 from lorasynth.storage.weights import packed_shapes, read_packed
-from lorasynth.training.seeding import fingerprint
 
 Metric = Literal["entries", "updates"]
 """What distances between canonical vectors are: of scaled entries, each tensor alike, or (anchored gauge) of ΔW."""

@@ -45,11 +45,11 @@ def data_check(
     setup(device)
     from tqdm import tqdm
 
-    from lorasynth.encoders import describe, open_encoder
+    from lorasynth.encoders import describe
     from lorasynth.gallery.check import judge
     from lorasynth.gallery.findings import look_at
-    from lorasynth.gallery.opening import open_photos
     from lorasynth.gallery.page import page
+    from lorasynth.opening import open_encoder, open_photos
 
     gallery, opened = open_photos(photos, instance_prompt=instance_prompt), open_encoder(encoder)
     say(describe(opened.record))

@@ -288,8 +288,9 @@ def zoo_import(
     check_json(json, out, *(path for path in (*given, table, w2w, embeddings) if path is not None), force=force)
     check_folder(out)
     setup(device)
-    from lorasynth.encoders import describe, open_encoder
+    from lorasynth.encoders import describe
     from lorasynth.errors import UsageError
+    from lorasynth.opening import open_encoder
     from lorasynth.zoo import w2w as release
     from lorasynth.zoo.candidates import candidates_of
     from lorasynth.zoo.importer import KINDS, REPORT_NAME, import_zoo

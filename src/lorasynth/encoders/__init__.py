@@ -1,8 +1,9 @@
-"""Photos -> condition vector: one protocol for all encoders, one way to name them, and the safe opening of photo files."""
+"""Photos -> condition vector: one protocol for all encoders, and the safe opening of photo files."""
+
+from typing import Any
 
 from lorasynth.encoders.embeddings import read_embedding
 from lorasynth.encoders.images import Photo, open_photo, photo_tensor, read_photo, to_image, to_square
-from lorasynth.encoders.naming import open_encoder
 from lorasynth.encoders.protocol import Encoder, Reading, outliers, pool, pool_readings, read_all, read_each
 from lorasynth.encoders.records import describe, difference, same_encoder
 
@@ -12,7 +13,6 @@ __all__ = [
     "Reading",
     "describe",
     "difference",
-    "open_encoder",
     "open_photo",
     "outliers",
     "photo_tensor",
@@ -21,9 +21,15 @@ __all__ = [
     "read_all",
     "read_each",
     "read_embedding",
-    "read_one",
     "read_photo",
     "same_encoder",
     "to_image",
     "to_square",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Say where `open_encoder` went: it opens the encoders of drawn worlds too, which stand above this package."""
+    if name == "open_encoder":
+        raise ImportError("expected `from lorasynth import open_encoder`, got lorasynth.encoders; import it from there")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,5 @@
-"""One way to name an encoder, for every command and function that takes one: `open_encoder`.
+"""One way to name an encoder of model files, which lie in a folder or on the hub: `open_model`.
 
-portraits, emblems, brushes    a drawn world, by its own recogniser
 buffalo_l/                     a folder with one recogniser and one detector, ONNX files of insightface's convention or OpenCV's
 buffalo_l/w600k_r50.onnx       a recogniser, and the one detector that lies beside it
 aligned:w600k_r50.onnx         a recogniser, of photos that are cropped to the face and upright already
@@ -9,13 +8,9 @@ owner/name, clip:owner/name    the same from the Hugging Face hub
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.errors import UsageError
-
-if TYPE_CHECKING:
-    from lorasynth.worlds.world import World
 
 ALIGNED = "aligned"
 TOWERS = ("clip", "dinov2")
@@ -27,24 +22,17 @@ FORMS = (
 _CARD = "README.md"
 
 
-def open_encoder(spec: str | Path) -> Encoder:
+def open_model(name: str) -> Encoder:
     """The encoder of a name. Model files are the user's own, or the hub's if a hub id is given; nothing else is downloaded.
 
-    Its ``record`` says which encoder it is, and under which licence; `lorasynth.encoders.describe` puts that into a line.
-
     Args:
-        spec: one of the forms above. A world's name means the world even where a folder is called so: that is ./portraits.
+        name: one of the forms above.
 
     Raises:
         UsageError: the name has none of these forms, or nothing lies there.
         ModelError: what lies there is not a model of this kind, or which of several files is meant is not clear.
         MissingExtraError: the extra [face] is not installed.
     """
-    name = str(spec)
-    if world := _world(name):
-        from lorasynth.drawn.encoder import WorldEncoder
-
-        return WorldEncoder(world)
     kind, colon, rest = name.partition(":")
     if colon and kind in TOWERS:
         from lorasynth.encoders.towers import ImageTower
@@ -56,15 +44,6 @@ def open_encoder(spec: str | Path) -> Encoder:
     aligned = bool(colon) and kind == ALIGNED
     path, called = _locate(rest if aligned else name, name, ("*.onnx", _CARD))
     return open_pack(path, name=called, aligned=aligned)
-
-
-def _world(name: str) -> "World | None":
-    from lorasynth.worlds.world import get_world
-
-    try:
-        return get_world(name)
-    except UsageError:
-        return None
 
 
 def _locate(place: str, spec: str, patterns: tuple[str, ...]) -> tuple[Path, str]:

@@ -42,7 +42,7 @@ class Reading:
 class Encoder(Protocol):
     """Photos -> unit embeddings. Face recognisers, CLIP, DINOv2 and a drawn world's own are interchangeable by this.
 
-    `lorasynth.encoders.open_encoder` makes one from its name.
+    `lorasynth.open_encoder` makes one from its name.
     """
 
     @property

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.files import read_tensors, write_tensors
+from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.outputs import make_folder
-from lorasynth.training import fingerprint
 from lorasynth.worlds.subjects import TUNED_FROM
 from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig

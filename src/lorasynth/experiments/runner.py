@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from lorasynth import __version__
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.experiments.experiment import Config, Experiment
 from lorasynth.experiments.lab import Lab, zoo_fingerprint
 from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
 from lorasynth.recipes import get_world_recipe
+from lorasynth.version import __version__
 from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.zoo.store import Zoo
 

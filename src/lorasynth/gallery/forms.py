@@ -19,7 +19,7 @@ from typing import Any
 
 from lorasynth.errors import PhotoError, UsageError
 from lorasynth.gallery.trees import PICTURES, TABLES, Tree
-from lorasynth.zoo.pairs import read_table
+from lorasynth.storage.tables import read_table
 
 TRIGGER = "[trigger]"
 CAPTIONS = (".txt", ".caption")

@@ -26,8 +26,8 @@ from lorasynth.gallery.forms import PhotoFile
 from lorasynth.gallery.gallery import PhotoRef, Use
 from lorasynth.gallery.shelf import Known, Part, Shelf, gather, take
 from lorasynth.storage.files import write_bytes
+from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.outputs import make_folder
-from lorasynth.training.seeding import fingerprint
 from lorasynth.workers.leases import EXPIRES_AFTER_S
 from lorasynth.workers.locks import locked
 

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth import __version__
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.formats.scaling import largest_of
@@ -18,6 +17,7 @@ from lorasynth.lora.layout import Layout
 from lorasynth.lora.products import update_inner, update_norm2
 from lorasynth.storage.files import write_large_tensors
 from lorasynth.storage.outputs import require_new_output
+from lorasynth.version import __version__
 
 Format = Literal["kohya", "diffusers", "peft"]
 

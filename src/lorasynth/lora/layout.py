@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.bases import Shape
+from lorasynth.lora.presets import PRESETS
 from lorasynth.storage.schema import LINE, Misfit, fit, record, rows, text, whole
 
 Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
@@ -252,11 +253,13 @@ class Layout:
         Raises:
             UsageError: no preset has that name.
         """
-        from lorasynth.lora.presets import PRESETS
-
         if name not in PRESETS:
             raise UsageError(f"expected a layout preset among {sorted(PRESETS)}, got {name!r}")
-        return PRESETS[name](rank)
+        modules = tuple(
+            Module(name=name, in_features=i, out_features=o, rank=rank, kernel=kernel)
+            for name, (i, o, kernel) in PRESETS[name].shapes().items()
+        )
+        return cls(base=PRESETS[name].base, modules=modules)
 
     def diff(self, other: "Layout") -> list[str]:
         """How ``other`` differs from this layout, a sentence a difference (an empty list for none)."""

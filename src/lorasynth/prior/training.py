@@ -12,7 +12,8 @@ from lorasynth.errors import ZooError
 from lorasynth.prior.baselines import RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior, PredictionType
-from lorasynth.training import ALONE, LoopConfig, Processes, config_record, fingerprint, step_generator, train
+from lorasynth.storage.fingerprint import fingerprint
+from lorasynth.training import ALONE, LoopConfig, Processes, config_record, step_generator, train
 
 RIDGE_LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 

@@ -19,83 +19,39 @@ import argparse
 import os
 import subprocess
 import sys
-import tarfile
-from collections.abc import Callable
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import torch
 
 from lorasynth.devices import use_device
-from lorasynth.errors import UsageError
+from lorasynth.errors import LorasynthError
 from lorasynth.recipes import get_world_recipe
-from lorasynth.recipes.world_models import WorldConfig, make_base, make_world, sharp, sharp_gpu, sharp_tiny, small, tiny
-from lorasynth.storage.files import write_bytes
+from lorasynth.recipes.packing import pack
+from lorasynth.recipes.world_models import WORLD_CONFIGS, make_base, make_world
 from lorasynth.worlds.world import get_domain
-
-WORLDS: dict[str, Callable[[], WorldConfig]] = {
-    "portraits": WorldConfig, "portraits_tiny": tiny,
-    "portraits128": sharp, "portraits128_gpu": sharp_gpu, "portraits128_tiny": sharp_tiny,
-    "emblems": small, "emblems_tiny": tiny,
-    "brushes": partial(small, base_steps=4_000), "brushes_tiny": tiny,
-}  # fmt: skip
-"""How the models of a world are made, by the recipe that follows."""
-
-
-_KEPT = (
-    "*/encoder.*",
-    "*/reader.*",
-    "*/recogniser.*",
-    "*/vae/*",
-    "*/vae-final/*",
-    "*/base/**/*",
-    "fit/synthesizer/**/*",
-    "scores.*",
-)
-_PART = 15 << 20  # bytes of a file that is easily moved
-
-
-def pack(run: Path, folder: Path | None) -> None:
-    """Models, synthesizer and scores of a run as a tar archive in parts, for a machine that is taken away when its time is up.
-
-    Read it back with ``cat FOLDER/kept.tar.* | tar -x``. Zoo and checkpoints stay behind.
-
-    Args:
-        run: the run's folder.
-        folder: where the parts go, in place of those there; None: nowhere.
-    """
-    if folder is None:
-        return
-    memory = BytesIO()
-    with tarfile.open(fileobj=memory, mode="w") as archive:
-        for path in sorted({path for pattern in _KEPT for path in run.glob(pattern) if path.is_file()}):
-            archive.add(path, path.relative_to(run))
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = memory.getvalue()
-    parts = [whole[i : i + _PART] for i in range(0, len(whole), _PART)]
-    for number, part in enumerate(parts):
-        write_bytes(folder / f"kept.tar.{number:02d}", part)
-    for old in sorted(folder.glob("kept.tar.*"))[len(parts) :]:
-        old.unlink()
 
 
 def main() -> None:
     """Everything: world, zoo, synthesizer, scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=Path, default=Path("out/reproduce"))
-    parser.add_argument("--recipe", choices=sorted(WORLDS), default="portraits")
+    parser.add_argument("--recipe", choices=sorted(WORLD_CONFIGS), default="portraits")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="keep what is worth keeping here, after each stage")
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    recipe, config = arguments.recipe, WORLDS[arguments.recipe]()
-    domain = get_domain(get_world_recipe(recipe).zoo.world)
     try:
         use_device(arguments.device)
-    except UsageError as error:
+        torch.set_num_threads(1)
+        _make(arguments)
+    except LorasynthError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    torch.set_num_threads(1)
+
+
+def _make(arguments: argparse.Namespace) -> None:
+    recipe, config = arguments.recipe, WORLD_CONFIGS[arguments.recipe]()
+    domain = get_domain(get_world_recipe(recipe).zoo.world)
     if arguments.base:
         make_base(domain, arguments.base, config)
         return

@@ -1,14 +1,15 @@
 """Making a drawn world's own models from nothing: two recognisers, the picture VAE, the base pipeline."""
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from lorasynth.recipes.sharp_models import STAGES, SharpConfig, save_base, tiny_sharp
+from lorasynth.recipes.sharp_stages import STAGES, SharpConfig, save_base, tiny_sharp
 from lorasynth.storage.files import write_tensors
 from lorasynth.storage.weights import large_tables, pack
 from lorasynth.worlds.base import BaseConfig, build_pipeline
@@ -92,6 +93,15 @@ def sharp_tiny() -> WorldConfig:
     return replace(config, sharp=tiny_sharp(), recogniser=replace(config.recogniser, twins_after=0.0))
 
 
+WORLD_CONFIGS: dict[str, Callable[[], WorldConfig]] = {
+    "portraits": WorldConfig, "portraits_tiny": tiny,
+    "portraits128": sharp, "portraits128_gpu": sharp_gpu, "portraits128_tiny": sharp_tiny,
+    "emblems": small, "emblems_tiny": tiny,
+    "brushes": partial(small, base_steps=4_000), "brushes_tiny": tiny,
+}  # fmt: skip
+"""How the models of a world are made, by the recipe that follows."""
+
+
 def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: list[str]) -> None:
     """Make a world's own models: recognisers, picture VAE, base pipeline. Skips what is there.
 
@@ -160,6 +170,5 @@ def make_base(domain: Domain, folder: Path, config: WorldConfig) -> None:
         captions = [domain.base_caption(i, n, generator) for i, n in zip(identity, nuisance, strict=True)]
         return base.encode(domain.draw(identity, nuisance, _SIZE)), captions
 
-    train_base(base, batch, config.base, run_dir=folder / "run-base")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if train_base(base, batch, config.base, run_dir=folder / "run-base").is_main:
         save_base(pipe, folder / "base")

@@ -15,9 +15,10 @@ from lorasynth.evaluate.identity import likeness, person_centroids
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
+from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.training import ALONE, Processes, Share, config_record, fingerprint, step_generator, train
+from lorasynth.training import ALONE, Processes, Share, config_record, step_generator, train
 from lorasynth.vae import zoo_loss
 from lorasynth.worlds.subjects import SCORED_FROM, Role, everybody, persons_of
 from lorasynth.worlds.world import World

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorasynth.training.seeding import fingerprint
+from lorasynth.storage.fingerprint import fingerprint
 
 _NUMBERS_AT_ONCE = 1 << 23
 _ROWS_AT_ONCE = 256

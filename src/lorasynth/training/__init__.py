@@ -4,7 +4,7 @@ from lorasynth.storage.settings import config_record
 from lorasynth.training.ema import ExponentialAverage
 from lorasynth.training.loop import LoopConfig, train
 from lorasynth.training.processes import ALONE, Processes, Share, launched, require_alone
-from lorasynth.training.seeding import epoch_batch, fingerprint, local_seed, step_generator, stratified_uniform
+from lorasynth.training.seeding import epoch_batch, local_seed, step_generator, stratified_uniform
 
 __all__ = [
     "ALONE",
@@ -14,7 +14,6 @@ __all__ = [
     "Share",
     "config_record",
     "epoch_batch",
-    "fingerprint",
     "launched",
     "local_seed",
     "require_alone",

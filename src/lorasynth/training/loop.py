@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from lorasynth.errors import UsageError
 from lorasynth.storage.files import write_bytes, write_json
+from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.settings import config_record
 from lorasynth.training.checkpoint import load_checkpoint, run_lock
 from lorasynth.training.processes import ALONE, Processes
-from lorasynth.training.seeding import DROPOUT_STREAM, fingerprint, local_seed, step_generator
+from lorasynth.training.seeding import DROPOUT_STREAM, local_seed, step_generator
 from lorasynth.training.state import TrainingState
 
 MAX_BAD_STEPS = 10  # in a row, with a loss or gradient that is not finite

@@ -1,6 +1,5 @@
 """Randomness as a function of (seed, step): what makes a resumed run the same as one never stopped."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,12 +56,3 @@ def local_seed(seed: int) -> Iterator[None]:
         if devices:
             torch.cuda.manual_seed(seed)
         yield
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """16 hex digits that change with any byte, shape or type of the tensors: "is this still the same data?"."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

@@ -10,8 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.errors import ZooError
+from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows, chunks
-from lorasynth.training import ALONE, LoopConfig, Processes, Share, config_record, fingerprint, train
+from lorasynth.training import ALONE, LoopConfig, Processes, Share, config_record, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
 from lorasynth.vae.stem import predictable_stem, principal_stem

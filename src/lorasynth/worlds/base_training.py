@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from lorasynth.base import PipelineBase, denoising_loss
-from lorasynth.training import config_record, launched, step_generator, stratified_uniform, train
+from lorasynth.errors import UsageError
+from lorasynth.training import Processes, config_record, launched, step_generator, stratified_uniform, train
 from lorasynth.worlds.base import BaseConfig, Batch
 
 MICRO_BATCHES = 2
 
 
-def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir: Path | None = None) -> None:
+def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir: Path | None = None) -> Processes:
     """Train the denoiser in place, and leave it with its averaged weights.
 
     The text encoder stays as it is, as Stable Diffusion's did. NOTE: trained along, it forgot for good the words whose pictures
@@ -26,6 +27,12 @@ def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir:
         batch: (count, generator) -> latents and captions.
         config: settings; ``batch_size`` is that of a micro-batch.
         run_dir: for checkpoints and metrics, written by the first process; the same folder again resumes.
+
+    Returns:
+        The processes that trained it, the main one of which has to save it.
+
+    Raises:
+        UsageError: the launcher's environment holds no numbers, or a step has no equal share for each process.
     """
 
     def loss_of(generator: torch.Generator) -> Tensor:
@@ -42,6 +49,10 @@ def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir:
 
     base.denoiser.requires_grad_(True)
     with launched() as processes:
+        if MICRO_BATCHES % processes.count:
+            raise UsageError(
+                f"expected 1 or {MICRO_BATCHES} processes, got {processes.count}; start another number of them"
+            )
         train(
             base.denoiser,
             loss_of,
@@ -52,3 +63,4 @@ def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir:
             processes=processes,
         )
     base.denoiser.requires_grad_(False)
+    return processes

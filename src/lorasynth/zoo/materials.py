@@ -229,10 +229,8 @@ class FromPhotos:
         Raises:
             LorasynthError: one of them cannot be opened, or too few photos can be used.
         """
-        from lorasynth.encoders import open_encoder
-        from lorasynth.gallery.opening import open_photos
         from lorasynth.gallery.prepare import prepare, vae_fingerprint
-        from lorasynth.opening import open_base
+        from lorasynth.opening import open_base, open_encoder, open_photos
 
         gallery = open_photos(self.data, instance_prompt=self.instance_prompt, masks=self.masks)
         data, forgotten = gallery.record, _forgotten(folder)

@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorasynth.errors import ZooError
-from lorasynth.lora.layout import Layout
 from lorasynth.storage.faults import shown
 from lorasynth.storage.files import write_tensors
-from lorasynth.storage.reading import read_json
+from lorasynth.zoo.head import bring_head_up_to_date
 from lorasynth.zoo.manifest import (
     Item,
     Tombstone,
@@ -22,7 +21,6 @@ from lorasynth.zoo.manifest import (
     to_line,
 )
 from lorasynth.zoo.shards import read_shard
-from lorasynth.zoo.store import SCHEMA_VERSION, write_zoo_json
 from lorasynth.zoo.verify import Survey
 
 QUARANTINE_NAME = "quarantine"
@@ -69,9 +67,7 @@ def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone
         if isinstance(line.record, Item) and line.record.id in kept:
             new_item = moved.get(line.record.id)
             lines.append(to_line(new_item) if new_item else line.raw + b"\n")
-    record = read_json(folder / "zoo.json")
-    if record["schema"] < SCHEMA_VERSION:  # lines of now are to come into it
-        write_zoo_json(folder, Layout.from_dict(record["layout"]), record["recipe"])
+    bring_head_up_to_date(folder)
     replace_manifest(folder, lines)
     return sorted(replaced)
 

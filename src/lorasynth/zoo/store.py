@@ -1,6 +1,5 @@
 """A zoo on disk: immutable shards of LoRAs and embeddings, and a manifest that says which items exist."""
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,36 +12,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.errors import ModelError, ZooError
+from lorasynth.errors import ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.faults import printable
-from lorasynth.storage.files import write_bytes, write_json, write_tensors
+from lorasynth.storage.files import write_bytes, write_tensors
 from lorasynth.storage.hub import local_copy, publish
 from lorasynth.storage.outputs import make_folder
-from lorasynth.storage.reading import read_json, sha256_file
 from lorasynth.storage.rows import Rows
-from lorasynth.storage.schema import ANYTHING, dimensions, table, text, whole
-from lorasynth.storage.schema import record as fields
 from lorasynth.storage.settings import config_difference
-from lorasynth.storage.tensorfile import TensorFile
 from lorasynth.workers.locks import locked
+from lorasynth.zoo.card import zoo_card
+from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, bring_head_up_to_date, read_head, read_init, write_head
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_manifest
 from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.shards import row_hash, shard_path
+from lorasynth.zoo.verify import look_over
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SCHEMA_VERSION = 2
-"""Since 2 the embeddings, each line of the manifest, the initialisation and zoo.json itself have checksums; 1 is read too."""
-FILES = ("zoo.json", MANIFEST_NAME, "init.safetensors", "shard-*.safetensors", "README.md")
+FILES = (HEAD_NAME, MANIFEST_NAME, INIT_NAME, "shard-*.safetensors", "README.md")
 """What a zoo's folder consists of; README.md is its card, where it was published or somebody wrote one."""
-
-
-_ZOO_JSON = fields(
-    {"schema": whole(1, 1_000), "layout": Layout.parse, "recipe": table(text(200), ANYTHING)}, rest=ANYTHING
-)
 
 
 @dataclass(frozen=True)
@@ -96,15 +87,14 @@ class Zoo:
 
     @classmethod
     def _create(cls, folder: Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"] | None) -> "Zoo":
-        if (folder / "zoo.json").exists():
+        if (folder / HEAD_NAME).exists():
             zoo = cls.open(folder)
             zoo.require_recipe(layout, recipe)
-            if read_json(folder / "zoo.json")["schema"] < SCHEMA_VERSION:
-                write_zoo_json(folder, layout, recipe)
+            bring_head_up_to_date(folder)
             return zoo
         if init is not None:
-            write_tensors(folder / "init.safetensors", {"init": init})
-        write_zoo_json(folder, layout, recipe)
+            write_tensors(folder / INIT_NAME, {"init": init})
+        write_head(folder, layout, recipe)
         return cls.open(folder)
 
     @classmethod
@@ -115,14 +105,7 @@ class Zoo:
             ZooError: there is none, it is of a newer version, or its manifest is damaged.
         """
         folder = Path(folder)
-        try:
-            record = read_json(folder / "zoo.json", _ZOO_JSON)
-        except ModelError as error:
-            raise ZooError(f"{folder}: expected a zoo: {error}") from None
-        if record["schema"] > SCHEMA_VERSION:
-            raise ZooError(
-                f"{folder}: schema {record['schema']}, this version reads up to {SCHEMA_VERSION}; upgrade lorasynth"
-            )
+        layout, recipe = read_head(folder)
         items: dict[str, Item] = {}
         forgotten: list[Tombstone] = []
         manifest = folder / MANIFEST_NAME
@@ -139,7 +122,7 @@ class Zoo:
                 )
             else:
                 items[line.record.id] = line.record
-        return cls(folder, record["layout"], record["recipe"], tuple(items.values()), tuple(forgotten))
+        return cls(folder, layout, recipe, tuple(items.values()), tuple(forgotten))
 
     @classmethod
     def from_hub(cls, repo_id: str) -> "Zoo":
@@ -168,8 +151,6 @@ class Zoo:
             ZooError: an item is not as the manifest says.
             UsageError: it is no repository's name, or the hub refused.
         """
-        from lorasynth.cards import zoo_card
-
         if faults := self.verify():
             raise ZooError(
                 f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]}); run "
@@ -186,18 +167,7 @@ class Zoo:
             ZooError: there was none.
             ModelError: its file cannot be read, or is of another layout.
         """
-        if not (self.folder / "init.safetensors").exists():
-            raise ZooError(
-                f"{self.folder}: expected a shared initialisation, got an imported zoo; use a recipe with gauge 'procrustes'"
-            )
-        with TensorFile(self.folder / "init.safetensors") as file:
-            dimensions(file.shapes, {"init": "P"}, P=self.layout.num_parameters)
-            init = file.read()["init"]
-        if not init.is_floating_point():
-            raise ModelError(
-                f"{self.folder / 'init.safetensors'}: init: expected floating point, got {init.dtype}; build anew"
-            )
-        return init
+        return read_init(self.folder, self.layout)
 
     def append(
         self,
@@ -323,22 +293,4 @@ class Zoo:
 
         `lorasynth.zoo.verify.look_over` says the same for programs.
         """
-        from lorasynth.zoo.verify import look_over
-
         return [str(fault) for fault in look_over(self.folder).faults]
-
-
-def write_zoo_json(folder: Path, layout: Layout, recipe: dict[str, Any]) -> None:
-    """Write what a zoo is of, with the hash of its initialisation and one of all this."""
-    init = folder / "init.safetensors"
-    record = {
-        "schema": SCHEMA_VERSION, "layout": layout.to_dict(), "recipe": recipe,
-        "init": sha256_file(init) if init.exists() else None,
-    }  # fmt: skip
-    write_json(folder / "zoo.json", {**record, "sha256": zoo_json_hash(record)})
-
-
-def zoo_json_hash(record: dict[str, Any]) -> str:
-    """The sha256 of what zoo.json says, but for that hash itself."""
-    values = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

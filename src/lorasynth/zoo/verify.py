@@ -14,9 +14,9 @@ from lorasynth.lora.layout import Layout
 from lorasynth.storage.faults import printable
 from lorasynth.storage.files import read_tensors
 from lorasynth.storage.reading import read_json, sha256_file
+from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, SCHEMA_VERSION, head_hash
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, Tombstone, read_manifest
 from lorasynth.zoo.shards import Shard, ShardHeader, open_header, read_shard, row_hash
-from lorasynth.zoo.store import SCHEMA_VERSION, zoo_json_hash
 
 LEFTOVER = ("orphan-shard", "orphan-file")
 """Faults that a killed writer leaves: files that no item needs."""
@@ -137,7 +137,7 @@ def require_zoo(folder: str | Path) -> Path:
         ZooError: it does not.
     """
     folder = Path(folder)
-    if not (folder / "zoo.json").exists() and not (folder / MANIFEST_NAME).exists():
+    if not (folder / HEAD_NAME).exists() and not (folder / MANIFEST_NAME).exists():
         raise ZooError(f"{folder}: expected a zoo, got no zoo.json; is this the right folder?")
     return folder
 
@@ -153,22 +153,20 @@ class _Record:
 
 def _check_zoo_json(folder: Path, faults: list[Fault]) -> Layout | None:
     """Hold zoo.json against its own hash and the initialisation against zoo.json's; gives the layout."""
-    path, layout = folder / "zoo.json", None
+    path, layout = folder / HEAD_NAME, None
     try:
         record = read_json(path)
         layout = Layout.from_dict(record["layout"])
         if record["schema"] not in range(1, SCHEMA_VERSION + 1):
             raise ValueError(f"schema {record['schema']!r}")
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        if record["schema"] > 1 and (
-            record.get("sha256") != zoo_json_hash(record) or path.read_bytes() != text.encode()
-        ):
+        if record["schema"] > 1 and (record.get("sha256") != head_hash(record) or path.read_bytes() != text.encode()):
             raise ValueError("other contents than were written")
     except (ModelError, LayoutError, LookupError, TypeError, ValueError) as error:
         problem = f"expected what the zoo is of, as it was written, got {error}; restore it from a copy"
-        faults.append(Fault(code="zoo-json", place="zoo.json", problem=problem))
+        faults.append(Fault(code="zoo-json", place=HEAD_NAME, problem=problem))
         return layout
-    init = folder / "init.safetensors"
+    init = folder / INIT_NAME
     try:
         if record["schema"] > 1:
             actual = sha256_file(init) if init.exists() else None

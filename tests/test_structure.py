@@ -1,0 +1,139 @@
+"""The tree in CONTRIBUTING.md is the order of the rooms: a module imports only from rooms that stand above its own."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "lorasynth"
+TOP = ("__init__", "__main__")
+"""What a user imports or runs; it may reach into every room."""
+
+
+def tree_of(page):
+    """The rooms of the page's tree, in its order."""
+    block = re.search(r"^src/lorasynth/\n((?:  .*\n)+)", page, re.MULTILINE)[1]
+    rooms = re.findall(r"^  (\w+)(?:/|\.py)\s", block, re.MULTILINE)
+    return tuple(room for room in rooms if room != "assets")
+
+
+ORDER = tree_of((ROOT / "CONTRIBUTING.md").read_text())
+
+
+def modules():
+    """Every module's name, as its path within the package, and its source."""
+    folder = ROOT / "src" / PACKAGE
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        yield ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts), path.read_text()
+
+
+SOURCES = dict(modules())
+
+
+def imports(source) -> Iterator[str]:
+    """Modules of the package that a source imports when it runs, in functions too; not what only a type checker reads."""
+    waiting = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "expected the whole name of what is imported"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == PACKAGE)
+
+
+def home_of(name, known):
+    """The module that holds an imported name: `lorasynth.zoo.Zoo` is of `zoo`, `lorasynth.Zoo` of `__init__`."""
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in known:
+        parts.pop()
+    return ".".join(parts) or "__init__"
+
+
+def graph(sources):
+    return {module: {home_of(name, sources) for name in imports(text)} - {module} for module, text in sources.items()}
+
+
+def room_of(module):
+    return module.split(".")[0]
+
+
+def arrows_back_up(sources, order):
+    """Imports of a room that stands below, or of the whole package."""
+    places = {room: place for place, room in enumerate(order)}
+    places |= {room: len(order) for room in TOP}
+    return [
+        f"{module} imports {other}"
+        for module, others in graph(sources).items()
+        for other in sorted(others)
+        if places[room_of(other)] > places[room_of(module)]
+    ]
+
+
+def circles(sources):
+    """Modules that are left when those are taken away, again and again, that import none of the rest."""
+    left = graph(sources)
+    while free := [module for module, others in left.items() if not others & left.keys()]:
+        for module in free:
+            del left[module]
+    return sorted(left)
+
+
+def test_every_room_stands_once_in_the_tree():
+    rooms = {room_of(module) for module in SOURCES} - set(TOP)
+    assert set(ORDER) == rooms
+    assert len(ORDER) == len(rooms)
+
+
+def test_no_room_imports_one_below_it():
+    assert arrows_back_up(SOURCES, ORDER) == []
+
+
+def test_no_module_imports_itself_through_others():
+    assert circles(SOURCES) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import lorasynth.high",
+        "import lorasynth",
+        "from lorasynth import high",
+        "from lorasynth import __version__",
+        "from lorasynth.high.thing import name",
+        "def f():\n    from lorasynth.high import thing",
+        "class C:\n    def f(self):\n        if True:\n            import lorasynth.high.thing as t",
+        "if TYPE_CHECKING:\n    import torch\nelse:\n    from lorasynth.high import thing",
+    ],
+)
+def test_an_arrow_back_up_is_seen_however_it_is_written(source):
+    sources = {"__init__": "", "low": source, "high": "from lorasynth.low import x", "high.thing": ""}
+    assert len(arrows_back_up(sources, ("low", "high"))) == 1
+
+
+@pytest.mark.parametrize(
+    "source", ["if TYPE_CHECKING:\n    from lorasynth.high import x", "import torch", "from lorasynth.low.a import b"]
+)
+def test_what_only_a_type_checker_reads_is_no_arrow(source):
+    assert arrows_back_up({"low": source, "low.a": "", "high": ""}, ("low", "high")) == []
+
+
+def test_a_circle_is_seen_within_a_room():
+    sources = {
+        "a.x": "from lorasynth.a.y import f",
+        "a.y": "def f():\n    from lorasynth.a.z import g",
+        "a.z": "import lorasynth.a.x",
+    }
+    assert circles(sources) == ["a.x", "a.y", "a.z"]
+    assert circles(sources | {"a.z": ""}) == []
