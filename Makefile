@@ -54,7 +54,7 @@ format: setup
 	$(BIN)/ruff format src tests benchmarks integrations experiments
 	$(BIN)/ruff check --fix src tests benchmarks integrations experiments
 
-# The ratios of docs/performance.md that a CPU gives in minutes (about 20 on two busy cores), each after the command that prints it.
+# The ratios of docs/results/performance.md that a CPU gives in minutes (about 20 on two busy cores), each after the command that prints it.
 BENCHMARKS = bench_adalora.py "bench_serving.py --runs 3" bench_synthesis.py "bench_synthesis_sd15.py --runs 2" zoo_training.py \
 	canonical.py "bootstrapped_zoo.py --people 8 --plain-steps 200 --steps 12 --starts adalora --learning-rate 1e-2 --usual-learning-rate 1e-3"
 bench: setup
@@ -86,12 +86,12 @@ reproduce: setup
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny
 
-# The claims of docs/evidence.md: runs the cells that have no result yet on a zoo of portraits, then writes the page. Where all
+# The claims of docs/results/evidence.md: runs the cells that have no result yet on a zoo of portraits, then writes the page. Where all
 # have one, as they come with the repository, no zoo is needed.
 ZOO ?= runs/zoo
 evidence: setup
 	mkdir -p $(OUT)
-	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/evidence.md --force
+	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/results/evidence.md --force
 
 # The wheel, and a try of it as a user has it: an empty environment without the dev extra, no network, no checkout at hand.
 WHEEL_VENV = $(OUT)/wheel/venv

@@ -197,7 +197,7 @@ def check(build: Build, runs: int, out: Path | None) -> None:
 
 
 def plan() -> None:
-    """Bank and lease against mean time to preemption: 64 machines, a million LoRAs of SDXL at 30.1 s each (docs/scale.md)."""
+    """Bank and lease against mean time to preemption: 64 machines, a million SDXL LoRAs at 30.1 s (docs/results/scale.md)."""
     print("bank  preempted    lease    days  closed form  lost  preemptions")
     for loras in (32, 512):
         for hours in (1, 4, 24):

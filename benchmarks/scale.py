@@ -1,4 +1,4 @@
-"""The formulas of docs/scale.md against measurements at 1, 4 and 16 times a size.
+"""The formulas of docs/results/scale.md against measurements at 1, 4 and 16 times a size.
 
     python benchmarks/scale.py storage    # bytes of a zoo on disk, seconds to write and to open it
     python benchmarks/scale.py memory     # peak memory of fitting canonical form and VAE

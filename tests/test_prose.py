@@ -13,14 +13,14 @@ PAGES = (
     "SECURITY.md",
     "docs/commands.md",
     "docs/evaluate.md",
-    "docs/figures.md",
+    "docs/results/figures.md",
     "docs/formats.md",
     "docs/method.md",
-    "docs/performance.md",
-    "docs/scale.md",
-    "docs/worlds.md",
+    "docs/results/performance.md",
+    "docs/results/scale.md",
+    "docs/reference/worlds.md",
     "docs/your-pictures.md",
-    "docs/zoo-training.md",
+    "docs/results/zoo-training.md",
 )
 
 

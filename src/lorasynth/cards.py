@@ -108,7 +108,7 @@ One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} L
 
 {table}
 
-How like their subjects its pictures are: `lorasynth evaluate` with this folder; for the shipped model see docs/figures.md.
+Similarity of its pictures: `lorasynth evaluate` with this folder. The shipped model: docs/results/figures.md.
 
 **Limits**: it knows {get_domain(recipe.zoo.world).about}. Photographs are
 refused. It shows the method; for real faces train on a zoo of them.

@@ -1,7 +1,7 @@
 """Does a zoo teach anything, and does a synthesizer do anything? One plain sentence where not, with what to do instead.
 
 LoRAs that were trained each from an initialisation of its own are known to teach nothing: ridge regression explains none of
-held-out ΔW in any gauge, and 0.2 of it where all began from one lora_A (docs/evidence.md, *initialisation*).
+held-out ΔW in any gauge, and 0.2 of it where all began from one lora_A (docs/results/evidence.md, *initialisation*).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ SIZE = 0.2
 INSTEAD = (
     "LoRAs that were trained each from an initialisation of its own teach nothing: train them all from one shared "
     "initialisation. Those of `zoo build` share one: give more people or --steps "
-    "(docs/real-bases.md#a-zoo-that-teaches-nothing)"
+    "(docs/reference/real-bases.md#a-zoo-that-teaches-nothing)"
 )
 
 

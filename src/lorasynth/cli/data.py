@@ -14,7 +14,7 @@ EncoderName = Annotated[
     str,
     typer.Option(
         help="What embeds photos: a folder or file of ONNX face models, aligned:FILE, clip:FOLDER, dinov2:FOLDER, a hub id, "
-        "or a drawn world's name; see docs/real-faces.md."
+        "or a drawn world's name; see docs/reference/real-faces.md."
     ),
 ]
 InstancePrompt = Annotated[

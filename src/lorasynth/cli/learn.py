@@ -21,7 +21,7 @@ def train_vae(
 ) -> None:
     """Fit canonical form and VAE on a zoo.
 
-    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+    Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train vae portraits --zoo runs/zoo --out runs/fit
     """
@@ -50,7 +50,7 @@ def train_prior(
 ) -> None:
     """Fit the priors and the baselines on the VAE's latents.
 
-    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+    Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train prior portraits --zoo runs/zoo --out runs/fit
     """
@@ -84,7 +84,7 @@ def train_refine(
 ) -> None:
     """Train the diffusion priors through the base model, on people of whom there are photos and no LoRAs.
 
-    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+    Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train refine portraits --out runs/fit --prior adalora
     """
@@ -117,7 +117,7 @@ def train_end_to_end(
 ) -> None:
     """Train all diffusion priors and the VAE together through the base model; fit the baselines to that VAE.
 
-    Several processes share it when started by torchrun or accelerate launch: docs/scale.md.
+    Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
     """

@@ -73,7 +73,9 @@ def zoo_build(
         str | None,
         typer.Option(help="With --data: the base, a diffusers folder, .safetensors checkpoint, hub id or world."),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="With --data: what embeds photos; docs/real-faces.md.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="With --data: what embeds photos; docs/reference/real-faces.md.")
+    ] = None,
     instance_prompt: Annotated[
         str | None,
         typer.Option(help="With --data: the caption of photos that have none; 'a photo of sks person' by default."),
@@ -105,7 +107,7 @@ def zoo_build(
 ) -> None:
     """Train a zoo of LoRAs, many at once, resumable: of people of a drawn world or, with --data, of photographs.
 
-    Any number of these commands may share a folder, on any number of machines: docs/scale.md.
+    Any number of these commands may share a folder, on any number of machines: docs/results/scale.md.
 
     Example: lorasynth zoo build sd15 --base BASE --data people/ --encoder models/buffalo_l --out runs/zoo
     """
@@ -256,7 +258,7 @@ def zoo_import(
         str | None,
         typer.Option(
             help="What embeds photos, and what embeddings were made with: a world's name, folder or file of ONNX face models, "
-            "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/real-faces.md."
+            "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/reference/real-faces.md."
         ),
     ] = None,
     unet_only: Annotated[

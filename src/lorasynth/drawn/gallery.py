@@ -114,7 +114,7 @@ class DrawnGallery:
         split = split_of(int(subject)) if subject.isdecimal() else None
         if split is None:
             raise UsageError(
-                f"expected a person of a split (docs/worlds.md), got {subject!r:.80}; take one of `subjects`"
+                f"expected a person of a split (docs/reference/worlds.md), got {subject!r:.80}; take one of `subjects`"
             )
         return [
             PhotoRef(subject, f"{subject}/{number}", use)

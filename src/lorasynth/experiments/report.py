@@ -18,7 +18,7 @@ After this page you know which claims of the paper and of ours held here, by whi
 them again.
 
     make evidence ZOO=runs/zoo                             # runs what has no result yet, then writes this page
-    lorasynth experiment --report docs/evidence.md --force # writes it again
+    lorasynth experiment --report docs/results/evidence.md --force # writes it again
 
 One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom nothing has
 seen. Its bar was written before its cells were run, unless the claim says otherwise. Each section names its

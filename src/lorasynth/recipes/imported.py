@@ -5,7 +5,7 @@
     lorasynth synthesize me.jpg --model runs/fit/synthesizer --encoder SPEC -o me.safetensors --consent self
 
 Minutes on one core for some hundreds of LoRAs. What to expect: LoRAs that were trained each from an initialisation of its own
-teach nothing, and training says so (docs/real-bases.md#a-zoo-that-teaches-nothing).
+teach nothing, and training says so (docs/reference/real-bases.md#a-zoo-that-teaches-nothing).
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ BASES = {
 MANY = 5_000
 """LoRAs from which on the training of `sd15_faces` is worth its hours."""
 LORAS_A_NUMBER = 8
-"""LoRAs for each number of a latent: with 653 LoRAs 64 numbers are learned and 512 are noise (docs/figures.md)."""
+"""LoRAs for each number of a latent: with 653 LoRAs 64 numbers are learned and 512 are noise (docs/results/figures.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ Two CPU cores, about five hours (added up from single stages, some of them scale
 priors 5 min, the critic 5 min, training the priors through the base 45 min on photos and 20 min on
 what they draw (one on each core), end to end with the VAE 50 min (one core), choosing their settings 5 min, evaluation 20 min.
 Each stage is skipped where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect:
-docs/figures.md.
+docs/results/figures.md.
 
 The shipped encoder, recogniser and base saw earlier portraits for a part or all of their training; see their cards.
 """

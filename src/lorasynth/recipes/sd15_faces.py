@@ -8,7 +8,7 @@ One CPU core: VAE about half an hour, each of the two priors about 10 hours (0.3
 a LoRA, and may be larger than memory (docs/zoo.md).
 
 What to expect is not known: this recipe has the paper's scale (latent 512, 100,000 steps of 128) and nobody has run it in full.
-`benchmarks/sd15_size.py` runs it with short training on planted LoRAs of this very shape; see docs/figures.md.
+`benchmarks/sd15_size.py` runs it with short training on planted LoRAs of this very shape; see docs/results/figures.md.
 """
 
 from dataclasses import replace
@@ -42,7 +42,7 @@ def sd15_faces_small() -> BaseRecipe:
     """The same for a zoo of some hundreds of LoRAs, 65 at the least: a few minutes on one core.
 
     A latent has to be far shorter than there are LoRAs: what a stem of nearly as many directions finds in them is their noise,
-    and no prior learns anything from its latents that ridge regression does not say (docs/figures.md).
+    and no prior learns anything from its latents that ridge regression does not say (docs/results/figures.md).
     """
     recipe = sd15_faces()
     return replace(

@@ -1,7 +1,7 @@
 """Where the LoRAs of a zoo start: from nothing, from the zoo's mean, or from what a synthesizer predicts (bootstrapping).
 
-A prediction needs fewer steps to become the person. It also leaves something of its own in the zoo: docs/zoo-training.md has the
-figures.
+A prediction needs fewer steps to become the person. It also leaves something of its own in the zoo. The figures are in
+docs/results/zoo-training.md.
 """
 
 from collections.abc import Callable

@@ -25,7 +25,7 @@ FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
 HOW_TO_READ_LABELS = (
     f"{LABELS_NAME} is a pickled pandas table, which could run anything and is never opened here; if you trust it, let a Python "
     f"with pandas write it as CSV: torch.load('{LABELS_NAME}', weights_only=False).rename_axis(None).to_csv('people.csv'); then "
-    "give --table people.csv (docs/real-bases.md)"
+    "give --table people.csv (docs/reference/real-bases.md)"
 )
 """What to do about the release's own table."""
 _INDEX = ("", "__index_level_0__")  # what pandas calls an index without a name, in CSV and in Parquet
