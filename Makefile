@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel clean
+.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel site clean
 
 setup: $(VENV)/.installed
 
@@ -105,5 +105,9 @@ wheel: setup
 	cd $(OUT)/wheel && export HF_HUB_OFFLINE=1 && venv/bin/lorasynth doctor && venv/bin/lorasynth demo --out demo && \
 		venv/bin/lorasynth synthesize demo/photo.png --consent synthetic -o me.safetensors && test -s me.safetensors
 
+# The site: pages and API reference; a warning is an error. Look at it: python -m http.server -d $(OUT)/site
+site: setup
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs $(OUT)/site
+
 clean:
-	rm -rf $(OUT) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(OUT) docs/api .pytest_cache .mypy_cache .ruff_cache

@@ -1,20 +1,21 @@
 """Sphinx's settings: `make site` builds out/site from these pages and from the package's docstrings."""
 
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "src"))
+from sphinx.application import Sphinx
+from sphinx.ext.apidoc import main as apidoc
 
-import lorasynth  # noqa: E402
+import lorasynth
+
+DOCS = Path(__file__).parent
 
 project = "lorasynth"
 author = "lorasynth maintainers"
 copyright = f"2026, {author}"
 version = release = lorasynth.__version__
 
-extensions = ["myst_parser", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["api/modules.rst", "_templates"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_templates"]
 # jaxtyping's names of dimensions in strings look like references.
 suppress_warnings = ["ref.python"]
 
@@ -25,18 +26,9 @@ myst_enable_extensions = ["colon_fence"]
 highlight_language = "text"
 
 # The API reference: a page for each package, made anew by every build.
-apidoc_modules = [
-    {
-        "path": "../src/lorasynth",
-        "destination": "api",
-        "separate_modules": False,
-        "exclude_patterns": ["**/__main__.py", "**/cli/**", "**/assets/**"],
-        "template_dir": "_templates/apidoc",
-    }
-]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
+autodoc_use_type_comments = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -51,3 +43,16 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def write_api(_: Sphinx) -> None:
+    """Write docs/api by the template of docs/_templates/apidoc; the command line has commands.md."""
+    package = Path(lorasynth.__file__).parent
+    left_out = [str(package / name) for name in ("__main__.py", "cli", "assets")]
+    template = str(DOCS / "_templates/apidoc")
+    apidoc(["-q", "--force", "--no-toc", "--templatedir", template, "-o", str(DOCS / "api"), str(package), *left_out])
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.connect("builder-inited", write_api)

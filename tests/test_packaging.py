@@ -43,7 +43,7 @@ def test_workflows_call_targets_that_the_makefile_has():
         if "run" in step
     ]
     called = {target for command in commands for target in re.findall(r"^make ([\w-]+)", command, re.MULTILINE)}
-    assert {"check", "test-all", "wheel"} <= called <= targets
+    assert {"check", "test-all", "wheel", "site"} <= called <= targets
 
 
 def test_release_needs_no_token_and_a_built_wheel():
