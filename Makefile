@@ -38,8 +38,8 @@ test-comfyui: setup
 	LORASYNTH_COMFYUI="$(LORASYNTH_COMFYUI)" $(COMFYUI_PYTHON) -m pytest -n0 tests/integrations/real_comfyui.py
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks integrations experiments
-	$(BIN)/ruff check src tests benchmarks integrations experiments
+	$(BIN)/ruff format --check src tests benchmarks integrations examples experiments
+	$(BIN)/ruff check src tests benchmarks integrations examples experiments
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -n 2 -m "not integration and not slow" tests
 
@@ -51,8 +51,8 @@ soak: setup
 	LORASYNTH_SOAK=64000,200 $(BIN)/python -m pytest -s --timeout 0 tests/zoo/test_kills.py
 
 format: setup
-	$(BIN)/ruff format src tests benchmarks integrations experiments
-	$(BIN)/ruff check --fix src tests benchmarks integrations experiments
+	$(BIN)/ruff format src tests benchmarks integrations examples experiments
+	$(BIN)/ruff check --fix src tests benchmarks integrations examples experiments
 
 # The ratios of docs/results/performance.md that a CPU gives in minutes (about 20 on two busy cores), each after the command that prints it.
 BENCHMARKS = bench_adalora.py "bench_serving.py --runs 3" bench_synthesis.py "bench_synthesis_sd15.py --runs 2" zoo_training.py \

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from drawing import LETTERS, caption, draw, draw_letters, draw_look
 from faces import Face, Survey, survey
 from licences import licences_of
-from PIL import Image
 
 TABLE, SURVEY, CARD = "metadata.jsonl", "faces.json", "README.md"
 TRAIN, HELD_OUT = "train", "held-out"
@@ -35,7 +36,9 @@ def write_face(face: Face, folder: Path, photos: int) -> list[dict[str, str]]:
     Letters come in random order, so that no letter comes a second time before all others have come once.
     """
     (folder / face.name).mkdir(parents=True, exist_ok=True)
-    order = "".join("".join(rng_of(face.name, "order", str(i)).permutation(list(LETTERS))) for i in range(-(-photos // 52)))
+    order = "".join(
+        "".join(rng_of(face.name, "order", str(i)).permutation(list(LETTERS))) for i in range(-(-photos // 52))
+    )
     lines = []
     for number in range(photos):
         rng = rng_of(face.name, str(number))
@@ -65,7 +68,11 @@ def write_card(found: Survey, path: Path, licences: Path | None) -> None:
             rows.append(f"| {family} | {count} | {folder} | {known.get(family, 'see the fonts')} |")
     reasons = Counter(one.reason for one in found.left_out)
     left = ["| left out because of | fonts |", "|---|---|", *(f"| {r} | {n} |" for r, n in sorted(reasons.items()))]
-    head = ["# Letters of typefaces", "", "Pictures of letters, drawn from fonts. The fonts' own licences hold for them."]
+    head = [
+        "# Letters of typefaces",
+        "",
+        "Pictures of letters, drawn from fonts. The fonts' own licences hold for them.",
+    ]
     path.write_text("\n".join([*head, "", *rows, "", *left, ""]))
 
 

@@ -20,18 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
 from drawing import LETTERS, PLAIN, draw, draw_look
 from faces import Face, Survey
 from folder import SURVEY, rng_of
-from jaxtyping import Float
-from pool import Pool, open_pool
-from recognisers import Classifier, RecogniserConfig, read, train_encoder, train_reader, train_second
-from torch import Tensor, nn
-
+from lorasynth.encoders.arcface import ArcFaceEncoder
 from lorasynth.encoders.export import export_onnx
-from lorasynth.errors import LorasynthError
-from lorasynth.files import read_tensors, write_json, write_tensors
-from lorasynth.recipes.sharp_models import save_base
+from lorasynth.errors import LorasynthError, UsageError
+from lorasynth.recipes.sharp_stages import save_base
+from lorasynth.storage.files import read_tensors, write_json, write_tensors
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
@@ -39,9 +38,11 @@ from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.recogniser_training import verification
 from lorasynth.worlds.vae import build_vae
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
+from pool import Pool, open_pool
+from recognisers import Classifier, RecogniserConfig, read, right, train_encoder, train_reader, train_second
 
 SUBJECT = "sks typeface"
-WORDS = (*SUBJECT.split(), *"the capital small letter letters in on black white grey".split())
+WORDS = (*SUBJECT.split(), "the", "capital", "small", "letter", "letters", "in", "on", "black", "white", "grey")
 _PLACES = 10.0  # times the usual size of position embeddings, so that the order of letters is heard
 _PCA_PICTURES = 4_000
 
@@ -61,7 +62,7 @@ class ModelsConfig:
             channels=(64, 128),
             loop=LoopConfig(
                 steps=8_000, learning_rate=2e-3, warmup_steps=200, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
-            )
+            ),
         )
     )
     recognisers: RecogniserConfig = field(default_factory=RecogniserConfig)
@@ -80,6 +81,8 @@ def make_base(pool: Pool, out: Path, config: ModelsConfig) -> None:
     """A Stable Diffusion that draws the letters of a caption, in any face."""
     from diffusers import AutoencoderKL
 
+    if not (out / "vae" / "config.json").exists():
+        raise UsageError(f"{out / 'vae'}: expected a picture VAE, got none; run the stage 'vae' first")
     vae = AutoencoderKL.from_pretrained(out / "vae", local_files_only=True)
     pipe = build_pipeline(WORDS, vae, config.base)
     with torch.no_grad():
@@ -136,7 +139,6 @@ def letters_of(face: Face, letters: str = LETTERS) -> Float[Tensor, "n 3 S S"]:
 
 def report(faces: Sequence[Face], out: Path) -> dict[str, float]:
     """How well recognisers tell faces of held-out families apart, and how many of their letters are read."""
-    from lorasynth.encoders import open_encoder
 
     def photos(who: list[int], which: list[int], size: int) -> Float[Tensor, "B 3 S S"]:
         found = []
@@ -147,14 +149,14 @@ def report(faces: Sequence[Face], out: Path) -> dict[str, float]:
 
     record: dict[str, float] = {}
     for name in ("encoder", "second"):
-        encoder = open_encoder(f"aligned:{out / name}.onnx")
+        encoder = ArcFaceEncoder(out / f"{name}.onnx")
         found = verification(_Crops(encoder.embed_crops), photos, list(range(len(faces))))
         record |= {f"{name}.{key}": value for key, value in found.items()}
     reader = open_reader(out / "reader.safetensors")
-    read_as = [read(reader, letters_of(face)) for face in faces]
-    record["reader.right"] = float(np.mean([np.mean([a == b for a, b in zip(r, LETTERS)]) for r in read_as]))
-    same = [np.mean([a == b for a, b in zip(r.lower(), LETTERS.lower())]) for r in read_as]
-    record["reader.right_but_for_case"] = float(np.mean(same))
+    read_as = "".join(read(reader, letters_of(face)) for face in faces)
+    true = LETTERS * len(faces)
+    record["reader.right"] = right(read_as, true)
+    record["reader.right_but_for_case"] = right(read_as.lower(), true.lower())
     return record
 
 

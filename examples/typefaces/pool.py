@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from drawing import LETTERS, SIZE, caption, draw, draw_letters, draw_look
 from faces import Face
 from folder import rng_of
-from jaxtyping import Float, Int
-from torch import Tensor
 
 _LABEL = np.dtype([("letters", "U3"), ("ground", "U16")])
 

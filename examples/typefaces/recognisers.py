@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from drawing import LETTERS
 from jaxtyping import Float
-from pool import Pool
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from drawing import LETTERS
 from lorasynth.training import LoopConfig, config_record, step_generator, train
 from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
 from lorasynth.worlds.recogniser_training import arcface_logits, contrastive_loss, degrade
+from pool import Pool
 
 _CALIBRATING = 40  # batches that batch norms take their statistics from
 
@@ -97,6 +97,11 @@ def read(reader: Classifier, pictures: Float[Tensor, "B 3 H W"]) -> str:
     with torch.no_grad():
         found = torch.cat([reader(part) for part in pictures.split(64)]).argmax(1)
     return "".join(LETTERS[i] for i in found.tolist())
+
+
+def right(found: str, true: str) -> float:
+    """The part of letters that are what they should be."""
+    return sum(a == b for a, b in zip(found, true, strict=True)) / len(true)
 
 
 def _train(
