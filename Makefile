@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel site clean
+.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel site notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -92,6 +92,10 @@ ZOO ?= runs/zoo
 evidence: setup
 	mkdir -p $(OUT)
 	$(BIN)/lorasynth experiment all --zoo $(ZOO) --workers 2 --json $(OUT)/evidence.json --report docs/results/evidence.md --force
+
+# The notebooks, run anew, hold no output but their pictures; the tests run them too.
+notebooks: setup
+	$(BIN)/python dev/notebooks.py
 
 # The wheel, and a try of it as a user has it: an empty environment without the dev extra, no network, no checkout at hand.
 WHEEL_VENV = $(OUT)/wheel/venv
