@@ -25,6 +25,7 @@ def main() -> None:
                 cell.execution_count, cell.metadata = None, {}
                 for output in cell.outputs:
                     output.execution_count, output.metadata = None, {}
+                    output.data = {"image/png": output.data["image/png"]}
         notebook.metadata = kept
         nbformat.write(notebook, path)
         print(path)

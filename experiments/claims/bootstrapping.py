@@ -124,8 +124,8 @@ def _cell(start: str | None, steps: int = 0, learning_rate: float = 0.0) -> Conf
 
 EXPERIMENT = Experiment(
     name="bootstrapping",
-    title="VAE and ADALoRA fitted to 480 LoRAs of which 320 are made in another way: as in the zoo (from its mean, 45 steps), in "
-    "15 steps from the mean, from the prediction that the first 160 have taught, or not at all",
+    title="VAE and ADALoRA fitted to 480 LoRAs, of which 320 are made in another way. They are made as in the zoo (from its "
+    "mean, 45 steps), in 15 steps from the mean, from the prediction that the first 160 have taught, or not at all",
     cells={
         "first-third": _cell(None),
         "mean-45": _cell("as it is"),

@@ -132,7 +132,7 @@ def _cell(gauge: str, scrambled: bool = True) -> Config:
 
 EXPERIMENT = Experiment(
     name="gauge",
-    title="Ridge regression from embedding to LoRA vectors of the same updates in several gauges; all but as-trained begin from "
+    title="Ridge regression from embedding to LoRA vectors of the same updates in several gauges. All but as-trained begin from "
     "LoRAs each in a random gauge of its own, as those of unlike trainings are",
     cells={
         "as-trained": _cell("none", scrambled=False),

@@ -113,8 +113,8 @@ RANKS = (1, 4, 8)
 
 EXPERIMENT = Experiment(
     name="initialisation",
-    title="Ridge regression from embedding to LoRA vectors of 160 people in several gauges; LoRAs trained anew, lora_A too, from "
-    "one random lora_A for all or from one each, 30 steps of 4 photos",
+    title="Ridge regression from embedding to LoRA vectors of 160 people in several gauges. LoRAs are trained anew, lora_A too, "
+    "from one random lora_A for all or from one each, 30 steps of 4 photos",
     cells={
         f"rank{rank}-{start}": {
             "rank": rank,

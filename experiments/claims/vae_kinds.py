@@ -134,8 +134,8 @@ def _cell(kind: str, latent_dim: int, loss: str = "canonical") -> Config:
 
 EXPERIMENT = Experiment(
     name="vae-kinds",
-    title="People's own LoRAs through VAEs of equal latents and steps: ours (from PCA on), an MLP on whole vectors and an MLP on "
-    "a token for each module (both from random weights), and ours where errors are those of ΔW",
+    title="People's own LoRAs through VAEs of equal latents and steps. Ours starts at PCA, an MLP on whole vectors and one on a "
+    "token for each module at random weights. A fourth is ours with errors of ΔW",
     cells={
         **{f"{kind}-m{m}": _cell(kind, m) for m in (32, 256) for kind in ("ours", "whole", "tokens")},
         **{f"ours-delta_W-m{m}": _cell("ours", m, "delta_W") for m in (32, 256)},

@@ -61,14 +61,14 @@ def noise_on_cpu(*shape: int, seed: int) -> Float[Tensor, "..."]:
 
 @contextmanager
 def half_precision() -> Iterator[None]:
-    """Within it, a GPU's products and convolutions are those of bfloat16 (autocast); on the CPU nothing changes."""
+    """Within it, a GPU's products and convolutions are those of bfloat16 (autocast). On the CPU nothing changes."""
     with torch.autocast("cuda", torch.bfloat16, enabled=torch.get_default_device().type == "cuda"):
         yield
 
 
 @contextmanager
 def fast_matmul() -> Iterator[None]:
-    """Within it, float32 matrix products on a GPU are those of TF32, ten bits of mantissa; on the CPU nothing changes.
+    """Within it, float32 matrix products on a GPU are those of TF32, ten bits of mantissa. On the CPU nothing changes.
 
     Trainings can do with them. Closed forms (canonical form, ridge, principal directions) stay outside.
     """

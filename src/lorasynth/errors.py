@@ -23,7 +23,7 @@ A message says what was expected, what came, and what to do next.
 
 
 class LorasynthError(Exception):
-    """Base of all errors that are the user's to mend; ``code`` is a stable name for programs."""
+    """Base of all errors that are the user's to mend. ``code`` is a stable name for programs."""
 
     code = "error"
 

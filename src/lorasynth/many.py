@@ -36,7 +36,7 @@ class Counts:
 def people_of_table(table: Path) -> dict[str, list[Path]]:
     """Photos by person, of a table with the columns ``person`` and ``photo``, a row a photo.
 
-    ``photo`` is a file or a folder of photos, relative to the table; in JSONL and Parquet it may be a list of such.
+    ``photo`` is a file or a folder of photos, relative to the table. In JSONL and Parquet it may be a list of such.
 
     Raises:
         UsageError: the table cannot be read, or lacks a column.

@@ -1,4 +1,4 @@
-"""A synthesizer's folder: canonical form, VAE, priors, guard, configuration and card; no encoder and no pickle."""
+"""A synthesizer's folder: canonical form, VAE, priors, guard, configuration and card. No encoder and no pickle."""
 
 import os
 from pathlib import Path
@@ -108,7 +108,7 @@ def write_synthesizer(
 
 
 def read_synthesizer(folder: str | Path, encoder: str | Encoder | None) -> dict[str, Any]:
-    """The fields of a synthesizer; see `Synthesizer.from_pretrained`."""
+    """The fields of a synthesizer. See `Synthesizer.from_pretrained`."""
     path = Path(folder)
     if not os.path.isdir(path):
         path = local_copy(str(folder), "model", FILES)

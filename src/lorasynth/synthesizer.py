@@ -47,7 +47,7 @@ class Synthesizer:
     """What a user downloads and calls: ``Synthesizer.from_pretrained(folder)("me.png").save("me.safetensors")``.
 
     Of one of two kinds. A drawn world's has the world's encoder, which knows at once whether a photo is of that world. A real
-    base's is conditioned on an encoder that is the user's own: it says which, and takes no other; without it, embeddings are all
+    base's is conditioned on an encoder that is the user's own: it says which, and takes no other. Without it, embeddings are all
     that it takes.
     """
 
@@ -153,7 +153,7 @@ class Synthesizer:
 
     @property
     def shortcoming(self) -> str:
-        """What is to be said where its own record says that it explains nothing; else empty."""
+        """What is to be said where its own record says that it explains nothing. Else empty."""
         made_from = self.record.get("made_from")
         return shortcoming(made_from.get("validation")) if isinstance(made_from, dict) else ""
 
@@ -185,11 +185,11 @@ class Synthesizer:
     ) -> Float[Tensor, "B P"]:
         """Embeddings -> LoRA vectors, by one of the priors with its own settings unless others are given.
 
-        Equal seeds and settings give equal rows, bit for bit, on any number of threads. A row of a batch is another draw than the
-        same embedding by itself: at a temperature above 0 each row has noise of its own, and at 0 its last digits may differ.
+        Equal seeds and settings give equal rows, bit for bit, on any number of threads. A row of a batch is another draw than
+        the same embedding by itself. At a temperature above 0 each row has noise of its own. At 0 its last digits may differ.
 
-        The setting ``scale`` multiplies the canonical vector, which is a LoRA's deviation from the zoo's mean: what a prior finds
-        plausible on average is smaller than any LoRA, and this restores the size. Other settings are the sampler's.
+        The setting ``scale`` multiplies the canonical vector, which is a LoRA's deviation from the zoo's mean. What a prior
+        finds plausible on average is smaller than any LoRA, and this restores the size. Other settings are the sampler's.
 
         Raises:
             UsageError: no such prior, or a value out of range.

@@ -180,10 +180,10 @@ def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert "similarity, b minus a: 0.400 (0.400 to 0.400) | **confirmed** |" in text
     # One draw in sixteen takes the larger seed and the larger person twice, which is more than 2.5 %.
     assert "| a | 0.103 (0.100 to 0.110) | 24 | 0 |" in text
-    assert "Seeds 0, 1; results: [toy.jsonl](../toy.jsonl)." in text
+    assert "Seeds 0, 1. Results: [toy.jsonl](../toy.jsonl)." in text
     assert (
         "Of 3 claims of the paper's and its digest's: 1 confirmed, 2 not run. Of 2 claims of our own: 2 not run."
-        in text
+        in " ".join(text.split())
     )
     assert "Not run: `lorasynth experiment sampler --zoo ZOO`." in text
     assert "lorasynth experiment toy --zoo ZOO --seeds 2" in text

@@ -74,7 +74,7 @@ class Base(Protocol):
         ...
 
     def layout(self, rank: int, target_modules: Sequence[str] | None = None) -> Layout:
-        """The layout of its LoRAs; by default of the modules that are usual for the family."""
+        """The layout of its LoRAs. By default of the modules that are usual for the family."""
         ...
 
     def encode(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:

@@ -84,7 +84,7 @@ class PipelineBase(ABC):
         return self.pipe.vae.config.latent_channels, size, size
 
     def layout(self, rank: int, target_modules: Sequence[str] | None = None) -> Layout:
-        """The layout of its LoRAs; by default of `target_modules`.
+        """The layout of its LoRAs. By default of `target_modules`.
 
         Raises:
             LayoutError: no layer, or one that no LoRA fits, is of such a name.
@@ -112,7 +112,7 @@ class PipelineBase(ABC):
 
     @torch.no_grad()
     def prompts(self, captions: Sequence[str]) -> Prompts:
-        """Captions, encoded; what is longer than the text encoders take is cut, which diffusers reports."""
+        """Captions, encoded. What is longer than the text encoders take is cut, which diffusers reports."""
         n = self.captions_at_once
         return Prompts.cat([self._encode_captions(list(captions[i : i + n])) for i in range(0, len(captions), n)])
 
@@ -122,7 +122,7 @@ class PipelineBase(ABC):
         return self.prompts([""])[[0] * count]
 
     def predict(self, x_t: Float[Tensor, "B C h w"], level: Level, prompts: Prompts) -> Float[Tensor, "B C h w"]:
-        """The denoiser's own answer, in the precision of its weights; in and out in that of ``x_t``."""
+        """The denoiser's own answer, in the precision of its weights. In and out in that of ``x_t``."""
         dtype = next(self.denoiser.parameters()).dtype
         if dtype == x_t.dtype:
             return self._answer(x_t, level.time, prompts.tensors)
@@ -149,7 +149,7 @@ class PipelineBase(ABC):
 
     @property
     def _at_once(self) -> int:
-        """Pictures that the VAE is given: about as many pixels as 64 of 64 x 64; on a GPU 64 times as many."""
+        """Pictures that the VAE is given: about as many pixels as 64 of 64 x 64. On a GPU 64 times as many."""
         pixels = 2**18 if torch.get_default_device().type == "cpu" else 2**24
         return max(1, pixels // self.picture_size**2)
 
@@ -165,7 +165,7 @@ class PipelineBase(ABC):
 
 
 def dynamic_shift(scheduler: Any, tokens: int, max_shift: float) -> float | None:
-    """The ``mu`` by which a flow matching scheduler moves its sigmas for a picture of so many tokens; None for none.
+    """The ``mu`` by which a flow matching scheduler moves its sigmas for a picture of so many tokens. None for none.
 
     As FLUX's and Stable Diffusion 3's pipelines compute it (``calculate_shift``): linear between two sizes.
     """

@@ -49,7 +49,7 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Schedule:
-    """T noise levels of training, from the least noise to the most; what the network predicts; the steps of its sampler."""
+    """T noise levels of training, from the least noise to the most. What the network predicts. The steps of its sampler."""
 
     alpha: Float[Tensor, " T"]
     sigma: Float[Tensor, " T"]
@@ -135,7 +135,7 @@ class Schedule:
     def steps(self, count: int) -> Iterator[tuple[Level, Level]]:
         """Where a sampler of so many steps looks, and where each look leads: pairs of levels of one row each.
 
-        As diffusers' own: DDIM's timesteps by the configuration's spacing; flow matching's sigmas with its shift.
+        As diffusers' own: DDIM's timesteps by the configuration's spacing. Flow matching's sigmas with its shift.
         """
         if self.prediction == "flow":
             self.set_timesteps(self.scheduler, count)

@@ -31,7 +31,7 @@ _TENSORS = {"reference": "P", "mean": "P", "scale": "T", "active": "T"}
 class Canonicalizer:
     """The map between LoRAs and canonical scaled vectors.
 
-    ``apply`` brings each module's (B, A) to one gauge, takes the mean off and divides by one scale a tensor; ``invert`` undoes
+    ``apply`` brings each module's (B, A) to one gauge, takes the mean off and divides by one scale a tensor. ``invert`` undoes
     mean and scale. What comes back is another gauge of the same LoRA: equal on every ΔW up to rounding.
 
     With the metric "updates" squared distances are those of ΔW, up to one factor for all: lora_A of every item has orthonormal
@@ -55,7 +55,7 @@ class Canonicalizer:
 
     @property
     def blocks(self) -> list[int]:
-        """How many of a canonical vector's numbers are of each module, in order; modules without any are left out."""
+        """How many of a canonical vector's numbers are of each module, in order. Modules without any are left out."""
         counts = [sum(int(self.active[part].sum()) for part in pair) for pair in self.layout.slices.values()]
         return [count for count in counts if count]
 
@@ -71,8 +71,8 @@ class Canonicalizer:
     ) -> "Canonicalizer":
         """Fit gauge reference, mean and scale.
 
-        Differs from the paper, which fixes no sign and removes no mean: signs that LAPACK happens to choose are noise to a VAE,
-        and most of a raw zoo's variance is what all of its items share.
+        Differs from the paper, which fixes no sign and removes no mean. Signs that LAPACK happens to choose are noise to a
+        VAE. Most of a raw zoo's variance is what all of its items share.
 
         Mean and scale are of all items, and take one pass over them.
 
@@ -210,7 +210,7 @@ class Canonicalizer:
         return vectors
 
     def save(self, path: str | Path) -> None:
-        """Write as one safetensors file; `load` gives the same numbers back."""
+        """Write as one safetensors file. `load` gives the same numbers back."""
         header = {"layout": json.dumps(self.layout.to_dict()), "gauge": self.gauge}
         # Scale and activity are one number a tensor, and stored as such.
         places = [p.start for pair in self.layout.slices.values() for p in pair]

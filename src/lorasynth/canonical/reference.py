@@ -93,7 +93,7 @@ def _each_module(
     change: Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]],
     out: Float[Tensor, "N P"] | None = None,
 ) -> Float[Tensor, "N P"]:
-    """Vectors with each module's factors changed; errors say which module."""
+    """Vectors with each module's factors changed. Errors say which module."""
     out = torch.empty_like(vectors) if out is None else out
     for name, (A_NRI, B_NOR) in layout.split(vectors).items():
         try:

@@ -47,7 +47,7 @@ def smallest_rank(spectra: Spectra, keep: float) -> int:
 
 
 def truncate(singular: LoRA, spectra: Spectra, rank: int) -> tuple[LoRA, float]:
-    """The leading singular directions of each module; all of them where a module has no more.
+    """The leading singular directions of each module. All of them where a module has no more.
 
     Args:
         singular: a LoRA in `singular_form`.

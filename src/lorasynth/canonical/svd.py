@@ -52,7 +52,7 @@ def canonical_factors(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R
 
 
 def by_closed_form(A_NRI: Float[Tensor, "N 1 I"], B_NOR: Float[Tensor, "N O 1"]) -> tuple[Balanced, Bool[Tensor, " N"]]:
-    """Rank 1: ``S = |a| |b|``; both factors get the length ``sqrt(S)`` and keep their directions.
+    """Rank 1: ``S = |a| |b|``. Both factors get the length ``sqrt(S)`` and keep their directions.
 
     Returns:
         The factors, and for which items they are exact: not where a size is zero, extreme or not finite.
@@ -67,10 +67,10 @@ def by_closed_form(A_NRI: Float[Tensor, "N 1 I"], B_NOR: Float[Tensor, "N O 1"])
 
 
 def by_gram(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> tuple[Balanced, Bool[Tensor, " N"]]:
-    """Small ranks: ``A' = M A`` and ``B' = B M⁻¹``, so that the update is kept whatever M; M from the factors' Gram matrices.
+    """Small ranks: ``A' = M A`` and ``B' = B M⁻¹``, so that the update is kept whatever M. M from the factors' Gram matrices.
 
     With ``A Aᵀ = L Lᵀ`` (Cholesky) and ``Lᵀ (BᵀB) L = V S² Vᵀ`` (eigh), ``M = sqrt(S) Vᵀ L⁻¹`` and ``M⁻¹ = L V / sqrt(S)``. These
-    are in float64; the factors are multiplied in their own dtype, or, where M would magnify its rounding, in float64.
+    are in float64. The factors are multiplied in their own dtype, or, where M would magnify its rounding, in float64.
 
     Returns:
         The factors, and for which items they are exact: ``|M_j| |A| / |A'_j|`` is how much M magnifies the rounding of direction

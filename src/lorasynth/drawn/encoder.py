@@ -1,4 +1,4 @@
-"""A drawn world's own recogniser as an encoder: whole pictures of that world -> unit vectors; other pictures are refused."""
+"""A drawn world's own recogniser as an encoder: whole pictures of that world -> unit vectors. Other pictures are refused."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -46,7 +46,7 @@ class WorldEncoder:
 
     @cached_property
     def guard(self) -> WorldGuard:
-        """Refuses what is not a picture of this world; fitted to people that the recogniser has learned from."""
+        """Refuses what is not a picture of this world. Fitted to people that the recogniser has learned from."""
         from lorasynth.worlds.subjects import Role, persons_of
 
         persons = persons_of(Role.ENCODER, _GUARD_PICTURES)

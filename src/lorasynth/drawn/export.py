@@ -25,7 +25,7 @@ def export_people(
     force: bool = False,
     report: Callable[[str], None] = print,
 ) -> int:
-    """Draw the first people that a zoo may hold into ``out/PERSON/PHOTO.png``; captions and persons go into a table.
+    """Draw the first people that a zoo may hold into ``out/PERSON/PHOTO.png``. Captions and persons go into a table.
 
     A folder that was begun goes on: pictures that are there stay. The table comes last.
 

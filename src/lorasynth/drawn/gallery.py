@@ -31,7 +31,7 @@ _SCORED = range(SCORED_FROM, SESSION)
 
 
 def photo_numbers(split: Split, fit_photos: int) -> dict[Use, range]:
-    """The photos of a person of a split, by use; no photo has two.
+    """The photos of a person of a split, by use. No photo has two.
 
     Zoo LoRAs are all fine-tuned on photos of one session, a pilot on photos of each person's own settings.
 

@@ -1,4 +1,4 @@
-"""Five landmarks of a face -> the face upright in a square, as recognisers were trained on it; how sharp, turned and odd it is.
+"""Five landmarks of a face -> the face upright in a square, as recognisers were trained on it. How sharp, turned and odd it is.
 
 Points are pixel indices (x, y): (0, 0) is the centre of the upper left pixel. Shapes: S pixels a side of the square.
 """
@@ -52,7 +52,7 @@ def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"
 
 
 def align(image: Image.Image, landmarks: Float[np.ndarray, "5 2"], size: int = 112) -> Float[Tensor, "3 S S"]:
-    """The face upright in a square, in [0, 1]; bilinear, black outside the photo.
+    """The face upright in a square, in [0, 1]. Bilinear, black outside the photo.
 
     Differs from insightface's warp: a photo that shrinks to half or less is first averaged over whole pixels, so that fine detail
     does not alias.
@@ -84,7 +84,7 @@ def sharpness(crop: Float[Tensor, "3 S S"]) -> float:
     """Variance of the Laplacian of the grey picture, in levels of 255, within the face, in usual light.
 
     Why this: it is the common reading of focus (Pech-Pacheco et al., ICPR 2000) and needs no model. A sharp face has hundreds, a
-    blurred one some tens; an upscaled one reads as blurred, which it is. Differs from the paper's: a darker face than usual is
+    blurred one some tens. An upscaled one reads as blurred, which it is. Differs from the paper's: a darker face than usual is
     read as if its levels were multiplied up to the usual ones, for in a dark photo a sharp face has a small Laplacian, too.
     """
     grey = _grey_face(crop)
@@ -108,7 +108,7 @@ def _grey_face(crop: Float[Tensor, "3 S S"]) -> Float[Tensor, "h w"]:
 def turn(landmarks: Float[np.ndarray, "5 2"]) -> float:
     """How far a face is turned away: the nose's tip along the line of the eyes, in eye distances from their middle.
 
-    0 is frontal; beyond 0.5 on either side the nose is no longer between the eyes (a turn of about 40 degrees).
+    0 is frontal. Beyond 0.5 on either side the nose is no longer between the eyes (a turn of about 40 degrees).
     Infinite if the eyes coincide.
     """
     left, right, nose = landmarks[:3] @ [1, 1j]
@@ -119,7 +119,7 @@ def turn(landmarks: Float[np.ndarray, "5 2"]) -> float:
 def misfit(landmarks: Float[np.ndarray, "5 2"]) -> float:
     """How far landmarks lie from a frontal face's after the best turn, scale and shift: root mean square, in eye distances.
 
-    Why this: it needs no model. A head turned or nodded by 30 degrees has 0.1, by 40 some 0.15; people differ by some 0.05; drawn
+    Why this: it needs no model. A head turned or nodded by 30 degrees has 0.1, by 40 some 0.15. People differ by some 0.05. Drawn
     faces with eyes or mouth of other proportions have 0.2 and more.
 
     Raises:

@@ -39,7 +39,7 @@ Prepared = tuple[Float[Tensor, "3 S S"], float | None, tuple[Remark, ...], tuple
 
 
 class ArcFaceEncoder:
-    """One recogniser: RGB faces of Bx3xSxS in, BxD out; with a detector, faces are found and aligned first."""
+    """One recogniser: RGB faces of Bx3xSxS in, BxD out. With a detector, faces are found and aligned first."""
 
     opens_photos = True
     """`read` takes files' names, bytes, arrays and images alike."""

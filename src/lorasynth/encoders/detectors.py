@@ -101,7 +101,7 @@ class Scrfd:
 
 
 class YuNet:
-    """YuNet (Wu et al., Machine Intelligence Research 2023) by OpenCV's own class; model and code are free for any use."""
+    """YuNet (Wu et al., Machine Intelligence Research 2023) by OpenCV's own class. Model and code are free for any use."""
 
     def __init__(
         self, path: str | Path, *, sure_score: float = 0.9, least_score: float = 0.5, most_overlap: float = 0.3
@@ -159,7 +159,7 @@ def decode_scrfd(
     """Boxes (left, top, right, bottom), landmarks and scores of all anchors, in pixels of the network's input.
 
     A cell's anchors share one centre, stride · (column, row). The network gives distances from it in strides: leftwards, upwards,
-    rightwards and downwards to the box; x and y to each landmark (Guo et al., section 3, and insightface's convention).
+    rightwards and downwards to the box. X and y to each landmark (Guo et al., section 3, and insightface's convention).
 
     Raises:
         ValueError: outputs of a wrong shape, or not finite.
@@ -202,7 +202,7 @@ def suppress(
 
 
 def _shrink(image: Image.Image, size: int) -> tuple[Image.Image, np.ndarray]:
-    """The photo with its longer side at ``size`` pixels, and its pixels per pixel of that, in x and y; small photos grow."""
+    """The photo with its longer side at ``size`` pixels, and its pixels per pixel of that, in x and y. Small photos grow."""
     ratio = size / max(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)

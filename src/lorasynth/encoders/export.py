@@ -24,7 +24,7 @@ class _Scaled(nn.Module):
 
 
 def export_onnx(net: nn.Module, path: str | Path, size: int = 112) -> None:
-    """Write a recogniser as one ONNX file: input Bx3xSxS, RGB in [-1, 1]; output BxD; B is free.
+    """Write a recogniser as one ONNX file: input Bx3xSxS, RGB in [-1, 1]. Output BxD. B is free.
 
     Args:
         net: pictures in [0, 1] -> embeddings; it is exported as it is in evaluation.

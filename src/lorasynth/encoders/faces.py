@@ -1,4 +1,4 @@
-"""The one face that is meant in a photo, or a named refusal; and how good a photo of it this is."""
+"""The one face that is meant in a photo and how good a photo of it this is, or a named refusal."""
 
 from typing import Literal
 
@@ -166,7 +166,7 @@ def _turned(look: Look) -> Remark:
 
 
 def _below(value: float, limit: float | int, digits: int = 0) -> str:
-    """A number below a limit with as many digits as it takes not to look like the limit; 63.7 is not 64."""
+    """A number below a limit with as many digits as it takes not to look like the limit: 63.7 is not 64."""
     while digits < 6 and float(f"{value:.{digits}f}") >= limit > value:
         digits += 1
     return f"{value:.{digits}f}"

@@ -90,7 +90,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _static(shape: list) -> tuple[int | None, ...]:
-    """Sizes that the file fixes; None for the others, which have names or nothing."""
+    """Sizes that the file fixes. None for the others, which have names or nothing."""
     return tuple(size if isinstance(size, int) and size > 0 else None for size in shape)
 
 
@@ -101,7 +101,7 @@ def _static(shape: list) -> tuple[int | None, ...]:
 
 
 def signature(path: Path) -> Signature | None:
-    """The shapes of an ONNX file's inputs and outputs, without reading its weights; None if it is not ONNX or cut off.
+    """The shapes of an ONNX file's inputs and outputs, without reading its weights. None if it is not ONNX or cut off.
 
     Raises:
         ModelError: the file cannot be read.
@@ -146,7 +146,7 @@ def _shape(value_info: memoryview) -> Shape:
 
 
 def _first_operations(head: bytes, value: str, count: int = 2) -> tuple[str, ...]:
-    """What is done first to the input: op types along its first consumers; Identity and Shape do not count."""
+    """What is done first to the input: op types along its first consumers. Identity and Shape do not count."""
     operations: list[str] = []
     for inputs, outputs, operation in _nodes(head):
         if value not in inputs or not outputs or operation == "Shape":

@@ -25,9 +25,10 @@ _ALLOWANCE = 0.95  # of the flatness of PNGs: as JPEGs they have less
 class WorldGuard:
     """Knows how pictures of a world look as a whole.
 
-    Four readings: *structure*, how much of a picture (small, relative to its contrast) lies outside the leading principal
-    components of the world's pictures; *background*, how uneven the two upper corners are, in themselves and between each other
-    (where a world draws on flat backgrounds, a photograph has others); *contrast*, its standard deviation; *flatness*, how much
+    Four readings: *Structure* is how much of a picture (small, relative to its contrast) lies outside the leading principal
+    components of the world's pictures. *Background* is how uneven the two upper corners are, in themselves and between each
+    other (where a world draws on flat backgrounds, a photograph has others). *Contrast* is its standard deviation. *Flatness*
+    is how much
     of the middle is without any shading (where a world draws areas of one colour, a photographed face is shaded everywhere).
     """
 
@@ -66,7 +67,7 @@ class WorldGuard:
         return torch.stack([structure, uneven, contrast, _flatness(pictures)], dim=1)
 
     def check(self, name: str, picture: Float[Tensor, "3 S S"], world: str, about: str) -> None:
-        """Raise OutsideWorldError if a picture is not of this world; ``name`` says which picture, unless it is empty."""
+        """Raise OutsideWorldError if a picture is not of this world. ``name`` says which picture, unless it is empty."""
         structure, uneven, contrast, flatness = self.readings(picture[None])[0].tolist()
         most_structure, most_uneven, least_contrast, least_flatness = (*self.limits.tolist(), LEAST_FLATNESS)[:4]
         wrong = [
@@ -90,7 +91,7 @@ class WorldGuard:
 def _flatness(pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, " B"]:
     """Of the 3 x 3 patches of the middle that have no edge, the share that has no shading either.
 
-    Why this: skin in a photograph is shaded smoothly, by light and by noise; what is drawn is areas of one colour between edges.
+    Why this: skin in a photograph is shaded smoothly, by light and by noise. What is drawn is areas of one colour between edges.
     """
     low, high = (side * pictures.shape[-1] // 64 for side in _MIDDLE)
     middle = pictures[..., low:high, low:high]

@@ -1,6 +1,6 @@
 """What the first bytes of a picture file say: its format, and its size before any decoder sees the file.
 
-Sizes: PNG, W3C PNG 11.2.2 (IHDR); JPEG, ITU-T T.81 B.2.2 (frame header); WebP, RFC 9649 sections 2.5 to 2.7.
+Sizes: PNG, W3C PNG 11.2.2 (IHDR), JPEG, ITU-T T.81 B.2.2 (frame header), and WebP, RFC 9649 sections 2.5 to 2.7.
 """
 
 import struct

@@ -152,7 +152,7 @@ def _decoded(photo: Photo) -> Decoded:
 def _unread_file(image: Image.Image) -> bytes | None:
     """The bytes of the file behind an image that Pillow has opened and not yet decoded, or None.
 
-    Pillow decodes when pixels are asked for; the limits of this package hold only if that is left to it.
+    Pillow decodes when pixels are asked for. The limits of this package hold only if that is left to it.
     """
     if not isinstance(image, ImageFile.ImageFile) or image.format not in ("JPEG", "MPO", "PNG", "WEBP"):
         return None
@@ -244,7 +244,7 @@ _MAX_BYTES = MAX_FILE_MB * 1_000_000
 
 
 def _read_file(path: Path) -> bytes:
-    """The bytes of a regular file that is not too large; nothing else is opened, for a pipe would wait for ever."""
+    """The bytes of a regular file that is not too large. Nothing else is opened, for a pipe would wait for ever."""
 
     def read() -> bytes:
         status = path.stat()
@@ -262,7 +262,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _from_system(read: Callable[[], Any]) -> Any:
-    """What a reader gives; the system's errors as one line."""
+    """What a reader gives. The system's errors as one line."""
     try:
         return read()
     except RefusedError:

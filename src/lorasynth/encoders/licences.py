@@ -48,7 +48,7 @@ def licence_of(hashes: Mapping[str, str], folder: Path) -> str:
 
 
 def _of_card(path: Path) -> str | None:
-    """What the front matter of a model card says; None where there is no card, or it says nothing."""
+    """What the front matter of a model card says. None where there is no card, or it says nothing."""
     from huggingface_hub.repocard import metadata_load
 
     if not path.is_file():

@@ -23,7 +23,7 @@ _CARD = "README.md"
 
 
 def open_model(name: str) -> Encoder:
-    """The encoder of a name. Model files are the user's own, or the hub's if a hub id is given; nothing else is downloaded.
+    """The encoder of a name. Model files are the user's own, or the hub's if a hub id is given. Nothing else is downloaded.
 
     Args:
         name: one of the forms above.

@@ -1,7 +1,7 @@
 """A folder or file of ONNX models -> the recogniser in it, with the detector that goes with it.
 
 Files are told apart by the shapes of what goes in and comes out. buffalo_l and antelopev2 also hold networks of landmarks, age
-and gender, which are passed over; OpenCV's pair is YuNet and SFace.
+and gender, which are passed over. OpenCV's pair is YuNet and SFace.
 """
 
 from dataclasses import dataclass
@@ -97,14 +97,14 @@ def _survey(folder: Path) -> _Pack:
 
 
 def _got(file: Path) -> str:
-    """What lies in a file that is not ONNX; what has no known format is taken for the rest of a download."""
+    """What lies in a file that is not ONNX. What has no known format is taken for the rest of a download."""
     with file.open("rb") as opened:
         format = file_format(opened.read(512))
     return "one that is damaged or cut off" if format == "an unknown format" else format
 
 
 def _models(folder: Path) -> list[Path]:
-    """Files that are called ONNX; macOS lays a ._ file beside each on foreign disks."""
+    """Files that are called ONNX. macOS lays a ._ file beside each on foreign disks."""
     try:
         named = [path for path in folder.iterdir() if path.suffix.lower() == ".onnx" and not path.name.startswith("._")]
     except OSError as error:

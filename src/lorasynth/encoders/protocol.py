@@ -1,4 +1,4 @@
-"""What every encoder promises: photos in, a `Reading` of each out; several of one person become one by `pool_readings`.
+"""What every encoder promises: photos in, a `Reading` of each out. Several of one person become one by `pool_readings`.
 
 A photo is whatever `lorasynth.encoders.images.read_photo` opens: a file's name, bytes, an array, a Pillow image. Files are opened
 one after the other, so that memory does not grow with their number.

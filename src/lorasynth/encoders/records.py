@@ -42,7 +42,7 @@ def encoder_record(
 
 
 def difference(expected: Record, got: Record) -> str:
-    """How two encoders differ, as "expected ..., got ..."; empty if their embeddings mean the same.
+    """How two encoders differ, as "expected ..., got ...". Empty if their embeddings mean the same.
 
     Args:
         expected: the record of the encoder that a zoo or model was made with.

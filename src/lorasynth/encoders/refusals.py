@@ -6,4 +6,4 @@ class DamagedError(ValueError):
 
 
 class RefusedError(ValueError):
-    """The picture may be whole, and is not one to be opened; the message says what was expected, what came, and what to do."""
+    """The picture may be whole, and is not one to be opened. The message says what was expected, what came, and what to do."""

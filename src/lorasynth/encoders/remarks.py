@@ -2,7 +2,7 @@
 
 
 class Remark(str):
-    """Words for people; ``code`` says in one word what they are about: "blurred", "turned", "reduced"."""
+    """Words for people. ``code`` says in one word what they are about: "blurred", "turned", "reduced"."""
 
     __slots__ = ("code",)
     code: str
@@ -20,7 +20,7 @@ class Remark(str):
 
     @classmethod
     def about(cls, name: str, words: str) -> "Remark":
-        """A remark with the photo's name before it, unless that is empty; another encoder's plain words have the code "other"."""
+        """A remark with the photo's name before it, unless that is empty. Another encoder's plain words have the code "other"."""
         return cls(getattr(words, "code", "other"), f"{name}: {words}" if name else words)
 
     def __reduce__(self) -> tuple:

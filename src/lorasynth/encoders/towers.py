@@ -1,7 +1,7 @@
 """CLIP and DINOv2 image towers over transformers: photos of anything -> unit vectors. For what is not a face.
 
-The folder is the user's own, or the hub's: config.json, preprocessor_config.json and safetensors, as transformers writes them;
-neither code nor pickle in it is run. Shapes: B photos, S pixels a side, D embedding.
+The folder is the user's own, or the hub's: config.json, preprocessor_config.json and safetensors, as transformers writes them.
+Neither code nor pickle in it is run. Shapes: B photos, S pixels a side, D embedding.
 """
 
 from collections.abc import Iterator, Sequence

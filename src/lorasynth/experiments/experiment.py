@@ -45,7 +45,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Line:
-    """A figure over cells, as one line of a plot; of a single cell, a level."""
+    """A figure over cells, as one line of a plot. Of a single cell, a level."""
 
     label: str
     figure: str

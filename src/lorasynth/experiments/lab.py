@@ -43,7 +43,7 @@ AT_ZERO: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": 8}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lab:
-    """A zoo in memory and what is fitted to it; nothing here is random but what is given a seed."""
+    """A zoo in memory and what is fitted to it. Nothing here is random but what is given a seed."""
 
     zoo: Zoo
     recipe: WorldRecipe
@@ -116,7 +116,7 @@ class Lab:
 
     @lru_cache(maxsize=2)  # noqa: B019 (a lab lives as long as its process)
     def vae(self, config: VAEConfig | None = None, seed: int = 0) -> tuple[LoRAVAE, dict[str, float]]:
-        """A VAE, the recipe's by default, and `fit_vae`'s figures; the choosing people choose its weights."""
+        """A VAE, the recipe's by default, and `fit_vae`'s figures. The choosing people choose its weights."""
         config = config or self.recipe.vae
         return fit_vae(
             self.x, replace(config, loop=seeded(config.loop, seed)), train_rows=self.train, validation_rows=self.choosing,
@@ -131,7 +131,7 @@ class Lab:
     def prior_on(
         self, mean: Float[Tensor, "N Z"], logvar: Float[Tensor, "N Z"], config: PriorConfig, seed: int
     ) -> DiffusionPrior:
-        """A diffusion prior of any targets; the choosing people choose its weights."""
+        """A diffusion prior of any targets. The choosing people choose its weights."""
         config = replace(config, loop=seeded(config.loop, seed))
         return fit_prior(mean, logvar, self.embeddings, config, train_rows=self.train, validation_rows=self.choosing)[0]
 
@@ -141,7 +141,7 @@ class Lab:
         return self.prior_on(*self.latents(self.vae()[0]), config, seed)
 
     def ridge(self, target: Float[Tensor, "N Z"]) -> RidgePrior:
-        """Ridge regression of any targets on mean embeddings; the choosing people choose its weight."""
+        """Ridge regression of any targets on mean embeddings. The choosing people choose its weight."""
         faces, train, choosing = self.faces[:, None], self.train, self.choosing
         return best_ridge(faces[train], target[train], faces[choosing], target[choosing])[0]
 
@@ -152,7 +152,7 @@ class Lab:
         return self.embeddings[rows, 0]
 
     def photo_itself(self, rows: Int[Tensor, " B"]) -> Photos:
-        """That photo as the base model sees it; no LoRA of the zoo was trained on it."""
+        """That photo as the base model sees it. No LoRA of the zoo was trained on it."""
         return self.world.photos(self.persons_of(rows), 1, first=self.zoo.recipe["photos"])
 
     def persons_of(self, rows: Int[Tensor, " B"]) -> list[int]:

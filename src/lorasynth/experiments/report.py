@@ -2,6 +2,7 @@
 
 import math
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,26 +15,27 @@ from lorasynth.experiments.statistics import Interval, Results, mean
 
 HEAD = """# The evidence
 
-After this page you know which claims of the paper and of ours held here, by which figure, and how to test
-them again.
+After this page you know which claims of the paper and of ours held here, by which figure, and how
+to test them again.
 
-    make evidence ZOO=runs/zoo                             # runs what has no result yet, then writes this page
-    lorasynth experiment --report docs/results/evidence.md --force # writes it again
+    make evidence ZOO=runs/zoo                                      # run what has no result yet
+    lorasynth experiment --report docs/results/evidence.md --force  # write this page again
 
-One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom nothing has
-seen. Its bar was written before its cells were run, unless the claim says otherwise. Each section names its
-seeds. With fewer than five a verdict is preliminary. Seeds may be of several zoos, built alike from nothing.
-The cells of one seed are of one zoo. This page is made from the results' files and changes only with them.
+One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom
+nothing has seen. Its bar was written before its cells were run, unless the claim says otherwise.
+Each section names its seeds. With fewer than five a verdict is preliminary. Seeds may be of
+several zoos, built alike from nothing. The cells of one seed are of one zoo. This page is made
+from the results' files and changes only with them.
 
-* **In brackets**: the 95 % bootstrap interval over people and seeds. With few seeds it is rather too narrow.
-  Comparisons are person by person.
-* *similarity*, *similarity2*: mean cosine of drawn pictures to *other* photos of the person, by the
-  conditioning encoder and by the second recogniser (two prompts, no guidance). Only the shipped prior is
-  trained through the base. All others show what a zoo alone teaches.
+* **In brackets**: the 95 % bootstrap interval over people and seeds. With few seeds it is rather
+  too narrow. Comparisons are person by person.
+* *similarity*, *similarity2*: mean cosine of drawn pictures to *other* photos of the person, by
+  the conditioning encoder and by the second recogniser (two prompts, no guidance). Only the
+  shipped prior is trained through the base. All others show what a zoo alone teaches.
 * *explained*: part of the variance of held-out people's ΔW about the zoo's mean LoRA.
 * *scale*: of a method's canonical vectors, chosen on other people than those scored.
-* After a claim stands its source. Sections are the paper's. The *digest* is a summary of it that proposes
-  checks. *ours* is our own conjecture.
+* After a claim stands its source. Sections are the paper's. The *digest* is a summary of it that
+  proposes checks. *ours* is our own conjecture.
 """
 
 
@@ -63,7 +65,7 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
     lines += [_claim_row(*row) for row in judged]
     for experiment in experiments:
         results, records = loaded[experiment.name]
-        lines += ["", f"## {experiment.name}", "", f"{experiment.title}.", ""]
+        lines += ["", f"## {experiment.name}", "", *_wrapped(f"{experiment.title}."), ""]
         if not records:
             lines.append(f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`.")
             continue
@@ -73,8 +75,15 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
             lines += [f"![{words}]({plot.parent.name}/{plot.name})", ""]
         lines += _table(experiment, results, records, os.path.relpath(results_folder, page_path.parent))
         if experiment.further:
-            lines += ["", *experiment.further(results)]
+            lines += ["", *(row for line in experiment.further(results) for row in _wrapped(line))]
     return {page_path: "\n".join(lines) + "\n"} | files
+
+
+def _wrapped(line: str) -> list[str]:
+    """A line of prose at the width of all pages. Rows of tables stay whole."""
+    if line.startswith("|") or not line:
+        return [line]
+    return textwrap.wrap(line, 98, break_long_words=False, break_on_hyphens=False)
 
 
 def _zoos(records: list[dict[str, Any]]) -> list[str]:
@@ -87,10 +96,13 @@ def _zoos(records: list[dict[str, Any]]) -> list[str]:
             f"{zoo['loras']:,} LoRAs of layout `{zoo['layout']}` ({r['people']} people drawn, recipe `{r['recipe']}`)"
         )
         zoos.setdefault(kind, set()).add(f"`{zoo['fingerprint']}`")
-    of = "; ".join(f"{kind}, fingerprints {', '.join(sorted(prints))}" for kind, prints in sorted(zoos.items()))
-    code = ", ".join(sorted({f"{r['version']} at {r['commit'] or 'no commit'}" for r in records}))
+    of = ". ".join(f"{kind}, fingerprints {', '.join(sorted(prints))}" for kind, prints in sorted(zoos.items()))
+    versions: dict[str, set[str]] = {}
+    for r in records:
+        versions.setdefault(r["version"], set()).add(r["commit"] or "no commit")
+    code = ". ".join(f"{version} ({', '.join(sorted(commits))})" for version, commits in sorted(versions.items()))
     hours = sum(r["seconds"] for r in records) / 3600
-    return [f"{len(records):,} cells, {hours:.1f} hours of one thread. Zoos: {of}. Code: {code}.", ""]
+    return [*_wrapped(f"{len(records):,} cells, {hours:.1f} hours of one thread. Zoos: {of}. Code: {code}."), ""]
 
 
 def _tally(judged: list[tuple[Claim, Verdict | None]]) -> list[str]:
@@ -100,7 +112,7 @@ def _tally(judged: list[tuple[Claim, Verdict | None]]) -> list[str]:
         words = [v.word if v else "not run" for claim, v in judged if claim.source.startswith("ours") == is_ours]
         counts = ", ".join(f"{n} {word}" for word, n in Counter(sorted(words)).items())
         parts.append(f"Of {len(words)} claims of {whose}: {counts or 'none'}.")
-    return [" ".join(parts), ""]
+    return [*_wrapped(" ".join(parts)), ""]
 
 
 def _claim_row(experiment: Experiment, claim: Claim, verdict: Verdict | None) -> str:
@@ -141,7 +153,7 @@ def _table(experiment: Experiment, results: Results, records: list[dict[str, Any
     lines = [
         f"    {records[-1]['command']}",
         "",
-        f"Seeds {', '.join(map(str, seeds))}; results: [{file.name}]({file.as_posix()}).",
+        *_wrapped(f"Seeds {', '.join(map(str, seeds))}. Results: [{file.name}]({file.as_posix()})."),
         "",
     ]
     lines += ["| cell | " + " | ".join([*names, "seconds a cell"]) + " |", "|---" * (len(names) + 2) + "|"]
@@ -153,7 +165,7 @@ def _table(experiment: Experiment, results: Results, records: list[dict[str, Any
 
 
 def _figure(interval: Interval) -> str:
-    """An interval; a number alone where no draw of people and seeds changes it."""
+    """An interval. A number alone where no draw of people and seeds changes it."""
     if math.isclose(interval.low, interval.high, rel_tol=1e-6):
         return f"{interval.mean:,.0f}" if interval.mean == round(interval.mean) else f"{interval.mean:.3g}"
     return str(interval)

@@ -24,7 +24,7 @@ class ResultsFile:
     path: Path
 
     def read(self) -> dict[Key, Record]:
-        """All results; none where there is no file.
+        """All results. None where there is no file.
 
         Raises:
             UsageError: a line is no result, or two are of one cell and seed.
@@ -62,7 +62,7 @@ class ResultsFile:
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Be the only process that writes here; the system lets go when the process dies."""
+    """Be the only process that writes here. The system lets go when the process dies."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -48,7 +48,7 @@ def run(
     workers: int = 1,
     report: Callable[[str], None] = print,
 ) -> list[Record]:
-    """Run the cells that have no result yet; returns what was written, in the order of the cells.
+    """Run the cells that have no result yet. Returns what was written, in the order of the cells.
 
     Args:
         experiment: which.
@@ -87,7 +87,7 @@ def run(
 def planned(
     experiment: Experiment, out: Path, *, recipe: str = RECIPE, people: int = PEOPLE, seeds: int = SEEDS
 ) -> list[Task]:
-    """All cells, seed by seed, whether they have a result or not; arguments as of `run`."""
+    """All cells, seed by seed, whether they have a result or not. Arguments as of `run`."""
     get_world_recipe(recipe)
     more = "" if (recipe, people) == (RECIPE, PEOPLE) else f" --recipe {recipe} --people {people}"
     command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
@@ -111,7 +111,7 @@ def results_file(experiment: Experiment, out: Path) -> ResultsFile:
 
 
 def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str) -> None:
-    """Seeds may be of several zoos, built alike (a zoo is then drawn anew as well); cells of one seed, which are compared, not.
+    """Seeds may be of several zoos, built alike (a zoo is then drawn anew as well). Cells of one seed, which are compared, not.
 
     Args:
         tasks: all that are planned.
@@ -133,7 +133,7 @@ def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str
 
 
 def _work(pair: tuple[Task, str]) -> str:
-    """Run a cell and write its result; returns a line to report."""
+    """Run a cell and write its result. Returns a line to report."""
     task, folder = pair
     record = task.record
     lab = _lab(folder, record["recipe"], record["people"])
@@ -167,7 +167,7 @@ def _rounded(figures: Figures, where: str) -> Figures:
 
 
 def git_commit() -> str | None:
-    """The commit of this very file, "-dirty" where the working tree is; None where it is in no repository."""
+    """The commit of this very file, "-dirty" where the working tree is. None where it is in no repository."""
     here = Path(__file__)
 
     def git(*words: str) -> str:

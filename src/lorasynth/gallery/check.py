@@ -76,7 +76,7 @@ class Report:
 
 
 def judge(gallery: PhotoGallery, findings: Iterable[Finding]) -> Report:
-    """Hold the photos of a gallery against each other; the outcome depends on nothing but them."""
+    """Hold the photos of a gallery against each other. The outcome depends on nothing but them."""
     everything = tuple(sorted(findings, key=lambda finding: finding.file.name))
     left_out = [_left_out(f, f.reason, f.words) for f in everything if f.reason]
     good = [f for f in everything if not f.reason]

@@ -45,7 +45,7 @@ Recall = Callable[[PhotoFile, str], "Finding | None"]
 def look_at(
     gallery: PhotoGallery, encoder: Encoder, files: Iterable[PhotoFile], recall: Recall = lambda *_: None
 ) -> Iterator[Finding]:
-    """Open and embed photos of a gallery, one at a time; a bad one ends nothing.
+    """Open and embed photos of a gallery, one at a time. A bad one ends nothing.
 
     Args:
         gallery: whose.

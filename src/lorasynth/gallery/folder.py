@@ -46,7 +46,7 @@ class PhotoGallery:
 
     @classmethod
     def open(cls, tree: Tree, *, instance_prompt: str = INSTANCE_PROMPT, masks: bool = True) -> "PhotoGallery":
-        """List the photos of a folder, archive or data set; none is opened.
+        """List the photos of a folder, archive or data set. None is opened.
 
         Args:
             tree: its files.
@@ -127,7 +127,7 @@ class PhotoGallery:
         }
 
     def photos(self, subject: str, use: Use, count: int) -> list[PhotoRef]:
-        """The first photos of a subject that serve a purpose; fewer than ``count`` where there are not so many.
+        """The first photos of a subject that serve a purpose. Fewer than ``count`` where there are not so many.
 
         Raises:
             UsageError: the gallery has no such subject.
@@ -166,7 +166,7 @@ class PhotoGallery:
         return {file.name: file for file in self.files}
 
     def masks(self, photos: Sequence[PhotoRef], size: int) -> Float[Tensor, "B 1 S S"] | None:
-        """1 where the loss looks, by a mask file or else by what is not transparent; None where no photo has a mask.
+        """1 where the loss looks, by a mask file or else by what is not transparent. None where no photo has a mask.
 
         Raises:
             PhotoError: a mask cannot be read, or is of another shape than its photo.
@@ -205,7 +205,7 @@ def _ref(file: PhotoFile) -> PhotoRef:
 
 
 def _alpha(content: bytes, size: int) -> Float[Tensor, "1 S S"] | None:
-    """What is not transparent in a photo that `read_photo` opens; None where everything is seen."""
+    """What is not transparent in a photo that `read_photo` opens. None where everything is seen."""
     decoded = decode(content)
     if not decoded.picture.has_transparency_data:
         return None

@@ -33,7 +33,7 @@ _OTHER_PICTURES = (".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff", "
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoFile:
-    """A photo of a gallery, as its folder says it; nobody has opened it."""
+    """A photo of a gallery, as its folder says it. Nobody has opened it."""
 
     name: str
     subject: str

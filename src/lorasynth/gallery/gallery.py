@@ -46,12 +46,12 @@ class Gallery(Protocol):
 
     @property
     def name(self) -> str:
-        """How people call it; the name of a drawn world, or of a folder without its path."""
+        """How people call it. The name of a drawn world, or of a folder without its path."""
         ...
 
     @property
     def record(self) -> dict[str, Any]:
-        """Provenance, licence, counts and hash, as JSON values; kept by the zoos and models that learn from it."""
+        """Provenance, licence, counts and hash, as JSON values. Kept by the zoos and models that learn from it."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class Gallery(Protocol):
         ...
 
     def photos(self, subject: str, use: Use, count: int) -> list[PhotoRef]:
-        """The first photos of a subject that serve a purpose; fewer than ``count`` where there are not so many.
+        """The first photos of a subject that serve a purpose. Fewer than ``count`` where there are not so many.
 
         Raises:
             UsageError: the gallery has no such subject.
@@ -85,7 +85,7 @@ class Gallery(Protocol):
         ...
 
     def masks(self, photos: Sequence[PhotoRef], size: int) -> Float[Tensor, "B 1 S S"] | None:
-        """1 where the loss looks at a picture, 0 where it does not; None where none of the photos has a mask."""
+        """1 where the loss looks at a picture, 0 where it does not. None where none of the photos has a mask."""
         ...
 
     def images(self, photos: Sequence[PhotoRef]) -> list[Image.Image]:

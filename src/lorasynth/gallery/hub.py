@@ -16,7 +16,7 @@ _NAME = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?:@([\w./-]+))?")
 
 
 class HubTree:
-    """Rows of a data set as `SPLIT/000123.png`; a table names subjects and captions. Rows are read when they are asked for."""
+    """Rows of a data set as `SPLIT/000123.png`. A table names subjects and captions. Rows are read when they are asked for."""
 
     def __init__(self, name: str, parts: Mapping[str, Any]):
         """Take opened data sets of the `datasets` library.
@@ -75,7 +75,7 @@ class HubTree:
         return cls(match[1].partition("/")[2], parts)
 
     def files(self) -> dict[str, int]:
-        """The rows' pictures and the table; sizes are not known before they are read."""
+        """The rows' pictures and the table. Sizes are not known before they are read."""
         return dict.fromkeys([*self._rows, _TABLE], 0)
 
     def read(self, file: str) -> bytes:

@@ -79,7 +79,7 @@ def page(gallery: PhotoGallery, record: dict[str, Any]) -> str:
 
 
 def _small(gallery: PhotoGallery, name: str) -> str:
-    """A photo as a small JPEG in base64; empty where it cannot be opened."""
+    """A photo as a small JPEG in base64. Empty where it cannot be opened."""
     try:
         image = read_photo(gallery.content(name), name).image
     except (PhotoError, KeyError):

@@ -143,7 +143,7 @@ def _name(number: int, files: Sequence[PhotoFile]) -> str:
 
 
 def take(sha256: str, known: Known) -> tuple[Row, dict[str, Tensor]] | None:
-    """A photo's row and tensors by its content; None where they are not known, or were replaced since."""
+    """A photo's row and tensors by its content. None where they are not known, or were replaced since."""
     if sha256 not in known:
         return None
     path, index = known[sha256]

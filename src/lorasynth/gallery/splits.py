@@ -1,7 +1,7 @@
 """Who may learn from whom in a folder: subjects fall into splits, and their photos into uses, by hashes of their names.
 
 The same on every machine. From `STABLE` subjects on a subject's split depends on its own name alone, so that more subjects
-move nobody; below, splits are filled in the order of hashes, so that none is empty.
+move nobody. Below, splits are filled in the order of hashes, so that none is empty.
 """
 
 import hashlib

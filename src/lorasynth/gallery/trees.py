@@ -37,7 +37,7 @@ class Tree(Protocol):
 
 
 class FolderTree:
-    """Files below a folder. Links are followed; a folder is entered once."""
+    """Files below a folder. Links are followed. A folder is entered once."""
 
     def __init__(self, folder: Path):
         self.folder, self.name = folder, folder.resolve().name
@@ -85,7 +85,7 @@ class FolderTree:
             found[str(place / entry.name)] = status.st_size
 
     def read(self, file: str) -> bytes:
-        """A regular file's bytes; nothing else is opened, for a pipe would wait for ever.
+        """A regular file's bytes. Nothing else is opened, for a pipe would wait for ever.
 
         Raises:
             PhotoError: it cannot be read, or is too large.

@@ -1,6 +1,6 @@
 """What a diffusion prior has to beat: nearest neighbour, mean, ridge and an MLP, with its signature.
 
-Each predicts a target (a latent, or coefficients of the VAE's stem) for an embedding; ``seed`` is accepted and unused.
+Each predicts a target (a latent, or coefficients of the VAE's stem) for an embedding. ``seed`` is accepted and unused.
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ class Baseline(nn.Module):
 
     @property
     def sizes(self) -> tuple[int, int | None]:
-        """Z of its targets, and D of the embeddings it takes; None where it takes any."""
+        """Z of its targets, and D of the embeddings it takes. None where it takes any."""
         found = dimensions({name: tuple(t.shape) for name, t in self.state_dict().items()}, self.TENSORS)
         return found["Z"], found.get("D")
 
@@ -116,7 +116,7 @@ class RidgePrior(Baseline):
 
     @classmethod
     def fit(cls, embedding: Float[Tensor, "N D"], target: Float[Tensor, "N Z"], lam: float) -> "RidgePrior":
-        """Closed form; ``lam`` is relative to the mean variance of an embedding's entries times N."""
+        """Closed form. ``lam`` is relative to the mean variance of an embedding's entries times N."""
         x_mean, y_mean = embedding.mean(0), target.mean(0)
         gram = embedding.new_zeros(embedding.shape[1], embedding.shape[1], dtype=torch.float64)
         cross = embedding.new_zeros(embedding.shape[1], target.shape[1], dtype=torch.float64)
@@ -227,7 +227,7 @@ class RegressionPrior(Baseline):
         start: RidgePrior,
         loop: LoopConfig,
     ) -> "RegressionPrior":
-        """Train from the ridge solution on randomly chosen photos; held people choose the best weights."""
+        """Train from the ridge solution on randomly chosen photos. Held people choose the best weights."""
         torch.manual_seed(loop.seed)
         net = cls(embeddings.shape[2], target.shape[1])
         with torch.no_grad():

@@ -22,7 +22,7 @@ class AdaLoRALinear(nn.Module):
     """ADALoRA: ``h_out = W h + B(c) A(c) h`` with A(c), B(c) linear in a bottleneck of the condition (Section 3.4).
 
     A(c) and B(c) are never built. With ``A(c)[r, i] = Σ_e W_A[r, i, e] e_e``, what A(c) does to h is one ordinary matrix product
-    followed by a small contraction with e; likewise B(c). W_B starts at zero, so that the layer starts as W (the authors' code
+    followed by a small contraction with e. Likewise B(c). W_B starts at zero, so that the layer starts as W (the authors' code
     does not).
     """
 
@@ -221,7 +221,7 @@ _ADALORA_OF_RANK = r"adalora-r([1-9][0-9]{0,2})"
 
 
 def conditioning(value: Any, place: str) -> str:
-    """The type of a conditioning's name; see `lorasynth.storage.schema`.
+    """The type of a conditioning's name. See `lorasynth.storage.schema`.
 
     Raises:
         Misfit: there is no block of that name.

@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
         embedding: Float[Tensor, "B D"],
         dropped: Bool[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B Z"]:
-        """Predict; rows where ``dropped`` are unconditional."""
+        """Predict. Rows where ``dropped`` are unconditional."""
         e = embedding * self.embedding_dim**0.5  # a unit vector's entries, brought to unit size
         if dropped is not None:
             e = torch.where(dropped[:, None], self.nobody, e)

@@ -49,7 +49,7 @@ class DiffusionPrior(nn.Module):
         self.schedule = CosineDDIM(prediction_type)
 
     def train(self, mode: bool = True) -> "DiffusionPrior":
-        """Set the mode of the denoiser; the centre has nothing to learn and drops nothing."""
+        """Set the mode of the denoiser. The centre has nothing to learn and drops nothing."""
         super().train(mode)
         self.centre.eval()
         return self

@@ -19,8 +19,8 @@ _CLIP = 3.0
 class CosineDDIM:
     """A cosine schedule (Nichol & Dhariwal, ICML 2021) with zero terminal SNR, and DDIM's steps on it (Song et al., ICLR 2021).
 
-    Predicting noise says nothing about x where there is no signal: that schedule keeps the little that the cosine has left at its
-    end, and x is clipped at three standard deviations, without which its first steps are off by a factor of 20,000.
+    Predicting noise says nothing about x where there is no signal. So that schedule keeps the little that the cosine has left
+    at its end. x is clipped at three standard deviations: without that, its first steps are off by a factor of 20,000.
 
     Equal to ``DDIMScheduler(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing", rescale_betas_zero_snr=True)``, bit
     for bit: a test holds it against that.

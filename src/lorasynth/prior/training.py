@@ -63,7 +63,7 @@ def fit_prior(
     run_dir: Path | None = None,
     processes: Processes = ALONE,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
-    """Train a prior on some people; others choose the best weights.
+    """Train a prior on some people. Others choose the best weights.
 
     Args:
         z_mean: posterior means of the people's latents.

@@ -4,8 +4,8 @@
     RUN/checkpoint-00000400/checkpoint.json     schema, step, configuration, numbers, the state's sha256, its own; written last
     RUN/latest.json                             name and sha256 of the newest
 
-A checkpoint is one only if its ``checkpoint.json`` is there, to the byte, and the state's sha256 agrees with it. Two are kept;
-an old one is removed only after the new one has been read back.
+A checkpoint is one only if its ``checkpoint.json`` is there, to the byte, and the state's sha256 agrees with it. Two are kept.
+An old one is removed only after the new one has been read back.
 """
 
 import hashlib
@@ -83,7 +83,7 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> str:
-    """Write a checkpoint's two files, the record last; gives the state's sha256."""
+    """Write a checkpoint's two files, the record last. Gives the state's sha256."""
     record_path, state_path = folder / "checkpoint.json", folder / STATE_NAME
     record_path.unlink(missing_ok=True)
     write_large_tensors(state_path, checkpoint.tensors)  # what a kill leaves goes with the folder, see `_sweep`
@@ -192,7 +192,7 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _record_of(folder: Path) -> dict[str, Any]:
-    """What a whole checkpoint says of itself; its state is hashed to the last byte, and no tensor is made.
+    """What a whole checkpoint says of itself. Its state is hashed to the last byte, and no tensor is made.
 
     Raises:
         ModelError: a byte of it is not as it was written.

@@ -31,7 +31,7 @@ class ExponentialAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Run a block with the average in the model; the trained weights come back after it."""
+        """Run a block with the average in the model. The trained weights come back after it."""
         kept = {name: p.detach().clone() for name, p in self.parameters.items()}
         copy_into(self.parameters, self.tensors)
         try:

@@ -1,7 +1,7 @@
 """The one training loop: a loss function in, the best average weights out, and nothing lost on the way.
 
-Order, noise and dropout are functions of (seed, step), so a run that was stopped and goes on from its checkpoint ends
-with the same weights, bit for bit on one machine's CPU, as one that was never stopped.
+Order, noise and dropout are functions of (seed, step), so a run that goes on from its checkpoint ends with the weights of one
+that was never stopped. They are equal bit for bit on one machine's CPU.
 """
 
 import json
@@ -192,7 +192,7 @@ def _validate(model: nn.Module, validate: Callable[[], float], state: TrainingSt
 
 @contextmanager
 def _stop_signal() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put into; the second one acts at once, as it would without us."""
+    """A list that the first SIGINT or SIGTERM is put into. The second one acts at once, as it would without us."""
     stopped: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield stopped

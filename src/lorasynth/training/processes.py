@@ -108,7 +108,7 @@ class Share:
     processes: Processes = ALONE
 
     def rows(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """This process's rows of tensors of the whole batch; see `Processes.share`."""
+        """This process's rows of tensors of the whole batch. See `Processes.share`."""
         return self.processes.share(*tensors)
 
     def normal(self, count: int, *shape: int) -> Tensor:
@@ -156,7 +156,7 @@ def _number(name: str, default: int) -> int:
 
 @contextmanager
 def launched() -> Iterator[Processes]:
-    """The processes that ``torchrun`` or ``accelerate launch`` started; `ALONE` without them.
+    """The processes that ``torchrun`` or ``accelerate launch`` started. `ALONE` without them.
 
     On GPUs (default device "cuda") each takes the one of its number on its machine.
     """

@@ -48,7 +48,7 @@ def stratified_uniform(count: int, generator: torch.Generator) -> Float[Tensor, 
 
 @contextmanager
 def local_seed(seed: int) -> Iterator[None]:
-    """Run a block under its own global seed (initial weights, dropout); torch's state outside is left as it was."""
+    """Run a block under its own global seed (initial weights, dropout). Torch's state outside is left as it was."""
     device = torch.get_default_device()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -62,7 +62,7 @@ class TrainingState:
         self.result = LoopResult()
 
     def update(self, loss: Tensor, learning_rate: float, gradient_clip: float, processes: Processes = ALONE) -> Tensor:
-        """One AdamW step; gives the mean loss of the processes. Nothing changes where it or its gradient is not finite."""
+        """One AdamW step. Gives the mean loss of the processes. Nothing changes where it or its gradient is not finite."""
         self.optimizer.zero_grad()
         loss.backward()
         loss = loss.detach().clone()

@@ -24,7 +24,7 @@ def kl_divergence(mean: Float[Tensor, "B Z"], logvar: Float[Tensor, "B Z"]) -> F
 def active_units(mean: Float[Tensor, "N Z"], threshold: float = 0.01) -> int:
     """Latent dimensions whose posterior mean varies over the data by more than ``threshold`` (Burda et al., ICLR 2016).
 
-    Good is all of them; few means that the KL weight has switched the others off.
+    Good is all of them. Few means that the KL weight has switched the others off.
     """
     return int((mean.var(dim=0) > threshold).sum())
 

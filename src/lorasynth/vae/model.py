@@ -36,8 +36,8 @@ class _ResidualMLP(nn.Module):
 class LoRAVAE(nn.Module):
     """A variational autoencoder that starts as the best linear one and learns what is not linear.
 
-    ``x (B, F) → c = V x (B, K) → z (B, Z) → ĉ → x̂ = Vᵀ ĉ``. The stem V holds K directions (`stem.py`);
-    being orthonormal, errors in c are errors in x. Encoder and decoder begin as PCA with whitened latents, which for a few
+    ``x (B, F) → c = V x (B, K) → z (B, Z) → ĉ → x̂ = Vᵀ ĉ``. The stem V holds K directions (`stem.py`).
+    Being orthonormal, errors in c are errors in x. Encoder and decoder begin as PCA with whitened latents, which for a few
     thousand LoRAs of ten thousands of numbers is a far better place to begin than random weights (differs from the paper).
     """
 
@@ -126,7 +126,7 @@ class LoRAVAE(nn.Module):
 
     @torch.no_grad()
     def orthonormalize(self) -> None:
-        """Make a stem that was trained orthonormal again; `encode` and `decode` stay the same functions."""
+        """Make a stem that was trained orthonormal again. `encode` and `decode` stay the same functions."""
         change = self.stem.orthonormalize()
         for layer in (self.encoder.linear, cast(nn.Linear, self.encoder.mlp[0]), self.logvar):
             layer.weight.copy_(layer.weight @ change)

@@ -23,7 +23,7 @@ class Scatter:
             self._table.addmm_(rows.T, rows)
 
     def singular(self) -> tuple[Float[Tensor, " k"], Float[Tensor, "k F"]]:
-        """Squared singular values, falling, and right singular vectors; k is the smaller of N and F."""
+        """Squared singular values, falling, and right singular vectors. K is the smaller of N and F."""
         gram = self._table @ self._table.T if self._by_rows else self._table
         values, vectors = torch.linalg.eigh(gram.double())
         values, vectors = values.flip(0).clamp(min=0).float(), vectors.flip(1).float()

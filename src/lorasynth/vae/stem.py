@@ -15,7 +15,7 @@ class Stem(nn.Module):
     """K orthonormal directions in two steps: within each module, then across modules.
 
     ``x (B, F) → F_m numbers of module m times k_m local directions → all of them, M = Σ k_m → c (B, K)``. A product of matrices
-    with orthonormal rows, so errors in c are errors in x. K directions of F numbers each would need K·F numbers; local ones
+    with orthonormal rows, so errors in c are errors in x. K directions of F numbers each would need K·F numbers. Local ones
     need Σ k_m·F_m and hold far more of a LoRA in as many (dev/LOG.md).
     """
 
@@ -78,7 +78,7 @@ class Stem(nn.Module):
 def principal_stem(x: Float[Tensor, "N F"] | Rows, num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
     """The directions along which LoRAs vary most (principal component analysis).
 
-    Two passes over the zoo; the memory is ``Σ min(N, F_m) F_m`` numbers.
+    Two passes over the zoo. The memory is ``Σ min(N, F_m) F_m`` numbers.
 
     Args:
         x: canonical vectors, of mean zero.
@@ -112,7 +112,7 @@ def predictable_stem(
     of 0.56. The components of ``x_hat = embedding @ W``, W by ridge regression, hold 0.51 of the variance and leave 0.60
     (reduced-rank regression, Izenman, 1975; differs from the paper, which has no stem).
 
-    One pass over the zoo; the memory is a few times D F numbers.
+    One pass over the zoo. The memory is a few times D F numbers.
 
     Args:
         x: canonical vectors, of mean zero.
@@ -153,7 +153,7 @@ def _within(x: Float[Tensor, "B F"], local: Sequence[Tensor]) -> Float[Tensor, "
 def _leading(rows: Float[Tensor, "n F"] | Rows, num: int, blocks: Sequence[int], local_numbers: int) -> Stem:
     """The leading right singular vectors of a matrix, found within blocks of its columns first.
 
-    Local directions are taken where they hold most of the matrix for each number they cost, until ``local_numbers`` are spent; of
+    Local directions are taken where they hold most of the matrix for each number they cost, until ``local_numbers`` are spent. Of
     each block one at least, and ``num`` of all blocks.
     """
     scatters = [Scatter(len(rows), f) for f in blocks]

@@ -52,7 +52,7 @@ def fit_vae(
     run_dir: Path | None = None,
     processes: Processes = ALONE,
 ) -> tuple[LoRAVAE, dict[str, float]]:
-    """Train a VAE on some rows; other rows (other people) choose the best weights.
+    """Train a VAE on some rows. Other rows (other people) choose the best weights.
 
     Training is on the stem's coefficients, K numbers a LoRA, and these are in memory. Whole vectors are gone through once or
     twice for the stem, and once for the coefficients.

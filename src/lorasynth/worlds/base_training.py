@@ -19,7 +19,7 @@ def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir:
     The text encoder stays as it is, as Stable Diffusion's did. NOTE: trained along, it forgot for good the words whose pictures
     differ least (smiles): colours came first, and the states of all other words shrank to nothing.
 
-    A step is `MICRO_BATCHES` independent micro-batches. One process does them in turn; under ``torchrun --nproc-per-node 2`` each
+    A step is `MICRO_BATCHES` independent micro-batches. One process does them in turn. Under ``torchrun --nproc-per-node 2`` each
     process does one and gradients are averaged, with the same numbers drawn and so the same result up to rounding.
 
     Args:

@@ -13,7 +13,7 @@ Plane = Float[Tensor, "B H W"]
 
 
 class Canvas:
-    """A batch of pictures, each of one colour at first; ``rgb`` is (B, 3, H, W) in [0, 1]."""
+    """A batch of pictures, each of one colour at first. ``rgb`` is (B, 3, H, W) in [0, 1]."""
 
     def __init__(self, colour: Float[Tensor, "B 3"], size: int):
         axis = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
@@ -22,7 +22,7 @@ class Canvas:
         self.rgb = colour[:, :, None, None].expand(-1, -1, size, size).clone()
 
     def opacity(self, distance: Plane, blur: float | Float[Tensor, "B 1 1"] = 0.0) -> Plane:
-        """1 inside, 0 outside; ``blur`` is the width of the edge beyond its pixel, in picture units."""
+        """1 inside, 0 outside. ``blur`` is the width of the edge beyond its pixel, in picture units."""
         return (0.5 - distance * (self.sharpness / (1 + blur * self.sharpness))).clamp_(0, 1)
 
     def paint(self, opacity: Plane, colour: Tensor) -> None:

@@ -23,7 +23,7 @@ BACKGROUND_RGB = torch.tensor(list(_NAMED.values()))
 
 
 def choose(table: Float[Tensor, "n 3"], factor: Float[Tensor, " B"], smooth: bool = False) -> Float[Tensor, "B 3"]:
-    """The row of ``table`` that a factor in [0, 1] stands for; ``smooth`` blends between neighbouring rows."""
+    """The row of ``table`` that a factor in [0, 1] stands for. ``smooth`` blends between neighbouring rows."""
     table = table.to(factor.device)
     if not smooth:
         return table[(factor * len(table)).long().clamp(0, len(table) - 1)]

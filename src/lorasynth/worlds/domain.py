@@ -17,7 +17,7 @@ Factors = dict[str, float]
 
 @runtime_checkable
 class Probe(Protocol):
-    """Reads off pictures whether they show what prompts asked for; it does not look at who or what the subject is."""
+    """Reads off pictures whether they show what prompts asked for. It does not look at who or what the subject is."""
 
     def obeyed(self, pictures: Float[Tensor, "N K 3 H W"], prompts: list[str]) -> dict[str, float]:
         """Part of pictures that obey, picture k of each person drawn for prompt k, by what prompts ask for."""
@@ -76,7 +76,7 @@ class Domain:
     ) -> str:
         """A caption for the base model: phrases left out at random, so that any part of it can be asked for alone.
 
-        One caption in ten is empty (for classifier-free guidance, Ho & Salimans 2022); half say the subject, which therefore
+        One caption in ten is empty (for classifier-free guidance, Ho & Salimans 2022). Half say the subject, which therefore
         means nobody in particular until a LoRA gives it a meaning.
         """
 

@@ -27,7 +27,7 @@ class DrawnBase(StableDiffusion):
         return self.name
 
     def encode(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Pictures in [0, 1] -> scaled latents; by the affine map a hundred times faster than by the network that computes it."""
+        """Pictures in [0, 1] -> scaled latents. By the affine map a hundred times faster than by the network that computes it."""
         return encode_affine(*self._affine_encoder, pictures)
 
     @cached_property

@@ -1,6 +1,6 @@
 """What pictures of a world show of a person: visible features, and small details that are there or not.
 
-A factor is not always visible. The size of glasses shows on people who wear some; freckles fainter than a shade show on nobody.
+A factor is not always visible. The size of glasses shows on people who wear some. Freckles fainter than a shade show on nobody.
 So a score on factors counts what is drawn, and nothing else.
 """
 
@@ -20,7 +20,7 @@ class Features:
 
     ``of`` turns identity factors into values of the features, and says of which people each one is visible.
     ``details`` are features in [0, 1] that are drawn as strongly as they say, and not at all at 0. ``mirrored`` are the features
-    that change sign, about their mean, in a mirrored picture; None where such a picture shows another person.
+    that change sign, about their mean, in a mirrored picture. None where such a picture shows another person.
     """
 
     names: tuple[str, ...]

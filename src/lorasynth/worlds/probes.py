@@ -45,7 +45,7 @@ def background_obeyed(pictures: Float[Tensor, "N 3 H W"], colour: str) -> Bool[T
 def linear_probe(
     x: Float[Tensor, "N d"], target: Float[Tensor, "N *k"], ridge: float = 0.001
 ) -> tuple[Float[Tensor, "d *k"], Float[Tensor, " *k"]]:
-    """Weight and bias of ridge regression; ``ridge`` is relative to the mean variance of a column of ``x``."""
+    """Weight and bias of ridge regression. ``ridge`` is relative to the mean variance of a column of ``x``."""
     mean = x.mean(0)
     gram = (x - mean).T @ (x - mean)
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))

@@ -1,4 +1,4 @@
-"""Reads a person's features off a picture by a convolutional network; no recogniser has a part in it."""
+"""Reads a person's features off a picture by a convolutional network. No recogniser has a part in it."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _GROUPS = 8
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; ``stride`` 2 halves the picture."""
+    """Two 3x3 convolutions beside a shortcut. ``stride`` 2 halves the picture."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
@@ -105,7 +105,7 @@ class Reader:
         return (1 - error).masked_fill(~visible, torch.nan)
 
     def by_name(self, explained: Float[Tensor, "N features"]) -> dict[str, float]:
-        """Mean of each feature over the people on whom it is visible; those that nobody shows are left out."""
+        """Mean of each feature over the people on whom it is visible. Those that nobody shows are left out."""
         means = zip(self.domain.features.names, explained.nanmean(0).tolist(), strict=True)
         return {name: mean for name, mean in means if not math.isnan(mean)}
 
@@ -114,7 +114,7 @@ class Reader:
     ) -> dict[str, dict[str, Float[Tensor, " people"]]]:
         """Whether pictures show a small detail of people who have it, and lack it of people who do not.
 
-        People with a faint trace of a detail are left out of it. The probe's own errors are those on real photos; at most 3 % of
+        People with a faint trace of a detail are left out of it. The probe's own errors are those on real photos. At most 3 % of
         them is good.
 
         Returns:

@@ -1,9 +1,9 @@
 """The recognisers of a drawn world: picture or latent in, unit embedding out.
 
-`ArcFaceNet` is the world's encoder (what the synthesizer is conditioned on); `PatchTransformer` is the second opinion,
+`ArcFaceNet` is the world's encoder (what the synthesizer is conditioned on). `PatchTransformer` is the second opinion,
 of another architecture, trained by another loss on other people, and used for scoring only. `LatentNet` is the critic that a
-prior is trained against (`lorasynth.refining`): it looks at the base model's latents, has learned from yet other people, and
-scores nothing that is reported, so that nothing is ever trained against the two that score.
+prior is trained against (`lorasynth.refining`). It looks at the base model's latents, has learned from yet other people, and
+scores nothing that is reported. So nothing is ever trained against the two that score.
 """
 
 import torch
@@ -23,7 +23,7 @@ def _prepare(pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
 
 
 class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; ``stride`` 2 halves the picture."""
+    """Two 3x3 convolutions beside a shortcut. ``stride`` 2 halves the picture."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()

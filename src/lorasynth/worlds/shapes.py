@@ -1,6 +1,6 @@
 """Signed distances to simple shapes, in picture units: negative inside. What every drawn world is made of.
 
-Coordinates have y down; a radius is a number or (B, 1, 1). The formulas of polygon, star, heart and vesica are after Quilez,
+Coordinates have y down. A radius is a number or (B, 1, 1). The formulas of polygon, star, heart and vesica are after Quilez,
 "2D distance functions" (2020).
 """
 
@@ -39,7 +39,7 @@ def box(x: Plane, y: Plane, half_width: Number, half_height: Number, corner: Num
 
 
 def polygon(x: Plane, y: Plane, radius: Number, sides: Number) -> Plane:
-    """A regular polygon with a corner on top; ``radius`` is that of its corners."""
+    """A regular polygon with a corner on top. ``radius`` is that of its corners."""
     turn, r = torch.atan2(x, -y), _norm(x, y)
     sector = 2 * math.pi / torch.as_tensor(sides)
     fold = torch.remainder(turn, sector) - sector / 2
@@ -81,13 +81,13 @@ def heart(x: Plane, y: Plane, radius: Number) -> Plane:
 
 
 def vesica(x: Plane, y: Plane, half_width: Number, half_height: Number) -> Plane:
-    """A leaf: where two circles meet, pointed above and below; narrower than it is high."""
+    """A leaf: where two circles meet, pointed above and below. Narrower than it is high."""
     shift = (half_height**2 - half_width**2) / (2 * half_width)
     return _norm(x.abs() + shift, y) - (half_width + shift)
 
 
 def crescent(x: Plane, y: Plane, radius: Number, bite: Number) -> Plane:
-    """A moon, its horns to the right; ``bite`` in [0, 1] is how much of it is gone."""
+    """A moon, its horns to the right. ``bite`` in [0, 1] is how much of it is gone."""
     return torch.maximum(circle(x, y, radius), -circle(x - radius * (1.1 - 0.7 * bite), y, radius * 0.85))
 
 
@@ -97,7 +97,7 @@ def cross(x: Plane, y: Plane, radius: Number, arm: Number, corner: Number = 0.0)
 
 
 def shield(x: Plane, y: Plane, radius: Number, waist: Number) -> Plane:
-    """A shield: straight on top, round to a point below; ``waist`` in [0, 1] makes it slender."""
+    """A shield: straight on top, round to a point below. ``waist`` in [0, 1] makes it slender."""
     width = radius * (0.95 - 0.25 * waist)
     lower = vesica(x, y + 0.45 * radius, width, radius * 1.5)
     upper = box(x, y + 0.6 * radius, width, 0.3 * radius)

@@ -80,7 +80,7 @@ def build_sharp_vae(pool: Pool, config: SharpVAEConfig) -> "AutoencoderKL":
 def train_sharp_decoder(
     vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, *, run_dir: Path | None = None
 ) -> None:
-    """Train the decoder in place, phase after phase; latents stay what they are.
+    """Train the decoder in place, phase after phase. Latents stay what they are.
 
     Args:
         vae: of `build_sharp_vae`.

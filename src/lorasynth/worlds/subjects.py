@@ -1,7 +1,7 @@
 """Who is who in a drawn world: numbers in, known factors out, and one table that says who may see whom.
 
 What a LoRA is about (a person, an emblem, a style) is a number, called *person* wherever the kind does not matter. Person ``p``
-has identity factors that depend on ``p`` alone; photo ``j`` of person ``p`` has nuisance factors that depend on ``(p, j)`` alone,
+has identity factors that depend on ``p`` alone. Photo ``j`` of person ``p`` has nuisance factors that depend on ``(p, j)`` alone,
 or, from photo number `SESSION` on, on ``j`` alone: there all sat for one session. All are numbers in [0, 1) from a counter-based
 hash, so any picture of a world can be asked for in any order, on any machine, and is the same.
 """
@@ -76,7 +76,7 @@ _NUISANCE_STREAM = 1 << 40
 
 
 class Persons(Sequence[int]):
-    """Person numbers of some ranges, in order; none is stored."""
+    """Person numbers of some ranges, in order. None is stored."""
 
     def __init__(self, ranges: Sequence[range]):
         self._ranges = tuple(ranges)

@@ -9,7 +9,7 @@ from lorasynth.worlds.recogniser_training import DrawPhotos
 
 
 def twin_of(person: int) -> int:
-    """The number of a person's twin, a negative one; the person's, if it is given a twin's."""
+    """The number of a person's twin, a negative one. The person's, if it is given a twin's."""
     return ~person
 
 

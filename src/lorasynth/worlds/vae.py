@@ -74,7 +74,7 @@ def build_vae(
 
 
 def _colours(chroma: float) -> Float[Tensor, "3 3"]:
-    """RGB -> brightness and two differences of colour (ITU-R BT.601), these times ``chroma``; at 1 RGB as it is."""
+    """RGB -> brightness and two differences of colour (ITU-R BT.601), these times ``chroma``. At 1 RGB as it is."""
     if chroma == 1:
         return torch.eye(3)
     return torch.tensor([[0.299, 0.587, 0.114], [0.5, -0.419, -0.081], [-0.169, -0.331, 0.5]]) * torch.tensor(
@@ -85,7 +85,7 @@ def _colours(chroma: float) -> Float[Tensor, "3 3"]:
 def _principal(
     rows: Float[Tensor, "n d"], keep: int, weights: Float[Tensor, " n"]
 ) -> tuple[Float[Tensor, "keep d"], Float[Tensor, " keep"]]:
-    """Principal directions (rows) and their standard deviations, largest first; signs by the mean entry."""
+    """Principal directions (rows) and their standard deviations, largest first. Signs by the mean entry."""
     centred = rows - weights @ rows / weights.sum()
     covariance = centred.T @ (centred * weights[:, None]) / weights.sum()
     variance, vectors = torch.linalg.eigh(covariance.double())
@@ -171,7 +171,7 @@ def encode(vae: "AutoencoderKL", pictures: Float[Tensor, "B 3 H W"], batch: int 
 def affine_encoder(vae: "AutoencoderKL") -> tuple[Float[Tensor, "C d"], Float[Tensor, " C"]]:
     """The encoder as one affine map of an 8x8 patch, read off by encoding impulses.
 
-    `build_vae` makes the encoder affine in each patch by construction; training a base model on pictures drawn as it goes
+    `build_vae` makes the encoder affine in each patch by construction. Training a base model on pictures drawn as it goes
     is three times faster with the map than through the network.
 
     Returns:

@@ -42,7 +42,7 @@ def reconstruction_loss(
 def train_decoder(
     vae: "AutoencoderKL", draw_batch: DrawBatch, config: DecoderConfig, *, run_dir: Path | None = None
 ) -> None:
-    """Train ``vae.decoder`` in place; the encoder stays as `build_vae` wrote it.
+    """Train ``vae.decoder`` in place. The encoder stays as `build_vae` wrote it.
 
     Args:
         vae: the picture VAE.

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def one_of(names: tuple[T, ...], factor: float) -> T:
-    """The name whose equal part of [0, 1] a factor lies in; values outside count as the nearest."""
+    """The name whose equal part of [0, 1] a factor lies in. Values outside count as the nearest."""
     return names[min(max(int(factor * len(names)), 0), len(names) - 1)]
 
 

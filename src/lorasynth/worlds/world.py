@@ -98,7 +98,7 @@ class World:
 
     @cached_property
     def reader(self) -> Reader | None:
-        """Reads visible features off pictures; None where the world's models hold no ``reader.safetensors``."""
+        """Reads visible features off pictures. None where the world's models hold no ``reader.safetensors``."""
         path = self._file("reader.safetensors")
         return Reader.load(self.domain, path) if path.exists() else None
 
@@ -152,7 +152,7 @@ WORLDS = tuple(DOMAIN_MODULES)
 
 
 def get_domain(name: str) -> Domain:
-    """What a world shows and says, by its name; no model of it is needed.
+    """What a world shows and says, by its name. No model of it is needed.
 
     Raises:
         UsageError: there is none of that name.

@@ -71,7 +71,7 @@ class SceneProbe:
 
 
 def _edges(pictures: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 4 h w"]:
-    """How strong edges are and which way they run, relative to the picture's own contrast; at half the size."""
+    """How strong edges are and which way they run, relative to the picture's own contrast. At half the size."""
     smooth = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
     dx, dy = smooth.diff(dim=3, append=smooth[..., -1:]), smooth.diff(dim=2, append=smooth[:, :, -1:])
     parts = torch.stack([dx.square().sum(1), dy.square().sum(1), (dx * dy).sum(1), -(dx * dy).sum(1)], dim=1)

@@ -1,6 +1,6 @@
 """The things that scenes show, each as a few shapes: what there is to draw, whatever the style.
 
-A thing stands on y = 0.5 and is about 1 high, its middle at x = 0; what hangs in the sky has its middle at the origin and a
+A thing stands on y = 0.5 and is about 1 high, its middle at x = 0. What hangs in the sky has its middle at the origin and a
 radius of about 0.5. Later parts lie over earlier ones.
 """
 

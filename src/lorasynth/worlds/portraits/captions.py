@@ -39,7 +39,7 @@ def photo_words(f: Factors) -> list[str]:
 
 
 def turned_words(f: Factors) -> list[str]:
-    """Where a face is turned, as seen in the picture; nothing of one that looks ahead."""
+    """Where a face is turned, as seen in the picture. Nothing of one that looks ahead."""
     return [LOOKING[0]] if f["yaw"] < 0.3 else [LOOKING[1]] if f["yaw"] > 0.7 else []
 
 
