@@ -1,6 +1,5 @@
 """The results of one experiment: a line of JSON for each cell and seed, in one file."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from lorasynth.errors import UsageError
 from lorasynth.storage.files import write_bytes
+from lorasynth.storage.system import lock, require_locks
 
 Record = dict[str, Any]
 Key = tuple[str, int]
@@ -63,9 +63,10 @@ class ResultsFile:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Be the only process that writes here. The system lets go when the process dies."""
+    require_locks()
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle)
         yield
     finally:
         os.close(handle)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from lorasynth.errors import OutputExistsError, UsageError
+from lorasynth.storage.system import AT_ONCE, NO_LINK
 
 _FILE, _LINK = "a file", "a link"
 _KINDS = {
@@ -107,7 +108,7 @@ def open_lock(path: Path) -> IO[str]:
     Raises:
         OSError: it cannot be opened, is a link or no file, or is another file under a second name.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK | AT_ONCE, 0o666)
     status = os.fstat(handle)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(handle)

@@ -14,6 +14,7 @@ from typing import Any
 
 from lorasynth.errors import ModelError
 from lorasynth.storage.schema import ANYTHING, Misfit, Type, fit
+from lorasynth.storage.system import AT_ONCE
 
 MAX_JSON_MB = 64
 """A run's history of many thousand lines has some."""
@@ -29,7 +30,7 @@ def open_regular(path: str | Path, max_mb: int = MAX_FILE_MB) -> io.BufferedRead
     """
     try:
         _require_regular(path, os.stat(path), max_mb)  # first: opening a device can already do something
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        file = os.fdopen(os.open(path, os.O_RDONLY | AT_ONCE), "rb")
         _require_regular(path, os.fstat(file.fileno()), max_mb)
     except FileNotFoundError:
         raise ModelError(f"{path}: not found; is this the right folder?") from None

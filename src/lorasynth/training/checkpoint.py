@@ -30,6 +30,7 @@ from lorasynth.storage.reading import read_bytes, read_json, sha256_file
 from lorasynth.storage.schema import ANYTHING, SHA256, table, text, whole
 from lorasynth.storage.schema import record as fields
 from lorasynth.storage.settings import config_difference
+from lorasynth.storage.system import lock, require_locks
 
 SCHEMA = 2
 """Since 2 ``checkpoint.json`` has a sha256 of its own; 1 is read too."""
@@ -145,9 +146,9 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another process has it, or it cannot be written.
     """
-    import fcntl
     import socket
 
+    require_locks()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         opened = open_lock(run_dir / ".lock")
@@ -157,7 +158,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
         ) from None
     with opened as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, wait=False)
         except OSError:
             holder = printable(file.read(200).strip())
             raise CheckpointError(f"{run_dir}: in use by {holder}; wait for it, or choose another run folder") from None

@@ -8,7 +8,6 @@ clock of their own. On its owner's machine it is free as soon as the owner dies,
 Two owners of one work (the first was halted for long) are possible and do no harm: the store takes an item once.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.storage.faults import shown
+from lorasynth.storage.system import AT_ONCE, NO_LINK, lock
 
 FOLDER_NAME = ".leases"
 EXPIRES_AFTER_S = 60.0
@@ -121,7 +121,7 @@ class Leases:
         return silent_s > self.expires_after_s or (look.host == self.host and not look.locked)
 
     def _look(self, path: Path) -> _Look:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | NO_LINK | AT_ONCE)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise OSError(f"{path}: no regular file")
@@ -178,7 +178,7 @@ class Lease:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease of {self.name}")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle)
             self._renew(0)
         except OSError as error:
             self._give_back()
@@ -235,7 +235,7 @@ def _record(content: bytes) -> dict:
 
 def _is_locked(handle: int) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(handle, shared=True, wait=False)
     except BlockingIOError:
         return True
     return False

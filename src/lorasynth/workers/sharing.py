@@ -1,6 +1,5 @@
 """Can several processes share a folder? Its file system is tried before they begin."""
 
-import fcntl
 import os
 import tempfile
 import threading
@@ -8,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lorasynth.errors import UsageError, ZooError
+from lorasynth.storage.system import lock, require_locks
 
 _ROUNDS, _RIVALS = 16, 8
 
@@ -24,6 +24,7 @@ def require_shareable(folder: Path) -> None:
         UsageError: it cannot be written.
         ZooError: its file system is not fit for several processes.
     """
+    require_locks()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="probe-", dir=folder) as place:
@@ -66,11 +67,11 @@ def _at_once(act: Callable[[], None]) -> None:
 def _locks_exclude(path: Path) -> bool:
     with path.open("r+b") as one, path.open("r+b") as other:  # NFS locks no file that is only read
         try:
-            fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(one, wait=False)
         except OSError:
             return False
         try:
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(other, wait=False)
         except BlockingIOError:
             return True
         return False

@@ -1,6 +1,5 @@
 """Other people's LoRAs become a zoo: each is taken in once, or set aside with the reason."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from lorasynth.errors import LorasynthError, PhotoError, UsageError, ZooError
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.faults import printable, shown
+from lorasynth.storage.system import lock, require_locks
 from lorasynth.zoo.candidates import Brought, Candidate
 from lorasynth.zoo.finding import PassedOver
 from lorasynth.zoo.outcomes import KINDS, REPORT_NAME, Outcome, write_report
@@ -106,6 +106,7 @@ def _only_import(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     NOTE: it locks the folder itself, and beside it every change holds the manifest's lock. Some network file systems lock no
     folders: there two imports may take in one LoRA's twins, and both still finish.
     """
+    require_locks()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -114,10 +115,10 @@ def _only_import(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     try:
         with suppress(OSError):
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(handle, wait=False)
             except BlockingIOError:
                 report(f"{shown(folder)}: another import is at work; waiting until it is done")
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock(handle)
         yield
     finally:
         os.close(handle)
