@@ -17,7 +17,7 @@ from lorasynth.zoo import Zoo
 from lorasynth.zoo.build import build_zoo_with_workers
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.filling import fill
-from lorasynth.zoo.verify import look_over
+from lorasynth.zoo.verify import verify
 
 from ..zoo.planted import layout
 
@@ -232,7 +232,7 @@ def test_a_lease_that_expired_twice_gives_no_item_twice(tmp_path):
     assert (folder / "shard-00000.safetensors").read_bytes() == before
     assert [item.id for item in Zoo.open(folder).items] == [item.id for item in zoo.items] == ["toy-1", "toy-2"]
     assert zoo.load()[1].unique().tolist() == [3.0]
-    assert look_over(folder).faults == []
+    assert verify(folder).faults == []
     assert not (folder / ".leases").exists()
 
 
@@ -251,7 +251,7 @@ def test_somebody_who_is_forgotten_while_they_are_trained_stays_out_and_the_othe
     zoo = fill_one(folder, make)
     assert trained == [[1, 2], [1]]
     assert [item.person for item in zoo.items] == [1]
-    assert look_over(folder).faults == []
+    assert verify(folder).faults == []
 
 
 def test_a_training_that_diverged_ends_the_build_and_frees_its_lease(tmp_path):

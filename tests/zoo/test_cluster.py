@@ -15,7 +15,7 @@ from lorasynth.workers.cluster import run_on_cluster
 from lorasynth.zoo.cluster import build_zoo_on_cluster
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.store import Zoo
-from lorasynth.zoo.verify import look_over
+from lorasynth.zoo.verify import verify
 
 from . import planted, test_kills
 from .test_kills import BANK, digests, make, one_worker
@@ -86,7 +86,7 @@ def test_a_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster):
     banks = [path.name.rpartition("-")[2] for path in tmp_path.glob("begun-*")]
     assert len(banks) == BANKS + 1  # the victim's third, again on the other node
     assert len(set(banks)) == BANKS
-    assert look_over(folder).faults == []
+    assert verify(folder).faults == []
     assert digests(folder) == digests(one_worker(tmp_path / "one", BANKS * BANK))
 
 

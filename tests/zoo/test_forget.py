@@ -26,8 +26,9 @@ from lorasynth.zoo.importer import import_zoo
 from lorasynth.zoo.manifest import read_manifest, to_line
 from lorasynth.zoo.pairs import find_loras, pair_by_name, person_number
 from lorasynth.zoo.repair import repair_zoo
+from lorasynth.zoo.report import LEFTOVER
 from lorasynth.zoo.resize import resize_zoo
-from lorasynth.zoo.verify import LEFTOVER, look_over
+from lorasynth.zoo.verify import verify
 
 from .planted import contents, kill_at, killed_at, layout, make_zoo, restore, stored
 
@@ -56,7 +57,7 @@ def test_a_person_leaves_no_byte_and_everybody_else_stays_to_the_byte(zoo):
     assert done.rewritten == ["shard-00000"]
     assert found_in(zoo.folder, theirs) == []
     assert stored(zoo.folder) == {id: parts for id, parts in before.items() if id not in done.ids}
-    assert look_over(zoo.folder).faults == []
+    assert verify(zoo.folder).faults == []
     now = (zoo.folder / "shard-00001.safetensors").stat()
     assert (now.st_ino, now.st_mtime_ns) == (untouched.st_ino, untouched.st_mtime_ns)
     assert {t.forgotten for t in Zoo.open(zoo.folder).forgotten} == {99, 12}
@@ -99,15 +100,15 @@ def test_killed_at_any_moment_it_can_be_finished(zoo, then):
     kept = {id: parts for id, parts in rows.items() if id not in ("item-01", "item-03")}
     number = 1
     while killed_at(number, zoo.folder, lambda: forget_person(zoo.folder, 12)):
-        assert {fault.code for fault in look_over(zoo.folder).faults} <= set(LEFTOVER), number
+        assert {fault.code for fault in verify(zoo.folder).faults} <= set(LEFTOVER), number
         now = stored(zoo.folder)
         assert now in (rows, kept), number
         if then.startswith("repair"):
             repair_zoo(zoo.folder)
-            assert look_over(zoo.folder).faults == [], number
+            assert verify(zoo.folder).faults == [], number
             assert stored(zoo.folder) == now, number
         forget_person(zoo.folder, 12)
-        assert look_over(zoo.folder).faults == [], number
+        assert verify(zoo.folder).faults == [], number
         assert stored(zoo.folder) == kept, number
         assert found_in(zoo.folder, [*theirs, b"twelve"]) == [], number
         restore(zoo.folder, before)
@@ -122,12 +123,12 @@ def test_a_repair_killed_at_any_moment_can_be_finished(zoo):
     shard.write_bytes(content)
     (zoo.folder / "shard-00001.safetensors").write_bytes(b"nothing")
     manifest.write_bytes(manifest.read_bytes()[:-5])
-    before, sound = contents(zoo.folder), {item.id for item in look_over(zoo.folder).items}
+    before, sound = contents(zoo.folder), {item.id for item in verify(zoo.folder).items}
     assert len(sound) == 5
     number = 1
     while killed_at(number, zoo.folder, lambda: repair_zoo(zoo.folder)):
         repair_zoo(zoo.folder)
-        assert look_over(zoo.folder).faults == [], number
+        assert verify(zoo.folder).faults == [], number
         assert stored(zoo.folder).keys() == sound, number
         log = (zoo.folder / "quarantine" / "dropped.jsonl").read_text().splitlines()
         assert len(log) == 4, number
@@ -252,7 +253,7 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    (lost,) = [i for i in Zoo.open(folder).items if i.id not in {s.id for s in look_over(folder).items}]
+    (lost,) = [i for i in Zoo.open(folder).items if i.id not in {s.id for s in verify(folder).items}]
     repair_zoo(folder)
     again = build_zoo(config, str(folder), report=said.append)
     assert trained == [lost.person]
@@ -343,4 +344,4 @@ def test_forget_and_repair_finish_or_say_why_not(zoo, damage):
 def test_a_lines_strange_shard_goes_by_repair(zoo):
     line_of_shard(zoo.folder, "x" * 5_000)
     repair_zoo(zoo.folder)
-    assert look_over(zoo.folder).faults == []
+    assert verify(zoo.folder).faults == []

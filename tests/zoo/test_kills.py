@@ -22,7 +22,7 @@ from lorasynth.workers.helpers import helpers
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.ledger import Ledger
-from lorasynth.zoo.verify import look_over
+from lorasynth.zoo.verify import verify
 
 from .planted import contents, killed_at, layout
 
@@ -141,7 +141,7 @@ def test_killed_at_each_change_of_a_file_another_process_finishes_to_the_same_by
         shutil.rmtree(folder)
         number += 1
     assert number > 40
-    assert look_over(tmp_path / "one").faults == []
+    assert verify(tmp_path / "one").faults == []
 
 
 def wait_long(started):
@@ -180,7 +180,7 @@ def test_workers_and_coordinators_are_killed_and_the_zoo_is_that_of_one_worker(t
     again = one_worker(folder, items)
     ids = [json.loads(line)["id"] for line in (again / "manifest.jsonl").read_text().splitlines()]
     assert len(ids) == len(set(ids)) == items
-    assert look_over(again).faults == []
+    assert verify(again).faults == []
     alone = one_worker(tmp_path / "one", items)
     assert digests(again) == digests(alone)
     assert {p.name for p in again.iterdir()} == {p.name for p in alone.iterdir()}

@@ -13,7 +13,8 @@ from lorasynth.zoo import Zoo
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import put_in_order, read_manifest
-from lorasynth.zoo.verify import LEFTOVER, look_over
+from lorasynth.zoo.report import LEFTOVER
+from lorasynth.zoo.verify import verify
 
 from .planted import contents, layout, make_zoo
 
@@ -118,10 +119,10 @@ def test_a_writer_that_is_killed_in_the_middle_of_its_lines_left_none(tmp_path):
         assert process.exitcode == -signal.SIGXFSZ, limit
         assert (manifest.stat().st_size, manifest.read_bytes()[:size]) == (limit, before)
         assert len(Zoo.open(zoo.folder)) == 32
-        assert {fault.code for fault in look_over(zoo.folder).faults} <= {"torn-line", *LEFTOVER}
+        assert {fault.code for fault in verify(zoo.folder).faults} <= {"torn-line", *LEFTOVER}
         assert state(kept) == state(Ledger(zoo.folder))
     append(Zoo.open(zoo.folder), 9, [90 + n for n in range(8)])
-    assert look_over(zoo.folder).faults == []
+    assert verify(zoo.folder).faults == []
     assert len(Zoo.open(zoo.folder)) == 40
     assert state(kept)[0] == {item.person for item in Zoo.open(zoo.folder).items}
 
@@ -148,7 +149,7 @@ def test_a_disk_that_is_full_is_said_so_and_nothing_is_in(zoo, moment, monkeypat
     if moment < 3:
         assert len(again) == len(items)
         append(again, 9, [70, 71])
-    assert look_over(zoo.folder).faults == []
+    assert verify(zoo.folder).faults == []
     assert len(Zoo.open(zoo.folder)) == len(items) + 2
 
 

@@ -99,16 +99,16 @@ def test_the_command_measures_an_imported_zoo(tmp_path):
 
 
 def test_info_reads_no_more_of_a_shard_than_its_header(tmp_path, monkeypatch):
-    from lorasynth.zoo.verify import look_over
+    from lorasynth.zoo.verify import verify
 
     zoo = make(tmp_path / "zoo", True)
     shard = zoo.folder / "shard-00000.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    assert look_over(zoo.folder, hashes=False).faults == []  # which is what `zoo verify` is for
-    assert [fault.code for fault in look_over(zoo.folder).faults] == ["altered-lora"]
+    assert verify(zoo.folder, hashes=False).faults == []  # which is what `zoo verify` is for
+    assert [fault.code for fault in verify(zoo.folder).faults] == ["altered-lora"]
     shard.write_bytes(content[:-2])
-    assert [fault.code for fault in look_over(zoo.folder, hashes=False).faults] == ["bad-shard"]
+    assert [fault.code for fault in verify(zoo.folder, hashes=False).faults] == ["bad-shard"]
     shard.unlink()
-    assert [fault.code for fault in look_over(zoo.folder, hashes=False).faults] == ["missing-shard"]
+    assert [fault.code for fault in verify(zoo.folder, hashes=False).faults] == ["missing-shard"]

@@ -12,7 +12,8 @@ from lorasynth.cli import main
 from lorasynth.errors import LorasynthError, ZooError
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.repair import repair_zoo
-from lorasynth.zoo.verify import LEFTOVER, UNREPAIRABLE, look_over
+from lorasynth.zoo.report import LEFTOVER, UNREPAIRABLE
+from lorasynth.zoo.verify import verify
 
 from .planted import Planter, contents, layout, make_zoo, restore, stored
 
@@ -31,10 +32,10 @@ def command(monkeypatch, *arguments, code=0):
 
 
 def test_a_sound_zoo_has_no_faults(zoo):
-    survey = look_over(zoo.folder)
-    assert survey.faults == []
-    assert survey.items == list(zoo.items)
-    assert (len(zoo), survey.unchecked, len(survey.tombstones)) == (9, 0, 1)
+    report = verify(zoo.folder)
+    assert report.faults == []
+    assert report.items == list(zoo.items)
+    assert (len(zoo), report.unchecked, len(report.tombstones)) == (9, 0, 1)
 
 
 @pytest.mark.slow
@@ -42,7 +43,7 @@ def test_every_planted_fault_is_found_and_named(zoo):
     planter, before, found = Planter(zoo.folder), contents(zoo.folder), Counter()
     for number in range(FAULTS):
         kind, place = planter.plant(number)
-        faults = look_over(zoo.folder).faults
+        faults = verify(zoo.folder).faults
         assert any(place in fault.place for fault in faults), (number, kind, place, list(map(str, faults)))
         assert all("expected" in fault.problem for fault in faults), (number, kind, list(map(str, faults)))
         if number % 5 == 0:
@@ -52,7 +53,7 @@ def test_every_planted_fault_is_found_and_named(zoo):
         restore(zoo.folder, before)
     assert found.total() == FAULTS
     assert len(found) > 30
-    assert look_over(zoo.folder).faults == []
+    assert verify(zoo.folder).faults == []
 
 
 def test_a_repair_leaves_a_sound_zoo_and_loses_nothing_that_was_sound(zoo):
@@ -60,16 +61,16 @@ def test_a_repair_leaves_a_sound_zoo_and_loses_nothing_that_was_sound(zoo):
     rows = stored(zoo.folder)
     for number in range(3 * len(planter.kinds)):
         kind, _ = planter.plant(number)
-        survey, damaged = look_over(zoo.folder), contents(zoo.folder)
-        if any(fault.code in UNREPAIRABLE for fault in survey.faults):
+        report, damaged = verify(zoo.folder), contents(zoo.folder)
+        if any(fault.code in UNREPAIRABLE for fault in report.faults):
             with pytest.raises(ZooError, match="cannot be repaired: "):
                 repair_zoo(zoo.folder)
             assert contents(zoo.folder) == damaged
         else:
             repaired = repair_zoo(zoo.folder)
-            assert look_over(zoo.folder).faults == [], (number, kind)
+            assert verify(zoo.folder).faults == [], (number, kind)
             kept = stored(zoo.folder)
-            assert kept.keys() == {item.id for item in survey.items}, (number, kind)
+            assert kept.keys() == {item.id for item in report.items}, (number, kind)
             assert kept.items() <= rows.items(), (number, kind)
             assert repaired.items == len(kept)
             # Each line that is gone is in quarantine, with the reason, and each file that is gone is, but for temporary ones.
@@ -117,7 +118,7 @@ def test_what_was_repaired_away_can_come_in_again(zoo):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    (lost,) = {item.id for item in zoo.items} - {item.id for item in look_over(zoo.folder).items}
+    (lost,) = {item.id for item in zoo.items} - {item.id for item in verify(zoo.folder).items}
     repair_zoo(zoo.folder)
     again = Zoo.open(zoo.folder)
     p = layout().num_parameters
@@ -130,7 +131,7 @@ def test_an_item_is_not_taken_in_twice(zoo):
     p = layout().num_parameters
     with pytest.raises(ZooError, match=r"expected a new item, got 'item-00', which stands there"):
         zoo.append("shard-00009", [7], ["train"], torch.ones(1, p), torch.ones(1, 2, 8), "made", "CC0", ids=["item-00"])
-    assert {fault.code for fault in look_over(zoo.folder).faults} <= set(LEFTOVER)
+    assert {fault.code for fault in verify(zoo.folder).faults} <= set(LEFTOVER)
     assert len(Zoo.open(zoo.folder)) == 9
 
 
@@ -141,7 +142,7 @@ def test_a_torn_line_does_not_spoil_the_next_one(zoo):
         "shard-00009", [7], ["train"], torch.ones(1, p), torch.ones(1, 2, 8), "made", "CC0", ids=["new"]
     )
     assert [item.id for item in Zoo.open(zoo.folder).items][-1] == "new"
-    assert [str(fault) for fault in look_over(zoo.folder).faults] == [
+    assert [str(fault) for fault in verify(zoo.folder).faults] == [
         "shard-00002 row 2: expected an item that it is of, got none"
     ]
 
@@ -155,17 +156,17 @@ def test_a_zoo_of_the_first_schema_is_read_and_goes_on_as_one_of_the_second(zoo)
     lines = [json.loads(line) for line in manifest.read_text().splitlines() if line.startswith('{"id"')]
     new = ("check", "embeddings_sha256")
     manifest.write_text("".join(json.dumps({k: v for k, v in r.items() if k not in new}) + "\n" for r in lines))
-    survey = look_over(zoo.folder)
-    assert (survey.faults, survey.unchecked) == ([], 9)
+    report = verify(zoo.folder)
+    assert (report.faults, report.unchecked) == ([], 9)
     again, p = Zoo.create(zoo.folder, layout(), {"rank": 2}, None), layout().num_parameters
     again.append("shard-00009", [7], ["train"], torch.ones(1, p), torch.ones(1, 2, 8), "made", "CC0", ids=["new"])
     assert json.loads((zoo.folder / "zoo.json").read_text())["schema"] == 2
-    survey = look_over(zoo.folder)
-    assert (survey.faults, survey.unchecked, len(survey.items)) == ([], 9, 10)
+    report = verify(zoo.folder)
+    assert (report.faults, report.unchecked, len(report.items)) == ([], 9, 10)
 
 
 def test_no_zoo_is_said_so_and_nothing_is_left_there(tmp_path):
-    for act in (look_over, repair_zoo):
+    for act in (verify, repair_zoo):
         with pytest.raises(ZooError, match="expected a zoo, got no"):
             act(tmp_path)
     assert list(tmp_path.iterdir()) == []

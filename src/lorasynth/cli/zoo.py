@@ -196,7 +196,7 @@ def zoo_info(
     check_json(json, zoo, force=force)
     setup(device)
     from lorasynth.zoo.store import Zoo
-    from lorasynth.zoo.verify import look_over
+    from lorasynth.zoo.verify import verify
 
     opened = Zoo.open(zoo)
     record: dict = {
@@ -206,7 +206,7 @@ def zoo_info(
         "modules": len(opened.layout.modules),
         "parameters": opened.layout.num_parameters,
         "layout": opened.layout.hash,
-        "faults": [str(fault) for fault in look_over(zoo, hashes=False).faults],
+        "faults": [str(fault) for fault in verify(zoo, hashes=False).faults],
         "recipe": opened.recipe,
     }
     if measure and "world" not in opened.recipe:

@@ -56,18 +56,18 @@ def zoo_verify(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
     """
     check_json(json, zoo, force=force)
     setup()
-    from lorasynth.zoo.verify import look_over
+    from lorasynth.zoo.verify import verify
 
-    survey = look_over(zoo)
+    report = verify(zoo)
     record = {
-        "zoo": str(zoo), "sound": not survey.faults, "items": len(survey.sound), "shards": len(survey.num_rows),
-        "forgotten": len(survey.tombstones), "without_checksums": survey.unchecked,
-        "faults": [fault.to_dict() for fault in survey.faults],
+        "zoo": str(zoo), "sound": not report.faults, "items": len(report.sound), "shards": len(report.num_rows),
+        "forgotten": len(report.tombstones), "without_checksums": report.unchecked,
+        "faults": [fault.to_dict() for fault in report.faults],
     }  # fmt: skip
     emit(record, json)
-    if survey.faults:
+    if report.faults:
         raise ZooError(
-            f"{zoo}: expected a sound zoo, got {len(survey.faults)} faults, the first: {survey.faults[0]}; "
+            f"{zoo}: expected a sound zoo, got {len(report.faults)} faults, the first: {report.faults[0]}; "
             "`lorasynth zoo repair` sets aside what is not sound"
         )
 

@@ -8,8 +8,9 @@ from lorasynth.errors import ZooError
 from lorasynth.workers.locks import locked
 from lorasynth.zoo.manifest import Tombstone
 from lorasynth.zoo.outcomes import forget_outcomes
+from lorasynth.zoo.report import LEFTOVER
 from lorasynth.zoo.rewrite import PREPARED_NAME, QUARANTINE_NAME, delete, keep_only, refused, require_own, stray_shards
-from lorasynth.zoo.verify import LEFTOVER, look_over, require_zoo
+from lorasynth.zoo.verify import require_zoo, verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +55,24 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
     with locked(folder), refused(folder):
         require_own(folder / QUARANTINE_NAME)
         require_own(folder / PREPARED_NAME)
-        survey = look_over(folder)
-        if faults := [fault for fault in survey.faults if fault.code not in LEFTOVER]:
+        report = verify(folder)
+        if faults := [fault for fault in report.faults if fault.code not in LEFTOVER]:
             raise ZooError(
                 f"{folder}: expected a sound zoo to take somebody out of, got {len(faults)} faults ({faults[0]}); run "
                 "`lorasynth zoo repair` first"
             )
-        theirs = [item.id for item in survey.items if item.person == person]
-        before = [id for tombstone in survey.forgotten if tombstone.forgotten == person for id in tombstone.ids]
-        if not theirs and person not in {tombstone.forgotten for tombstone in survey.forgotten}:
+        theirs = [item.id for item in report.items if item.person == person]
+        before = [id for tombstone in report.forgotten if tombstone.forgotten == person for id in tombstone.ids]
+        if not theirs and person not in {tombstone.forgotten for tombstone in report.forgotten}:
             raise ZooError(
                 f"{folder}: expected a person of the zoo, got {person}, of whom nothing is there; see manifest.jsonl"
             )
-        kept = {item.id for item in survey.items} - set(theirs)
+        kept = {item.id for item in report.items} - set(theirs)
         rewritten: list[str] = []
         if theirs:
-            rewritten = keep_only(folder, survey, kept, Tombstone(forgotten=person, ids=theirs, shards=[]))
+            rewritten = keep_only(folder, report, kept, Tombstone(forgotten=person, ids=theirs, shards=[]))
         # From here on the person is not in the zoo; what follows takes their bytes out of the folder.
-        deleted = delete([*stray_shards(folder), *survey.leftovers])
+        deleted = delete([*stray_shards(folder), *report.leftovers])
         deleted += _empty(folder / QUARANTINE_NAME)
         deleted += _empty(folder / PREPARED_NAME)  # is computed again, without them
         forget_outcomes(folder, person, {*before, *theirs})

@@ -9,8 +9,9 @@ from lorasynth.errors import ZooError
 from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_bytes
 from lorasynth.workers.locks import locked
+from lorasynth.zoo.report import LEFTOVER, UNREPAIRABLE, ZooFault
 from lorasynth.zoo.rewrite import QUARANTINE_NAME, delete, keep_only, put_away, refused, require_own, stray_shards
-from lorasynth.zoo.verify import LEFTOVER, UNREPAIRABLE, Fault, look_over, require_zoo
+from lorasynth.zoo.verify import require_zoo, verify
 
 LOG_NAME = "dropped.jsonl"
 
@@ -29,7 +30,7 @@ class Repaired:
     """
 
     items: int
-    faults: list[Fault]
+    faults: list[ZooFault]
     dropped: list[dict[str, Any]]
     rewritten: list[str]
     quarantined: list[str]
@@ -37,7 +38,7 @@ class Repaired:
 
 
 def repair_zoo(folder: str | Path) -> Repaired:
-    """Set aside what `look_over` finds unsound, so that it finds nothing, and building or importing can make it again.
+    """Set aside what `verify` finds unsound, so that it finds nothing, and building or importing can make it again.
 
     Nothing is lost: what goes from the manifest is written to ``quarantine/dropped.jsonl`` first, and shards that go are moved
     beside it, but for those of people who were forgotten. The manifest changes in one step, by a rename; after a kill at any
@@ -53,27 +54,27 @@ def repair_zoo(folder: str | Path) -> Repaired:
     folder = require_zoo(folder)
     with locked(folder), refused(folder):
         require_own(folder / QUARANTINE_NAME)
-        survey = look_over(folder)
-        if once := [fault for fault in survey.faults if fault.code in UNREPAIRABLE]:
+        report = verify(folder)
+        if once := [fault for fault in report.faults if fault.code in UNREPAIRABLE]:
             raise ZooError(f"{folder}: cannot be repaired: {once[0]}")
-        if not survey.faults:
-            return Repaired(items=len(survey.items), faults=[], dropped=[], rewritten=[], quarantined=[], deleted=[])
+        if not report.faults:
+            return Repaired(items=len(report.items), faults=[], dropped=[], rewritten=[], quarantined=[], deleted=[])
         quarantine = folder / QUARANTINE_NAME
-        _log(quarantine / LOG_NAME, survey.unsound)
+        _log(quarantine / LOG_NAME, report.unsound)
         rewritten: list[str] = []
-        if any(fault.code not in LEFTOVER for fault in survey.faults):
-            rewritten = keep_only(folder, survey, {item.id for item in survey.items})
-        private = {shard for tombstone in survey.forgotten for shard in tombstone.shards}
-        private |= {fault.place.rpartition(" row ")[0] for fault in survey.faults if fault.code == "forgotten-item"}
+        if any(fault.code not in LEFTOVER for fault in report.faults):
+            rewritten = keep_only(folder, report, {item.id for item in report.items})
+        private = {shard for tombstone in report.forgotten for shard in tombstone.shards}
+        private |= {fault.place.rpartition(" row ")[0] for fault in report.faults if fault.code == "forgotten-item"}
         strays = stray_shards(folder)
         gone = [path for path in strays if path.name.removesuffix(".safetensors") in private]
         return Repaired(
-            items=len(survey.items),
-            faults=survey.faults,
-            dropped=[{"line": printable(_text(raw), 500), "reason": reason} for raw, reason in survey.unsound],
+            items=len(report.items),
+            faults=report.faults,
+            dropped=[{"line": printable(_text(raw), 500), "reason": reason} for raw, reason in report.unsound],
             rewritten=rewritten,
             quarantined=put_away([path for path in strays if path not in gone], quarantine),
-            deleted=delete([*gone, *survey.leftovers]),
+            deleted=delete([*gone, *report.leftovers]),
         )
 
 

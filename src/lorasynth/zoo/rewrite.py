@@ -20,15 +20,15 @@ from lorasynth.zoo.manifest import (
     sync_folder,
     to_line,
 )
+from lorasynth.zoo.report import ZooReport
 from lorasynth.zoo.shards import read_shard
-from lorasynth.zoo.verify import Survey
 
 QUARANTINE_NAME = "quarantine"
 PREPARED_NAME = "prepared"
 """Folder of what was computed of photographs that a zoo is made from."""
 
 
-def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone | None = None) -> list[str]:
+def keep_only(folder: Path, report: ZooReport, kept: set[str], tombstone: Tombstone | None = None) -> list[str]:
     """Make a zoo hold some of its sound items and nothing else. Whoever calls holds the lock.
 
     Shards that only hold what is kept are not touched. The others are written anew, the manifest takes all of it up at once by a
@@ -37,7 +37,7 @@ def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone
 
     Args:
         folder: the zoo's.
-        survey: of it as it is.
+        report: of it as it is.
         kept: ids of the items that stay.
         tombstone: to put into the manifest; gets the names of the shards that were replaced.
 
@@ -45,13 +45,13 @@ def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone
         The shards that were written anew, by their old names.
     """
     items: dict[str, list[Item]] = defaultdict(list)
-    for item in survey.items:
+    for item in report.items:
         if item.id in kept:
             items[item.shard].append(item)
-    replaced = {name for name, count in survey.num_rows.items() if count != len(items[name])}
+    replaced = {name for name, count in report.num_rows.items() if count != len(items[name])}
     # NOTE: names of files that nobody needs are taken too: they are to be put away, not written over.
     taken = {path.name.removesuffix(".safetensors") for path in folder.glob("shard-*.safetensors")}
-    taken |= {name for t in survey.forgotten for name in t.shards}
+    taken |= {name for t in report.forgotten for name in t.shards}
     moved: dict[str, Item] = {}
     for name in sorted(replaced):
         if items[name]:
@@ -60,10 +60,10 @@ def keep_only(folder: Path, survey: Survey, kept: set[str], tombstone: Tombstone
             vectors, embeddings = read_shard(folder, name).take([item.row for item in items[name]])
             write_tensors(folder / f"{new}.safetensors", {"vectors": vectors, "embeddings": embeddings})
             moved |= {item.id: replace(item, shard=new, row=row) for row, item in enumerate(items[name])}
-    lines = [line.raw + b"\n" for line in survey.tombstones]
+    lines = [line.raw + b"\n" for line in report.tombstones]
     if tombstone is not None:
         lines.append(to_line(replace(tombstone, shards=sorted(replaced))))
-    for line in survey.sound:
+    for line in report.sound:
         if isinstance(line.record, Item) and line.record.id in kept:
             new_item = moved.get(line.record.id)
             lines.append(to_line(new_item) if new_item else line.raw + b"\n")

@@ -27,7 +27,7 @@ from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_manifest
 from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.shards import row_hash, shard_path
-from lorasynth.zoo.verify import look_over
+from lorasynth.zoo.verify import verify
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -291,6 +291,6 @@ class Zoo:
     def verify(self) -> list[str]:
         """What is wrong with the zoo as it is on disk now: a sentence each (an empty list is a sound zoo).
 
-        `lorasynth.zoo.verify.look_over` says the same for programs.
+        `lorasynth.zoo.verify.verify` says the same for programs.
         """
-        return [str(fault) for fault in look_over(self.folder).faults]
+        return [str(fault) for fault in verify(self.folder).faults]

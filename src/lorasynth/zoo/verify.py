@@ -3,103 +3,22 @@
 import json
 import os
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.lora.layout import Layout
-from lorasynth.storage.faults import printable
 from lorasynth.storage.files import read_tensors
 from lorasynth.storage.reading import read_json, sha256_file
 from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, SCHEMA_VERSION, head_hash
-from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, Tombstone, read_manifest
+from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, read_manifest
+from lorasynth.zoo.report import ZooFault, ZooReport
 from lorasynth.zoo.shards import Shard, ShardHeader, open_header, read_shard, row_hash
 
-LEFTOVER = ("orphan-shard", "orphan-file")
-"""Faults that a killed writer leaves: files that no item needs."""
-UNREPAIRABLE = ("zoo-json", "init")
-"""Faults of what a zoo has once and cannot do without."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """Something wrong in a zoo; ``code`` is stable.
-
-    ============== ==========================================================================================
-    zoo-json, init ``zoo.json`` or ``init.safetensors`` is missing, unreadable or was changed
-    torn-line      the manifest's last lines were not finished: their writer was killed
-    bad-line       a line is no record
-    altered-line   a line was changed after it was written
-    double-item    an id, or the row of another item, again
-    forgotten-item an item of somebody who was forgotten
-    missing-shard  a shard that items are in is not there
-    bad-shard      a shard is cut short, its header damaged, or of another layout
-    missing-row    an item's row is behind the end of its shard
-    altered-lora   an item's LoRA is not what its sha256 says; also two rows that changed places
-    altered-faces  an item's embeddings are not what their sha256 says, or not finite
-    orphan-row     a row of a shard that no item has
-    orphan-shard   a shard that no item is in
-    orphan-file    a temporary file of a writer that was killed
-    ============== ==========================================================================================
-    """
-
-    code: str
-    place: str  # "zoo.json", "manifest.jsonl line 3", "shard-00000" or "shard-00000 row 2"
-    problem: str  # "expected ..., got ..."
-    items: list[str] = field(default_factory=list)  # whom it concerns
-
-    def __str__(self) -> str:
-        named = ", ".join(self.items[:3]) + (f" and {len(self.items) - 3} more" if len(self.items) > 3 else "")
-        return printable(f"{self.place}{f' ({named})' if named else ''}: {self.problem}", limit=400)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "problem": printable(self.problem)}
-
-
-@dataclass(kw_only=True)
-class Survey:
-    """What was found in a zoo's folder.
-
-    Attributes:
-        layout: of its LoRAs; None where ``zoo.json`` does not say.
-        faults: all that is wrong; none in a sound zoo.
-        sound: the lines of items whose every byte is right, in the manifest's order.
-        tombstones: the lines of people who were forgotten.
-        unsound: all other lines' bytes, with the reason.
-        num_rows: of each shard that can be used.
-        shapes: J and D of each shard that can be read.
-        orphans: shards that no line names.
-        leftovers: temporary files.
-        unchecked: how many sound lines are of schema 1, which has a checksum of the LoRA alone.
-    """
-
-    layout: Layout | None = None
-    faults: list[Fault] = field(default_factory=list)
-    sound: list[Line] = field(default_factory=list)
-    tombstones: list[Line] = field(default_factory=list)
-    unsound: list[tuple[bytes, str]] = field(default_factory=list)
-    num_rows: dict[str, int] = field(default_factory=dict)
-    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    orphans: list[str] = field(default_factory=list)
-    leftovers: list[Path] = field(default_factory=list)
-    unchecked: int = 0
-
-    @property
-    def items(self) -> list[Item]:
-        """The sound items."""
-        return [line.record for line in self.sound if isinstance(line.record, Item)]
-
-    @property
-    def forgotten(self) -> list[Tombstone]:
-        """The people who were forgotten."""
-        return [line.record for line in self.tombstones if isinstance(line.record, Tombstone)]
-
-
-def look_over(folder: str | Path, *, hashes: bool = True) -> Survey:
+def verify(folder: str | Path, *, hashes: bool = True) -> ZooReport:
     """Read all of a zoo and find all that is wrong with it. One shard is in memory at a time; nothing is changed.
 
     No writer should be at work: what it is about to finish would be reported as left over.
@@ -112,22 +31,22 @@ def look_over(folder: str | Path, *, hashes: bool = True) -> Survey:
         ZooError: there is no such folder, or its manifest cannot be read.
     """
     folder = require_zoo(folder)
-    survey = Survey()
-    survey.layout = _check_zoo_json(folder, survey.faults)
+    report = ZooReport()
+    report.layout = _check_zoo_json(folder, report.faults)
     manifest = read_manifest(folder)
-    records = _check_lines(manifest, survey)
+    records = _check_lines(manifest, report)
     by_shard: dict[str, list[_Record]] = defaultdict(list)
     for record in records:
         by_shard[record.item.shard].append(record)
     for name, here in sorted(by_shard.items()):
-        _check_shard(folder, name, here, survey, hashes)
-    _check_shapes(by_shard, survey)
-    _check_doubles(records, survey)
-    survey.sound = [r.line for r in records if not r.reason]
-    survey.unsound += [(r.line.raw, r.reason) for r in records if r.reason]
-    survey.unchecked = sum(not line.checked for line in survey.sound)
-    _check_files(folder, set(by_shard), survey)
-    return survey
+        _check_shard(folder, name, here, report, hashes)
+    _check_shapes(by_shard, report)
+    _check_doubles(records, report)
+    report.sound = [r.line for r in records if not r.reason]
+    report.unsound += [(r.line.raw, r.reason) for r in records if r.reason]
+    report.unchecked = sum(not line.checked for line in report.sound)
+    _check_files(folder, set(by_shard), report)
+    return report
 
 
 def require_zoo(folder: str | Path) -> Path:
@@ -151,7 +70,7 @@ class _Record:
     reason: str = ""
 
 
-def _check_zoo_json(folder: Path, faults: list[Fault]) -> Layout | None:
+def _check_zoo_json(folder: Path, faults: list[ZooFault]) -> Layout | None:
     """Hold zoo.json against its own hash and the initialisation against zoo.json's; gives the layout."""
     path, layout = folder / HEAD_NAME, None
     try:
@@ -164,7 +83,7 @@ def _check_zoo_json(folder: Path, faults: list[Fault]) -> Layout | None:
             raise ValueError("other contents than were written")
     except (ModelError, LayoutError, LookupError, TypeError, ValueError) as error:
         problem = f"expected what the zoo is of, as it was written, got {error}; restore it from a copy"
-        faults.append(Fault(code="zoo-json", place=HEAD_NAME, problem=problem))
+        faults.append(ZooFault(code="zoo-json", place=HEAD_NAME, problem=problem))
         return layout
     init = folder / INIT_NAME
     try:
@@ -175,22 +94,22 @@ def _check_zoo_json(folder: Path, faults: list[Fault]) -> Layout | None:
         elif init.exists() and read_tensors(init)[0]["init"].shape != (layout.num_parameters,):
             raise ModelError(f"expected {layout.num_parameters} numbers, got others")
     except (ModelError, LookupError, OSError) as error:
-        faults.append(Fault(code="init", place=init.name, problem=f"{error}; restore it from a copy"))
+        faults.append(ZooFault(code="init", place=init.name, problem=f"{error}; restore it from a copy"))
     return layout
 
 
-def _check_lines(manifest: Manifest, survey: Survey) -> list[_Record]:
+def _check_lines(manifest: Manifest, report: ZooReport) -> list[_Record]:
     """Sort the manifest's lines; gives those of items."""
     records = []
 
     def fault(code: str, number: int, problem: str, items: list[str]) -> str:
-        found = Fault(code=code, place=f"{MANIFEST_NAME} line {number}", problem=problem, items=items)
-        survey.faults.append(found)
+        found = ZooFault(code=code, place=f"{MANIFEST_NAME} line {number}", problem=problem, items=items)
+        report.faults.append(found)
         return str(found)
 
     for line in manifest.lines:
         if line.record is None:
-            survey.unsound.append((line.raw, fault("bad-line", line.number, line.problem, [])))
+            report.unsound.append((line.raw, fault("bad-line", line.number, line.problem, [])))
         elif isinstance(line.record, Item):
             records.append(_Record(line, line.record))
             if line.altered:
@@ -198,53 +117,53 @@ def _check_lines(manifest: Manifest, survey: Survey) -> list[_Record]:
                 records[-1].reason = fault("altered-line", line.number, problem, [line.record.id])
         elif line.altered:
             problem = "expected a tombstone as it was written, got one that was changed; forget the person again"
-            survey.unsound.append((line.raw, fault("altered-line", line.number, problem, [])))
+            report.unsound.append((line.raw, fault("altered-line", line.number, problem, [])))
         else:
-            survey.tombstones.append(line)
+            report.tombstones.append(line)
     if torn := manifest.torn:
         problem = f"expected finished lines, got {len(torn)} bytes of a writer that was killed; they are no item"
-        survey.unsound.append((torn, fault("torn-line", len(manifest.lines) + 1, problem, [])))
+        report.unsound.append((torn, fault("torn-line", len(manifest.lines) + 1, problem, [])))
     return records
 
 
-def _check_shard(folder: Path, name: str, records: list[_Record], survey: Survey, hashes: bool) -> None:
+def _check_shard(folder: Path, name: str, records: list[_Record], report: ZooReport, hashes: bool) -> None:
     """Hold each item of a shard against its hashes, or only against how many rows there are."""
     path = folder / f"{name}.safetensors"
     if not os.path.lexists(path):  # which, unlike Path.exists, has an answer for any name
-        _refuse_shard("missing-shard", name, f"expected {path.name}, got no such file", records, survey)
+        _refuse_shard("missing-shard", name, f"expected {path.name}, got no such file", records, report)
         return
     try:
-        num_parameters = survey.layout.num_parameters if survey.layout else None
+        num_parameters = report.layout.num_parameters if report.layout else None
         shard = (read_shard if hashes else open_header)(folder, name, num_parameters)
     except ZooError as error:
-        _refuse_shard("bad-shard", name, str(error), records, survey)
+        _refuse_shard("bad-shard", name, str(error), records, report)
         return
-    survey.shapes[name], survey.num_rows[name] = shard.embedding_shape, shard.num_rows
+    report.shapes[name], report.num_rows[name] = shard.embedding_shape, shard.num_rows
     for record in records:
         if not record.reason:
             problem = _problem_of(shard, record.item) if isinstance(shard, Shard) else _missing(shard, record.item)
-            _refuse_item(record, *problem, survey)
+            _refuse_item(record, *problem, report)
     claimed = {record.item.row for record in records}
-    survey.faults += [
-        Fault(code="orphan-row", place=f"{name} row {row}", problem="expected an item that it is of, got none")
+    report.faults += [
+        ZooFault(code="orphan-row", place=f"{name} row {row}", problem="expected an item that it is of, got none")
         for row in range(shard.num_rows)
         if row not in claimed
     ]
 
 
-def _check_shapes(by_shard: dict[str, list[_Record]], survey: Survey) -> None:
+def _check_shapes(by_shard: dict[str, list[_Record]], report: ZooReport) -> None:
     """All embeddings of a zoo have one shape."""
-    usual = Counter(survey.shapes.values()).most_common(1)
-    for name, shape in survey.shapes.items():
+    usual = Counter(report.shapes.values()).most_common(1)
+    for name, shape in report.shapes.items():
         if shape != usual[0][0]:
             problem = f"expected embeddings of shape {usual[0][0]} as in other shards, got {shape}"
-            _refuse_shard("bad-shard", name, problem, by_shard[name], survey)
-            del survey.num_rows[name]
+            _refuse_shard("bad-shard", name, problem, by_shard[name], report)
+            del report.num_rows[name]
 
 
-def _check_doubles(records: list[_Record], survey: Survey) -> None:
+def _check_doubles(records: list[_Record], report: ZooReport) -> None:
     """Of items that say the same the first is sound; of people who were forgotten none is."""
-    forgotten = {tombstone.forgotten for tombstone in survey.forgotten}
+    forgotten = {tombstone.forgotten for tombstone in report.forgotten}
     ids: set[str] = set()
     rows: set[tuple[str, int]] = set()
     for record in records:
@@ -252,40 +171,40 @@ def _check_doubles(records: list[_Record], survey: Survey) -> None:
         if record.reason:
             continue
         if item.id in ids or (item.shard, item.row) in rows:
-            _refuse_item(record, "double-item", "expected each id and each row once, got one again", survey)
+            _refuse_item(record, "double-item", "expected each id and each row once, got one again", report)
         elif item.person in forgotten:
             problem = f"expected nobody who was forgotten, got person {item.person}"
-            _refuse_item(record, "forgotten-item", problem, survey)
+            _refuse_item(record, "forgotten-item", problem, report)
         else:
             ids.add(item.id)
             rows.add((item.shard, item.row))
 
 
-def _check_files(folder: Path, shards: set[str], survey: Survey) -> None:
+def _check_files(folder: Path, shards: set[str], report: ZooReport) -> None:
     """Files that no item needs."""
     there = sorted(path.name.removesuffix(".safetensors") for path in folder.glob("shard-*.safetensors"))
-    survey.orphans = [name for name in there if name not in shards]
-    survey.leftovers = sorted(folder.glob(".*.part"))
-    survey.faults += [
-        Fault(code="orphan-shard", place=name, problem="expected items in it, got none") for name in survey.orphans
+    report.orphans = [name for name in there if name not in shards]
+    report.leftovers = sorted(folder.glob(".*.part"))
+    report.faults += [
+        ZooFault(code="orphan-shard", place=name, problem="expected items in it, got none") for name in report.orphans
     ]
     problem = "expected no temporary file, got one of a writer that was killed"
-    survey.faults += [Fault(code="orphan-file", place=path.name, problem=problem) for path in survey.leftovers]
+    report.faults += [ZooFault(code="orphan-file", place=path.name, problem=problem) for path in report.leftovers]
 
 
-def _refuse_item(record: _Record, code: str, problem: str, survey: Survey) -> None:
+def _refuse_item(record: _Record, code: str, problem: str, report: ZooReport) -> None:
     """Note what is wrong with an item, if anything."""
     if code:
         item = record.item
-        fault = Fault(code=code, place=f"{item.shard} row {item.row}", problem=problem, items=[item.id])
-        survey.faults.append(fault)
+        fault = ZooFault(code=code, place=f"{item.shard} row {item.row}", problem=problem, items=[item.id])
+        report.faults.append(fault)
         record.reason = str(fault)
 
 
-def _refuse_shard(code: str, name: str, problem: str, records: list[_Record], survey: Survey) -> None:
+def _refuse_shard(code: str, name: str, problem: str, records: list[_Record], report: ZooReport) -> None:
     """Note what is wrong with a shard: none of its items is sound."""
-    fault = Fault(code=code, place=name, problem=problem, items=[record.item.id for record in records])
-    survey.faults.append(fault)
+    fault = ZooFault(code=code, place=name, problem=problem, items=[record.item.id for record in records])
+    report.faults.append(fault)
     for record in records:
         record.reason = record.reason or str(fault)
 
