@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import arithmetic, create, data, experiments, files, learn, zoo, zoo_care
+from lorasynth.cli import arithmetic, create, data, experiments, files, learn, zoo, zoo_care, zoo_import
 
 app = typer.Typer(
     name="lorasynth",
@@ -29,8 +29,8 @@ for verb in (
 
 zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True)
 zoo_app.command("build")(zoo.zoo_build)
-zoo_app.command("import")(zoo.zoo_import)
-zoo_app.command("info")(zoo.zoo_info)
+zoo_app.command("import")(zoo_import.zoo_import)
+zoo_app.command("info")(zoo_care.zoo_info)
 zoo_app.command("verify")(zoo_care.zoo_verify)
 zoo_app.command("repair")(zoo_care.zoo_repair)
 zoo_app.command("resize")(zoo_care.zoo_resize)

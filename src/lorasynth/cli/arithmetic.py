@@ -1,5 +1,6 @@
 """Verbs that make a LoRA file from LoRA files: resize, merge."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,109 +20,139 @@ from lorasynth.cli.common import (
     setup,
 )
 from lorasynth.cli.files import Dtype
+from lorasynth.cli.options import expanded
 from lorasynth.errors import UsageError
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="The file to write; for peft, the folder.")]
-OutputFormat = Annotated[
-    Format | None, typer.Option(help="The format to write. Default: that of the (first) file; kohya for any other.")
-]
-OutputDtype = Annotated[Dtype, typer.Option(help="Of the numbers in the new file.")]
-Rank = Annotated[int | None, typer.Option(min=1, help="Of every module; a narrower layer keeps its width.")]
-Keep = Annotated[float | None, typer.Option(help="Part of ‖ΔW‖² to keep, 0 to 1: the smallest rank that does.")]
-Error = Annotated[float | None, typer.Option(help="Relative error ‖ΔW - ΔW'‖ / ‖ΔW‖ to stay below, instead of --keep.")]
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions:
+    """One of three ways to choose a rank, or none."""
+
+    rank: Annotated[int | None, typer.Option(min=1, help="Of every module; a narrower layer keeps its width.")] = None
+    keep: Annotated[float | None, typer.Option(help="Part of ‖ΔW‖² to keep, 0 to 1: the smallest rank that does.")] = (
+        None
+    )
+    error: Annotated[
+        float | None, typer.Option(help="Relative error ‖ΔW - ΔW'‖ / ‖ΔW‖ to stay below, instead of --keep.")
+    ] = None
+
+    @property
+    def part_to_keep(self) -> float | None:
+        """--keep, or what --error asks to keep."""
+        return self.keep if self.error is None else 1 - self.error**2
+
+    @property
+    def given(self) -> bool:
+        """Whether a rank is chosen at all."""
+        return self.rank is not None or self.part_to_keep is not None
+
+    def check(self) -> None:
+        """Refuse what is no choice.
+
+        Raises:
+            UsageError: more than one of three ways to choose the rank, or a number out of bounds.
+        """
+        if sum(option is not None for option in (self.rank, self.keep, self.error)) > 1:
+            raise UsageError("expected one of --rank, --keep and --error, got several; each of them decides the rank")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise UsageError(f"--keep: expected a part of ‖ΔW‖² above 0 and up to 1, got {self.keep:g}")
+        if self.error is not None and not 0 <= self.error < 1:
+            raise UsageError(f"--error: expected a relative error from 0 to below 1, got {self.error:g}")
+
+    def apply(self, lora: "LoRA") -> "tuple[LoRA, float]":
+        """A LoRA at the rank, and the relative error of that."""
+        from lorasynth.canonical.resize import resize as to_rank
+
+        return to_rank(lora, rank=self.rank, keep=self.part_to_keep)
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewFileOptions:
+    """How LoRAs are read, and how the new one is written."""
+
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; for peft, the folder.")]
+    format: Annotated[
+        Format | None, typer.Option(help="The format to write. Default: that of the (first) file; kohya for any other.")
+    ] = None
+    dtype: Annotated[Dtype, typer.Option(help="Of the numbers in the new file.")] = Dtype.float16
+    unet_only: UnetOnly = False
+    force_base: ForceBase = None
+    device: Device = "cpu"
+    json: Json = None
+    force: Force = False
+
+    def prepare(self, *sources: Path) -> None:
+        """Fail before the work if its results could not be written; then choose the device."""
+        check_json(self.json, *sources, self.output, force=self.force)
+        check_lora(self.output, self.format or _kind(sources[0]), force=self.force)
+        setup(self.device)
+
+    def read(self, source: Path) -> "tuple[LoRA, Format]":
+        """A LoRA, and the format to write it in: its own, or kohya's for a file of a form that is not written."""
+        from lorasynth.lora.factors import LoRA
+        from lorasynth.lora.gate import read_flat
+
+        layout, vector, metadata, seen = read_flat(source, unet_only=self.unet_only, base=self.force_base)
+        own = Format.diffusers if seen.format == Format.diffusers else _kind(source)
+        return LoRA(layout, vector, metadata), self.format or own
+
+    def write(self, lora: "LoRA", format: Format, relative_error: float, record: dict[str, Any]) -> None:
+        """The new file, a line that says so, and the results."""
+        import torch
+
+        lora.save(self.output, format.value, getattr(torch, self.dtype.value), force=self.force)
+        modules, rank = len(lora.layout.modules), max(m.rank for m in lora.layout.modules)
+        say(f"{self.output}: {modules} modules, rank {rank}, relative error {relative_error:.3g}")
+        out = {
+            "relative_error": relative_error, "out": str(self.output), "format": format.value, "base": lora.layout.base,
+            "modules": modules, "rank": rank, "dtype": self.dtype.value,
+        }  # fmt: skip
+        emit(record | out, self.json)
+
+
+@expanded
 def resize(
     file: Annotated[Path, typer.Argument(help="A LoRA file or PEFT folder, of one rank or of several.")],
-    output: Output,
-    rank: Rank = None,
-    keep: Keep = None,
-    error: Error = None,
-    format: OutputFormat = None,
-    dtype: OutputDtype = Dtype.float16,
-    unet_only: UnetOnly = False,
-    force_base: ForceBase = None,
-    device: Device = "cpu",
-    json: Json = None,
-    force: Force = False,
+    rank: RankOptions,
+    new: NewFileOptions,
 ) -> None:
     """Write a LoRA at another rank: for each module the nearest update of that rank. The new file has one rank.
 
     Example: lorasynth resize big.safetensors --keep 0.95 -o small.safetensors
     """
-    kept = _part_to_keep(rank, keep, error)
-    if rank is None and kept is None:
+    rank.check()
+    if not rank.given:
         raise UsageError("expected --rank R, --keep PART or --error E, got none; --keep 0.95 is a common choice")
-    check_json(json, file, output, force=force)
-    check_lora(output, format or _kind(file), force=force)
-    setup(device)
-    lora, found = _read(file, unet_only, force_base)
-    from lorasynth.canonical.resize import resize as to_rank
-
-    resized, lost = to_rank(lora, rank=rank, keep=kept)
-    _write(
-        resized,
-        output,
-        format or found,
-        dtype,
-        {"in": str(file), "norm": lora.norm(), "relative_error": lost},
-        json,
-        force,
-    )
+    new.prepare(file)
+    lora, format = new.read(file)
+    resized, lost = rank.apply(lora)
+    new.write(resized, format, lost, {"in": str(file), "norm": lora.norm()})
 
 
+@expanded
 def merge(
     files: Annotated[list[Path], typer.Argument(help="LoRA files or PEFT folders for one base model; two or more.")],
-    output: Output,
+    *,
     weights: Annotated[str | None, typer.Option(help="One for each file, as 0.7,0.3. Default: 1 for each.")] = None,
-    rank: Rank = None,
-    keep: Keep = None,
-    error: Error = None,
-    format: OutputFormat = None,
-    dtype: OutputDtype = Dtype.float16,
-    unet_only: UnetOnly = False,
-    force_base: ForceBase = None,
-    device: Device = "cpu",
-    json: Json = None,
-    force: Force = False,
+    rank: RankOptions,
+    new: NewFileOptions,
 ) -> None:
     """Write the weighted sum of LoRAs as one LoRA. Without a rank it is exact, and the ranks add up.
 
     Example: lorasynth merge face.safetensors style.safetensors --weights 1,0.6 --rank 32 -o both.safetensors
     """
     factors = _weights(weights, len(files))
-    kept = _part_to_keep(rank, keep, error)
-    check_json(json, *files, output, force=force)
-    check_lora(output, format or _kind(files[0]), force=force)
-    setup(device)
-    read = [_read(file, unet_only, force_base) for file in files]
+    rank.check()
+    new.prepare(*files)
+    read = [new.read(file) for file in files]
     from lorasynth.canonical.resize import merge as add
-    from lorasynth.canonical.resize import resize as to_rank
 
-    merged = whole = add([lora for lora, _ in read], factors)
-    lost = 0.0
-    if rank is not None or kept is not None:
-        merged, lost = to_rank(whole, rank=rank, keep=kept)
-    record = {"in": [str(f) for f in files], "weights": factors, "norm": whole.norm(), "relative_error": lost}
-    _write(merged, output, format or read[0][1], dtype, record, json, force)
-
-
-def _part_to_keep(rank: int | None, keep: float | None, error: float | None) -> float | None:
-    """--keep, or what --error asks to keep.
-
-    Raises:
-        UsageError: more than one of three ways to choose the rank, or a number out of bounds.
-    """
-    if sum(option is not None for option in (rank, keep, error)) > 1:
-        raise UsageError("expected one of --rank, --keep and --error, got several; each of them decides the rank")
-    if keep is not None and not 0 < keep <= 1:
-        raise UsageError(f"--keep: expected a part of ‖ΔW‖² above 0 and up to 1, got {keep:g}")
-    if error is not None and not 0 <= error < 1:
-        raise UsageError(f"--error: expected a relative error from 0 to below 1, got {error:g}")
-    return keep if error is None else 1 - error**2
+    whole = add([lora for lora, _ in read], factors)
+    merged, lost = rank.apply(whole) if rank.given else (whole, 0.0)
+    new.write(merged, read[0][1], lost, {"in": [str(f) for f in files], "weights": factors, "norm": whole.norm()})
 
 
 def _weights(said: str | None, count: int) -> list[float]:
@@ -141,25 +172,3 @@ def _weights(said: str | None, count: int) -> list[float]:
 def _kind(source: Path) -> Format:
     """Whether the new LoRA is a file or, as its source, PEFT's folder."""
     return Format.peft if source.is_dir() else Format.kohya
-
-
-def _read(source: Path, unet_only: bool, force_base: str | None) -> "tuple[LoRA, Format]":
-    """A LoRA, and the format to write it in: its own, or kohya's for a file of a form that is not written."""
-    from lorasynth.lora.factors import LoRA
-    from lorasynth.lora.gate import read_flat
-
-    layout, vector, metadata, seen = read_flat(source, unet_only=unet_only, base=force_base)
-    lora = LoRA(layout, vector, metadata)
-    return lora, Format.diffusers if seen.format == Format.diffusers else _kind(source)
-
-
-def _write(
-    lora: "LoRA", output: Path, format: Format, dtype: Dtype, record: dict[str, Any], json: Path | None, force: bool
-) -> None:
-    import torch
-
-    lora.save(output, format.value, getattr(torch, dtype.value), force=force)
-    rank = max(m.rank for m in lora.layout.modules)
-    say(f"{output}: {len(lora.layout.modules)} modules, rank {rank}, relative error {record['relative_error']:.3g}")
-    out = {"out": str(output), "format": format.value, "base": lora.layout.base, "modules": len(lora.layout.modules)}
-    emit(record | out | {"rank": rank, "dtype": dtype.value}, json)

@@ -1,33 +1,23 @@
-"""Verbs for who makes a zoo: build, import, info."""
+"""The verb that makes a zoo: build."""
 
-from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lorasynth.cli.common import (
     Device,
     Force,
-    ForceBase,
     Json,
     RecipeName,
     Seed,
-    ZooFolder,
     check_folder,
     check_json,
     emit,
     say,
     setup,
 )
-
-if TYPE_CHECKING:
-    from lorasynth.lora.layout import Layout
-    from lorasynth.zoo.finding import PassedOver
-    from lorasynth.zoo.survey import Survey
-
-AUTO = "auto"
 
 
 class Masks(StrEnum):
@@ -170,240 +160,3 @@ def _bank(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 100_000:
         raise UsageError(f"expected --bank auto or a number from 1 to 100000, got {text!r}")
     return int(text)
-
-
-def zoo_info(
-    zoo: ZooFolder,
-    measure: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=256,
-            help="Measure likeness and repeatability on this many held-out people; of an imported zoo, what it can teach, by the "
-            "weights of this many LoRAs.",
-        ),
-    ] = 0,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
-    """What a zoo holds; with --measure, its two qualities: likeness and repeatability, or what an imported one can teach.
-
-    Faults are those that lines and sizes show; `zoo verify` holds every byte against its checksum.
-
-    Example: lorasynth zoo info runs/zoo --measure 32
-    """
-    check_json(json, zoo, force=force)
-    setup(device)
-    from lorasynth.zoo.store import Zoo
-    from lorasynth.zoo.verify import verify
-
-    opened = Zoo.open(zoo)
-    record: dict = {
-        "zoo": str(zoo),
-        "items": len(opened),
-        "splits": {s: sum(i.split == s for i in opened.items) for s in sorted({i.split for i in opened.items})},
-        "modules": len(opened.layout.modules),
-        "parameters": opened.layout.num_parameters,
-        "layout": opened.layout.hash,
-        "faults": [str(fault) for fault in verify(zoo, hashes=False).faults],
-        "recipe": opened.recipe,
-    }
-    if measure and "world" not in opened.recipe:
-        from lorasynth.zoo.measuring import measure_weights
-
-        record["quality"] = measure_weights(opened, measure)
-        if said := record["quality"]["verdict"]:
-            say(said)
-    elif measure:
-        from lorasynth.evaluate.zoo_quality import zoo_quality
-
-        record["quality"] = zoo_quality(opened, measure, report=say)
-    emit(record, json)
-
-
-def zoo_import(
-    out: Annotated[
-        Path, typer.Option("--out", help="The zoo's folder; the same again goes on and takes in what is new.")
-    ],
-    licence: Annotated[str, typer.Option(help="What the LoRAs may be used for; kept with every item.")],
-    paths: Annotated[
-        list[str] | None, typer.Argument(help="LoRA files, PEFT folders, folders of them, glob patterns.")
-    ] = None,
-    layout: Annotated[
-        str,
-        typer.Option(
-            help="What all are brought to: auto (what most of the files can give), a preset, the modules of a LoRA "
-            "(its file), or a world's name."
-        ),
-    ] = AUTO,
-    rank: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1024, help="Rank that all are brought to; the least that keeps 0.95 of ‖ΔW‖² by default."
-        ),
-    ] = None,
-    table: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV, JSONL or Parquet with columns file, person, face (embedding, photo or folder); else names side by side."
-        ),
-    ] = None,
-    w2w: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the weights2weights release, in place of paths; the table has row and person."),
-    ] = None,
-    embeddings: Annotated[Path | None, typer.Option(help="With --w2w: a .npy matrix, a face embedding a row.")] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="What embeds photos, and what embeddings were made with: a world's name, folder or file of ONNX face models, "
-            "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/reference/real-faces.md."
-        ),
-    ] = None,
-    unet_only: Annotated[
-        bool, typer.Option("--unet-only", help="Leave text encoders' parts out: what an import does in any case.")
-    ] = True,
-    force_base: ForceBase = None,
-    allow_zero: Annotated[bool, typer.Option("--allow-zero", help="Take in LoRAs that do nothing, too.")] = False,
-    validation: Annotated[
-        float | None,
-        typer.Option(help="Part of the people to choose settings by; 0.05 by default, more of a few people."),
-    ] = None,
-    held_out: Annotated[
-        float | None, typer.Option(help="Part of the people that nothing is fitted on; as --validation by default.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be taken and lost, and take in nothing.")
-    ] = False,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
-    """Take LoRAs of any format and rank into a zoo; bad ones are set aside with the reason, in import.jsonl.
-
-    What will be taken and lost is said before it begins. `train all imported` learns from any such zoo.
-
-    Example: lorasynth zoo import loras/ --out runs/zoo --table people.csv --licence CC-BY-4.0
-    """
-    given = (Path(path) for path in paths or [])
-    check_json(json, out, *(path for path in (*given, table, w2w, embeddings) if path is not None), force=force)
-    check_folder(out)
-    setup(device)
-    from lorasynth.encoders import describe
-    from lorasynth.errors import UsageError
-    from lorasynth.opening import open_encoder
-    from lorasynth.zoo import w2w as release
-    from lorasynth.zoo.candidates import candidates_of
-    from lorasynth.zoo.importer import KINDS, REPORT_NAME, import_zoo
-    from lorasynth.zoo.pairs import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
-
-    others: list[PassedOver] = []
-    seen: Survey | None = None
-    opened = None if encoder is None else open_encoder(encoder)
-    if opened is not None:
-        say(describe(opened.record))
-    if w2w is not None:
-        if paths or table is None or embeddings is None:
-            labels = f". {release.HOW_TO_READ_LABELS}" if (w2w / release.LABELS_NAME).exists() and table is None else ""
-            raise UsageError(f"expected --w2w with --table and --embeddings and no paths; give all three{labels}")
-        candidates, chosen = release.candidates_of(w2w, table, embeddings, report=say)
-    else:
-        if not paths or embeddings is not None:
-            raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
-        loras = find_loras(paths)
-        entries = pair_by_name(loras) if table is None else pair_by_table(loras, table, say)
-        used = [entry.lora for entry in entries] + [face for entry in entries for face in entry.faces]
-        others = passed_over(paths, [*used, *([table] if table else [])])
-        for names in look_alikes(entry.person for entry in entries):
-            say(f"are taken for different people, and look alike: {', '.join(names)}")
-        chosen, seen = _chosen(
-            [entry.lora for entry in entries], others, _asked(layout, rank, out, force_base), force_base
-        )
-        candidates = candidates_of(entries, chosen, opened, unet_only=unet_only, base=force_base)
-    looked = None if seen is None else seen.to_dict()
-    if dry_run:
-        emit({"zoo": str(out), "layout": chosen.hash, "candidates": len(candidates), "survey": looked}, json)
-        return
-    record_of_encoder = None if opened is None else opened.record
-    few = len({candidate.person for candidate in candidates})
-    parts = _parts(out, few, validation, held_out)
-    zoo, outcomes = import_zoo(
-        candidates, out, chosen, licence=licence, encoder=record_of_encoder, validation=parts[0], held_out=parts[1],
-        allow_zero=allow_zero, others=others, report=say,
-    )  # fmt: skip
-    taken = [o for o in outcomes if o.outcome == "imported"]
-    if trimmed := [o for o in taken if o.relative_error**2 > 0.05]:
-        say(
-            f"{len(trimmed)} of {len(taken)} LoRAs lost more than 0.05 of ‖ΔW‖²: relative_error and left_out in import.jsonl"
-        )
-    refused = [{"file": o.file, "reason": o.reason, "code": o.code} for o in outcomes if o.outcome == "refused"]
-    warned = [{"file": o.file, "warnings": o.warnings} for o in outcomes if o.warnings]
-    record = {
-        "zoo": str(out), "items": len(zoo), "layout": chosen.hash,
-        **{kind: sum(o.outcome == kind for o in outcomes) for kind in KINDS},
-        "largest_relative_error": max((o.relative_error for o in outcomes), default=0.0),
-        "lost_by_modules": sum(o.left_out for o in taken) / max(len(taken), 1),
-        "survey": looked, "refused_by_code": dict(Counter(r["code"] for r in refused).most_common()),
-        "first_refused": refused[:10], "warned": len(warned), "first_warned": warned[:10], "encoder": record_of_encoder,
-        "report": str(out / REPORT_NAME),
-    }  # fmt: skip
-    emit(record, json)
-
-
-def _chosen(
-    loras: "list[Path]", others: "list[PassedOver]", asked: "tuple[Layout | None, int | None]", base: str | None
-) -> "tuple[Layout, Survey | None]":
-    """The layout that all are brought to, and what was seen of the files; says what will be taken and lost."""
-    from lorasynth.errors import ZooError
-    from lorasynth.storage.faults import shown
-    from lorasynth.zoo.survey import of_rank, survey
-
-    layout, rank = asked
-    try:
-        seen = survey(loras, layout, rank, base=base)
-    except ZooError as error:
-        if layout is None or rank is None:
-            named = next((f"; {shown(other.file)}: {other.reason}" for other in others if other.refused), "")
-            raise ZooError(f"{error}{named}") from None
-        say(str(error))  # nothing is left to choose: the report will say so of each
-        return of_rank(layout, rank), None
-    for line in seen.lines():
-        say(line)
-    return seen.layout, seen
-
-
-def _asked(name: str, rank: int | None, out: Path, base: str | None) -> "tuple[Layout | None, int | None]":
-    """The layout and the rank that are asked for; None for what is to be chosen. A zoo that is there has chosen."""
-    from lorasynth.errors import UsageError
-    from lorasynth.lora.factors import LoRA
-    from lorasynth.lora.layout import Layout
-    from lorasynth.lora.presets import PRESETS
-    from lorasynth.worlds.world import WORLDS, get_world
-    from lorasynth.zoo.store import Zoo
-
-    there = Zoo.open(out).layout if (out / "zoo.json").exists() else None
-    rank_there = None if there is None else max(m.rank for m in there.modules)
-    rank = rank or rank_there
-    if name == AUTO:
-        return there, rank
-    if name in PRESETS:
-        return Layout.preset(name), rank
-    if name in WORLDS:
-        return get_world(name).base.layout(1), rank
-    if Path(name).exists():
-        return LoRA.load(name, unet_only=True, base=base).layout, rank
-    raise UsageError(
-        f"expected --layout with a preset among {sorted(PRESETS)}, a LoRA file, a world among {sorted(WORLDS)} or auto, got "
-        f"{name!r}"
-    )
-
-
-def _parts(out: Path, people: int, validation: float | None, held_out: float | None) -> tuple[float, float]:
-    """The parts of the people for validation and held out: the zoo's, else so many that some ten are in each."""
-    from lorasynth.zoo.store import Zoo
-
-    recipe = Zoo.open(out).recipe if (out / "zoo.json").exists() else {}
-    usual = min(0.25, max(0.05, 10 / max(people, 1)))
-    validation = recipe.get("validation", usual) if validation is None else validation
-    return validation, recipe.get("held_out", min(validation, usual)) if held_out is None else held_out

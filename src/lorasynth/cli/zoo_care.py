@@ -1,4 +1,4 @@
-"""Verbs for who tends a zoo: verify, repair, resize, forget, export, nearest."""
+"""Verbs for who tends a zoo: info, verify, repair, resize, forget, export, nearest."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lorasynth.cli.common import (
+    Device,
     Force,
     ForceBase,
     Format,
@@ -19,6 +20,56 @@ from lorasynth.cli.common import (
     setup,
 )
 from lorasynth.errors import ZooError
+
+
+def zoo_info(
+    zoo: ZooFolder,
+    measure: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=256,
+            help="Measure likeness and repeatability on this many held-out people; of an imported zoo, what it can teach, by the "
+            "weights of this many LoRAs.",
+        ),
+    ] = 0,
+    json: Json = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """What a zoo holds; with --measure, its two qualities: likeness and repeatability, or what an imported one can teach.
+
+    Faults are those that lines and sizes show; `zoo verify` holds every byte against its checksum.
+
+    Example: lorasynth zoo info runs/zoo --measure 32
+    """
+    check_json(json, zoo, force=force)
+    setup(device)
+    from lorasynth.zoo.store import Zoo
+    from lorasynth.zoo.verify import verify
+
+    opened = Zoo.open(zoo)
+    record: dict = {
+        "zoo": str(zoo),
+        "items": len(opened),
+        "splits": {s: sum(i.split == s for i in opened.items) for s in sorted({i.split for i in opened.items})},
+        "modules": len(opened.layout.modules),
+        "parameters": opened.layout.num_parameters,
+        "layout": opened.layout.hash,
+        "faults": [str(fault) for fault in verify(zoo, hashes=False).faults],
+        "recipe": opened.recipe,
+    }
+    if measure and "world" not in opened.recipe:
+        from lorasynth.zoo.measuring import measure_weights
+
+        record["quality"] = measure_weights(opened, measure)
+        if said := record["quality"]["verdict"]:
+            say(said)
+    elif measure:
+        from lorasynth.evaluate.zoo_quality import zoo_quality
+
+        record["quality"] = zoo_quality(opened, measure, report=say)
+    emit(record, json)
 
 
 def zoo_resize(
