@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from lorasynth.errors import UsageError
-from lorasynth.storage.tables import read_table
+from lorasynth.storage.tables import read_table, rows_of
 from lorasynth.zoo.pairs import pair_by_table
 
 TEXT = "file,person,face\r\nloras/cl\u00e9o.safetensors,Cl\u00e9o,loras/cl\u00e9o.npy\r\n"
@@ -81,3 +81,22 @@ def test_a_json_line_may_hold_what_ends_lines_elsewhere(tmp_path):
     (tmp_path / "t.jsonl").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="expected a table"):
         read_table(tmp_path / "t.jsonl", ())
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_table_that_is_not_there_is_said_to_be_missing(tmp_path, ending):
+    table = tmp_path / f"people.{ending}"
+    with pytest.raises(
+        UsageError, match=rf"^{re.escape(str(table))}: expected a table, got nothing there; check the path$"
+    ):
+        read_table(table, ())
+
+
+def test_table_in_memory_is_read_as_its_file(tmp_path):
+    content = "\ufefffile;person\na;b\n".encode()
+    (tmp_path / "t.csv").write_bytes(content)
+    assert (
+        rows_of("t.csv", content, ("file",))
+        == read_table(tmp_path / "t.csv", ("file",))
+        == [{"file": "a", "person": "b"}]
+    )

@@ -11,15 +11,14 @@ Whatever is passed over is listed with the reason.
 """
 
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from lorasynth.errors import PhotoError, UsageError
 from lorasynth.gallery.trees import PICTURES, TABLES, Tree
-from lorasynth.storage.tables import read_table
+from lorasynth.storage.tables import rows_of
 
 TRIGGER = "[trigger]"
 CAPTIONS = (".txt", ".caption")
@@ -176,7 +175,7 @@ def _metadata(tree: Tree, sizes: Mapping[str, int]) -> tuple[dict[str, dict[str,
     tables = sorted(name for name in sizes if PurePosixPath(name).name in TABLES)
     for table in tables:
         folder = PurePosixPath(table).parent
-        for number, row in enumerate(_read_table(tree, table), start=1):
+        for number, row in enumerate(_rows(tree, table), start=1):
             relative = PurePosixPath(str(row["file_name"]).replace("\\", "/"))
             if relative.is_absolute() or ".." in relative.parts:
                 raise UsageError(
@@ -189,16 +188,12 @@ def _metadata(tree: Tree, sizes: Mapping[str, int]) -> tuple[dict[str, dict[str,
     return rows, set(tables)
 
 
-def _read_table(tree: Tree, table: str) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:  # for a table within an archive
-        copy = Path(folder) / PurePosixPath(table).name
-        try:
-            copy.write_bytes(tree.read(table))
-            return read_table(copy, ("file_name",))
-        except PhotoError as error:
-            raise UsageError(str(error)) from None
-        except UsageError as error:
-            raise UsageError(str(error).replace(str(copy), table)) from None
+def _rows(tree: Tree, table: str) -> list[dict[str, Any]]:
+    try:
+        content = tree.read(table)
+    except PhotoError as error:
+        raise UsageError(str(error)) from None
+    return rows_of(table, content, ("file_name",))
 
 
 def _stem(name: str) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorasynth.errors import LoRAFileError, UsageError
+from lorasynth.errors import MissingExtraError, UsageError
 from lorasynth.storage.container import read_bytes
-from lorasynth.storage.faults import printable, shown
+from lorasynth.storage.faults import FaultyFileError, printable, shown
 
 MAX_TABLE_MB = 1_024
+_CSV, _JSON, _WORKBOOKS = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".xlsx", ".xls", ".ods", ".numbers")
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -25,37 +26,64 @@ Row = dict[str, Any]
 
 
 def read_table(table: Path, columns: Sequence[str]) -> list[Row]:
+    """`rows_of` a file.
+
+    Raises:
+        UsageError: it cannot be read, or as `rows_of`.
+        MissingExtraError: Parquet needs pyarrow.
+    """
+    _require_kind(table)
+    try:
+        content = read_bytes(table, MAX_TABLE_MB)
+    except FaultyFileError as error:
+        raise UsageError(f"{shown(table)}: expected a table, got {error.fault.actual}; {error.fault.fix}") from None
+    return rows_of(table, content, columns)
+
+
+def rows_of(table: str | Path, content: bytes, columns: Sequence[str]) -> list[Row]:
     """The rows of a CSV, TSV, JSONL or Parquet table.
 
     Text is UTF-8, or UTF-16 with a byte order mark. CSV cells are apart by commas, semicolons, tabs or bars, whatever the first
     line says. Column names lose capitals and blanks around them. Rows in which every cell is empty are left out.
 
+    Args:
+        table: its name, whose ending says what it is.
+        content: its bytes.
+        columns: that every row has to have.
+
     Raises:
         UsageError: it cannot be read, a row has more cells than there are columns, or lacks one of ``columns``.
         MissingExtraError: Parquet needs pyarrow.
     """
-    ending = table.suffix.lower()
+    _require_kind(table)
+    ending = Path(table).suffix.lower()
     try:
         if ending == ".parquet":
-            raw = _read_parquet(table)
-        elif ending in (".csv", ".tsv"):
-            raw = list(_csv_rows(_text(table), columns))
-        elif ending in (".jsonl", ".ndjson"):
-            raw = list(_json_rows(_text(table)))
+            raw = _parquet_rows(content)
         else:
-            hint = "; save it as CSV UTF-8" if ending in (".xlsx", ".xls", ".ods", ".numbers") else ""
-            raise UsageError(
-                f"{shown(table)}: expected a .csv, .jsonl or .parquet table, got {ending or 'no ending'}{hint}"
-            )
+            text = _text(content)
+            raw = list(_json_rows(text) if ending in _JSON else _csv_rows(text, columns))
         rows = [_plain_names(row) for row in raw]
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         reason = printable(" ".join(str(error).split()))  # in one line: Parquet's reader takes several
         raise UsageError(f"{shown(table)}: expected a table, got {reason}; check the file") from None
     require_columns(table, rows, columns)
     return rows
 
 
-def require_columns(table: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+def _require_kind(table: str | Path) -> None:
+    """Refuse what is no table by its ending, and Parquet where nothing reads it."""
+    ending = Path(table).suffix.lower()
+    if ending not in (*_CSV, *_JSON, ".parquet"):
+        hint = "; save it as CSV UTF-8" if ending in _WORKBOOKS else ""
+        raise UsageError(
+            f"{shown(table)}: expected a .csv, .jsonl or .parquet table, got {ending or 'no ending'}{hint}"
+        )
+    if ending == ".parquet":
+        _require_pyarrow(table)
+
+
+def require_columns(table: str | Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Raise UsageError if a row of a table has nothing in one of ``columns``."""
     for number, row in enumerate(rows, start=1):
         if missing := [c for c in columns if row.get(c) in (None, "")]:
@@ -65,12 +93,7 @@ def require_columns(table: Path, rows: Sequence[Row], columns: Sequence[str]) ->
             )
 
 
-def _text(table: Path) -> str:
-    """A regular file's text."""
-    try:
-        content = read_bytes(table, MAX_TABLE_MB)
-    except LoRAFileError as error:
-        raise ValueError(error) from None
+def _text(content: bytes) -> str:
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding)
@@ -130,20 +153,21 @@ def _plain_names(row: Row) -> Row:
     return plain
 
 
-def _read_parquet(table: Path) -> list[Row]:
-    from lorasynth.errors import MissingExtraError
-
+def _require_pyarrow(table: str | Path) -> None:
     try:
-        import pyarrow.parquet as parquet
-        from pyarrow.lib import ArrowException
+        import pyarrow.parquet  # noqa: F401
     except ImportError:
         raise MissingExtraError(
             f"{shown(table)}: Parquet needs pyarrow; pip install 'lorasynth[parquet]', or write CSV"
         ) from None
-    if not table.is_file():
-        raise ValueError("no regular file")
+
+
+def _parquet_rows(content: bytes) -> list[Row]:
+    import pyarrow.parquet as parquet
+    from pyarrow.lib import ArrowException
+
     try:
-        rows: list[Row] = parquet.read_table(table).to_pylist()
-    except ArrowException as error:  # of many classes, not all of them a ValueError
+        rows: list[Row] = parquet.read_table(io.BytesIO(content)).to_pylist()
+    except (ArrowException, OSError) as error:  # of many classes, not all of them a ValueError
         raise ValueError(error) from None
     return rows
