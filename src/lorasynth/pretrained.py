@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorasynth.canonical import Canonicalizer
+from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.drawn.encoder import WorldEncoder
-from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, describe, difference
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
@@ -213,8 +213,8 @@ def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
             "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
         )
     with TensorFile(folder / "guard.safetensors") as file:
-        count = dimensions(packed_shapes(file), WorldGuard.TENSORS)["n"]
+        count = dimensions(packed_shapes(file), DomainCheck.TENSORS)["n"]
         if count not in (3, 4):  # of older guards, which have no limit of flatness, and of newer ones
             raise Misfit("limits", "shape (3) or (4)", (count,))
-        guard = WorldGuard(**read_packed(file))
+        guard = DomainCheck(**read_packed(file))
     return WorldEncoder(get_world(world), guard=guard)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders import Encoder, describe, to_image
 from lorasynth.encoders.arcface import ArcFaceEncoder
-from lorasynth.encoders.guard import WorldGuard
 from lorasynth.encoders.records import UNKNOWN_LICENCE
 from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.opening import open_encoder
@@ -50,7 +50,7 @@ def test_a_worlds_pictures_pass_its_guard_whoever_is_in_them_and_noise_does_not(
 
 
 def test_a_guard_that_is_given_is_the_one_that_guards(world):
-    strict = WorldGuard(basis=torch.zeros(1, 768), mean=torch.zeros(768), limits=torch.zeros(3))
+    strict = DomainCheck(basis=torch.zeros(1, 768), mean=torch.zeros(768), limits=torch.zeros(3))
     with pytest.raises(OutsideWorldError, match="foreign structure"):
         WorldEncoder(world, guard=strict).read([to_image(world.draw([7], [0], 64)[0])])
 

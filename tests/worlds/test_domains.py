@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lorasynth.encoders.guard import WorldGuard
+from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.errors import OutsideWorldError
 from lorasynth.evaluate.factors import FactorReader
 from lorasynth.worlds.subjects import SESSION, Role, persons_of
@@ -110,7 +110,7 @@ def test_factors_are_read_off_pictures_of_people_nobody_has_seen(domain):
 
 def test_the_guard_lets_the_world_in_and_noise_not(domain, pictures):
     persons = persons_of(Role.ENCODER, 600)
-    guard = WorldGuard.fit(domain.photos(persons, [0] * 600, 64))
+    guard = DomainCheck.fit(domain.photos(persons, [0] * 600, 64))
     refused = 0
     for picture in pictures[:100]:
         try:

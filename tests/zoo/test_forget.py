@@ -19,10 +19,10 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo import Zoo, build, materials
 from lorasynth.zoo.build import build_zoo
-from lorasynth.zoo.candidates import candidates_of
 from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.forget import forget_person
-from lorasynth.zoo.importer import import_zoo
+from lorasynth.zoo.importing.candidates import candidates_of
+from lorasynth.zoo.importing.importer import import_zoo
 from lorasynth.zoo.manifest import read_manifest, to_line
 from lorasynth.zoo.pairs import find_loras, pair_by_name, person_number
 from lorasynth.zoo.repair import repair_zoo

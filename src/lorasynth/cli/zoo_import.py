@@ -14,10 +14,10 @@ from lorasynth.errors import UsageError
 if TYPE_CHECKING:
     from lorasynth.encoders.protocol import Encoder
     from lorasynth.lora.layout import Layout
-    from lorasynth.zoo.candidates import Candidate
-    from lorasynth.zoo.finding import PassedOver
-    from lorasynth.zoo.outcomes import Outcome
-    from lorasynth.zoo.survey import Survey
+    from lorasynth.zoo.importing.candidates import Candidate
+    from lorasynth.zoo.importing.finding import PassedOver
+    from lorasynth.zoo.importing.outcomes import Outcome
+    from lorasynth.zoo.importing.survey import Survey
 
 AUTO = "auto"
 
@@ -92,7 +92,7 @@ def zoo_import(
     setup(device)
     from lorasynth.encoders import describe
     from lorasynth.opening import open_encoder
-    from lorasynth.zoo.importer import REPORT_NAME, import_zoo
+    from lorasynth.zoo.importing.importer import REPORT_NAME, import_zoo
 
     opened = None if encoder is None else open_encoder(encoder)
     if opened is not None:
@@ -132,7 +132,7 @@ class _Found:
 
 def _released(folder: Path, paths: list[str] | None, table: Path | None, embeddings: Path | None) -> _Found:
     """The rows of weights2weights' release."""
-    from lorasynth.zoo import w2w
+    from lorasynth.zoo.importing import w2w
 
     if paths or table is None or embeddings is None:
         labels = f". {w2w.HOW_TO_READ_LABELS}" if (folder / w2w.LABELS_NAME).exists() and table is None else ""
@@ -151,7 +151,7 @@ def _listed(
     base: str | None,
 ) -> _Found:
     """Files and folders, each with the person whom a table or a name says."""
-    from lorasynth.zoo.candidates import candidates_of
+    from lorasynth.zoo.importing.candidates import candidates_of
     from lorasynth.zoo.pairs import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
 
     loras = find_loras(paths)
@@ -167,7 +167,7 @@ def _listed(
 
 def _summary(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
     """What became of all LoRAs, in numbers, and the first that were refused or warned of."""
-    from lorasynth.zoo.importer import KINDS
+    from lorasynth.zoo.importing.importer import KINDS
 
     taken = [o for o in outcomes if o.outcome == "imported"]
     if trimmed := [o for o in taken if o.relative_error**2 > 0.05]:
@@ -191,7 +191,7 @@ def _chosen(
     """The layout that all are brought to, and what was seen of the files; says what will be taken and lost."""
     from lorasynth.errors import ZooError
     from lorasynth.storage.faults import shown
-    from lorasynth.zoo.survey import of_rank, survey
+    from lorasynth.zoo.importing.survey import of_rank, survey
 
     layout, rank = asked
     try:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.encoders.guard import WorldGuard
+from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.encoders.images import OpenedPhoto, Photo, photo_tensor
 from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
@@ -29,7 +29,7 @@ class WorldEncoder:
     opens_photos = True
     """`read` takes files' names, bytes, arrays and images alike."""
 
-    def __init__(self, world: "World", *, guard: WorldGuard | None = None):
+    def __init__(self, world: "World", *, guard: DomainCheck | None = None):
         """Open a world's recogniser.
 
         Args:
@@ -45,12 +45,12 @@ class WorldEncoder:
             self.guard = guard
 
     @cached_property
-    def guard(self) -> WorldGuard:
+    def guard(self) -> DomainCheck:
         """Refuses what is not a picture of this world. Fitted to people that the recogniser has learned from."""
         from lorasynth.worlds.subjects import Role, persons_of
 
         persons = persons_of(Role.ENCODER, _GUARD_PICTURES)
-        return WorldGuard.fit(self.world.draw(persons, [0] * len(persons), self.world.picture_size))
+        return DomainCheck.fit(self.world.draw(persons, [0] * len(persons), self.world.picture_size))
 
     @cached_property
     def record(self) -> Record:

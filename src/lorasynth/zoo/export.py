@@ -9,7 +9,7 @@ import torch
 from lorasynth.errors import OutputExistsError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.storage.outputs import require_new_output
-from lorasynth.zoo.candidates import MARKS
+from lorasynth.zoo.importing.candidates import MARKS
 from lorasynth.zoo.manifest import Item
 from lorasynth.zoo.shards import read_shard, row_hash
 from lorasynth.zoo.store import Zoo

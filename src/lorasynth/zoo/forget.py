@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lorasynth.errors import ZooError
 from lorasynth.workers.locks import locked
+from lorasynth.zoo.importing.outcomes import forget_outcomes
 from lorasynth.zoo.manifest import Tombstone
-from lorasynth.zoo.outcomes import forget_outcomes
 from lorasynth.zoo.report import LEFTOVER
 from lorasynth.zoo.rewrite import PREPARED_NAME, QUARANTINE_NAME, delete, keep_only, refused, require_own, stray_shards
 from lorasynth.zoo.verify import require_zoo, verify

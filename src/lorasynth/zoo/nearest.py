@@ -9,7 +9,7 @@ from torch import Tensor
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA, delta_W_inner, delta_W_norm2
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.candidates import bring_to
+from lorasynth.zoo.importing.candidates import bring_to
 from lorasynth.zoo.store import Zoo
 
 _CHUNK = 32

@@ -14,7 +14,14 @@ from lorasynth.encoders.embeddings import ENDINGS
 from lorasynth.errors import UsageError
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.tables import read_table, require_columns
-from lorasynth.zoo.finding import EMBEDDING_ENDING, PHOTO_FOLDER_ENDING, PHOTOS, find_loras, is_trace, passed_over
+from lorasynth.zoo.importing.finding import (
+    EMBEDDING_ENDING,
+    PHOTO_FOLDER_ENDING,
+    PHOTOS,
+    find_loras,
+    is_trace,
+    passed_over,
+)
 
 _NO_NAMES = ("pytorch_lora_weights",)
 """Names that a library gives to every LoRA (diffusers' `save_lora_weights`): the folder's name is the person."""

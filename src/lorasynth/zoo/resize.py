@@ -7,7 +7,7 @@ import torch
 
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.zoo.candidates import MARKS, bring_to
+from lorasynth.zoo.importing.candidates import MARKS, bring_to
 from lorasynth.zoo.manifest import free_shard_name
 from lorasynth.zoo.store import Item, Zoo
 

@@ -18,11 +18,11 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import read_lora_file
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.candidates import Brought, Candidate, Content, candidates_of
 from lorasynth.zoo.export import export_items
-from lorasynth.zoo.finding import passed_over
 from lorasynth.zoo.forget import forget_person
-from lorasynth.zoo.importer import import_zoo
+from lorasynth.zoo.importing.candidates import Brought, Candidate, Content, candidates_of
+from lorasynth.zoo.importing.finding import passed_over
+from lorasynth.zoo.importing.importer import import_zoo
 from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number
 from lorasynth.zoo.resize import resize_zoo
 

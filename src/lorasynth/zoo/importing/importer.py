@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,14 @@ from torch import Tensor
 
 from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import LorasynthError, PhotoError, UsageError, ZooError
-from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.system import lock, require_locks
-from lorasynth.zoo.candidates import Brought, Candidate
-from lorasynth.zoo.finding import PassedOver
-from lorasynth.zoo.outcomes import KINDS, REPORT_NAME, Outcome, write_report
+from lorasynth.zoo.importing.candidates import Brought, Candidate
+from lorasynth.zoo.importing.finding import PassedOver
+from lorasynth.zoo.importing.known import Known
+from lorasynth.zoo.importing.outcomes import KINDS, REPORT_NAME, Outcome, write_report
 from lorasynth.zoo.pairs import person_number, split_of_person
-from lorasynth.zoo.sizes import Sizes
-from lorasynth.zoo.sketch import Seen, Sketcher
 from lorasynth.zoo.store import Zoo
 
 __all__ = ["KINDS", "REPORT_NAME", "Outcome", "import_zoo"]
@@ -49,7 +47,7 @@ def import_zoo(
     each waits for the one before.
 
     Args:
-        candidates: `candidates_of` files, or `lorasynth.zoo.w2w.candidates_of` weights2weights' rows.
+        candidates: `candidates_of` files, or `lorasynth.zoo.importing.w2w.candidates_of` weights2weights' rows.
         folder: the zoo's.
         layout: that all are brought to.
         licence: what they may be used for; kept with every item.
@@ -76,7 +74,7 @@ def import_zoo(
         if (kept := _same_encoder(folder, encoder)) is not None:
             recipe["encoder"] = kept
         zoo = Zoo.create(folder, layout, recipe, None)
-        known = _known(zoo)
+        known = Known.of(zoo)
         outcomes: list[Outcome] = []
         beside = [_passed_over(other, known) for other in others]
         try:
@@ -166,49 +164,7 @@ class _Taken:
     face: Float[Tensor, " D"]
 
 
-@dataclass
-class _Known:
-    """What the zoo holds, to hold another LoRA against."""
-
-    layout: Layout
-    sketcher: Sketcher
-    forgotten_ids: set[str]
-    forgotten_persons: set[int]
-    seen: Seen = field(default_factory=Seen)
-    sizes: Sizes = field(default_factory=Sizes)
-    person_of: dict[str, int] = field(default_factory=dict)  # by id
-    ids_of: dict[int, str] = field(default_factory=dict)  # the first of each person's
-    dim: int = 0  # of embeddings; 0 while there is none
-
-    def add(self, id: str, person: int, sketch: Float[Tensor, " K"], size: float, dim: int) -> None:
-        self.seen.add(id, sketch)
-        self.sizes.add(size)
-        self.person_of[id] = person
-        self.ids_of.setdefault(person, id)
-        self.dim = dim
-
-    def size(self, vector: Float[Tensor, " P"]) -> float:
-        """``‖ΔW‖``."""
-        return float(delta_W_norm2(self.layout, vector[None].double())) ** 0.5
-
-    def warnings(self, id: str, person: int) -> tuple[str, ...]:
-        """What to say of a LoRA that is in the zoo as another person's."""
-        other = self.person_of[id]
-        return () if other == person else (f"is in the zoo as person {other}'s: item {id}",)
-
-
-def _known(zoo: Zoo) -> _Known:
-    forgotten = {id for tombstone in zoo.forgotten for id in tombstone.ids}
-    known = _Known(zoo.layout, Sketcher(zoo.layout), forgotten, zoo.forgotten_persons)
-    persons = {item.id: item.person for item in zoo.items}
-    for shard in sorted({item.shard for item in zoo.items}):
-        for id, vector, embedding in zoo.rows(shard):
-            sketch, size = known.sketcher(vector[None])[0], known.size(vector)
-            known.add(id, persons[id], sketch, size, embedding.shape[-1])
-    return known
-
-
-def _passed_over(other: PassedOver, known: _Known) -> Outcome:
+def _passed_over(other: PassedOver, known: Known) -> Outcome:
     """A file that is no candidate, as an outcome: whose it is, if anybody's, its name says."""
     person = person_number(other.file.name.partition(".")[0])
     if person in known.forgotten_persons:
@@ -218,7 +174,7 @@ def _passed_over(other: PassedOver, known: _Known) -> Outcome:
 
 
 def _taken(
-    candidates: Sequence[Candidate], known: _Known, outcomes: list[Outcome], dim: int, allow_zero: bool
+    candidates: Sequence[Candidate], known: Known, outcomes: list[Outcome], dim: int, allow_zero: bool
 ) -> Iterator[_Taken]:
     """Those that belong into the zoo; notes what became of all. Whatever one of them raises, the others go on."""
     known.dim = known.dim or dim
@@ -240,7 +196,7 @@ def _taken(
             yield taken
 
 
-def _look_at(candidate: Candidate, person: int, known: _Known, allow_zero: bool) -> tuple[Outcome, _Taken | None]:
+def _look_at(candidate: Candidate, person: int, known: Known, allow_zero: bool) -> tuple[Outcome, _Taken | None]:
     """What becomes of one; and what the zoo gets of it, if anything.
 
     Raises:
@@ -283,7 +239,7 @@ def _look_at(candidate: Candidate, person: int, known: _Known, allow_zero: bool)
     return outcome, _Taken(content.id, person, brought, reading.embedding)
 
 
-def _require_one_person(candidate: Candidate, person: int, id: str, known: _Known) -> None:
+def _require_one_person(candidate: Candidate, person: int, id: str, known: Known) -> None:
     """Refuse a LoRA of which nothing but a name says whose it is, where another LoRA has that name."""
     if not candidate.by_name:
         return

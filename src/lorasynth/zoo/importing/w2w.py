@@ -18,7 +18,7 @@ from torch import Tensor
 from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.candidates import Brought, Candidate, Content
+from lorasynth.zoo.importing.candidates import Brought, Candidate, Content
 from lorasynth.zoo.pairs import read_table, require_columns
 
 FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
@@ -35,7 +35,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # of a zip's member; the last two ar
 
 
 @dataclass(frozen=True)
-class Rows:
+class ReleasedRows:
     """A float32 matrix in a file, row by row. Read, not mapped: mapped pages would count as memory as they are touched."""
 
     path: Path
@@ -53,7 +53,7 @@ class Rows:
             )
 
 
-def open_rows(path: Path, num_columns: int) -> Rows:
+def open_rows(path: Path, num_columns: int) -> ReleasedRows:
     """The float32 matrix (N, num_columns) of a PyTorch zip that holds one tensor.
 
     Raises:
@@ -79,7 +79,7 @@ def open_rows(path: Path, num_columns: int) -> Rows:
         file.seek(info.header_offset)
         *_, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    return Rows(path, start, info.file_size // row_bytes, num_columns)
+    return ReleasedRows(path, start, info.file_size // row_bytes, num_columns)
 
 
 def candidates_of(
@@ -124,7 +124,7 @@ def candidates_of(
 
 
 def _rows(table: Path, count: int, report: Callable[[str], None]) -> Sequence[tuple[int, str]]:
-    """Rows of the matrix, and whose they are."""
+    """ReleasedRows of the matrix, and whose they are."""
     if table.suffix in (".pt", ".pkl", ".pickle"):
         raise UsageError(f"{table}: expected a .csv, .jsonl or .parquet table, got a pickle. {HOW_TO_READ_LABELS}")
     records = read_table(table, ())

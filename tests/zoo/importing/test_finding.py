@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorasynth.errors import UsageError
-from lorasynth.zoo.finding import find_loras, passed_over
+from lorasynth.zoo.importing.finding import find_loras, passed_over
 from lorasynth.zoo.pairs import look_alikes, pair_by_name, pair_by_table, person_number
 
 

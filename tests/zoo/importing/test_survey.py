@@ -19,8 +19,8 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming, shortcoming_of_latents
 from lorasynth.training import LoopConfig
 from lorasynth.zoo import Zoo
+from lorasynth.zoo.importing.survey import KEEP, of_rank, survey
 from lorasynth.zoo.manifest import Item
-from lorasynth.zoo.survey import KEEP, of_rank, survey
 
 PREFIX = "down_blocks.0.attentions.0.transformer_blocks.0.attn1."
 

@@ -16,7 +16,7 @@ from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.w2w import candidates_of, open_rows
+from lorasynth.zoo.importing.w2w import candidates_of, open_rows
 
 ROWS = 7
 
@@ -69,7 +69,7 @@ def test_the_same_row_twice_counts_once_and_a_diverged_one_is_refused(release, t
     other = tmp_path / "w2w"
     other.mkdir()
     torch.save(changed, other / "all_weights.pt")
-    from lorasynth.zoo.importer import import_zoo
+    from lorasynth.zoo.importing.importer import import_zoo
 
     candidates, layout = candidates_of(other, folder / "people.csv", folder / "faces.npy")
     zoo, outcomes = import_zoo(candidates, tmp_path / "zoo", layout, licence="w2w", report=lambda _: None)

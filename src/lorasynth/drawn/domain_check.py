@@ -22,7 +22,7 @@ _ALLOWANCE = 0.95  # of the flatness of PNGs: as JPEGs they have less
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldGuard:
+class DomainCheck:
     """Knows how pictures of a world look as a whole.
 
     Four readings: *Structure* is how much of a picture (small, relative to its contrast) lies outside the leading principal
@@ -39,7 +39,7 @@ class WorldGuard:
     limits: Float[Tensor, " n"]  # most structure and background, least contrast; flatness in newer ones
 
     @classmethod
-    def fit(cls, pictures: Float[Tensor, "B 3 S S"]) -> "WorldGuard":
+    def fit(cls, pictures: Float[Tensor, "B 3 S S"]) -> "DomainCheck":
         """Fit to pictures of the world.
 
         The limits are 1.25 times the 99.9th percentiles (at least `BACKGROUND_LIMIT` of the background's), half the least

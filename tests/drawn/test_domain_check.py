@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from lorasynth.drawn.domain_check import LEAST_FLATNESS, DomainCheck
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders import photo_tensor, to_image
-from lorasynth.encoders.guard import LEAST_FLATNESS, WorldGuard
 from lorasynth.errors import ModelError, OutsideWorldError
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_domain, get_world
@@ -111,7 +111,7 @@ def test_what_is_refused_can_be_asked_for(shipped):
 @pytest.mark.parametrize("world", ["portraits", "emblems", "brushes"])
 def test_a_guard_fitted_to_a_world_lets_its_pictures_pass(world):
     domain = get_domain(world)
-    fitted = WorldGuard.fit(domain.photos(list(range(600)), [0] * 600, 64))
+    fitted = DomainCheck.fit(domain.photos(list(range(600)), [0] * 600, 64))
     assert fitted.limits.shape == (4,)
     others = domain.photos(list(range(600, 800)), [1] * 200, 64)
     flatness = fitted.readings(others)[:, 3]
@@ -122,7 +122,7 @@ def test_a_guard_fitted_to_a_world_lets_its_pictures_pass(world):
 def test_guard_with_and_without_a_limit_of_flatness_is_read_back(tmp_path, count):
     """Shipped models have three limits, those that are trained now have four."""
     model = Synthesizer.from_pretrained()
-    fitted = WorldGuard.fit(model.encoder.world.draw(list(range(600)), [0] * 600, 64))
+    fitted = DomainCheck.fit(model.encoder.world.draw(list(range(600)), [0] * 600, 64))
     limits = torch.cat([fitted.limits, torch.ones(1)])[:count]
     guard = replace(fitted, limits=limits)
     replace(model, encoder=WorldEncoder(model.encoder.world, guard=guard)).save_pretrained(tmp_path / "model")

@@ -1,0 +1,56 @@
+"""What a zoo holds: who is in it, who was forgotten, which updates, of which sizes."""
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lorasynth.lora.factors import delta_W_norm2
+from lorasynth.lora.layout import Layout
+from lorasynth.zoo.importing.duplicates import Seen, Sketcher
+from lorasynth.zoo.importing.outliers import Sizes
+from lorasynth.zoo.store import Zoo
+
+
+@dataclass
+class Known:
+    """What the zoo holds, to hold another LoRA against."""
+
+    layout: Layout
+    sketcher: Sketcher
+    forgotten_ids: set[str]
+    forgotten_persons: set[int]
+    seen: Seen = field(default_factory=Seen)
+    sizes: Sizes = field(default_factory=Sizes)
+    person_of: dict[str, int] = field(default_factory=dict)  # by id
+    ids_of: dict[int, str] = field(default_factory=dict)  # the first of each person's
+    dim: int = 0  # of embeddings; 0 while there is none
+
+    @classmethod
+    def of(cls, zoo: Zoo) -> "Known":
+        """What a zoo holds by now; every LoRA of it is read once."""
+        forgotten = {id for tombstone in zoo.forgotten for id in tombstone.ids}
+        known = cls(zoo.layout, Sketcher(zoo.layout), forgotten, zoo.forgotten_persons)
+        persons = {item.id: item.person for item in zoo.items}
+        for shard in sorted({item.shard for item in zoo.items}):
+            for id, vector, embedding in zoo.rows(shard):
+                sketch, size = known.sketcher(vector[None])[0], known.size(vector)
+                known.add(id, persons[id], sketch, size, embedding.shape[-1])
+        return known
+
+    def add(self, id: str, person: int, sketch: Float[Tensor, " K"], size: float, dim: int) -> None:
+        """Remember one that is taken in."""
+        self.seen.add(id, sketch)
+        self.sizes.add(size)
+        self.person_of[id] = person
+        self.ids_of.setdefault(person, id)
+        self.dim = dim
+
+    def size(self, vector: Float[Tensor, " P"]) -> float:
+        """``‖ΔW‖``."""
+        return float(delta_W_norm2(self.layout, vector[None].double())) ** 0.5
+
+    def warnings(self, id: str, person: int) -> tuple[str, ...]:
+        """What to say of a LoRA that is in the zoo as another person's."""
+        other = self.person_of[id]
+        return () if other == person else (f"is in the zoo as person {other}'s: item {id}",)
