@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import arithmetic, create, data, experiments, files, learn, zoo, zoo_care, zoo_import
+from lorasynth.cli import arithmetic, card, create, data, experiments, files, learn, zoo, zoo_care, zoo_import
 
 app = typer.Typer(
     name="lorasynth",
@@ -20,6 +20,7 @@ for verb in (
     files.convert,
     arithmetic.resize,
     arithmetic.merge,
+    card.card,
     files.import_legacy,
     create.doctor,
     learn.evaluate,
