@@ -1,7 +1,8 @@
 """The models that learn from typefaces: picture VAE, base, two recognisers, a reader of letters.
 
-    python examples/typefaces/models.py vae --data out/typefaces --out out/models       # needed by the base
-    python examples/typefaces/models.py base --data out/typefaces --out out/models
+    python examples/typefaces/models.py vae --data out/typefaces --out out/models       # a minute: the encoder, in closed form
+    python examples/typefaces/models.py decoder --data out/typefaces --out out/models   # this and the next side by side
+    python examples/typefaces/models.py base --data out/typefaces --out out/models      # saved when the decoder is there
     python examples/typefaces/models.py encoder --data out/typefaces --out out/models   # these three at any time
     python examples/typefaces/models.py second --data out/typefaces --out out/models
     python examples/typefaces/models.py reader --data out/typefaces --out out/models
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -40,6 +42,9 @@ from lorasynth.worlds.vae import build_vae
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
 from pool import Pool, open_pool
 from recognisers import Classifier, RecogniserConfig, read, right, train_encoder, train_reader, train_second
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 SUBJECT = "sks typeface"
 WORDS = (*SUBJECT.split(), "the", "capital", "small", "letter", "letters", "in", "on", "black", "white", "grey")
@@ -69,22 +74,22 @@ class ModelsConfig:
 
 
 def make_vae(pool: Pool, out: Path, config: ModelsConfig) -> None:
-    """A picture VAE: its encoder in closed form, its decoder trained."""
+    """A picture VAE with its final encoder, in closed form, and an untrained decoder."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    vae = build_vae(pool.pictures(pool.some(_PCA_PICTURES, generator)))
+    build_vae(pool.pictures(pool.some(_PCA_PICTURES, generator))).save_pretrained(out / "vae")
+
+
+def make_decoder(pool: Pool, out: Path, config: ModelsConfig) -> None:
+    """The same VAE with a trained decoder."""
+    vae = _vae(out / "vae", "vae")
     train_decoder(vae, lambda n, g: pool.pictures(pool.some(n, g)), config.decoder, run_dir=out / "run-decoder")
-    vae.save_pretrained(out / "vae")
+    vae.save_pretrained(out / "vae-final")
 
 
 def make_base(pool: Pool, out: Path, config: ModelsConfig) -> None:
-    """A Stable Diffusion that draws the letters of a caption, in any face."""
-    from diffusers import AutoencoderKL
-
-    if not (out / "vae" / "config.json").exists():
-        raise UsageError(f"{out / 'vae'}: expected a picture VAE, got none; run the stage 'vae' first")
-    vae = AutoencoderKL.from_pretrained(out / "vae", local_files_only=True)
-    pipe = build_pipeline(WORDS, vae, config.base)
+    """A Stable Diffusion that draws the letters of a caption, in any face; saved with the trained decoder."""
+    pipe = build_pipeline(WORDS, _vae(out / "vae", "vae").requires_grad_(False), config.base)
     with torch.no_grad():
         for name, parameter in pipe.text_encoder.named_parameters():
             if name.endswith("position_embedding.weight"):
@@ -96,7 +101,16 @@ def make_base(pool: Pool, out: Path, config: ModelsConfig) -> None:
         return base.encode(pool.pictures(rows)), pool.captions(rows, SUBJECT)
 
     train_base(base, batch, config.base, run_dir=out / "run-base")
+    pipe.register_modules(vae=_vae(out / "vae-final", "decoder"))
     save_base(pipe, out / "base")
+
+
+def _vae(folder: Path, stage: str) -> "AutoencoderKL":
+    from diffusers import AutoencoderKL
+
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder}: expected a picture VAE, got none; run the stage {stage!r}, then this one again")
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True)
 
 
 def make_encoder(pool: Pool, out: Path, config: ModelsConfig) -> None:
@@ -123,6 +137,7 @@ def open_reader(path: Path) -> Classifier:
 
 STAGES: dict[str, tuple[str, Callable[[Pool, Path, ModelsConfig], None]]] = {
     "vae": ("vae/config.json", make_vae),
+    "decoder": ("vae-final/config.json", make_decoder),
     "base": ("base/model_index.json", make_base),
     "encoder": ("encoder.onnx", make_encoder),
     "second": ("second.onnx", make_second),

@@ -125,7 +125,7 @@ def test_base_is_refused_before_its_picture_vae(data, tmp_path, capsys):
     with pytest.raises(SystemExit) as refused:
         make("base", data, tmp_path)
     assert refused.value.code == 2
-    assert "run the stage 'vae' first" in capsys.readouterr().err
+    assert "run the stage 'vae', then this one again" in capsys.readouterr().err
 
 
 def test_reader_answers_with_letters(made, data):
