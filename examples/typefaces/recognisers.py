@@ -1,7 +1,7 @@
 """Networks that look at letters: two recognisers of faces, and a reader of letters. All resume where they stopped."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,7 +31,9 @@ class RecogniserConfig:
     margin: float = 0.3
     scale: float = 32.0
     temperature: float = 0.07
-    encoder: LoopConfig = field(default_factory=lambda: _loop(3_000, 2e-3))
+    # Without the margin first: with it from the beginning nothing is learned in the first 200 steps.
+    encoder_apart: LoopConfig = field(default_factory=lambda: _loop(5_000, 2e-3))
+    encoder: LoopConfig = field(default_factory=lambda: _loop(1_500, 1e-3))
     second: LoopConfig = field(default_factory=lambda: _loop(3_000, 5e-4))
     reader: LoopConfig = field(default_factory=lambda: _loop(2_000, 2e-3))
 
@@ -50,16 +52,17 @@ class Classifier(nn.Module):
 
 
 def train_encoder(pool: Pool, config: RecogniserConfig, run_dir: Path) -> nn.Module:
-    """A recogniser of faces by the ArcFace loss (Deng et al., CVPR 2019)."""
+    """A recogniser of faces by the ArcFace loss (Deng et al., CVPR 2019), first without its margin."""
     torch.manual_seed(config.encoder.seed)
     model = Classifier(pool.faces)
+    for number, (margin, loop) in enumerate(((0.0, config.encoder_apart), (config.margin, config.encoder)), start=1):
 
-    def loss_of(generator: torch.Generator) -> Tensor:
-        faces = torch.randint(pool.faces, (config.batch_size,), generator=generator)
-        seen = degrade(pool.pictures(pool.of_faces(faces, generator)), generator)
-        return F.cross_entropy(arcface_logits(model(seen), faces, config.margin, config.scale), faces)
+        def loss_of(generator: torch.Generator, margin: float = margin) -> Tensor:
+            faces = torch.randint(pool.faces, (config.batch_size,), generator=generator)
+            seen = degrade(pool.pictures(pool.of_faces(faces, generator)), generator)
+            return F.cross_entropy(arcface_logits(model(seen), faces, margin, config.scale), faces)
 
-    _train(model, loss_of, replace(config, second=config.encoder, reader=config.encoder), config.encoder, run_dir)
+        _train(model, loss_of, config, loop, run_dir / f"phase-{number}")
     return _calibrated(model.net, pool)
 
 
@@ -73,7 +76,7 @@ def train_second(pool: Pool, config: RecogniserConfig, run_dir: Path) -> nn.Modu
         seen = degrade(pool.pictures(pool.of_faces(faces, generator)), generator)
         return contrastive_loss(net(seen), config.temperature)
 
-    _train(net, loss_of, replace(config, encoder=config.second, reader=config.second), config.second, run_dir)
+    _train(net, loss_of, config, config.second, run_dir)
     return net.eval()
 
 
@@ -87,7 +90,7 @@ def train_reader(pool: Pool, config: RecogniserConfig, run_dir: Path) -> Classif
         seen = degrade(pool.pictures(rows[chosen]), generator)
         return F.cross_entropy(config.scale / 2 * model(seen), letters[chosen])
 
-    _train(model, loss_of, replace(config, encoder=config.reader, second=config.reader), config.reader, run_dir)
+    _train(model, loss_of, config, config.reader, run_dir)
     _calibrated(model.net, pool)
     return model.eval()
 
@@ -111,7 +114,9 @@ def _train(
     loop: LoopConfig,
     run_dir: Path,
 ) -> None:
-    train(model, loss_of, loop, run_dir=run_dir, config_record=config_record(config), label=run_dir.name)
+    shared = {name: getattr(config, name) for name in ("batch_size", "margin", "scale", "temperature")}
+    record = config_record(loop) | shared  # so that the others' settings may change
+    train(model, loss_of, loop, run_dir=run_dir, config_record=record, label=run_dir.name)
 
 
 def _calibrated(net: nn.Module, pool: Pool) -> nn.Module:

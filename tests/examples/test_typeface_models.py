@@ -26,7 +26,7 @@ def few():
         each=52,
         decoder=replace(standard.decoder, batch_size=2, loop=_FEW),
         base=replace(standard.base, channels=(32, 32), batch_size=2, loop=_FEW),
-        recognisers=RecogniserConfig(batch_size=4, encoder=_FEW, second=_FEW, reader=_FEW),
+        recognisers=RecogniserConfig(batch_size=4, encoder_apart=_FEW, encoder=_FEW, second=_FEW, reader=_FEW),
     )
 
 
@@ -101,8 +101,9 @@ def test_second_run_of_a_stage_changes_nothing(made, data):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_stopped_encoder_goes_on_to_the_same_file(made, data, tmp_path, stopped_in_step):
-    with stopped_in_step(1):
+@pytest.mark.parametrize("step", [1, 3])
+def test_stopped_encoder_goes_on_to_the_same_file(made, data, tmp_path, stopped_in_step, step):
+    with stopped_in_step(step):
         make("encoder", data, tmp_path)
     assert make("encoder", data, tmp_path) == 0
     assert (tmp_path / "encoder.onnx").read_bytes() == (made / "encoder.onnx").read_bytes()
