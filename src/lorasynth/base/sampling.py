@@ -68,9 +68,11 @@ def sample(
         prompts = Prompts({name: doubled(x, empty[name]) for name, x in prompts.tensors.items()})
     x = noise
     for level, after in schedule.steps(num_inference_steps):
+        # 1. Predict, with and without the text where guided.
         answer = base.predict(doubled(x, x) if guided else x, level.expand(len(prompts)), prompts)
         if guided:
             with_text, without = answer.unflatten(0, (n, 2, -1)).unbind(1)
             answer = (without + guidance_scale * (with_text - without)).flatten(0, 1)
+        # 2. Step to the next level.
         x = schedule.step(x, answer, level, after)
     return x

@@ -102,6 +102,7 @@ class Canonicalizer:
             raise ZooError(
                 "gauge 'anchored' needs the zoo's shared initialisation; give reference= or use 'procrustes'"
             )
+        # The anchor with orthonormal rows: then distances of B are distances of ΔW.
         if metric == "updates":
             if gauge != "anchored":
                 raise ZooError(f"metric 'updates' needs gauge 'anchored', got {gauge!r}; use metric='entries'")
@@ -122,6 +123,7 @@ class Canonicalizer:
             squares += canonical.sub_(its_mean).square_().sum(0) + difference.square() * (seen * n / (seen + n))
             mean += difference * (n / (seen + n))
             seen += n
+        # One scale a tensor. What does not vary is left out.
         scale, active = torch.ones_like(mean), torch.zeros_like(mean, dtype=torch.bool)
         for place in (p for pair in layout.slices.values() for p in pair):
             deviation = (squares[place].mean() / seen).sqrt()

@@ -63,9 +63,11 @@ def anchor_to(
     """
     shared = torch.equal(A_NRI, A_NRI[:1].expand_as(A_NRI))  # then one decomposition serves all items
     A, B, anchor = (A_NRI[:1] if shared else A_NRI).double(), B_NOR.double(), reference_A.double()
+    # 1. The row space of A, and the anchor's part in it.
     Q, R = torch.linalg.qr(A.transpose(1, 2))
     goal = anchor @ Q  # (N, R, R), or (1, R, R)
     factor_B = B @ R.transpose(1, 2)
+    # 2. Refuse items of another row space. A zero update has every gauge.
     zero = (factor_B == 0).all(dim=(1, 2))
     # Each row against its own length: rows of very different lengths are not dependent.
     dependent = (R.diagonal(dim1=1, dim2=2).abs() <= 1e-12 * A.norm(dim=2)).any(1)
@@ -78,6 +80,7 @@ def anchor_to(
             f"item {first_item + worst}: its lora_A does not span the zoo's shared initialisation: expected a condition of at "
             f"most {MAX_CONDITION:.0e}, got {condition[worst]:.1e}; use gauge='procrustes' for a zoo without one shared lora_A"
         )
+    # 3. The nearest lora_A, and the lora_B that keeps the update.
     identity = torch.eye(len(anchor), dtype=anchor.dtype, device=anchor.device)
     goal = torch.where(zero[:, None, None], identity, goal)
     new_B = torch.linalg.solve(goal, factor_B, left=False)

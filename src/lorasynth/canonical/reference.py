@@ -38,9 +38,11 @@ def generalised_procrustes(
     every = math.ceil(len(vectors) / REFERENCE_ITEMS)
     places = [slice(start, start + size) for start in range(0, len(vectors), size * every)]
     items = torch.cat([torch.arange(len(vectors))[place] for place in places])
+    # 1. Begin with the largest update.
     norms2 = torch.cat([delta_W_norm2(layout, vectors[place].double()) for place in places])
     largest = int(items[norms2.argmax()])
     reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
+    # 2. Align all with the reference, take their mean as the next one, until it rests.
     for _ in range(MAX_ROUNDS):
         total = torch.zeros_like(reference)
         for place in places:

@@ -78,18 +78,23 @@ def by_gram(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> tup
     """
     dtype = torch.promote_types(A_NRI.dtype, torch.float32)
     A, B = A_NRI.double(), B_NOR.double()
+    # 1. Gram matrices, R x R, in float64.
     AA_NRR, BB_NRR = A @ A.transpose(1, 2), B.transpose(1, 2) @ B
     size2_A, size2_B = (G.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) for G in (AA_NRR, BB_NRR))
+    # 2. The core Lᵀ (BᵀB) L, whose eigenvalues are the squared singular values of B A.
     L, failed = torch.linalg.cholesky_ex(AA_NRR)
     exact = (failed == 0) & (_moderate(size2_A.sqrt()) & _moderate(size2_B.sqrt())).flatten()
     core = torch.where(exact[:, None, None], L.transpose(1, 2) @ BB_NRR @ L, 0)
     S2, V = (x.flip(-1) for x in torch.linalg.eigh(core))  # largest first
     S = S2.sqrt()
     root = S.sqrt()[:, None, :]
+    # 3. The change of gauge M that balances the factors, and its inverse.
     M_inverse = L @ V / root
     M = torch.linalg.solve_triangular(L.transpose(1, 2), V * root, upper=True).transpose(1, 2)
+    # 4. Where M would magnify rounding too much: those items go to QR.
     loss2 = (M.square().sum(2) * size2_A + M_inverse.square().sum(1) * size2_B) / S
     exact &= (loss2 <= _MAX_LOSS_OF_ONE_DIRECTION**2).all(1)
+    # 5. Apply it, in the factors' own dtype where that loses nothing.
     A_c, B_c = M.to(dtype) @ A_NRI.to(dtype), B_NOR.to(dtype) @ M_inverse.to(dtype)
     loose = exact & ((S2 * loss2).sum(1) > _MAX_LOSS**2 * S2.sum(1))
     if loose.any():  # there float32's rounding would show
@@ -102,10 +107,13 @@ def by_qr(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> Reduc
     # Each factor on its own scale, so that 1e-30 times 1e30 is neither lost nor infinite.
     size_A = A_NRI.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
     size_B = B_NOR.abs().amax((1, 2), keepdim=True).double().clamp(min=_TINY)
+    # 1. Orthonormal bases of both factors.
     Q_A, R_A = torch.linalg.qr((A_NRI / size_A).transpose(1, 2))
     Q_B, R_B = torch.linalg.qr(B_NOR / size_B)
+    # 2. The singular values are those of the K x K core.
     U, S, Vh = torch.linalg.svd(R_B @ R_A.transpose(1, 2), full_matrices=False)
     S = S * (size_A * size_B).flatten(1)
+    # 3. Share them equally between the factors.
     root = S.sqrt()
     A_c = (root[:, :, None] * Vh) @ Q_A.transpose(1, 2)
     B_c = Q_B @ (U * root[:, None, :])

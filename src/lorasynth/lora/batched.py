@@ -109,8 +109,11 @@ def _add_linear(
     n: int,
 ) -> Float[Tensor, "NB ... O"]:
     """Adds x @ A.T @ B.T, each adapter on its own rows."""
+    # 1. Rows by adapter.
     x_NTI = x.reshape(n, -1, x.shape[-1])
+    # 2. Down to rank R: one product for a shared lora_A, else one an adapter.
     h_NTR = x_NTI @ A_NRI[0].T if len(A_NRI) == 1 else torch.bmm(x_NTI, A_NRI.transpose(1, 2))
+    # 3. Up again, added to the layer's own output.
     return torch.baddbmm(out.reshape(n, -1, out.shape[-1]), h_NTR, B_NOR.transpose(1, 2)).view_as(out)
 
 

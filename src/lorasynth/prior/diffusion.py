@@ -110,15 +110,19 @@ class DiffusionPrior(nn.Module):
             num_inference_steps: DDIM steps.
             temperature: standard deviation of the starting noise; 0 gives the one latent the sampler is centred on.
         """
+        # 1. Start from noise, at temperature 0 from the centre itself.
         x = temperature * noise_on_cpu(len(embedding), self.denoiser.latent_dim, seed=seed)
         nobody = torch.ones(len(x), dtype=torch.bool)
         for t in self.schedule.timesteps(num_inference_steps):
             rows = t.to(x.device).expand(len(x))
+            # 2. Denoise, with guidance away from nobody.
             predicted = self.denoiser(x, rows, embedding)
             if guidance_scale != 1:
                 without = self.denoiser(x, rows, embedding, nobody)
                 predicted = without + guidance_scale * (predicted - without)
+            # 3. DDIM step.
             x = self.schedule.step(predicted, t, x, num_inference_steps)
+        # 4. Back from unit size around the centre.
         return self.centre(embedding) + x * self.spread
 
     @torch.no_grad()

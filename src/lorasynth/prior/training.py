@@ -105,13 +105,16 @@ def fit_prior(
     data = fingerprint(z_mean, z_logvar, embeddings, train_rows, validation_rows, prior.spread, *state)
 
     def loss_of(generator: torch.Generator) -> Tensor:
+        # 1. People, and one photo of each.
         rows = train_rows[torch.randint(len(train_rows), (config.batch_size,), generator=generator)]
         photo = torch.randint(embeddings.shape[1], (len(rows),), generator=generator)
         e = embeddings[rows, photo]
+        # 2. Another photo would have another embedding.
         if config.embedding_noise:
             noise = torch.randn(e.shape, generator=generator) * config.embedding_noise / e.shape[1] ** 0.5
             e = torch.nn.functional.normalize(e + noise, dim=1)
         noise = torch.randn(len(rows), z_mean.shape[1], generator=generator)
+        # 3. A sample of the posterior, not its mean.
         blur = torch.exp(0.5 * z_logvar[rows]) * noise
         dropped = torch.rand(len(rows), generator=generator) < config.condition_dropout
         z = z_mean[rows] + blur

@@ -24,9 +24,11 @@ class Scatter:
 
     def singular(self) -> tuple[Float[Tensor, " k"], Float[Tensor, "k F"]]:
         """Squared singular values, falling, and right singular vectors. K is the smaller of N and F."""
+        # 1. Singular vectors of the smaller side, in float64.
         gram = self._table @ self._table.T if self._by_rows else self._table
         values, vectors = torch.linalg.eigh(gram.double())
         values, vectors = values.flip(0).clamp(min=0).float(), vectors.flip(1).float()
+        # 2. From left to right singular vectors: V = Xᵀ U / S.
         if self._by_rows:
             scale = values.sqrt().clamp(min=1e-6 * float(values[0].sqrt()) + 1e-30)
             vectors = self._table.T @ vectors / scale

@@ -130,6 +130,7 @@ def predictable_stem(
             f"expected at least {num + 1} LoRAs, {num} numbers and {num} embedding dimensions for {num} components, got "
             f"{x.shape[0]}, {x.shape[1]} and {embedding.shape[1]}; make a larger zoo or lower num_components"
         )
+    # 1. Ridge regression of LoRAs on embeddings, the products summed over one pass.
     e = embedding - embedding.mean(0)
     gram = e.T @ e
     ridge = gram + lam * gram.diagonal().mean() * torch.eye(len(gram))
@@ -139,6 +140,7 @@ def predictable_stem(
         seen += len(part)
     weight_DF = torch.linalg.solve(ridge, products_DF)
     del products_DF
+    # 2. Its predictions, as D rows.
     # x_hatᵀ x_hat = Wᵀ (eᵀ e) W: the root of eᵀ e turns the N predictions into D rows with the same components.
     values, vectors = torch.linalg.eigh(gram.double())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -156,6 +158,7 @@ def _leading(rows: Float[Tensor, "n F"] | Rows, num: int, blocks: Sequence[int],
     Local directions are taken where they hold most of the matrix for each number they cost, until ``local_numbers`` are spent. Of
     each block one at least, and ``num`` of all blocks.
     """
+    # 1. Each block's own singular directions, from one pass.
     scatters = [Scatter(len(rows), f) for f in blocks]
     for chunk in chunks(rows):
         for scatter, part in zip(scatters, chunk.split(list(blocks), dim=1), strict=True):
@@ -164,6 +167,7 @@ def _leading(rows: Float[Tensor, "n F"] | Rows, num: int, blocks: Sequence[int],
     for f in blocks:
         values, directions = scatters.pop(0).singular()
         found.append((values, directions[: max(num, local_numbers // f)].clone()))  # more of them are never taken
+    # 2. Of all blocks, the directions that hold most for each number they cost.
     worth = torch.cat([values[: len(directions)] / directions.shape[1] for values, directions in found])
     cost = torch.cat([torch.full((len(directions),), directions.shape[1]) for _, directions in found])
     block = torch.cat([torch.full((len(directions),), m) for m, (_, directions) in enumerate(found)])
@@ -174,6 +178,7 @@ def _leading(rows: Float[Tensor, "n F"] | Rows, num: int, blocks: Sequence[int],
     chosen[order] = taken
     chosen |= place == 0
     local = [directions[: int(chosen[block == m].sum())] for m, (_, directions) in enumerate(found)]
+    # 3. The directions across blocks, among the local coordinates that were taken.
     within = (_within(chunk, local) for chunk in chunks(rows))
     _, across = singular(within, len(rows), sum(map(len, local)))
     return Stem(local, across[:num].contiguous())

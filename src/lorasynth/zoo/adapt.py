@@ -77,17 +77,22 @@ def adapt(
     average, averaged = None, 0
     with bank.attached(), half_precision():
         for step in range(config.steps):
+            # 1. The learning rate of this step.
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step / config.steps)
+            # 2. Common random numbers: photos, noise and levels are the same for all people.
             photo, noise, part = draw_samples(photos, config, step)
             x, prompts, mask = photos.batch(everybody, photo.expand(n, -1))
             level = base.schedule.level(part.repeat(n))
+            # 3. The base's loss of every row, through its own LoRA.
             losses = denoising_loss(base, x, noise.repeat(n, 1, 1, 1), level, prompts, mask)
             # A sum over adapters of each one's mean: no adapter feels how many others there are.
             loss = losses.view(n, -1).mean(1).sum()
+            # 4. One step of all LoRAs at once.
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            # 5. The mean of the weights over the last steps.
             if step >= config.average_from * config.steps:
                 averaged += 1
                 now = [p.detach() for p in parameters]
