@@ -30,7 +30,7 @@ def test_all_124_are_listed_in_order():
     assert len(numbers) == len(re.findall(r"^\| *\d", PAGE, re.MULTILINE))
 
 
-def test_the_corpus_is_named_where_it_has_such_a_row_and_nowhere_else():
+def test_corpus_is_named_where_it_has_such_row_and_nowhere_else():
     assert {number for number, proofs in ROWS if "corpus" in proofs} == IN_CORPUS
 
 

@@ -39,7 +39,7 @@ def test_there_are_benchmarks():
 
 
 @every_script
-def test_a_benchmark_says_what_it_measures(script, monkeypatch, capsys):
+def test_benchmark_says_what_it_measures(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
     monkeypatch.setattr(sys, "path", [str(FOLDER), *sys.path])
     with pytest.raises(SystemExit, match=r"^(0|None|)$"):
@@ -56,7 +56,7 @@ def test_what_a_benchmark_imports_is_there(script):
     assert not missing
 
 
-def test_a_missing_name_is_seen_wherever_it_is_imported():
+def test_missing_name_is_seen_wherever_it_is_imported():
     source = (
         'PROGRAM = """\nfrom lorasynth.vae import no_such_name\n"""\ndef f():\n    from lorasynth.nowhere import g\n'
     )
@@ -67,7 +67,7 @@ def test_a_missing_name_is_seen_wherever_it_is_imported():
     assert is_there("lorasynth.storage.rows", "chunks")
 
 
-def test_the_ratio_of_two_sides_is_printed_and_recorded(tmp_path, monkeypatch, capsys):
+def test_ratio_of_two_sides_is_printed_and_recorded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FOLDER))
     clock = iter([0, 9, 100, 103, 103, 163, 170, 173, 173, 233])  # the first pair is not counted

@@ -101,7 +101,7 @@ def test_output_that_exists_or_cannot_be_is_refused(photo, tmp_path):
     )
 
 
-def test_a_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
+def test_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
     assert_refused(run("render", "-p", "a person", "-o", tmp_path / "me.jpg"), "me.jpg", "ends in .png")
     assert_refused(run("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got 'no ending'")
     assert_refused(
@@ -109,11 +109,11 @@ def test_a_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
     )
 
 
-def test_a_seen_person_is_refused():
+def test_seen_person_is_refused():
     assert_refused(run("demo", "--person", "100000"), "belongs to the zoo people", "--allow-seen")
 
 
-def test_a_bad_model_and_a_bad_lora_are_refused(photo, tmp_path):
+def test_bad_model_and_a_bad_lora_are_refused(photo, tmp_path):
     out = tmp_path / "me.safetensors"
     assert_refused(
         run("synthesize", photo, "-o", out, "--consent", "self", "--model", tmp_path), "config.json: not found"
@@ -151,7 +151,7 @@ def test_doctor_finds_a_sound_installation():
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_the_tiny_recipe_goes_all_the_way(tmp_path):
+def test_tiny_recipe_goes_all_the_way(tmp_path):
     zoo, fit = tmp_path / "zoo", tmp_path / "fit"
     built = run("zoo", "build", "portraits_tiny", "--out", zoo)
     assert built.returncode == 0, built.stderr
@@ -249,7 +249,7 @@ BAD_PHOTOS = {
 
 
 @pytest.mark.parametrize("name", BAD_PHOTOS)
-def test_a_bad_photo_is_named_with_its_fault_on_one_line_and_nothing_is_written(here, tmp_path, name):
+def test_bad_photo_is_named_in_one_line_and_nothing_written(here, tmp_path, name):
     content, said = BAD_PHOTOS[name]
     path, out = tmp_path / "photo.png", tmp_path / "me.safetensors"
     path.write_bytes(content)
@@ -275,7 +275,7 @@ def test_what_is_behind_a_picture_is_no_part_of_it(tmp_path):  # row 118: JPEG a
         "https://example.com/me.jpg",
     ],
 )  # fmt: skip
-def test_an_address_is_no_file_of_any_kind_and_nothing_is_sent(here, tmp_path, address):  # row 122
+def test_address_is_no_file_of_any_kind_and_nothing_is_sent(here, tmp_path, address):  # row 122
     out, photo = tmp_path / "me.safetensors", Path(__file__).parents[1] / "docs" / "demo.png"
     zoo = ["--licence", "CC0", "--out", out.with_suffix(".zoo")]
     for verb, said in (
@@ -323,7 +323,7 @@ def test_an_address_is_no_file_of_any_kind_and_nothing_is_sent(here, tmp_path, a
     ],
     ids=lambda value: " ".join(value[:1] + value[-2:]) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_a_value_out_of_its_bounds_is_named_and_nothing_is_written(
+def test_value_out_of_its_bounds_is_named_and_nothing_is_written(
     here, tmp_path, monkeypatch, arguments, said
 ):  # row 124
     monkeypatch.chdir(tmp_path)
@@ -334,7 +334,7 @@ def test_a_value_out_of_its_bounds_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("name", ["x" * 5_000, "x" * 300 + ".safetensors", "no/where.safetensors", "."])
-def test_an_output_that_cannot_be_is_refused_before_the_work(here, tmp_path, monkeypatch, name):  # rows 121, 124
+def test_output_that_cannot_be_is_refused_before_the_work(here, tmp_path, monkeypatch, name):  # rows 121, 124
     monkeypatch.chdir(tmp_path)
     code, err = here("convert", "x.safetensors", name)
     assert code == 2
@@ -346,7 +346,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(here, tmp_path, mon
 @pytest.mark.parametrize(
     "verb", [["inspect", "{lora}"], ["convert", "{lora}", "{out}"], ["convert", "{lora}", "{lora}", "--force"]]
 )
-def test_results_do_not_take_the_place_of_what_the_verb_reads_or_writes(here, tmp_path, verb):
+def test_results_do_not_take_place_of_what_verb_reads_or_writes(here, tmp_path, verb):
     lora, out = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), tmp_path / "out.safetensors"
     before = lora.read_bytes()
     (tmp_path / "link").symlink_to(lora)
@@ -376,7 +376,7 @@ def test_results_do_not_go_into_the_folder_that_is_written(here, tmp_path):
     assert list(folder.iterdir()) == []
 
 
-def test_a_reader_that_goes_away_is_no_traceback(tmp_path):  # row 124
+def test_reader_that_goes_away_is_no_traceback(tmp_path):  # row 124
     lora = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors")
     end, pipe = os.pipe()
     os.close(end)

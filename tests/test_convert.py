@@ -153,7 +153,7 @@ def test_what_lora_save_keeps_of_metadata_is_kept(run, tmp_path, lora):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_bad_file_is_refused_and_nothing_is_written(run, tmp_path, lora, format):
+def test_bad_file_is_refused_and_nothing_is_written(run, tmp_path, lora, format):
     good = load_file(lora.save(tmp_path / "good.safetensors"))
     key = next(k for k in good if k.endswith("lora_up.weight"))
     nan = good | {key: torch.full_like(good[key], float("nan"))}
@@ -180,7 +180,7 @@ def test_output_that_exists_is_kept_without_force(run, tmp_path, lora, format):
     assert torch.equal(LoRA.load(out).vector, lora.vector)
 
 
-def test_a_file_can_take_its_own_place(run, tmp_path, lora):
+def test_file_can_take_its_own_place(run, tmp_path, lora):
     path = lora.save(tmp_path / "x.safetensors", "diffusers")
     assert_refused(run("convert", path, path), "exists already")
     assert run("convert", path, path, "--force", "--dtype", "float16")[0] == 0
@@ -213,7 +213,7 @@ def test_modules_of_no_known_base_stay_in_their_format(run, tmp_path):
     assert run("convert", start, tmp_path / "again", "--format", "peft")[0] == 0
 
 
-def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(run, tmp_path, lora):
+def test_folder_for_a_file_and_a_file_for_a_folder_are_refused(run, tmp_path, lora):
     start = lora.save(tmp_path / "start.safetensors")
     assert_refused(run("convert", start, tmp_path), "got a folder")
     assert_refused(run("convert", start, tmp_path / "y.safetensors", "--format", "peft"), "expected a folder")
@@ -222,7 +222,7 @@ def test_a_folder_for_a_file_and_a_file_for_a_folder_are_refused(run, tmp_path, 
     assert list(tmp_path.iterdir()) == [start]
 
 
-def test_a_lora_that_does_nothing_is_converted_only_if_it_is_meant(run, tmp_path, lora):
+def test_lora_that_does_nothing_is_converted_only_if_it_is_meant(run, tmp_path, lora):
     start, out = lora.scaled(0.0).save(tmp_path / "start.safetensors"), tmp_path / "x.safetensors"
     assert_refused(run("convert", start, out), str(start), "expected an update, got zero everywhere", "--allow-zero")
     assert list(tmp_path.iterdir()) == [start]
@@ -248,7 +248,7 @@ def with_text_encoder(lora, folder, format):
 
 
 @pytest.mark.parametrize("format", ["kohya", "diffusers"])
-def test_a_text_encoders_part_is_left_out_only_where_asked_for(run, tmp_path, lora, format):
+def test_text_encoders_part_is_left_out_only_where_asked_for(run, tmp_path, lora, format):
     start, out = with_text_encoder(lora, tmp_path, format), tmp_path / "x.safetensors"
     assert_refused(run("convert", start, out), str(start), "one of a text encoder", "--unet-only")
     code, seen, err = run("inspect", start)
@@ -262,14 +262,14 @@ def test_a_text_encoders_part_is_left_out_only_where_asked_for(run, tmp_path, lo
     assert torch.equal(LoRA.load(out).vector, lora.vector)
 
 
-def test_a_text_encoders_lora_alone_is_no_unets(run, tmp_path):
+def test_text_encoders_lora_alone_is_no_unets(run, tmp_path):
     name = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     save_file({f"{name}.lora_{h}.weight": torch.ones(2, 2) for h in ("down", "up")}, tmp_path / "te.safetensors")
     result = run("convert", tmp_path / "te.safetensors", tmp_path / "x.safetensors", "--unet-only")
     assert_refused(result, f"{name}.lora_down.weight: expected modules of the UNet or transformer, got none")
 
 
-def test_a_base_can_be_named_against_what_the_file_says(run, tmp_path):
+def test_base_can_be_named_against_what_the_file_says(run, tmp_path):
     module = Module(name=f"{BLOCK.replace('0', '1', 1)}.attn2.to_k", in_features=2048, out_features=640, rank=1)
     lora = LoRA.random(Layout(base="sd15", modules=(module,)))  # of SDXL, by its shapes
     start, out = lora.save(tmp_path / "start.safetensors"), tmp_path / "x.safetensors"
@@ -286,7 +286,7 @@ def test_a_base_can_be_named_against_what_the_file_says(run, tmp_path):
 
 
 @pytest.mark.parametrize("target", FORMATS)
-def test_a_flux_lora_goes_through_every_format(run, tmp_path, target):
+def test_flux_lora_goes_through_every_format(run, tmp_path, target):
     rows = [(f"transformer_blocks.3.attn.to_{part}", 3072, 3072, 2) for part in ("q", "k", "v", "out.0")]
     modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
     lora = LoRA.random(Layout(base="flux", modules=modules), seed=3)
@@ -318,7 +318,7 @@ def test_a_flux_lora_goes_through_every_format(run, tmp_path, target):
         ("pixart", [("transformer_blocks.3.attn1.to_q", 1152, 1152, 1)], ""),
     ],
 )
-def test_the_reader_of_the_target_proves_the_file(run, tmp_path, target, base, rows, reader):
+def test_reader_of_the_target_proves_the_file(run, tmp_path, target, base, rows, reader):
     modules = tuple(Module(name=n, in_features=i, out_features=o, rank=r) for n, i, o, r in rows)
     start = LoRA.random(Layout(base=base, modules=modules), seed=3).save(tmp_path / "start.safetensors", "diffusers")
     result = run("convert", start, place(tmp_path, target), "--format", target)
@@ -337,7 +337,7 @@ def test_the_reader_of_the_target_proves_the_file(run, tmp_path, target, base, r
         assert "not proved" in result[2]
 
 
-def test_a_file_that_the_reader_does_not_take_is_refused(run, tmp_path, monkeypatch):
+def test_file_that_the_reader_does_not_take_is_refused(run, tmp_path, monkeypatch):
     """As if diffusers lost a module on the way: what is applied nowhere is not written with error 0."""
     from lorasynth.lora import base_models
 
@@ -354,7 +354,7 @@ def test_a_file_that_the_reader_does_not_take_is_refused(run, tmp_path, monkeypa
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_format_that_a_base_has_not_is_refused_and_nothing_is_written(run, tmp_path):
+def test_format_that_a_base_has_not_is_refused_unwritten(run, tmp_path):
     module = Module(name="transformer_blocks.3.attn.to_q", in_features=1536, out_features=1536, rank=2)
     start = LoRA.random(Layout(base="sd3", modules=(module,))).save(tmp_path / "start.safetensors", "diffusers")
     assert_refused(run("convert", start, tmp_path / "x.safetensors"), "'diffusers' or 'peft' for 'sd3', got 'kohya'")

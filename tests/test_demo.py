@@ -11,7 +11,7 @@ from lorasynth.errors import OutputExistsError, UsageError
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_the_demo_brings_an_unseen_person_back(tmp_path):
+def test_demo_brings_an_unseen_person_back(tmp_path):
     record = run_demo(tmp_path / "demo", person=7, report=lambda _: None)
     assert {p.name for p in (tmp_path / "demo").iterdir()} == set(OUTPUTS)
     assert json.loads((tmp_path / "demo" / "report.json").read_text()) == record

@@ -14,7 +14,7 @@ def restored():
     torch.set_default_device(None)
 
 
-def test_the_device_becomes_the_default():
+def test_device_becomes_the_default():
     with torch.device("meta"):
         assert torch.zeros(1).device.type == "meta"
     assert use_device("cpu") == torch.get_default_device() == torch.zeros(1).device
@@ -29,14 +29,14 @@ def test_cpu_costs_no_function_mode():
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "", "meta", "gpu"])
-def test_an_unknown_device_is_refused(name):
+def test_unknown_device_is_refused(name):
     with pytest.raises(UsageError, match=r"expected device cpu, cuda or cuda:N, got"):
         use_device(name)
     assert torch.get_default_device().type == "cpu"
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7"])
-def test_a_device_that_is_not_there_is_refused(name, monkeypatch):
+def test_device_that_is_not_there_is_refused(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UsageError, match=rf"expected a device of this machine, got '{name}' .* finds 0 CUDA devices"):
         use_device(name)

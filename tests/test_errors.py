@@ -21,17 +21,17 @@ def drawn_tree() -> dict[str, str | None]:
     return tree
 
 
-def test_the_drawn_tree_is_the_tree_of_the_classes():
+def test_drawn_tree_is_the_tree_of_the_classes():
     assert drawn_tree() == {c.__name__: None if c is errors.LorasynthError else c.__base__.__name__ for c in CLASSES}
 
 
-def test_every_error_has_a_code_of_its_own_that_programs_can_rely_on():
+def test_every_error_has_a_code_of_its_own_for_programs():
     codes = {c.code for c in CLASSES}
     assert len(codes) == len(CLASSES)
     assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", code) for code in codes)
 
 
 @pytest.mark.parametrize("error", CLASSES)
-def test_every_error_is_caught_as_the_users_to_mend_and_keeps_its_message(error):
+def test_every_error_is_the_users_to_mend_with_its_message(error):
     with pytest.raises(errors.LorasynthError, match=r"^expected 1, got 2; give 1$"):
         raise error("expected 1, got 2; give 1")

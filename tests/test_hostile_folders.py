@@ -36,7 +36,7 @@ def no_surprise(use, folder, names, allowed, at_least):
     assert not found, f"{len(found)} end otherwise:\n" + "\n".join(found[:40])
 
 
-def test_a_hostile_model_folder_ends_in_a_model_error(tmp_path):
+def test_hostile_model_folder_ends_in_a_model_error(tmp_path):
     folder = tmp_path / "model"
     real_synthesizer(ENCODER).save_pretrained(folder)
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -50,7 +50,7 @@ def test_a_hostile_model_folder_ends_in_a_model_error(tmp_path):
     no_surprise(use, folder, names, (ModelError, UsageError), at_least=1_500)
 
 
-def test_a_hostile_guard_ends_in_a_model_error(tmp_path):
+def test_hostile_guard_ends_in_a_model_error(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     for path in DEFAULT_MODEL.iterdir():
@@ -63,7 +63,7 @@ def test_a_hostile_guard_ends_in_a_model_error(tmp_path):
     no_surprise(lambda: read_synthesizer(folder, None), folder, ["guard.safetensors"], (ModelError, UsageError), 50)
 
 
-def test_a_hostile_zoo_ends_in_a_zoo_error(tmp_path):
+def test_hostile_zoo_ends_in_a_zoo_error(tmp_path):
     layout = sd15_layout()
     zoo = Zoo.create(tmp_path / "zoo", layout, {"a": 1}, LoRA.random(layout).vector)
     vectors = torch.randn(2, layout.num_parameters)
@@ -81,7 +81,7 @@ def test_a_hostile_zoo_ends_in_a_zoo_error(tmp_path):
     )
 
 
-def test_a_hostile_checkpoint_ends_in_a_checkpoint_error(tmp_path):
+def test_hostile_checkpoint_ends_in_a_checkpoint_error(tmp_path):
     run = tmp_path / "run"
     save_checkpoint(run, Checkpoint(step=3, tensors={"w": torch.ones(3)}, config={"a": 1}, numbers={"b": [1.5]}))
     folder = run / "checkpoint-00000003"

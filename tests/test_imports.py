@@ -67,7 +67,7 @@ def test_synthesize_imports_nothing_heavy(tmp_path):
     assert out.is_file()
 
 
-def test_the_cpu_installs_no_function_between_torch_and_its_calls():
+def test_cpu_installs_no_function_between_torch_and_its_calls():
     code = (
         "import torch; from lorasynth.devices import use_device; use_device('cpu');"
         "from torch.overrides import _len_torch_function_stack; print(_len_torch_function_stack())"

@@ -149,7 +149,7 @@ def test_every_verb_answers_a_mistake_in_one_line(place, bad, words):
 
 
 @pytest.mark.parametrize("threads", ["2,1", "0", "-1", "many", "1e3", "9" * 30, "²"])
-def test_a_wrong_number_of_threads_is_one_line(threads):
+def test_wrong_number_of_threads_is_one_line(threads):
     environment = {**os.environ, "OMP_NUM_THREADS": threads}
     result = subprocess.run(
         [sys.executable, "-m", "lorasynth", "doctor"], capture_output=True, text=True, env=environment, timeout=60
@@ -160,7 +160,7 @@ def test_a_wrong_number_of_threads_is_one_line(threads):
 
 
 @pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
-def test_a_launchers_number_that_is_none_is_one_line(name, monkeypatch):
+def test_launchers_number_that_is_none_is_one_line(name, monkeypatch):
     from lorasynth.errors import UsageError
     from lorasynth.training.processes import launched
 
@@ -185,7 +185,7 @@ def test_another_encoding_than_utf8_ends_no_command(tmp_path):
         assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_name_that_is_no_text_is_kept_in_results(tmp_path):
+def test_name_that_is_no_text_is_kept_in_results(tmp_path):
     name = os.fsdecode(b"caf\xe9.safetensors")
     LoRA.random(sd15_layout(true_shape=True)).save(tmp_path / name)
     results = tmp_path / "results.json"

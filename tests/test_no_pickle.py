@@ -70,7 +70,7 @@ def test_no_module_of_the_package_can_unpickle(path):
     assert not imports(path, "lorasynth.lora.unpickle")
 
 
-def test_one_program_loads_tensors_alone_and_only_import_legacy_runs_it():
+def test_pickle_is_loaded_by_one_program_for_import_legacy():
     assert ways_to_unpickle(CHILD.read_text()) == ["torch.load"]
     (call,) = (
         node
@@ -82,7 +82,7 @@ def test_one_program_loads_tensors_alone_and_only_import_legacy_runs_it():
     assert [path.name for path in FILES if imports(path, "lorasynth.lora.legacy")] == ["files.py"]
 
 
-def test_importing_the_program_does_nothing_and_it_imports_nothing_of_ours():
+def test_program_for_pickles_imports_nothing_of_ours():
     tree = ast.parse(CHILD.read_text())
     kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef)
     others = [node for node in tree.body if not isinstance(node, kinds)]
@@ -91,7 +91,7 @@ def test_importing_the_program_does_nothing_and_it_imports_nothing_of_ours():
     assert "lorasynth" not in CHILD.read_text()
 
 
-def test_the_whole_package_is_searched():
+def test_whole_package_is_searched():
     assert len(FILES) > 50
     assert {"gate.py", "checkpoint.py", "files.py"} <= {path.name for path in FILES}
 
@@ -119,11 +119,11 @@ def test_the_whole_package_is_searched():
         "eval('1')",
     ],
 )
-def test_the_search_finds_each_way(source):
+def test_search_finds_each_way(source):
     assert ways_to_unpickle(source)
 
 
-def test_the_search_lets_safe_loading_pass():
+def test_search_lets_safe_loading_pass():
     assert (
         ways_to_unpickle("import torch, numpy\nfrom safetensors.torch import load, save\nload(b'')\nself.load('x')")
         == []

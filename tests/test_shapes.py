@@ -7,15 +7,15 @@ from jaxtyping import TypeCheckError
 from lorasynth.encoders.protocol import pool
 
 
-def test_a_wrong_number_of_dimensions_raises():
+def test_wrong_number_of_dimensions_raises():
     with pytest.raises(TypeCheckError, match="embeddings"):
         pool(torch.ones(3))
 
 
-def test_a_wrong_dtype_raises():
+def test_wrong_dtype_raises():
     with pytest.raises(TypeCheckError, match="embeddings"):
         pool(torch.ones(2, 3, dtype=torch.int64))
 
 
-def test_the_right_shape_does_not():
+def test_right_shape_does_not():
     assert pool(torch.eye(3)).shape == (3,)

@@ -117,7 +117,7 @@ def test_no_module_imports_itself_through_others():
         "if TYPE_CHECKING:\n    import torch\nelse:\n    from lorasynth.high import thing",
     ],
 )
-def test_an_arrow_back_up_is_seen_however_it_is_written(source):
+def test_arrow_back_up_is_seen_however_it_is_written(source):
     sources = {"__init__": "", "low": source, "high": "from lorasynth.low import x", "high.thing": ""}
     assert len(arrows_back_up(sources, ("low", "high"))) == 1
 
@@ -129,7 +129,7 @@ def test_what_only_a_type_checker_reads_is_no_arrow(source):
     assert arrows_back_up({"low": source, "low.a": "", "high": ""}, ("low", "high")) == []
 
 
-def test_a_circle_is_seen_within_a_room():
+def test_circle_is_seen_within_a_room():
     sources = {
         "a.x": "from lorasynth.a.y import f",
         "a.y": "def f():\n    from lorasynth.a.z import g",

@@ -74,7 +74,7 @@ def test_rows_of_a_batch_are_draws_of_their_own(model, photo):
     assert torch.allclose(alone.expand(3, -1), together, atol=1e-5)
 
 
-def test_the_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tmp_path):
+def test_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tmp_path):
     world = get_world("portraits")
     file = model(photo).save(tmp_path / "me.safetensors", dtype=torch.float16)
     centre = torch.nn.functional.normalize(world.embeddings([21], 8, first=1000).mean(1), dim=1)
@@ -99,7 +99,7 @@ def test_the_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tm
     assert with_lora > without + 0.3
 
 
-def test_the_readmes_lines_of_plain_diffusers_run(model, photo, tmp_path, monkeypatch):
+def test_readmes_lines_of_plain_diffusers_run(model, photo, tmp_path, monkeypatch):
     model(photo).save(tmp_path / "me.safetensors", dtype=torch.float16)
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     lines = next(b for b in readme.split("```python")[1:] if "from diffusers" in b).split("```")[0]
@@ -109,7 +109,7 @@ def test_the_readmes_lines_of_plain_diffusers_run(model, photo, tmp_path, monkey
         assert image.size == (64, 64)
 
 
-def test_the_file_holds_no_embedding_and_no_file_name(model, photo, tmp_path):
+def test_file_holds_no_embedding_and_no_file_name(model, photo, tmp_path):
     file = model(photo).save(tmp_path / "me.safetensors", dtype=torch.float16)
     content = file.read_bytes()
     embedding = model.embed(photo).numpy()
@@ -130,19 +130,19 @@ def test_several_photos_are_pooled(model, photo, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_embedding_is_the_unit_mean_of_the_worlds_own_recognisers_bit_for_bit(model, count):
+def test_embedding_is_the_unit_mean_of_the_world_recogniser(model, count):
     images = [to_image(picture) for picture in get_world("portraits").draw([21] * count, list(range(count)), 200)]
     with torch.no_grad():
         rows = get_world("portraits").encoder(torch.stack([photo_tensor(image, 64) for image in images]))
     assert torch.equal(model.embed(images), torch.nn.functional.normalize(rows.mean(0), dim=0))
 
 
-def test_a_stranger_among_the_photos_is_named(model):
+def test_stranger_among_the_photos_is_named(model):
     model.embed([to_image(picture) for picture in get_world("portraits").draw([21, 21, 21, 34], [0, 1, 2, 0], 128)])
     assert [warning.partition(":")[0] for warning in model.last_warnings] == ["photo 4 of 4"]
 
 
-def test_a_picture_of_another_kind_is_refused(model, tmp_path):
+def test_picture_of_another_kind_is_refused(model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
     rough = Image.fromarray(noise)
     flat = Image.new("RGB", (128, 128), (90, 120, 60))
@@ -187,7 +187,7 @@ def test_settings_out_of_range_are_refused(model, photo):
         model(photo, scale=21)
 
 
-def test_a_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
+def test_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
     model.save_pretrained(tmp_path / "copy", "# card")
     again = Synthesizer.from_pretrained(tmp_path / "copy")
     assert torch.equal(again(photo, seed=3).vector, model(photo, seed=3).vector)
@@ -201,7 +201,7 @@ def test_a_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
     assert said == once_said | {"prediction_type": "v_prediction"}
 
 
-def test_a_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
+def test_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path / "copy", "# card")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["encoder"]["sha256"] = "0" * 64
@@ -210,7 +210,7 @@ def test_a_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
         Synthesizer.from_pretrained(tmp_path / "copy")
 
 
-def test_a_folder_that_is_no_synthesizer_is_said_so(tmp_path):
+def test_folder_that_is_no_synthesizer_is_said_so(tmp_path):
     with pytest.raises(ModelError, match=r"config.json: not found"):
         Synthesizer.from_pretrained(tmp_path)
 
@@ -229,7 +229,7 @@ def real(encoder, tmp_path_factory):
     return folder
 
 
-def test_a_real_bases_folder_holds_no_encoder_and_no_guard(real, encoder):
+def test_real_bases_folder_holds_no_encoder_and_no_guard(real, encoder):
     config = json.loads((real / "config.json").read_text())
     assert config["base"] == BASE
     assert config["encoder"] == encoder.record
@@ -249,7 +249,7 @@ def test_with_its_encoder_a_real_bases_model_takes_photos(real, encoder, photo):
     assert lora.metadata["lorasynth.base_model"] == BASE
 
 
-def test_without_its_encoder_it_takes_embeddings_and_says_which_encoder_for_photos(real, photo):
+def test_model_without_encoder_says_which_one_photos_need(real, photo):
     model = Synthesizer.from_pretrained(real)
     with pytest.raises(
         UsageError, match=r"got photos and no encoder; give the model its own .*--encoder SPEC.*portraits"
@@ -285,13 +285,13 @@ def test_where_nobody_said_which_encoder_none_is_taken(photo, tmp_path):
         Synthesizer.from_pretrained(tmp_path / "model")(photo)
 
 
-def test_a_drawn_worlds_model_has_its_encoder_and_takes_embeddings_too(model, photo):
+def test_drawn_world_model_has_its_encoder_and_takes_embeddings(model, photo):
     with pytest.raises(UsageError, match="is of the drawn world 'portraits', which has its encoder"):
         Synthesizer.from_pretrained(encoder="portraits")
     assert torch.equal(model.from_embedding(model.embed(photo), seed=3).vector, model(photo, seed=3).vector)
 
 
-def test_a_real_bases_model_saved_again_is_the_same(real, tmp_path):
+def test_real_bases_model_saved_again_is_the_same(real, tmp_path):
     model = Synthesizer.from_pretrained(real)
     model.save_pretrained(tmp_path / "again")
     for file in sorted(p.relative_to(real) for p in real.rglob("*") if p.is_file()):
@@ -300,7 +300,7 @@ def test_a_real_bases_model_saved_again_is_the_same(real, tmp_path):
     assert model.record == {"made_from": {"loras": 12}}
 
 
-def test_from_the_command_line_photos_need_the_encoder_and_an_embedding_needs_none(real, photo, tmp_path):
+def test_command_line_needs_the_encoder_for_photos_alone(real, photo, tmp_path):
     def run(*words):
         result = CliRunner().invoke(app, ["synthesize", "--consent", "self", "--model", str(real), *map(str, words)])
         return "" if result.exit_code == 0 else str(result.exception)
@@ -330,7 +330,7 @@ def test_from_the_command_line_photos_need_the_encoder_and_an_embedding_needs_no
         ({"format": 99}, "this version reads 1"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_said_so(real, tmp_path, change, message):
+def test_configuration_that_cannot_be_is_said_so(real, tmp_path, change, message):
     shutil.copytree(real, tmp_path / "model")
     config = json.loads((real / "config.json").read_text()) | change
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))

@@ -10,7 +10,7 @@ from lorasynth.tuning import SAMPLERS, choose_default, choose_settings
 from lorasynth.worlds.world import get_world
 
 
-def test_scale_then_sampler_are_chosen_and_all_that_was_tried_is_told():
+def test_scale_then_sampler_are_chosen_and_all_tries_told():
     ridge = RidgePrior(torch.zeros(2, 8), torch.zeros(2))
     priors = {
         "a": DiffusionPrior(Denoiser(2, 8, width=8, depth=1)),
@@ -44,7 +44,7 @@ def test_scale_then_sampler_are_chosen_and_all_that_was_tried_is_told():
         (0.515, 0.9, "ridge"),  # kernel regression holds embeddings of the zoo's people
     ],
 )
-def test_the_default_prior_is_the_recipes_unless_another_is_clearly_better(ridge, kernel, default):
+def test_default_prior_changes_for_a_clearly_better_one_alone(ridge, kernel, default):
     model = Synthesizer.__new__(Synthesizer)
     model.priors = {
         "adalora": DiffusionPrior(Denoiser(2, 8, width=8, depth=1)),
@@ -58,7 +58,7 @@ def test_the_default_prior_is_the_recipes_unless_another_is_clearly_better(ridge
     assert said == ([f"default prior: ridge ({ridge:.3f}) instead of adalora (0.500)"] if default == "ridge" else [])
 
 
-def test_a_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
+def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
     tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
     monkeypatch.setattr(world_fitting, "choose_settings", lambda *_: tried)
     model = Synthesizer.from_pretrained()

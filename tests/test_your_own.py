@@ -48,7 +48,7 @@ def place(tmp_path):
     return tmp_path
 
 
-def test_five_lines_are_shown_and_each_word_of_the_reader_is_in_them():
+def test_five_lines_are_shown_and_each_word_of_reader_is_in_them():
     words = [line.split() for line in LINES.splitlines()]
     assert [line[:2] for line in words] == [["lorasynth", v] for v in ("data", "zoo", "train", "synthesize", "render")]
     assert TINY.keys() <= {word for line in words for word in line}
@@ -57,7 +57,7 @@ def test_five_lines_are_shown_and_each_word_of_the_reader_is_in_them():
 
 @pytest.mark.slow
 @pytest.mark.integration
-def test_the_lines_make_a_lora_that_plain_diffusers_draws_with(place):
+def test_lines_make_a_lora_that_plain_diffusers_draws_with(place):
     environment = {**os.environ, "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
     command = ["bash", "-euc", with_tiny(LINES)]
     ran = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=800)

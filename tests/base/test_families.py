@@ -57,7 +57,7 @@ def test_picture_of_undistilled_flux_is_the_pipelines(guidance_scale):
     torch.testing.assert_close(base.decode(ours), theirs, rtol=0, atol=2e-4)
 
 
-def test_sdxl_without_forced_zeros_leads_away_from_the_empty_caption():
+def test_sdxl_without_forced_zeros_leads_away_from_empty_caption():
     torch.manual_seed(0)
     pipe = sdxl()
     pipe.register_to_config(force_zeros_for_empty_prompt=False)

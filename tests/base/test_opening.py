@@ -27,7 +27,7 @@ def folder(tmp_path):
     return saved
 
 
-def test_folder_opens_as_its_family_and_predicts_as_what_was_saved(bases, base, folder):
+def test_folder_opens_as_its_family_and_predicts_the_same(bases, base, folder):
     opened = open_base(str(folder(base.family)), resolution=SIZE)
     assert (type(opened), opened.family, opened.name) == (type(base), base.family, opened.name)
     noise = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from lorasynth.worlds.world import get_world
 
 
 @pytest.mark.integration
-def test_a_picture_from_the_bank_is_the_pipelines_own_picture(tmp_path):
+def test_picture_from_the_bank_is_the_pipelines_own_picture(tmp_path):
     world = get_world("portraits")
     layout = world.base.layout(2)
     vectors = torch.stack([LoRA.random(layout, seed=s, std=0.05).vector for s in range(2)])

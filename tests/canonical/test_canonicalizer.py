@@ -54,7 +54,7 @@ def regauged(layout, vectors, seed=5):
     return layout.join(factors).to(vectors.dtype)
 
 
-def test_the_reference_of_a_large_zoo_is_that_of_runs_spread_over_it(monkeypatch):
+def test_reference_of_large_zoo_is_that_of_runs_spread_over_it(monkeypatch):
     monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
     vectors, _ = zoo(LAYOUTS[3], n=24)
     large = Canonicalizer.fit(vectors, LAYOUTS[3], chunk=2)
@@ -68,7 +68,7 @@ def test_the_reference_of_a_large_zoo_is_that_of_runs_spread_over_it(monkeypatch
 
 
 @pytest.mark.parametrize("item", [9, 12])
-def test_an_item_that_is_not_finite_is_named_whether_or_not_it_is_of_those(monkeypatch, item):
+def test_item_that_is_not_finite_is_named_wherever_it_is(monkeypatch, item):
     monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
     vectors, _ = zoo(LAYOUTS[1], n=24)
     vectors[item, 3] = torch.nan
@@ -108,7 +108,7 @@ def test_apply_is_idempotent_and_the_same_for_every_gauge(gauge, rank, seed):
 @every_rank
 @settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
-def test_in_float32_apply_undoes_invert_and_repeats_to_the_last_bit(gauge, rank, seed):
+def test_in_float32_apply_undoes_invert_and_repeats_to_last_bit(gauge, rank, seed):
     layout = LAYOUTS[rank]
     vectors, init = zoo(layout, seed)
     canonicalizer = fit(vectors, layout, gauge, init)
@@ -152,7 +152,7 @@ def test_one_update_in_any_disguise_has_one_vector(gauge, rank, disguise):
 
 @every_gauge
 @every_rank
-def test_zero_updates_of_every_kind_come_back_as_zero_beside_the_others(gauge, rank):
+def test_zero_updates_of_every_kind_come_back_as_zero(gauge, rank):
     layout = LAYOUTS[rank]
     vectors, init = zoo(layout)
     a, b = layout.slices["b"]
@@ -180,7 +180,7 @@ def test_scaled_vectors_have_mean_0_and_each_tensor_size_1(gauge, rank):
         assert full[:, part].square().mean().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_frozen_lora_A_is_left_out_and_the_rest_is_linear_in_the_update():
+def test_frozen_lora_A_is_left_out_and_rest_is_linear_in_update():
     layout = LAYOUTS[3]
     vectors, init = frozen_zoo(layout)
     canonicalizer = fit(regauged(layout, vectors), layout, "anchored", init)
@@ -213,7 +213,7 @@ def test_procrustes_leaves_less_variance_than_signs_by_chance(rank):
 
 
 @every_gauge
-def test_the_order_and_the_chunks_of_the_zoo_do_not_matter(gauge):
+def test_order_and_the_chunks_of_the_zoo_do_not_matter(gauge):
     layout = LAYOUTS[3]
     vectors, init = (v.double() for v in zoo(layout, n=20))
     reference = init if gauge == "anchored" else None
@@ -274,7 +274,7 @@ def test_vectors_of_another_length_are_refused():
         canonicalizer.apply(torch.zeros(1, 3))
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "canonical.safetensors"
     write_tensors(path, {"x": torch.zeros(1)}, {"gauge": "procrustes"})
     with pytest.raises(ModelError, match="header, layout: expected JSON, got None"):
@@ -296,7 +296,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 @settings(max_examples=10)
 @given(st.integers(0, 1000))
-def test_the_same_zoo_gives_the_same_map(seed):
+def test_same_zoo_gives_the_same_map(seed):
     layout = LAYOUTS[3]
     maps = [Canonicalizer.fit(zoo(layout, seed)[0], layout) for _ in range(2)]
     assert all(torch.equal(a.mean, b.mean) and torch.equal(a.reference, b.reference) for a, b in pairwise(maps))
@@ -330,7 +330,7 @@ def test_distances_in_the_metric_of_updates_are_theirs(rank):
 
 
 @every_rank
-def test_in_the_metric_of_updates_lora_A_has_orthonormal_rows_and_a_file_keeps_it(rank, tmp_path):
+def test_metric_of_updates_has_orthonormal_lora_A_in_files_too(rank, tmp_path):
     layout = LAYOUTS[rank]
     vectors, init = frozen_zoo(layout)
     form = Canonicalizer.fit(vectors, layout, "anchored", init, "updates")
@@ -342,7 +342,7 @@ def test_in_the_metric_of_updates_lora_A_has_orthonormal_rows_and_a_file_keeps_i
         torch.testing.assert_close(A @ A.transpose(1, 2), torch.eye(A.shape[1]).expand(N, -1, -1), rtol=0, atol=1e-5)
 
 
-def test_the_metric_of_updates_is_refused_where_distances_cannot_be_theirs():
+def test_metric_of_updates_is_refused_where_it_cannot_hold():
     layout = LAYOUTS[3]
     loose, init = zoo(layout)
     with pytest.raises(ZooError, match=r"a: metric 'updates' needs LoRAs of one lora_A.* use metric='entries'"):
@@ -356,7 +356,7 @@ def test_the_metric_of_updates_is_refused_where_distances_cannot_be_theirs():
 @pytest.mark.parametrize(
     ("name", "known"), [("gauge", "'procrustes' or 'anchored'"), ("metric", "'entries' or 'updates'")]
 )
-def test_a_name_of_nothing_is_refused(name, known):
+def test_name_that_names_nothing_is_refused(name, known):
     """In a process of its own: here in the tests already the type of the argument is."""
     program = f"""
 import torch

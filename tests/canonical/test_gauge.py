@@ -38,7 +38,7 @@ def test_procrustes_finds_the_rotation_that_was_applied(seed, rank):
 
 
 @given(seeds, ranks)
-def test_procrustes_is_nearer_to_the_reference_than_other_rotations(seed, rank):
+def test_procrustes_is_nearer_to_reference_than_other_rotations(seed, rank):
     A, B, _ = canonical_factors(*pair(seed, rank))
     goal_A, goal_B = normal(seed + 7, rank, 9), normal(seed + 8, 7, rank)
 
@@ -74,7 +74,7 @@ def test_at_rank_1_procrustes_is_a_sign_and_zero_is_left_alone():
 
 
 @given(seeds, ranks)
-def test_anchored_is_exact_idempotent_and_the_same_for_every_gauge(seed, rank):
+def test_anchored_is_exact_idempotent_and_same_for_every_gauge(seed, rank):
     A, B = pair(seed, rank)
     anchor = A[0] + 0.5 * normal(seed + 7, rank, 9)
     if torch.linalg.cond(anchor @ torch.linalg.qr(A.transpose(1, 2))[0]).max() > 1e3:
@@ -86,7 +86,7 @@ def test_anchored_is_exact_idempotent_and_the_same_for_every_gauge(seed, rank):
 
 
 @given(seeds, ranks)
-def test_anchored_lora_A_is_the_nearest_to_the_anchor_of_all_gauges(seed, rank):
+def test_anchored_lora_A_is_nearest_to_anchor_of_all_gauges(seed, rank):
     A, B = pair(seed, rank, n=1)
     anchor = normal(seed + 7, rank, 9)
     nearest, _ = anchor_to(A, B, anchor)
@@ -96,7 +96,7 @@ def test_anchored_lora_A_is_the_nearest_to_the_anchor_of_all_gauges(seed, rank):
 
 
 @given(seeds, ranks)
-def test_anchored_is_linear_in_the_update_where_all_share_one_row_space(seed, rank):
+def test_anchored_gauge_is_linear_in_updates_of_one_row_space(seed, rank):
     anchor = normal(seed, rank, 9)
     B, C = normal(seed + 1, 1, 7, rank), normal(seed + 2, 1, 7, rank)
     mixed_A, mixed_B = anchor_to(*regauged(seed, anchor[None], 0.3 * B - 2 * C), anchor)
@@ -116,7 +116,7 @@ def test_items_of_one_lora_A_anchor_as_each_does_by_itself():
         torch.testing.assert_close(together[1][i], new_B[0])
 
 
-def test_a_zero_update_anchors_at_the_anchor():
+def test_zero_update_anchors_at_the_anchor():
     anchor = normal(0, 2, 9)
     A, B = pair(1, 2)
     A[0] = 0  # lora_A zero
@@ -128,7 +128,7 @@ def test_a_zero_update_anchors_at_the_anchor():
     torch.testing.assert_close(B_a @ A_a, B @ A)
 
 
-def test_an_item_that_the_anchor_does_not_span_is_named():
+def test_item_that_the_anchor_does_not_span_is_named():
     A, B = pair(0, 2)
     anchor = A[0].clone()
     anchor[1] = anchor[0]

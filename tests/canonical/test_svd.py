@@ -32,7 +32,7 @@ def relative_error(got, wanted):
 
 
 @given(seeds, ranks)
-def test_the_update_is_kept_and_the_values_are_those_of_the_formed_product(seed, rank):
+def test_update_is_kept_and_values_are_those_of_formed_product(seed, rank):
     A, B = pair(seed, rank)
     A_c, B_c, S = canonical_factors(A, B)
     assert relative_error(product(A_c, B_c), product(A, B)) < 1e-6
@@ -40,7 +40,7 @@ def test_the_update_is_kept_and_the_values_are_those_of_the_formed_product(seed,
 
 
 @given(seeds, ranks)
-def test_factors_are_balanced_and_orthogonal_with_the_values_in_order(seed, rank):
+def test_factors_are_balanced_orthogonal_and_in_order(seed, rank):
     A_c, B_c, S = canonical_factors(*pair(seed, rank, dtype=torch.float64))
     wanted = torch.diag_embed(S)
     torch.testing.assert_close(A_c @ A_c.transpose(1, 2), wanted, rtol=0, atol=1e-10)
@@ -59,7 +59,7 @@ def test_idempotent(seed, rank):
 
 @settings(max_examples=50)
 @given(seeds, ranks)
-def test_the_gauge_of_the_input_does_not_matter(seed, rank):
+def test_gauge_of_the_input_does_not_matter(seed, rank):
     A, B = pair(seed, rank, dtype=torch.float64)
     G = normal(seed + 2, 3, rank, rank, dtype=torch.float64) + 3 * torch.eye(rank, dtype=torch.float64)
     A_c, B_c, S = canonical_factors(A, B)
@@ -129,7 +129,7 @@ def test_badly_conditioned_gauges_keep_the_product(rank, condition):
 
 @pytest.mark.parametrize("condition", [1e3, 1e12])
 @pytest.mark.parametrize("rank", [2, 4, 7])
-def test_directions_of_very_different_sizes_keep_the_product_to_the_last_digit(rank, condition):
+def test_directions_of_very_different_sizes_keep_the_product(rank, condition):
     A, B = pair(0, rank, dtype=torch.float64)
     G = torch.logspace(0, math.log10(condition), rank, dtype=torch.float64)
     A, B = (A / G[:, None]).float(), (B * G).float()
@@ -172,7 +172,7 @@ def test_only_the_items_that_need_it_go_through_qr(monkeypatch):
     assert seen == [3, 1]
 
 
-def test_a_gauge_that_float32_would_show_is_multiplied_in_float64_and_needs_no_qr(monkeypatch):
+def test_gauge_beyond_float32_is_multiplied_in_float64_not_qr(monkeypatch):
     """Gauges of condition 300 at rank 16, where factors multiplied in float32 miss 1e-6."""
     monkeypatch.setattr(svd, "by_qr", lambda A, B: pytest.fail("went through QR"))
     A, B, excess = gauged(0, 16, 300, n=4, inner=96, outer=64)
@@ -184,7 +184,7 @@ def test_a_gauge_that_float32_would_show_is_multiplied_in_float64_and_needs_no_q
     assert relative_error(product(A_c, B_c), product(A, B)) > 1e-6
 
 
-def test_the_closed_form_gives_what_qr_gives():
+def test_closed_form_gives_what_qr_gives():
     A, B = pair(0, 1, n=20)
     (A_c, B_c, S), exact = by_closed_form(A, B)
     assert exact.all()
@@ -195,7 +195,7 @@ def test_the_closed_form_gives_what_qr_gives():
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
-def test_a_zero_on_one_side_spoils_no_other_item(rank):
+def test_zero_on_one_side_spoils_no_other_item(rank):
     A, B = pair(0, rank, n=4)
     A[1], B[2] = 0, 0
     A_c, B_c, S = canonical_factors(A, B)
@@ -216,7 +216,7 @@ def test_equal_singular_values_keep_the_product(rank):
 
 
 @pytest.mark.parametrize("rank", [1, 4, 8])
-def test_the_same_factors_give_the_same_bits_alone_and_in_company(rank):
+def test_same_factors_give_same_bits_alone_and_in_company(rank):
     A, B, _ = gauged(0, rank, 10, n=6)
     together = canonical_factors(A, B)
     assert all(torch.equal(a, b) for a, b in zip(canonical_factors(A.clone(), B.clone()), together, strict=True))

@@ -109,7 +109,7 @@ def test_what_is_refused_can_be_asked_for(shipped):
 
 
 @pytest.mark.parametrize("world", ["portraits", "emblems", "brushes"])
-def test_a_guard_fitted_to_a_world_lets_its_pictures_pass(world):
+def test_guard_fitted_to_a_world_lets_its_pictures_pass(world):
     domain = get_domain(world)
     fitted = DomainCheck.fit(domain.photos(list(range(600)), [0] * 600, 64))
     assert fitted.limits.shape == (4,)

@@ -55,7 +55,7 @@ def test_drawn_subjects_are_lazy_and_in_one_split():
 
 
 @pytest.mark.parametrize("subject", ["200000", "alice", "-1", "", "\u00b2"])
-def test_a_person_of_no_split_is_refused(subject):
+def test_person_of_no_split_is_refused(subject):
     with pytest.raises(UsageError, match="expected a person of a split"):
         GALLERY.photos(subject, Use.FIT, 1)
 

@@ -61,13 +61,13 @@ def test_drawn_landmarks_land_on_the_template(degrees, scale, size):
     assert np.abs(centres - template(size)).max() < 0.5
 
 
-def test_a_crop_at_the_photos_own_scale_is_the_photo():
+def test_crop_at_the_photos_own_scale_is_the_photo():
     noise = Image.effect_noise((112, 112), 60).convert("RGB")
     crop = align(noise, TEMPLATE_112)
     torch.testing.assert_close(crop, torch.from_numpy(np.array(noise)).permute(2, 0, 1) / 255, atol=2e-4, rtol=0)
 
 
-def test_the_warp_is_opencvs():
+def test_warp_is_opencvs():
     cv2 = pytest.importorskip("cv2")
     photo = Image.effect_noise((300, 200), 60).convert("RGB").filter(ImageFilter.GaussianBlur(2))
     landmarks = moved(TEMPLATE_112, cmath.rect(1.3, 0.3), 60 + 10j)
@@ -84,7 +84,7 @@ points = st.lists(
 
 
 @given(source=points, target=points)
-def test_the_similarity_is_umeyamas(source, target):
+def test_similarity_is_umeyamas(source, target):
     x, y = np.array(source), np.array(target)
     a, b = similarity(x, y)
     z = np.array([[a.real, -a.imag], [a.imag, a.real]])
@@ -94,7 +94,7 @@ def test_the_similarity_is_umeyamas(source, target):
     assert error == pytest.approx(reference, rel=1e-6, abs=1e-6)
 
 
-def test_the_template_scales_by_insightfaces_rule():
+def test_template_scales_by_insightfaces_rule():
     np.testing.assert_allclose(template(224), 2 * TEMPLATE_112)
     np.testing.assert_allclose(template(128), TEMPLATE_112 + np.array([8, 0]))
     np.testing.assert_allclose(template(256), 2 * TEMPLATE_112 + np.array([16, 0]))
@@ -107,7 +107,7 @@ def test_what_lies_outside_the_photo_is_black():
     assert crop[:, :, 58:].min() == pytest.approx(1)
 
 
-def test_a_large_photo_is_averaged_and_does_not_alias():
+def test_large_photo_is_averaged_and_does_not_alias():
     checks = Image.fromarray((np.indices((896, 896)).sum(0) % 2 * 255).astype(np.uint8))
     assert (align(checks, 8 * TEMPLATE_112)[:, 8:-8, 8:-8] - 0.5).abs().max() < 0.02
 
@@ -125,7 +125,7 @@ def test_useless_landmarks_are_named(landmarks, said):
         align(Image.new("RGB", (112, 112)), landmarks)
 
 
-def test_a_blurred_face_is_less_sharp():
+def test_blurred_face_is_less_sharp():
     face = Image.effect_noise((112, 112), 60).convert("RGB")
     sharp, blurred = (
         sharpness(align(image, TEMPLATE_112)) for image in (face, face.filter(ImageFilter.GaussianBlur(3)))
@@ -141,7 +141,7 @@ def test_sharpness_is_opencvs_variance_of_the_laplacian():
     assert sharpness(crop) == pytest.approx(cv2.Laplacian(grey, cv2.CV_32F)[37:99, 25:87].var(ddof=1), rel=1e-3)
 
 
-def test_the_turn_is_zero_for_the_template_whichever_way_up_and_half_where_the_nose_is_under_an_eye():
+def test_turn_is_zero_for_the_template_and_half_under_an_eye():
     assert abs(turn(TEMPLATE_112)) < 0.01
     assert turn(moved(TEMPLATE_112, cmath.rect(3, 2), 5j)) == pytest.approx(turn(TEMPLATE_112))
     profile = TEMPLATE_112.copy()
@@ -150,7 +150,7 @@ def test_the_turn_is_zero_for_the_template_whichever_way_up_and_half_where_the_n
     assert turn(np.zeros((5, 2))) == math.inf
 
 
-def test_the_misfit_is_that_of_the_best_turn_scale_and_shift():
+def test_misfit_is_that_of_the_best_turn_scale_and_shift():
     assert misfit(moved(TEMPLATE_112, cmath.rect(3, 2), 5j)) == pytest.approx(0, abs=1e-9)
     odd = TEMPLATE_112.copy()
     odd[2] += [0, -30]
@@ -163,7 +163,7 @@ def test_the_misfit_is_that_of_the_best_turn_scale_and_shift():
 
 
 @pytest.mark.parametrize(("yaw", "pitch"), [(0, 0), (30, 0), (40, 0), (0, 40), (0, -40), (25, 25), (-25, -25)])
-def test_a_head_that_turns_and_nods_keeps_a_faces_proportions(yaw, pitch):
+def test_head_that_turns_and_nods_keeps_a_faces_proportions(yaw, pitch):
     """The tip of the nose half an eye distance before the eyes, the corners of the mouth an eighth; seen from afar."""
     points = np.concatenate([TEMPLATE_112 - TEMPLATE_112.mean(0), [[0.0], [0], [-17.5], [-4.4], [-4.4]]], axis=1)
     (cy, sy), (cp, sp) = ((np.cos(a), np.sin(a)) for a in np.radians([yaw, pitch]))

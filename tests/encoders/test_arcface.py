@@ -57,7 +57,7 @@ def portraits():
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_an_exported_recogniser_gives_the_embeddings_of_the_torch_one(net, exported, portraits, count):
+def test_exported_recogniser_gives_embeddings_of_torch_one(net, exported, portraits, count):
     encoder = ArcFaceEncoder(exported)
     assert (encoder.image_size, encoder.dim, encoder.pixels) == (64, 512, "scaled")
     assert encoder.graph.first_operations == ("Div", "Add")  # from [-1, 1] to our own [0, 1]
@@ -72,7 +72,7 @@ def test_exporting_leaves_the_net_as_it_was_and_writes_one_file(net, exported):
     assert not any(p.requires_grad for p in net.parameters())
 
 
-def test_an_export_at_another_size_resamples_as_torch_does(net, portraits, tmp_path):
+def test_export_at_another_size_resamples_as_torch_does(net, portraits, tmp_path):
     export_onnx(net, tmp_path / "encoder.onnx")
     encoder = ArcFaceEncoder(tmp_path / "encoder.onnx")
     images = [image.resize((112, 112), Image.Resampling.BICUBIC) for image in portraits]
@@ -81,7 +81,7 @@ def test_an_export_at_another_size_resamples_as_torch_does(net, portraits, tmp_p
     torch.testing.assert_close(encoder.embed(images), expected, atol=1e-4, rtol=0)
 
 
-def test_a_portrait_turned_and_shrunken_in_a_photo_is_recognised_through_its_landmarks(exported, portraits):
+def test_portrait_turned_and_shrunken_is_recognised_by_landmarks(exported, portraits):
     straight = ArcFaceEncoder(exported).embed(portraits[:1])[0]
     a, b = cmath.rect(2, 0.6), 160 + 40j  # where a portrait's pixel lies in the photo
     inverse = 1 / a
@@ -102,7 +102,7 @@ def test_without_its_packages_the_exporter_says_so(net, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_of_no_size_is_refused(net, tmp_path):
+def test_export_of_no_size_is_refused(net, tmp_path):
     with pytest.raises(UsageError, match="at least 1 pixel, got 0"):
         export_onnx(net, tmp_path / "encoder.onnx", size=0)
 
@@ -136,7 +136,7 @@ def test_pixels_have_the_range_that_the_file_takes(recogniser, front, pixels, re
 
 
 @pytest.mark.parametrize("batch", ["B", 1, 4])
-def test_a_fixed_batch_is_served_in_parts(recogniser, batch):
+def test_fixed_batch_is_served_in_parts(recogniser, batch):
     encoder = ArcFaceEncoder(recogniser(batch=batch))
     images = colours("red", "lime", "blue", "red", "yellow", "white")
     embeddings = encoder.embed(images)
@@ -145,14 +145,14 @@ def test_a_fixed_batch_is_served_in_parts(recogniser, batch):
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(6))
 
 
-def test_a_recogniser_is_an_encoder_by_the_packages_protocol(recogniser):
+def test_recogniser_is_an_encoder_by_the_packages_protocol(recogniser):
     encoder = ArcFaceEncoder(recogniser())
     assert isinstance(encoder, Encoder)
     assert encoder.embed([]).shape == (0, 8)
     assert encoder.read([]) == []
 
 
-def test_an_encoder_is_known_by_its_files_content_and_by_what_it_is_fed(recogniser, red_scrfd):
+def test_encoder_is_known_by_its_files_content_and_its_input(recogniser, red_scrfd):
     first = ArcFaceEncoder(recogniser(name="a.onnx"))
     same = ArcFaceEncoder(recogniser(name="b.onnx"), detector=Scrfd(red_scrfd[0]))
     assert first.record["files"]["recogniser"] == hashlib.sha256(first.graph.path.read_bytes()).hexdigest()
@@ -163,7 +163,7 @@ def test_an_encoder_is_known_by_its_files_content_and_by_what_it_is_fed(recognis
     assert not same_encoder(first.record, ArcFaceEncoder(first.graph.path, pixels="raw").record)
 
 
-def test_a_file_that_is_no_recogniser_is_named(constant_scrfd, recogniser, tmp_path):
+def test_file_that_is_no_recogniser_is_named(constant_scrfd, recogniser, tmp_path):
     with pytest.raises(ModelError, match=r"expected a recogniser \(one input Bx3xSxS, one output BxD\), got an input"):
         ArcFaceEncoder(constant_scrfd([]))
     with pytest.raises(ModelError, match=r"none\.onnx: expected an ONNX file, got none \(No such file"):
@@ -181,13 +181,13 @@ def test_a_file_that_is_no_recogniser_is_named(constant_scrfd, recogniser, tmp_p
     assert "\n" not in str(caught.value)
 
 
-def test_a_wrong_range_is_refused(recogniser):
+def test_wrong_range_is_refused(recogniser):
     with pytest.raises(UsageError, match="expected pixels='auto', 'scaled' or 'raw', got 'bgr'"):
         ArcFaceEncoder(recogniser(), pixels="bgr")
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_an_output_without_a_direction_is_named(recogniser, value):
+def test_output_without_a_direction_is_named(recogniser, value):
     encoder = ArcFaceEncoder(recogniser(matrix=np.full((3, 8), value, np.float32)))
     with pytest.raises(ModelError, match="the embedding of photo 1 of 2 has norm"):
         encoder.embed(colours("red", "blue"))
@@ -203,7 +203,7 @@ def test_without_onnxruntime_the_extra_is_named(recogniser, monkeypatch):
 # From photo to person.
 
 
-def test_photos_are_read_with_a_detector_file_and_a_recogniser_file(recogniser, red_scrfd):
+def test_photos_are_read_with_detector_file_and_recogniser_file(recogniser, red_scrfd):
     photo = Image.new("RGB", (640, 640), "grey")
     photo.paste("red", (320, 320, 352, 352))
     encoder = ArcFaceEncoder(recogniser(name="recogniser.onnx"), detector=Scrfd(red_scrfd[0]))
@@ -214,7 +214,7 @@ def test_photos_are_read_with_a_detector_file_and_a_recogniser_file(recogniser, 
     torch.testing.assert_close(reading.embedding[:3], F.normalize((2 * crop - 1).mean(dim=(1, 2)), dim=0))
 
 
-def test_a_photo_that_is_refused_is_named_by_its_number(recogniser):
+def test_photo_that_is_refused_is_named_by_its_number(recogniser):
     two = Sees(TEMPLATE_112, TEMPLATE_112 + 100)
     encoder = ArcFaceEncoder(recogniser(), detector=two)
     images = colours("red", "blue", size=300)
@@ -228,7 +228,7 @@ def test_a_photo_that_is_refused_is_named_by_its_number(recogniser):
         encoder.read(images, faces=[0])
 
 
-def test_the_face_that_is_chosen_is_the_one_that_is_embedded(recogniser):
+def test_face_that_is_chosen_is_the_one_that_is_embedded(recogniser):
     photo = Image.new("RGB", (400, 200), "red")
     photo.paste("blue", (200, 0, 400, 200))
     two = Sees(TEMPLATE_112 + np.array([30, 30]), TEMPLATE_112 + np.array([230, 30]))
@@ -247,7 +247,7 @@ class SeesWithMargin(Sees):
         return super().detect(image) if image.getpixel((0, 0)) == (0, 0, 0) else []
 
 
-def test_a_face_that_fills_the_frame_is_embedded_after_one_retry_and_that_is_noted(recogniser):
+def test_face_that_fills_the_frame_is_retried_once_and_noted(recogniser):
     image = Image.effect_noise((150, 150), 90).convert("RGB")
     for corner in ((0, 0), (0, 149), (149, 0), (149, 149)):
         image.putpixel(corner, (9, 9, 9))
@@ -259,7 +259,7 @@ def test_a_face_that_fills_the_frame_is_embedded_after_one_retry_and_that_is_not
     assert "found only after a margin" in found.notes[0]
 
 
-def test_a_drawing_and_a_face_in_doubt_are_embedded_with_a_warning(recogniser, constant_scrfd):
+def test_drawing_and_face_in_doubt_are_embedded_with_warning(recogniser, constant_scrfd):
     """A cartoon's landmarks, which a detector file reports with little confidence, as of a covered or a drawn face."""
     cartoon = np.array(
         [[-1.5, -0.5], [1.5, -0.5], [0, 0.5], [-0.4, 1.1], [0.4, 1.1]]
@@ -274,7 +274,7 @@ def test_a_drawing_and_a_face_in_doubt_are_embedded_with_a_warning(recogniser, c
     assert reading.quality < 0.56
 
 
-def test_a_person_of_several_photos_is_their_mean_and_a_stranger_among_them_is_named(recogniser):
+def test_person_is_the_mean_of_photos_and_a_stranger_is_named(recogniser):
     encoder = ArcFaceEncoder(recogniser(), detector=Sees(TEMPLATE_112 + np.array([15, 15])))
     person = pool_readings(encoder.read(colours("red", (250, 5, 5), "cyan", (240, 0, 10))))
     strangers = [w for w in person.warnings if "somebody else" in w]

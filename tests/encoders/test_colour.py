@@ -42,7 +42,7 @@ SPACES = {"Display P3": (DISPLAY_P3, 2.2), "Adobe RGB": (ADOBE_RGB, ADOBE_GAMMA)
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
 @pytest.mark.parametrize("space", SPACES)
-def test_a_picture_in_a_wider_space_has_the_colours_that_were_meant(space, format):
+def test_picture_in_wider_space_has_colours_that_were_meant(space, format):
     primaries, gamma = SPACES[space]
     meant = colours()
     stored = encode(srgb_light(meant) @ SRGB.T @ np.linalg.inv(primaries).T, gamma)
@@ -73,7 +73,7 @@ def test_inks_have_the_lightness_of_their_profile():
     assert "CMYK without a colour profile" in plain.notes[0]
 
 
-def test_a_grey_profile_is_applied_to_grey():
+def test_grey_profile_is_applied_to_grey():
     linear = open_photo(file(Image.new("L", SIZE, 55), icc_profile=grey_profile(1.0))).getpixel((0, 0))
     np.testing.assert_allclose(linear, (128, 128, 128), atol=2)  # 55/255 of the light is a level of 128
 
@@ -83,7 +83,7 @@ def test_transparent_parts_stay_white_whatever_the_profile():
     assert open_photo(file(image, icc_profile=profile(PROPHOTO, 1.8))).getextrema() == ((255, 255),) * 3
 
 
-def test_a_palettes_colours_are_converted_as_the_same_colours_without_one():
+def test_palette_colours_are_converted_as_plain_ones():
     image = Image.fromarray(colours())
     few = image.quantize(32)
     icc = profile(DISPLAY_P3)
@@ -105,7 +105,7 @@ def test_a_palettes_colours_are_converted_as_the_same_colours_without_one():
     ],
     ids=["words", "cut off", "for inks", "for grey", "program", "of Lab"],
 )
-def test_a_profile_that_cannot_be_used_is_noted_and_left_out(icc, said):
+def test_profile_that_cannot_be_used_is_noted_and_left_out(icc, said):
     photo = read_photo(file(Image.fromarray(colours()), "JPEG", quality=100, subsampling=0, icc_profile=icc))
     assert [note.code for note in photo.notes] == ["colour-profile"]
     assert said in photo.notes[0]
@@ -113,7 +113,7 @@ def test_a_profile_that_cannot_be_used_is_noted_and_left_out(icc, said):
     assert np.abs(np.asarray(photo.image).astype(int) - colours()).mean() < 2
 
 
-def test_a_profile_of_eight_megabytes_takes_no_time():
+def test_profile_of_eight_megabytes_takes_no_time():
     icc = profile(DISPLAY_P3) + bytes(8_000_000)
     start = time.process_time()
     assert "bytes, or of a kind" in read_photo(file(Image.fromarray(colours()), "JPEG", icc_profile=icc)).notes[0]

@@ -38,13 +38,13 @@ def test_coordinates_are_the_photos_after_the_letterbox(constant_scrfd, size):
     np.testing.assert_allclose(found.box, np.array([7, 16, 13, 25]) * 16 * ratio, rtol=0.01)
 
 
-def test_a_graph_of_another_fixed_size_is_fed_that_size(constant_scrfd):
+def test_graph_of_another_fixed_size_is_fed_that_size(constant_scrfd):
     detector = Scrfd(constant_scrfd([face(16, 5, 5, distances=(1, 1, 1, 1))], size=320))
     (found,) = detector.detect(Image.new("RGB", (640, 640)))
     np.testing.assert_allclose(found.box, np.array([4, 4, 6, 6]) * 16 * 2)
 
 
-def test_of_overlapping_boxes_the_best_counts_and_distant_ones_stay(constant_scrfd):
+def test_of_overlapping_boxes_best_counts_and_distant_ones_stay(constant_scrfd):
     detector = Scrfd(
         constant_scrfd(
             [
@@ -73,7 +73,7 @@ def red_square(size):
 
 
 @pytest.mark.parametrize("size", [(1280, 960), (960, 1280), (640, 640)])
-def test_a_detector_that_looks_finds_what_is_drawn_where_it_is_drawn(red_scrfd, size):
+def test_detector_that_looks_finds_what_is_drawn(red_scrfd, size):
     path, offsets = red_scrfd
     photo, left, top, side = red_square(size)
     (found,) = Scrfd(path).detect(photo)
@@ -81,7 +81,7 @@ def test_a_detector_that_looks_finds_what_is_drawn_where_it_is_drawn(red_scrfd, 
     np.testing.assert_allclose(found.landmarks, offsets.reshape(5, 2) * side + [left, top], rtol=1e-5)
 
 
-def test_the_detector_is_fed_rgb_and_not_bgr(red_scrfd):
+def test_detector_is_fed_rgb_and_not_bgr(red_scrfd):
     photo = Image.new("RGB", (640, 640), "grey")
     photo.paste("blue", (160, 224, 192, 256))
     assert Scrfd(red_scrfd[0]).detect(photo) == []
@@ -102,12 +102,12 @@ def test_outputs_of_a_wrong_length_are_named():
         decode_scrfd([np.zeros((7, width), np.float32) for width in (1, 1, 1, 4, 4, 4, 10, 10, 10)], 640)
 
 
-def test_an_output_that_is_not_finite_is_named(constant_scrfd):
+def test_output_that_is_not_finite_is_named(constant_scrfd):
     with pytest.raises(ModelError, match=r"net\.onnx: the detector's output is not finite"):
         Scrfd(constant_scrfd([face(score=np.nan)])).detect(Image.new("RGB", (640, 640)))
 
 
-def test_a_recogniser_is_no_detector(recogniser):
+def test_recogniser_is_no_detector(recogniser):
     with pytest.raises(ModelError, match=r"expected SCRFD with landmarks .* and 1 outputs; give det_10g"):
         Scrfd(recogniser())
 
@@ -138,7 +138,7 @@ def test_yunet_finds_what_is_drawn_where_it_is_drawn(red_yunet, size):
     assert detector.detect(Image.new("RGB", size, "grey")) == []
 
 
-def test_a_file_that_is_not_yunets_is_named(tmp_path, recogniser):
+def test_file_that_is_not_yunets_is_named(tmp_path, recogniser):
     with pytest.raises(ModelError, match="got no such file; check the path"):
         YuNet(tmp_path / "none.onnx")
     (tmp_path / "page.onnx").write_text("<html></html>")

@@ -122,7 +122,7 @@ def through(door: str, path: Path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", DOORS)
-def test_a_photo_is_the_same_bytes_through_every_door(kind, door, tmp_path):
+def test_photo_is_the_same_bytes_through_every_door(kind, door, tmp_path):
     path = tmp_path / "photo"
     path.write_bytes(KINDS[kind])
     by_name = open_photo(path)
@@ -141,7 +141,7 @@ def test_remarks_are_the_same_through_every_door(kind, door, tmp_path):
         assert read_photo(given).notes == read_photo(path).notes
 
 
-def test_an_image_that_was_given_is_not_changed(tmp_path):
+def test_image_that_was_given_is_not_changed(tmp_path):
     image = Image.open(io.BytesIO(KINDS["phone's JPEG on its side"]))
     open_photo(image)
     assert (image.size, image.getexif()[0x0112]) == (SIZE, 6)
@@ -159,12 +159,12 @@ def test_an_image_that_was_given_is_not_changed(tmp_path):
         ("I;16", np.asarray(grey16())),
     ],
 )
-def test_an_array_is_the_photo_of_its_png(mode, values):
+def test_array_is_the_photo_of_its_png(mode, values):
     file = encoded(grey16() if mode == "I;16" else cutout().convert(mode) if "A" in mode else picture(mode), "PNG")
     assert open_photo(values).tobytes() == open_photo(file).tobytes()
 
 
-def test_an_array_of_16_bit_colours_is_read_as_its_file():
+def test_array_of_16_bit_colours_is_read_as_its_file():
     values = np.random.default_rng(0).integers(0, 65536, (*SIZE[::-1], 3)).astype(np.uint16)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     assert open_photo(values).tobytes() == open_photo(png(*SIZE, rows, depth=16)).tobytes()
@@ -200,7 +200,7 @@ def test_what_is_no_photo_is_refused_in_one_line(photo, said):
     assert "\n" not in str(caught.value)
 
 
-def test_an_animation_is_refused_as_an_image_too():
+def test_animation_is_refused_as_an_image_too():
     frames = [Image.new("RGB", SIZE, colour) for colour in ("red", "blue")]
     for format in ("PNG", "WEBP", "GIF"):
         image = Image.open(io.BytesIO(encoded(frames[0], format, save_all=True, append_images=frames[1:])))
@@ -208,7 +208,7 @@ def test_an_animation_is_refused_as_an_image_too():
             open_photo(image)
 
 
-def test_a_file_that_is_closed_or_too_long_is_refused(tmp_path):
+def test_file_that_is_closed_or_too_long_is_refused(tmp_path):
     closed = io.BytesIO(b"x")
     closed.close()
     with pytest.raises(PhotoError, match=r"photo: cannot be read \(I/O operation on closed file"):
@@ -249,7 +249,7 @@ def portrait_files(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["phone.png", "cutout.png"])
 @pytest.mark.parametrize("door", [d for d in DOORS if "opened" not in d])
-def test_an_embedding_is_the_same_through_every_door(name, door, portrait_files):
+def test_embedding_is_the_same_through_every_door(name, door, portrait_files):
     encoder = open_encoder("portraits")
     path = portrait_files / name
     (by_name,) = encoder.read([path], allow_outside=True)
@@ -258,7 +258,7 @@ def test_an_embedding_is_the_same_through_every_door(name, door, portrait_files)
     assert torch.equal(other.embedding, by_name.embedding)
 
 
-def test_the_synthesizer_takes_every_door_and_lists(portrait_files):
+def test_synthesizer_takes_every_door_and_lists(portrait_files):
     model = Synthesizer.from_pretrained()
     upright, phone = portrait_files / "upright.png", portrait_files / "phone.png"
     expected = model.embed(upright)
@@ -304,7 +304,7 @@ def huge():
 
 
 @pytest.mark.parametrize("door", [bytes, io.BytesIO, lambda content: Image.open(io.BytesIO(content))])
-def test_a_jpeg_of_81_megapixels_is_read_at_half_its_size(huge, door):
+def test_jpeg_of_81_megapixels_is_read_at_half_its_size(huge, door):
     photo = read_photo(door(huge))
     assert photo.image.size == (4500, 4500)
     assert photo.image.getpixel((10, 10)) == (0, 0, 0)  # upright: white is at the right
@@ -313,7 +313,7 @@ def test_a_jpeg_of_81_megapixels_is_read_at_half_its_size(huge, door):
     assert "of 9000 x 9000 pixels" in photo.notes[0]
 
 
-def test_a_jpeg_of_more_than_200_megapixels_is_refused():
+def test_jpeg_of_more_than_200_megapixels_is_refused():
     header = b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 15_000, 15_000, 3) + bytes(9)
     with pytest.raises(PhotoError, match="at most 200 megapixels and 32768 pixels a side, got 15000 x 15000"):
         open_photo(header)
@@ -348,7 +348,7 @@ PALETTE_ROWS = b"".join(b"\0" + bytes(range(64)) for _ in range(64))
     ],
     ids=["no palette", "clear, no palette", "empty palette", "no rows", "7 bits", "kind 5", "12 bits", "no frame"],
 )
-def test_a_malformed_picture_is_refused_as_damaged(content):
+def test_malformed_picture_is_refused_as_damaged(content):
     with pytest.raises(PhotoError, match=r"^photo: damaged") as caught:
         open_photo(content)
     assert "\n" not in str(caught.value)
@@ -397,7 +397,7 @@ def exif_segments(exif: bytes) -> bytes:
     ],
     ids=["2000 scans", "63 scans", "segments", "markers", "fill bytes", "EXIF", "EXIF prefixes", "eXIf", "chunks", "profile"],
 )  # fmt: skip
-def test_a_picture_that_keeps_decoders_busy_ends_soon(make, said):
+def test_picture_that_keeps_decoders_busy_ends_soon(make, said):
     content = make()
     start = time.process_time()
     try:

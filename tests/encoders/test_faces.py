@@ -42,7 +42,7 @@ def test_no_face_is_refused_after_one_retry_with_a_margin():
     assert detector.widths == [400, 300, 400, 300, 800, 600, 800, 600]  # four ways up, without and with the margin
 
 
-def test_a_face_that_fills_the_frame_is_found_with_a_margin_and_noted():
+def test_face_that_fills_frame_is_found_with_margin_and_noted():
     padded = face(left=190, top=140, width=420, height=320, landmarks=TEMPLATE_112 + np.array([200, 150]))
     found, notes = find_face(PHOTO, Sees(padded, from_width=800))
     np.testing.assert_allclose(found.box, [-10, -10, 410, 310])
@@ -51,7 +51,7 @@ def test_a_face_that_fills_the_frame_is_found_with_a_margin_and_noted():
     assert "fills the frame" in notes[0]
 
 
-def test_the_margin_of_a_large_photo_stays_small_and_its_coordinates_are_the_photos():
+def test_margin_of_a_large_photo_stays_small_in_its_coordinates():
     large = Image.new("RGB", (5120, 2560))
     detector = Sees(face(left=640, top=320, landmarks=TEMPLATE_112 + np.array([640, 320])))
     detector.detect = lambda image: detector.faces if image.size == (2560, 1280) else []
@@ -63,31 +63,31 @@ def test_the_margin_of_a_large_photo_stays_small_and_its_coordinates_are_the_pho
 SEVERAL = (face(left=200), face(left=0, width=90), face(left=100, width=150))
 
 
-def test_several_faces_are_listed_from_left_to_right_and_never_chosen_silently():
+def test_several_faces_are_listed_and_never_chosen_silently():
     said = "expected one face, got 3: 0 at left 0, top 0, 90 x 120 pixels; 1 at left 100, top 0, 150 x 120 pixels; 2 at left 200"
     with pytest.raises(SeveralFacesError, match=re.escape(said)):
         find_face(PHOTO, Sees(*SEVERAL))
 
 
 @pytest.mark.parametrize(("choice", "left"), [("largest", 100), (0, 0), (1, 100), (2, 200)])
-def test_a_choice_among_several_is_obeyed_and_noted(choice, left):
+def test_choice_among_several_is_obeyed_and_noted(choice, left):
     found, notes = find_face(PHOTO, Sees(*SEVERAL), choice)
     assert found.box[0] == left
     assert "of 3 faces was taken" in notes[0]
 
 
 @pytest.mark.parametrize("choice", [3, -1])
-def test_a_face_that_is_not_there_is_refused(choice):
+def test_face_that_is_not_there_is_refused(choice):
     with pytest.raises(UsageError, match=f"expected face='largest' or a number of the faces 0 at .* got {choice}"):
         find_face(PHOTO, Sees(*SEVERAL), choice)
 
 
-def test_a_small_face_is_refused():
+def test_small_face_is_refused():
     with pytest.raises(SmallFaceError, match="expected a face of at least 64 pixels a side, got 63 x 90"):
         find_face(PHOTO, Sees(face(width=63, height=90)))
 
 
-def test_a_detector_that_is_broken_is_not_the_photos_fault():
+def test_detector_that_is_broken_is_not_the_photos_fault():
     with pytest.raises(ModelError, match="not finite"):
         find_face(PHOTO, Sees(face(landmarks=np.full((5, 2), np.nan))))
 
@@ -96,7 +96,7 @@ def sharp_crop():
     return torch.rand(3, 112, 112, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_good_face_has_full_quality_and_no_warning():
+def test_good_face_has_full_quality_and_no_warning():
     quality, warnings = judge(face(width=300, height=300), sharp_crop())
     assert quality > 0.98
     assert warnings == ()
@@ -119,14 +119,14 @@ WIDE_MOUTH = np.array([[40.0, 40], [60, 40], [50, 55], [25, 85], [75, 85]])
 
 
 @pytest.mark.parametrize("landmarks", [CARTOON, 3 * WIDE_MOUTH + 70])
-def test_a_face_of_a_drawings_proportions_is_warned_of(landmarks):
+def test_face_of_a_drawings_proportions_is_warned_of(landmarks):
     _, (warning,) = judge(face(landmarks=landmarks), sharp_crop())
     assert re.match(
         r"drawn, or seen steeply .* lie 0\.2\d eye distances from a face's, expected at most 0\.2;", warning
     )
 
 
-def test_a_face_that_the_detector_hardly_believes_in_is_warned_of():
+def test_face_that_detector_hardly_believes_in_is_warned_of():
     """A mask, a hand, a drawing, a statue: only the detector's own doubt shows it."""
     _, (warning,) = judge(face(width=200, height=200, score=0.55), sharp_crop())
     assert warning.startswith("hardly a face to the detector: score 0.55, expected at least 0.65")
@@ -172,7 +172,7 @@ TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Im
 @pytest.mark.parametrize(
     ("degrees", "said"), [(90, "90 degrees to the right"), (180, "upside down"), (270, "90 degrees to the left")]
 )
-def test_a_face_that_lies_is_read_as_it_stands_and_noted(degrees, said):
+def test_face_that_lies_is_read_as_it_stands_and_noted(degrees, said):
     photo = marked()
     expected = align(photo, LYING)
     lying = photo.transpose(TURNS[degrees])
@@ -186,11 +186,11 @@ def test_a_face_that_lies_is_read_as_it_stands_and_noted(degrees, said):
     assert 0 <= top < bottom <= lying.height
 
 
-def test_a_face_that_stands_is_read_without_a_note():
+def test_face_that_stands_is_read_without_a_note():
     assert find_face(marked(), SeesUprightFaces())[1] == ()
 
 
-def test_a_face_found_in_a_turned_photo_only_and_unsurely_is_refused():
+def test_face_found_in_turned_photo_only_and_unsurely_is_refused():
     lying = marked().transpose(Image.Transpose.ROTATE_90)
     with pytest.raises(
         TurnedFaceError, match=r"found at a turn of 270 degrees only, with a score of 0\.60 .*; turn the photo"
@@ -199,7 +199,7 @@ def test_a_face_found_in_a_turned_photo_only_and_unsurely_is_refused():
     assert TurnedFaceError.code == "turned-face"
 
 
-def test_the_photo_as_it_is_goes_before_turns_that_see_the_same_face():
+def test_photo_as_it_is_goes_before_turns_that_see_same_face():
     class SeesAllWays:
         """A detector whose landmarks are right whichever way up, and whose scores are not."""
 
@@ -238,13 +238,13 @@ def test_people_whom_the_detector_doubts_are_several_people_too():
     assert find_face(PHOTO, SeesSurely(one, doubted), "largest")[1][0].code == "chosen"
 
 
-def test_small_doubted_patterns_and_the_same_face_twice_are_no_people():
+def test_small_patterns_and_one_face_twice_are_no_people():
     one = face(score=0.95)
     pattern, again = face(left=200, width=20, height=20, score=0.6), face(left=10, width=90, score=0.6)
     assert find_face(PHOTO, SeesSurely(one, pattern, again)) == (one, ())
 
 
-def test_a_photo_of_doubted_faces_only_shows_none():
+def test_photo_of_doubted_faces_only_shows_none():
     with pytest.raises(NoFaceError, match="expected a face, got none"):
         find_face(PHOTO, SeesSurely(face(score=0.8)))
 
@@ -252,14 +252,14 @@ def test_a_photo_of_doubted_faces_only_shows_none():
 # Sentences and readings.
 
 
-def test_a_small_face_is_not_called_as_large_as_the_limit():
+def test_small_face_is_not_called_as_large_as_the_limit():
     with pytest.raises(SmallFaceError, match=r"at least 64 pixels a side, got 63\.7 x 90;"):
         find_face(PHOTO, Sees(face(width=63.7, height=90)))
     _, (warning,) = judge(face(width=200, height=200, score=0.6496), sharp_crop())
     assert "score 0.6496, expected at least 0.65" in warning
 
 
-def test_a_very_dark_face_is_dark_and_not_blurred():
+def test_very_dark_face_is_dark_and_not_blurred():
     for factor in (0.15, 0.05):
         quality, (warning,) = judge(face(width=300, height=300), factor * sharp_crop())
         assert (warning.code, quality < 0.9) == ("dark", True)

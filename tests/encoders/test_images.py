@@ -77,13 +77,13 @@ def test_each_format_is_opened_whatever_the_file_is_called(content, file):
 
 
 @pytest.mark.parametrize("content", GOOD.values(), ids=GOOD)
-def test_the_header_reader_agrees_with_pillow(content):
+def test_header_reader_agrees_with_pillow(content):
     reader = Image.open(BytesIO(content))
     assert file_format(content) == reader.format
     assert picture_size(content, reader.format) == reader.size == SIZE
 
 
-def test_a_png_comes_back_bit_for_bit(file):
+def test_png_comes_back_bit_for_bit(file):
     assert open_photo(file(GOOD["PNG"])).tobytes() == picture().tobytes()
 
 
@@ -100,7 +100,7 @@ def test_cmyk_jpeg_has_the_colours_of_the_rgb_one(file):
     assert difference(open_photo(file(encoded(picture("CMYK"), "JPEG", quality=95))), picture()) < 4
 
 
-def test_an_inverted_cmyk_jpeg_as_photo_editors_write_it_is_not_a_negative(file):
+def test_inverted_cmyk_jpeg_of_photo_editors_is_no_negative(file):
     content = encoded(ImageOps.invert(picture("CMYK").convert("L")).convert("CMYK"), "JPEG")
     adobe = b"\xff\xee" + struct.pack(">H", 14) + b"Adobe" + struct.pack(">HHHB", 100, 0, 0, 0)
     plain, inverted = open_photo(file(content, "a.jpg")), open_photo(file(content[:2] + adobe + content[2:], "b.jpg"))
@@ -121,7 +121,7 @@ def test_what_is_half_transparent_is_mixed_with_white(file):
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_a_transparent_colour_of_a_png_becomes_white(mode, file):
+def test_transparent_colour_of_a_png_becomes_white(mode, file):
     image = Image.new(mode, SIZE)
     key = (0, 0, 0) if mode == "RGB" else 0
     assert open_photo(file(encoded(image, "PNG", transparency=key))).getextrema() == ((255, 255),) * 3
@@ -205,20 +205,20 @@ def test_another_format_is_named(content, said, file):
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])
-def test_an_animation_is_refused(format, file):
+def test_animation_is_refused(format, file):
     frames = [Image.new("RGB", SIZE, colour) for colour in ("red", "green", "blue")]
     content = encoded(frames[0], format, save_all=True, append_images=frames[1:], duration=50)
     refused(file(content), "expected a still photo, got 3 frames")
 
 
-def test_a_phones_jpeg_of_several_frames_is_its_first_frame(file):
+def test_phones_jpeg_of_several_frames_is_its_first_frame(file):
     frames = [picture(), Image.new("RGB", SIZE, "red")]
     content = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:], quality=95)
     assert difference(open_photo(file(content, "me.jpg")), picture()) < 4
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_a_file_cut_off_anywhere_is_refused_or_still_the_whole_picture(format, file):
+def test_file_cut_off_anywhere_is_refused_or_still_whole_picture(format, file):
     y, x = np.mgrid[0:50, 0:50]
     noisy = Image.fromarray(((x * 7919 + y * 104729) % 251).astype(np.uint8)).convert("RGB")
     content = encoded(noisy, format, **({"lossless": True} if format == "WEBP" else {}))
@@ -256,20 +256,20 @@ def test_half_a_file_says_damaged_or_cut_off(format, file):
     ],
     ids=["PNG", "PNG of 2^31", "JPEG", "WebP"],
 )
-def test_a_bomb_is_refused_from_its_header_at_once(content, said, file):
+def test_bomb_is_refused_from_its_header_at_once(content, said, file):
     path = file(content)
     start_s = time.process_time()  # CPU time: what other processes do does not count
     refused(path, f"expected at most {said}")
     assert time.process_time() - start_s < 0.5  # decoding one of these takes seconds and gigabytes
 
 
-def test_a_small_file_that_unpacks_to_81_megapixels_is_refused(file):
+def test_small_file_that_unpacks_to_81_megapixels_is_refused(file):
     content = png(9_000, 9_000, bytes(9_000 * 9_000 // 8 + 9_000), depth=1, colour=0)
     assert len(content) < 80_000
     refused(file(content), "at most 64 megapixels and 16384 pixels a side, got 9000 x 9000")
 
 
-def test_a_text_chunk_that_unpacks_to_much_is_refused(file):
+def test_text_chunk_that_unpacks_to_much_is_refused(file):
     content = png(*SIZE, b"")
     bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(200_000_000)))
     refused(file(content[:33] + bomb + content[33:]), "damaged or cut off PNG")
@@ -285,11 +285,11 @@ def test_a_text_chunk_that_unpacks_to_much_is_refused(file):
         ((20_000, 60), "16384 pixels a side, got 20000 x 60"),
     ],
 )
-def test_a_picture_of_a_useless_size_is_refused(size, said, file):
+def test_picture_of_a_useless_size_is_refused(size, said, file):
     refused(file(encoded(Image.new("RGB", size), "PNG")), said)
 
 
-def test_a_file_of_very_many_bytes_is_refused_before_it_is_read(tmp_path):
+def test_file_of_very_many_bytes_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "me.jpg"
     with path.open("wb") as sparse:
         sparse.truncate(200 * 10**9)
@@ -302,7 +302,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
     refused(tmp_path / "pipe", "not a regular file")
 
 
-def test_a_file_that_cannot_be_had_is_named(tmp_path):
+def test_file_that_cannot_be_had_is_named(tmp_path):
     refused(tmp_path / "none.png", "none.png: expected a photo, got no such file; check the path")
     refused(tmp_path / ("a" * 5_000), "File name too long")
     refused("a\0b.png", "cannot be read")
@@ -310,7 +310,7 @@ def test_a_file_that_cannot_be_had_is_named(tmp_path):
     refused(tmp_path / "loop", "cannot be read")
 
 
-def test_a_name_with_a_newline_still_makes_one_line(tmp_path):
+def test_name_with_a_newline_still_makes_one_line(tmp_path):
     assert "a\\nb.png" in refused(tmp_path / "a\nb.png", "no such file")
 
 
@@ -318,7 +318,7 @@ def test_a_name_with_a_newline_still_makes_one_line(tmp_path):
     content=st.sampled_from(sorted(GOOD.values())),
     changes=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), min_size=1, max_size=6),
 )
-def test_a_file_with_any_bytes_changed_is_a_picture_or_a_photo_error(tmp_path_factory, content, changes):
+def test_file_with_any_bytes_changed_is_picture_or_photo_error(tmp_path_factory, content, changes):
     damaged = bytearray(content)
     for at, value in changes:
         damaged[at % len(damaged)] = value
@@ -334,13 +334,13 @@ def test_a_file_with_any_bytes_changed_is_a_picture_or_a_photo_error(tmp_path_fa
 # The square.
 
 
-def test_a_square_picture_of_the_right_size_keeps_every_value():
+def test_square_picture_of_the_right_size_keeps_every_value():
     image = Image.effect_noise((64, 64), 50).convert("RGB")
     assert to_square(image, 64).tobytes() == image.tobytes()
 
 
 @pytest.mark.parametrize("size", [(90, 30), (30, 90)])
-def test_the_middle_is_kept(size):
+def test_middle_is_kept(size):
     image = Image.new("RGB", size, "red")
     image.paste("blue", (size[0] // 2 - 15, size[1] // 2 - 15, size[0] // 2 + 15, size[1] // 2 + 15))
     square = to_square(image, 30)
@@ -354,7 +354,7 @@ def test_shrinking_averages_and_does_not_skip_pixels():
     assert np.abs(values - 127.5).max() < 2  # nearest or unwidened bilinear would give 0 or 255
 
 
-def test_a_picture_and_its_tensor_are_the_same_values():
+def test_picture_and_its_tensor_are_the_same_values():
     image = Image.effect_noise((64, 64), 50).convert("RGB")
     tensor = photo_tensor(image, 64)
     assert (tensor.shape, tensor.min() >= 0, tensor.max() <= 1) == ((3, 64, 64), True, True)
@@ -367,6 +367,6 @@ def test_values_outside_the_range_are_clamped_and_do_not_wrap():
     assert colour == (0, 128, 255)
 
 
-def test_a_size_below_one_is_refused():
+def test_size_below_one_is_refused():
     with pytest.raises(UsageError, match="at least 1 pixel, got 0"):
         to_square(picture(), 0)

@@ -61,7 +61,7 @@ def run(loras, out, encoder):
     return CliRunner().invoke(app, [*arguments, "--encoder", str(encoder)], catch_exceptions=True)
 
 
-def test_faces_that_can_be_used_come_in_and_each_other_photo_is_named_with_its_reason(models, loras, tmp_path):
+def test_usable_faces_come_in_and_other_photos_are_named(models, loras, tmp_path):
     result = run(loras, tmp_path / "zoo", models)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
@@ -80,7 +80,7 @@ def test_faces_that_can_be_used_come_in_and_each_other_photo_is_named_with_its_r
     torch.testing.assert_close(embedding, expected, atol=1e-3, rtol=0)
 
 
-def test_the_licence_is_said_once_and_recorded_with_the_files(models, loras, tmp_path):
+def test_licence_is_said_once_and_recorded_with_the_files(models, loras, tmp_path):
     result = run(loras, tmp_path / "zoo", models)
     assert result.stderr.count("licence of its files: unknown: ask who made the file") == 1
     kept = Zoo.open(tmp_path / "zoo").recipe["encoder"]
@@ -89,7 +89,7 @@ def test_the_licence_is_said_once_and_recorded_with_the_files(models, loras, tmp
     assert str(tmp_path) not in json.dumps(kept)
 
 
-def test_a_world_a_face_model_and_other_weights_do_not_mix(models, loras, tmp_path, recogniser):
+def test_world_a_face_model_and_other_weights_do_not_mix(models, loras, tmp_path, recogniser):
     assert run(loras, tmp_path / "zoo", models).exit_code == 0
     held = (tmp_path / "zoo" / "manifest.jsonl").read_bytes()
     refused = run(loras, tmp_path / "zoo", "portraits").exception
@@ -100,7 +100,7 @@ def test_a_world_a_face_model_and_other_weights_do_not_mix(models, loras, tmp_pa
     assert (tmp_path / "zoo" / "manifest.jsonl").read_bytes() == held
 
 
-def test_a_model_that_cannot_be_opened_leaves_nothing_behind(models, loras, tmp_path):
+def test_model_that_cannot_be_opened_leaves_nothing_behind(models, loras, tmp_path):
     (models / "det_10g.onnx").unlink()
     assert isinstance(run(loras, tmp_path / "zoo", models).exception, ModelError)
     assert not (tmp_path / "zoo").exists()

@@ -49,18 +49,18 @@ def test_two_files_of_one_name_have_their_own_licences(tmp_path):
         ("- a list", ""),
     ],
 )
-def test_a_model_card_is_quoted_and_not_believed(tmp_path, front, licence):
+def test_model_card_is_quoted_and_not_believed(tmp_path, front, licence):
     card(tmp_path, front)
     assert licence_of({"weights": ANY}, tmp_path) == UNKNOWN_LICENCE + licence
 
 
-def test_a_card_does_not_make_a_known_file_free(tmp_path):
+def test_card_does_not_make_a_known_file_free(tmp_path):
     card(tmp_path, "license: mit")
     said = licence_of({"recogniser": ANTELOPEV2}, tmp_path)
     assert said == f"{INSIGHTFACE}; the model card says: mit"
 
 
-def test_a_card_without_front_matter_or_in_no_language_says_nothing(tmp_path):
+def test_card_without_readable_front_matter_says_nothing(tmp_path):
     (tmp_path / "README.md").write_text("# license: mit\n")
     assert licence_of({"weights": ANY}, tmp_path) == UNKNOWN_LICENCE
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00---\nlicense: mit\n---\n")

@@ -23,7 +23,7 @@ def world():
     return get_world("portraits")
 
 
-def test_a_worlds_name_is_its_own_recogniser(drawn, world):
+def test_worlds_name_is_its_own_recogniser(drawn, world):
     pictures = world.draw([7, 8], [0, 0], 64)
     readings = drawn.read([to_image(picture) for picture in pictures])
     expected = world.embeddings([7, 8], 1)[:, 0]
@@ -35,7 +35,7 @@ def test_a_worlds_name_is_its_own_recogniser(drawn, world):
     assert "Apache-2.0" in describe(drawn.record)
 
 
-def test_a_worlds_pictures_pass_its_guard_whoever_is_in_them_and_noise_does_not(drawn, world):
+def test_guard_passes_pictures_of_its_world_and_no_noise(drawn, world):
     """People of the world's range of held-out ones, whom no training has seen."""
     drawn.read([to_image(picture) for picture in world.draw(list(range(200)), [0] * 200, 64)])
     noise = to_image(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)))
@@ -49,13 +49,13 @@ def test_a_worlds_pictures_pass_its_guard_whoever_is_in_them_and_noise_does_not(
     assert drawn.read([noise], allow_outside=True)[0].embedding.norm() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_guard_that_is_given_is_the_one_that_guards(world):
+def test_guard_that_is_given_is_the_one_that_guards(world):
     strict = DomainCheck(basis=torch.zeros(1, 768), mean=torch.zeros(768), limits=torch.zeros(3))
     with pytest.raises(OutsideWorldError, match="foreign structure"):
         WorldEncoder(world, guard=strict).read([to_image(world.draw([7], [0], 64)[0])])
 
 
-def test_a_folder_and_a_file_are_called_by_their_names_not_by_their_paths(recogniser, red_scrfd, tmp_path):
+def test_folder_and_file_are_called_by_names_not_paths(recogniser, red_scrfd, tmp_path):
     folder = tmp_path / "models" / "mine"
     folder.mkdir(parents=True)
     path = recogniser(name="face.onnx").rename(folder / "face.onnx")
@@ -68,7 +68,7 @@ def test_a_folder_and_a_file_are_called_by_their_names_not_by_their_paths(recogn
     assert open_encoder(f"aligned:{folder}").detector is None
 
 
-def test_a_hub_id_is_the_hubs_local_copy(recogniser, red_scrfd, tmp_path, monkeypatch):
+def test_hub_id_is_the_hubs_local_copy(recogniser, red_scrfd, tmp_path, monkeypatch):
     asked = []
 
     def local_copy(repo, kind, patterns):
@@ -102,7 +102,7 @@ def test_what_is_no_name_is_refused_with_what_would_be_one(spec, tmp_path, monke
         open_encoder(spec)
 
 
-def test_a_tilde_is_the_home_also_behind_a_prefix(recogniser, tmp_path, monkeypatch):
+def test_tilde_is_the_home_also_behind_a_prefix(recogniser, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     recogniser(name="mine.onnx")
     assert open_encoder("aligned:~/mine.onnx").record["name"] == "mine.onnx"
@@ -110,7 +110,7 @@ def test_a_tilde_is_the_home_also_behind_a_prefix(recogniser, tmp_path, monkeypa
         open_encoder("~nobody-is-called-so/mine.onnx")
 
 
-def test_an_installed_pack_is_pointed_to(tmp_path, monkeypatch):
+def test_installed_pack_is_pointed_to(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".insightface" / "models" / "buffalo_l").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"insightface has one at .*\.insightface/models/buffalo_l"):

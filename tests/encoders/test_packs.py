@@ -51,7 +51,7 @@ def photo_of_red_face():
     return photo
 
 
-def test_of_a_published_pack_the_recogniser_and_the_detector_are_taken(buffalo):
+def test_of_published_pack_recogniser_and_detector_are_taken(buffalo):
     encoder = open_pack(buffalo, name="buffalo_l")
     assert encoder.graph.path.name == "w600k_r50.onnx"
     assert isinstance(encoder.detector, Scrfd)
@@ -62,7 +62,7 @@ def test_of_a_published_pack_the_recogniser_and_the_detector_are_taken(buffalo):
     assert reading.quality is not None
 
 
-def test_a_recognisers_file_goes_with_the_detector_beside_it(buffalo):
+def test_recognisers_file_goes_with_the_detector_beside_it(buffalo):
     by_file = open_pack(buffalo / "w600k_r50.onnx", name="mine")
     by_folder = open_pack(buffalo, name="buffalo_l")
     assert by_file.record["files"] == by_folder.record["files"]
@@ -70,7 +70,7 @@ def test_a_recognisers_file_goes_with_the_detector_beside_it(buffalo):
     assert by_file.embed([photo]).equal(by_folder.embed([photo]))
 
 
-def test_opencvs_pair_is_known_by_its_shapes_and_takes_raw_pixels(tmp_path, recogniser, red_yunet):
+def test_opencv_pair_is_known_by_shapes_and_takes_raw_pixels(tmp_path, recogniser, red_yunet):
     folder = tmp_path / "zoo"
     folder.mkdir()
     recogniser().rename(folder / "face_recognition_sface_2021dec.onnx")
@@ -108,12 +108,12 @@ def test_what_is_missing_or_there_twice_is_named(buffalo, recogniser, tmp_path):
         open_pack(tmp_path / "empty", name="x")
 
 
-def test_a_detector_given_as_a_recogniser_is_refused(buffalo):
+def test_detector_given_as_a_recogniser_is_refused(buffalo):
     with pytest.raises(ModelError, match="expected a recogniser"):
         open_pack(buffalo / "det_10g.onnx", name="x")
 
 
-def test_files_that_are_no_models_are_passed_over_in_a_folder_and_named_where_they_are_meant(buffalo):
+def test_files_that_are_no_models_are_named_where_they_are_meant(buffalo):
     (buffalo / "page.onnx").write_text("<html>")
     open_pack(buffalo, name="x")
     with pytest.raises(ModelError, match="expected an ONNX file, got HTML"):
@@ -124,7 +124,7 @@ def test_files_that_are_no_models_are_passed_over_in_a_folder_and_named_where_th
         open_pack(buffalo / "page.onnx", name="x")
 
 
-def test_a_pack_is_found_one_folder_further_in(buffalo, tmp_path):
+def test_pack_is_found_one_folder_further_in(buffalo, tmp_path):
     outer = tmp_path / "antelopev2"
     outer.mkdir()
     (outer / "__MACOSX").mkdir()
@@ -142,7 +142,7 @@ def test_a_pack_is_found_one_folder_further_in(buffalo, tmp_path):
 @pytest.mark.parametrize(
     "damage", [lambda content: content[:-40], lambda content: bytes(range(7, 107)), lambda content: b""]
 )
-def test_a_damaged_model_is_named_and_to_be_got_again(buffalo, damage):
+def test_damaged_model_is_named_and_to_be_got_again(buffalo, damage):
     for name in ("w600k_r50.onnx", "det_10g.onnx"):
         content = (buffalo / name).read_bytes()
         (buffalo / name).write_bytes(damage(content))
@@ -156,7 +156,7 @@ def test_a_damaged_model_is_named_and_to_be_got_again(buffalo, damage):
         (buffalo / name).write_bytes(content)
 
 
-def test_an_archive_is_to_be_unpacked(buffalo, tmp_path):
+def test_archive_is_to_be_unpacked(buffalo, tmp_path):
     archive = tmp_path / "packs" / "buffalo_l.zip"
     archive.parent.mkdir()
     with zipfile.ZipFile(archive, "w") as opened:
@@ -171,7 +171,7 @@ def test_an_archive_is_to_be_unpacked(buffalo, tmp_path):
 # The shapes of a file, read without its weights.
 
 
-def test_a_signature_says_what_onnxruntime_says(buffalo, red_yunet):
+def test_signature_says_what_onnxruntime_says(buffalo, red_yunet):
     for path in [*buffalo.iterdir(), red_yunet[0]]:
         graph, found = Graph(path), signature(path)
         assert found.inputs == (graph.input_shape,)
@@ -198,7 +198,7 @@ def test_what_is_not_onnx_has_no_signature(tmp_path, content):
     assert signature(tmp_path / "x.onnx") is None
 
 
-def test_a_file_cut_off_anywhere_is_no_crash(buffalo, tmp_path):
+def test_file_cut_off_anywhere_is_no_crash(buffalo, tmp_path):
     content = (buffalo / "w600k_r50.onnx").read_bytes()
     for length in range(1, len(content)):
         (tmp_path / "x.onnx").write_bytes(content[:length])

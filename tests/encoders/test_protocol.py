@@ -30,14 +30,14 @@ def test_one_photo_is_pooled_to_itself():
     torch.testing.assert_close(pool(embedding), embedding[0])
 
 
-def test_the_pooled_vector_is_the_unit_vector_with_the_largest_summed_cosine():
+def test_pooled_vector_is_unit_vector_with_largest_summed_cosine():
     embeddings = unit(5)
     pooled = pool(embeddings)
     torch.testing.assert_close(pooled.norm(), torch.tensor(1.0))
     assert (embeddings @ pooled).sum() > (embeddings @ unit(2000).T).sum(dim=0).max()
 
 
-def test_the_order_of_photos_does_not_matter():
+def test_order_of_photos_does_not_matter():
     embeddings = unit(4)
     torch.testing.assert_close(pool(embeddings), pool(embeddings.flip(0)))
 
@@ -48,7 +48,7 @@ def test_no_photo_is_an_error():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_embedding_that_is_not_finite_is_named(value):
+def test_embedding_that_is_not_finite_is_named(value):
     embeddings = unit(3)
     embeddings[1, 2] = value
     with pytest.raises(PhotoError, match="photo 2 of 3 is not finite"):
@@ -83,13 +83,13 @@ def test_outliers_are_those_that_do_not_look_like_the_others():
     assert outliers(person[[0, 1, 3]]) == []
 
 
-def test_of_two_photos_that_disagree_both_are_named_and_one_alone_never_is():
+def test_two_photos_that_disagree_are_both_named():
     assert [index for index, _ in outliers(torch.eye(2))] == [0, 1]
     assert outliers(torch.eye(2)[:1]) == []
     assert outliers(torch.tensor([[1.0, 0], [-1, 0], [0, 1]]))  # the others cancel each other out
 
 
-def test_one_reading_is_pooled_to_itself_and_several_to_their_mean_with_their_numbers():
+def test_readings_are_pooled_to_their_mean_with_numbers():
     one = Reading(embedding=torch.tensor([1.0, 0]), quality=0.5, notes=("cropped",), warnings=("blurred",))
     other = Reading(embedding=torch.tensor([0.8, 0.6]), quality=None)
     alone = pool_readings([one])

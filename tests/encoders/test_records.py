@@ -13,7 +13,7 @@ def record(kind="face", name="buffalo_l", dim=512, recogniser="a" * 64, detector
     )
 
 
-def test_names_licences_and_detectors_may_differ_where_the_network_is_the_same():
+def test_encoders_of_one_network_may_differ_in_their_names():
     other = record(name="mine", detector="c" * 64, licence="unknown")
     assert difference(record(), other) == ""
     assert same_encoder(record(), other)
@@ -38,13 +38,13 @@ def test_how_two_encoders_differ_is_said_in_one_sentence(other, said):
     assert sentence.endswith("use the encoder that this was made with")
 
 
-def test_a_file_that_only_one_of_them_has_is_named():
+def test_file_that_only_one_of_them_has_is_named():
     more = record()
     more["files"] = {**more["files"], "head": "d" * 64}
     assert "(head absent), got those of 'buffalo_l' (head sha256 dddddddddddd)" in difference(record(), more)
 
 
-def test_a_record_is_json_and_one_line_for_people():
+def test_record_is_json_and_one_line_for_people():
     assert json.loads(json.dumps(record())) == record()
     assert describe(record()) == (
         "encoder buffalo_l (face, 512 numbers, faces found by Scrfd); licence of its files: MIT"

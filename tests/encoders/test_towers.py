@@ -68,7 +68,7 @@ def by_hand(image, mean, std, size, resample=Image.Resampling.BICUBIC):
     return ((values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])[None]
 
 
-def test_clips_embedding_is_transformers_image_features_as_a_unit_vector(clip):
+def test_clip_embedding_equals_image_features_of_transformers(clip):
     encoder, image = open_encoder(f"clip:{clip}"), photo()
     pixels = by_hand(image, [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711], (32, 32))
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_clips_embedding_is_transformers_image_features_as_a_unit_vector(clip):
     assert isinstance(encoder, Encoder)
 
 
-def test_dinov2s_embedding_is_its_normed_class_token_as_a_unit_vector(dinov2):
+def test_dinov2_embedding_equals_its_normed_class_token(dinov2):
     from transformers import Dinov2Model
 
     encoder, image = open_encoder(f"dinov2:{dinov2}"), photo((80, 80))
@@ -100,7 +100,7 @@ def test_photos_in_parts_are_the_photos_one_by_one(clip):
     assert encoder.read([]) == []
 
 
-def test_a_tower_without_its_text_side_is_the_same_network(clip, tmp_path):
+def test_tower_without_its_text_side_is_the_same_network(clip, tmp_path):
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(**VISION, projection_dim=12)
@@ -113,7 +113,7 @@ def test_a_tower_without_its_text_side_is_the_same_network(clip, tmp_path):
     torch.testing.assert_close(alone.embed([image]), open_encoder(f"clip:{clip}").embed([image]))
 
 
-def test_other_weights_or_another_preparation_are_another_encoder(clip, tmp_path):
+def test_encoder_of_other_weights_or_preparation_is_another(clip, tmp_path):
     first = open_encoder(f"clip:{clip}").record
     assert set(first["files"]) == {"config.json", "preprocessor_config.json", "model.safetensors"}
     again = open_encoder(f"clip:{save(clip_model(), clip_processor(), tmp_path / 'again')}").record
@@ -125,7 +125,7 @@ def test_other_weights_or_another_preparation_are_another_encoder(clip, tmp_path
     assert not same_encoder(first, open_encoder(f"clip:{clip}").record)
 
 
-def test_the_card_says_the_licence(clip):
+def test_card_says_the_licence(clip):
     (clip / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     assert open_encoder(f"clip:{clip}").record["licence"].endswith("; the model card says: apache-2.0")
 
@@ -162,7 +162,7 @@ def test_what_is_no_tower_is_named(clip, dinov2, tmp_path):
         open_encoder(f"clip:{tmp_path / 'list'}")
 
 
-def test_a_preparation_as_older_versions_wrote_it_is_the_same_and_a_foreign_one_is_refused(clip):
+def test_preparation_of_older_versions_is_read_others_refused(clip):
     encoder, image, path = open_encoder(f"clip:{clip}"), photo(), clip / "preprocessor_config.json"
     new = json.loads(path.read_text())
     old = {k: v for k, v in new.items() if k != "image_processor_type"}
@@ -174,7 +174,7 @@ def test_a_preparation_as_older_versions_wrote_it_is_the_same_and_a_foreign_one_
             open_encoder(f"clip:{clip}")
 
 
-def test_a_folders_own_code_is_neither_run_nor_asked_about(clip, tmp_path, monkeypatch):
+def test_folders_own_code_is_neither_run_nor_asked_about(clip, tmp_path, monkeypatch):
     def asked(*_):
         raise AssertionError("a question on the terminal")
 
@@ -187,7 +187,7 @@ def test_a_folders_own_code_is_neither_run_nor_asked_about(clip, tmp_path, monke
     assert not (tmp_path / "run").exists()
 
 
-def test_an_embedding_without_a_direction_is_named(tmp_path):
+def test_embedding_without_a_direction_is_named(tmp_path):
     model = clip_model()
     torch.nn.init.zeros_(model.visual_projection.weight)
     encoder = open_encoder(f"clip:{save(model, clip_processor(), tmp_path / 'zero')}")
@@ -195,7 +195,7 @@ def test_an_embedding_without_a_direction_is_named(tmp_path):
         encoder.embed([photo(), photo()])
 
 
-def test_a_tower_is_opened_quietly_and_transformers_may_speak_again(clip, capfd):
+def test_tower_is_opened_quietly_and_logging_is_restored(clip, capfd):
     from transformers.utils import logging
 
     logging.set_verbosity_warning()

@@ -12,7 +12,7 @@ def sample(n, d, seed):
     return torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g) + torch.randn(d, generator=g)
 
 
-def test_the_frechet_distance_is_that_of_the_matrix_root():
+def test_frechet_distance_is_that_of_the_matrix_root():
     x, y = sample(300, 6, 0), sample(200, 6, 1)
     of_x, of_y = (np.cov(part.double().numpy().T) for part in (x, y))
     means = (x.double().mean(0) - y.double().mean(0)).square().sum().item()
@@ -41,13 +41,13 @@ def test_few_samples_of_one_distribution_seem_far_apart():
     assert few > 20 * many
 
 
-def test_the_same_picture_for_all_prompts_has_no_spread():
+def test_same_picture_for_all_prompts_has_no_spread():
     pictures = torch.zeros(2, 3, 3, 4, 4)
     pictures[1, 0] = 1.0  # one of three differs: two pairs of three
     assert picture_spread(pictures).tolist() == pytest.approx([0.0, 2 / 3])
 
 
-def test_the_same_person_for_everybody_has_no_spread_and_strangers_have_one():
+def test_spread_of_one_person_is_zero_and_of_strangers_not():
     alike, strangers = torch.eye(4)[:1].expand(3, 1, 4), torch.eye(4)[:3, None]
     assert people_spread(alike) == pytest.approx(0.0)
     assert people_spread(strangers) == pytest.approx(1.0)

@@ -33,7 +33,7 @@ def test_one_mean_face_for_everybody_explains_nothing(reader, portraits):
     assert reader.explained(mean, persons).mean() == pytest.approx(0, abs=0.05)
 
 
-def test_a_strangers_face_is_worse_than_the_mean_face(reader, portraits):
+def test_strangers_face_is_worse_than_the_mean_face(reader, portraits):
     persons, pictures = portraits
     assert reader.explained(pictures.roll(1, 0), persons).mean() < -0.2
 

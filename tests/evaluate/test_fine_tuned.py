@@ -12,7 +12,7 @@ from lorasynth.zoo.adapt import AdaptConfig
 
 
 @pytest.mark.integration
-def test_fine_tuned_loras_are_kept_for_the_same_people_and_settings(tmp_path):
+def test_fine_tuned_loras_are_kept_for_same_people_and_settings(tmp_path):
     world, config = get_world("portraits"), AdaptConfig(steps=2, batch_size=2, lora_A="each")
     layout = world.base.layout(1)
 

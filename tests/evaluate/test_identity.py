@@ -7,13 +7,13 @@ from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_world
 
 
-def test_the_persons_own_direction_scores_one_and_a_stranger_zero():
+def test_persons_own_direction_scores_one_and_stranger_zero():
     e = torch.eye(4)
     assert similarity(e[:2, None], e[:2]).tolist() == [1.0, 1.0]
     assert similarity(e[:2, None], e[2:]).tolist() == [0.0, 0.0]
 
 
-def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+def test_bootstrap_interval_covers_mean_as_often_as_it_says():
     generator = torch.Generator().manual_seed(0)
     inside = 0
     for _ in range(200):
@@ -22,7 +22,7 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     assert 0.89 <= inside / 200 <= 0.99
 
 
-def test_one_in_a_hundred_strangers_passes_where_one_in_a_hundred_may():
+def test_threshold_lets_one_in_a_hundred_strangers_pass():
     """Counted on other people and other photos than those the threshold was set on."""
     world = get_world("portraits")
     loose, strict = (verification_threshold(world, world.encoder, rate) for rate in (1e-2, 1e-3))

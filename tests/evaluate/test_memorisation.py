@@ -44,7 +44,7 @@ def updates(vectors):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_the_nearest_is_that_of_updates_formed_in_full(zoo, monkeypatch, chunk):
+def test_nearest_is_that_of_updates_formed_in_full(zoo, monkeypatch, chunk):
     monkeypatch.setattr(memorisation, "_CHUNK_NUMBERS", chunk * P)
     vectors, mean = loras(11, 2), loras(1, 3)[0]
     found = nearest(zoo, mean, vectors)
@@ -78,7 +78,7 @@ def test_new_loras_of_the_same_kind_are_no_copies(tmp_path):
     assert found["distance"]["p50"] == pytest.approx(memorisation.quantiles(measure.own.distance)["p50"], rel=0.05)
 
 
-def test_a_lora_that_is_the_mean_has_no_direction(zoo):
+def test_lora_that_is_the_mean_has_no_direction(zoo):
     mean = loras(1, 5)[0]
     assert nearest(zoo, mean, mean[None]).cosine.tolist() == [0]
 
@@ -102,7 +102,7 @@ def test_people_held_back_stand_beside_the_methods(tmp_path):
     )
 
 
-def test_a_zoo_that_the_model_cannot_have_learned_from_is_refused(tmp_path):
+def test_zoo_that_model_cannot_have_learned_from_is_refused(tmp_path):
     model = model_of(LAYOUT)
     with pytest.raises(LayoutError, match=r"expected a zoo of the model's layout, got another .*rank 1"):
         Memorisation.fit(

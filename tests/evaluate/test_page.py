@@ -125,7 +125,7 @@ def test_details_of_a_trained_reader_are_on_the_page():
     assert "ridge regression" not in found
 
 
-def test_the_page_needs_nothing_from_outside():
+def test_page_needs_nothing_from_outside():
     text = page(real_synthesizer(RECORD), "mine", drawn_record(), Image.new("RGB", (8, 8)))
     (picture,) = Reader(text).links
     assert picture.startswith("data:image/png;base64,")
@@ -160,7 +160,7 @@ def test_what_files_say_is_text_and_no_more(zoo):
     assert f"</pre>{EVIL}?" in Reader(text).text
 
 
-def test_a_model_of_a_real_base_gets_a_page_with_weights_and_memorisation(model, zoo, tmp_path):
+def test_page_of_a_real_base_has_weights_and_memorisation(model, zoo, tmp_path):
     html, scores = tmp_path / "report.html", tmp_path / "scores.json"
     result = run("evaluate", model, "--zoo", zoo, "--html", html, "--json", scores)
     assert result.exit_code == 0, result.output
@@ -177,12 +177,12 @@ def test_a_model_of_a_real_base_gets_a_page_with_weights_and_memorisation(model,
     assert "img" not in found.tags
 
 
-def test_without_a_page_the_weights_are_scored_alone_unless_the_zoo_is_named(model, zoo):
+def test_weights_are_scored_alone_without_a_page_or_zoo(model, zoo):
     assert "memorisation" not in json.loads(run("evaluate", model, "--zoo", zoo).stdout)
     assert "memorisation" in json.loads(run("evaluate", model, "--zoo", zoo, "--trained-on", zoo).stdout)
 
 
-def test_a_page_that_is_there_is_kept_unless_forced(model, zoo, tmp_path):
+def test_page_that_is_there_is_kept_unless_forced(model, zoo, tmp_path):
     html = tmp_path / "report.html"
     html.write_text("mine")
     with pytest.raises(OutputExistsError, match="exists already"):

@@ -108,7 +108,7 @@ def test_no_claim_is_decided_before_the_figures_are_seen(name):
         assert {"confirmed", "refuted"} in (by_cell & {"confirmed", "refuted"}, by_figure), claim.text
 
 
-def test_an_experiment_that_is_not_there_is_named():
+def test_experiment_that_is_not_there_is_named():
     with pytest.raises(UsageError, match=r"expected an experiment among \['targets', .*\], got 'nonsense'"):
         get_experiment("nonsense")
 
@@ -122,7 +122,7 @@ def test_nobody_who_is_scored_has_a_say(lab):
     assert (len(lab.choosing), len(lab.scored)) == (4, 4)
 
 
-def test_the_true_loras_explain_all_and_the_mean_nothing(lab):
+def test_true_loras_explain_all_and_the_mean_nothing(lab):
     own, mean = lab.vectors[lab.scored], lab.canonicalizer.mean.expand(4, -1)
     assert lab.explained(own) == pytest.approx([1.0] * 4, abs=1e-4)
     assert np.mean(lab.explained(mean)) == pytest.approx(0, abs=1e-5)
@@ -156,7 +156,7 @@ def test_cells_count_entries_unless_they_say_updates(lab):
     assert not torch.allclose(lab.x, updates.x, atol=0.1)
 
 
-def test_a_part_of_the_training_people_is_drawn_by_the_seed_and_scored_on_the_same(lab):
+def test_part_of_people_is_drawn_by_seed_and_scored_on_the_same(lab):
     parts = [lab.with_training_people(10, seed) for seed in (0, 0, 1)]
     chosen = [set(part.train.tolist()) for part in parts]
     assert chosen[0] == chosen[1] != chosen[2]
@@ -188,7 +188,7 @@ def test_equal_parameters_are_equal_multiplications(conditioning):
     assert counted.get_total_flops() / 2 / 3 / numbers == pytest.approx(expected, rel=0.01)
 
 
-def test_products_are_predicted_as_in_the_anchored_gauge_where_lora_A_is_shared(lab):
+def test_products_are_predicted_as_anchored_with_shared_lora_A(lab):
     """Two ways to the same ridge regression: of updates by inner products, and of a form that is linear in the update."""
     assert lab.zoo.recipe["adapt"]["lora_A"] == "frozen"
     ridge = lab.ridge(lab.x)
@@ -196,14 +196,14 @@ def test_products_are_predicted_as_in_the_anchored_gauge_where_lora_A_is_shared(
     assert explained_of_products(lab) == pytest.approx(anchored, abs=2e-3)
 
 
-def test_a_plain_form_gives_vectors_back(lab):
+def test_plain_form_gives_vectors_back(lab):
     form = plain_form(lab.zoo.layout, lab.vectors)
     scaled = (lab.vectors - form.mean) / form.scale
     torch.testing.assert_close(form.invert(scaled), lab.vectors)
     assert scaled.square().mean(0).max() > 0
 
 
-def test_a_power_law_is_continued():
+def test_power_law_is_continued():
     sizes = torch.tensor([64.0, 128, 256, 512, 1024, 2000], dtype=torch.float64)
     laws = [(0.2, 1.0, 0.5), (0.0, 2.0, 0.3), (0.4, 0.0, 1.0)]
     error = torch.stack([floor + b * sizes**-c for floor, b, c in laws], dim=1)
@@ -226,7 +226,7 @@ def grown(law):
     }
 
 
-def test_a_law_that_smaller_zoos_do_not_bear_out_decides_nothing():
+def test_law_that_smaller_zoos_do_not_bear_out_decides_nothing():
     experiment = get_experiment("zoo-size")
     claim = next(c for c in experiment.claims if c.text.startswith("With the paper's 64,000 LoRAs the VAE"))
     sound = claim.criterion.judge(grown(lambda n: 1 - 2 * n**-0.25))
@@ -242,7 +242,7 @@ def test_a_law_that_smaller_zoos_do_not_bear_out_decides_nothing():
     )
 
 
-def test_the_table_of_laws_holds_what_they_foretell():
+def test_table_of_laws_holds_what_they_foretell():
     head, _, names, _, vae, *others = get_experiment("zoo-size").further(grown(lambda n: 0.9 - 2 * n**-0.25))
     assert "floor + b · LoRAs^-c" in head
     assert names.endswith("| at 64,000 LoRAs | at 1,000,000 LoRAs |")
@@ -258,7 +258,7 @@ def test_the_table_of_laws_holds_what_they_foretell():
     assert len(others) == 4
 
 
-def test_a_lab_needs_people_on_both_sides(zoo):
+def test_lab_needs_people_on_both_sides(zoo):
     from lorasynth.errors import ZooError
     from lorasynth.recipes import get_world_recipe
 

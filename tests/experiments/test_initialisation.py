@@ -15,7 +15,7 @@ def pairs(rank, n=12):
     return flip * A, flip * B
 
 
-def test_signs_to_the_mean_keep_the_update_and_bring_neighbours_together():
+def test_signs_to_mean_keep_update_and_bring_neighbours_together():
     train = torch.arange(8)
     for rank in (1, 3):
         A, B = pairs(rank)

@@ -19,7 +19,7 @@ def test_principal_directions_are_those_of_the_svd():
     assert len(principal_directions(x, 99)) == 11
 
 
-def test_the_photo_is_denoised_better_with_what_was_fitted_to_it(lab):
+def test_photo_is_denoised_better_with_what_was_fitted_to_it(lab):
     form, rows, base = lab.canonicalizer, lab.scored[:2], lab.world.base
     photos = lab.photo_itself(rows)
     basis = principal_directions(lab.x[lab.train], 8)

@@ -100,7 +100,7 @@ def test_as_many_seeds_are_run_and_counted_as_are_asked_for(go, tmp_path):
     assert [r["seed"] for r in records[::2]] == list(range(12))
 
 
-def test_a_seeds_cells_are_of_one_zoo_and_seeds_of_zoos_built_alike(go, zoo, tmp_path):
+def test_cells_of_a_seed_are_of_one_zoo_and_zoos_are_alike(go, zoo, tmp_path):
     go(toy(), seeds=1)
     swapped = (replace(zoo.items[0], sha256=zoo.items[1].sha256), *zoo.items[1:])
     other = replace(zoo, items=swapped)
@@ -133,7 +133,7 @@ def test_figure_that_is_no_number_leaves_no_result(go, tmp_path):
     assert not results_file(toy(), tmp_path).path.exists()
 
 
-def test_only_seeds_of_all_cells_count_and_old_configurations_do_not(go, tmp_path):
+def test_seeds_of_all_cells_count_and_old_settings_do_not(go, tmp_path):
     go(toy(), seeds=3)
     without(tmp_path, "b", 1)
     results, records = load(toy(), tmp_path)
@@ -169,7 +169,7 @@ def test_results_of_processes_at_once_are_all_there(tmp_path):
     assert set(ResultsFile(tmp_path / "toy.jsonl").read()) == {(cell, seed) for cell in "abc" for seed in range(20)}
 
 
-def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
+def test_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     go(toy())
     where = tmp_path / "docs/page.md"
     text = page([toy(), get_experiment("sampler")], tmp_path / "results", where)[where]
@@ -195,7 +195,7 @@ def test_the_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert {"a", "b"} <= {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
 
 
-def test_the_page_shows_curves_and_what_follows_from_all_cells(go, tmp_path):
+def test_page_shows_curves_and_what_follows_from_all_cells(go, tmp_path):
     def further(results):
         return [f"{len(results)} cells of {len(results['a'])} seeds."]
 
@@ -227,7 +227,7 @@ def test_two_processes_give_what_one_gives(zoo, tmp_path):
 # --- The command ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_and_refuses(tmp_path):
+def test_command_lists_and_refuses(tmp_path):
     listed = CliRunner().invoke(app, ["experiment", "--list"])
     assert listed.exit_code == 0
     assert "conditioning" in listed.output
@@ -255,7 +255,7 @@ def test_where_every_cell_has_a_result_the_command_needs_no_zoo(tmp_path):
     assert len(read_json(tmp_path / "verdicts.json")["claims"]) == len(experiment.claims)
 
 
-def test_the_command_writes_the_page_of_no_results(tmp_path):
+def test_command_writes_the_page_of_no_results(tmp_path):
     target = tmp_path / "evidence.md"
     result = CliRunner().invoke(app, ["experiment", "--report", str(target), "--out", str(tmp_path / "results")])
     assert result.exit_code == 0, result.exception

@@ -18,12 +18,12 @@ def results(seed, seeds=8, people=40, gain=0.0, of_seeds=0.05):
     return {name: [{"s": row.tolist()} for row in table] for name, table in zip("ab", tables, strict=True)}
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says():
+def test_interval_holds_the_truth_about_as_often_as_it_says():
     held = [i.low <= 0.6 <= i.high for i in (mean(results(seed), "a", "s") for seed in range(120))]
     assert 0.85 < np.mean(held) <= 1.0
 
 
-def test_a_pair_is_compared_person_by_person():
+def test_pair_is_compared_person_by_person():
     """People differ by 0.2 and that says nothing about the difference, whose error is that of the seeds."""
     found = difference(results(3, gain=0.1), "b", "a", "s")
     alone = mean(results(3, gain=0.1), "a", "s")
@@ -39,18 +39,18 @@ def test_seeds_count_and_not_people_alone():
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
 
 
-def test_a_ratio_is_of_means():
+def test_ratio_is_of_means():
     twice = {"a": [{"s": [0.1, 0.3]}], "b": [{"s": [0.2, 0.6]}]}
     found = ratio(twice, "b", "a", "s")
     assert (found.mean, found.low, found.high) == pytest.approx((2, 2, 2))
 
 
-def test_a_number_has_no_people_and_its_interval_is_over_seeds():
+def test_number_has_no_people_and_its_interval_is_over_seeds():
     found = mean({"a": [{"s": 1.0}, {"s": 3.0}]}, "a", "s")
     assert (found.mean, found.low, found.high) == (2, 1, 3)
 
 
-def test_a_resample_is_a_mean_over_drawn_rows_and_columns():
+def test_resample_is_a_mean_over_drawn_rows_and_columns():
     """Of a table with one row, the resampled means have the standard error that statistics books say."""
     values = torch.randn(1, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = bootstrap(lambda means: means[0], values)
@@ -58,13 +58,13 @@ def test_a_resample_is_a_mean_over_drawn_rows_and_columns():
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.1)
 
 
-def test_a_figure_that_is_not_there_is_named():
+def test_figure_that_is_not_there_is_named():
     for asked in (("c", "s"), ("a", "t")):
         with pytest.raises(UsageError, match=rf"expected figure '{asked[1]}' of cell '{asked[0]}', got none"):
             scores(results(0), *asked)
 
 
-def test_the_best_is_the_one_with_the_largest_mean():
+def test_best_is_the_one_with_the_largest_mean():
     assert best(results(0, gain=0.5), ["a", "b"], "s") == "b"
 
 
@@ -77,7 +77,7 @@ def test_the_best_is_the_one_with_the_largest_mean():
         (0.01, 0.02, "not decidable here"),
     ],
 )
-def test_a_verdict_needs_the_whole_interval_on_one_side_of_the_bar(low, high, word):
+def test_verdict_needs_whole_interval_on_one_side_of_bar(low, high, word):
     assert decide("figure", Interval(0.5 * (low + high), low, high), 0.01).word == word
 
 

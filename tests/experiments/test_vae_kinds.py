@@ -6,7 +6,7 @@ import torch
 from claims.vae_kinds import Tokens, plain_vae
 
 
-def test_a_token_is_of_its_module_alone():
+def test_token_is_of_its_module_alone():
     torch.manual_seed(0)
     blocks, x = [5, 3, 4], torch.randn(2, 12)
     inwards, outwards = Tokens(blocks, 2), Tokens(blocks, 2, outwards=True)

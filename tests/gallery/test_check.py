@@ -134,12 +134,12 @@ def test_one_stranger_does_not_take_others_along():
     assert [one.name for one in report.left_out] == ["a/x", "a/y"]
 
 
-def test_the_better_of_near_duplicates_stays():
+def test_better_of_near_duplicates_stays():
     pair = [found(f"a/{i}", "a", [1.0, 0.0], quality=quality, thumb=bytes(256)) for i, quality in ((1, 0.2), (2, 0.9))]
     assert [one.name for one in judged(pair).left_out] == ["a/1"]
 
 
-def test_the_outcome_does_not_depend_on_order():
+def test_outcome_does_not_depend_on_order():
     findings = [found(f"{s}/{i}", s, [1.0 + (s == "b"), i / 9, float(s == "c")]) for s in "abc" for i in range(4)]
     assert judged(findings).left_out == judged(findings[::-1]).left_out
 

@@ -61,7 +61,7 @@ def test_masks_say_where_the_loss_looks(write, gallery):
     assert gallery(root, masks=False).masks([ref("a/1.png")], 32) is None
 
 
-def test_a_mask_of_another_shape_is_refused(write, gallery):
+def test_mask_of_another_shape_is_refused(write, gallery):
     found = gallery(write({"a/1.png": 1, "a/1_mask.png": picture(2, (64, 96))}))
     with pytest.raises(
         PhotoError, match=r"a/1_mask.png: expected a mask of the shape of a/1.png, 64 x 64, got 64 x 96"
@@ -69,13 +69,13 @@ def test_a_mask_of_another_shape_is_refused(write, gallery):
         found.masks([ref("a/1.png")], 32)
 
 
-def test_a_photo_that_cannot_be_opened_says_its_name(write, gallery):
+def test_photo_that_cannot_be_opened_says_its_name(write, gallery):
     found = gallery(write({"a/1.jpg": b"no picture", "a/2.jpg": 2}))
     with pytest.raises(PhotoError, match=r"^a/1.jpg: expected JPEG, PNG or WebP, got text"):
         found.images([ref("a/1.jpg")])
 
 
-def test_a_record_changes_with_what_is_in_a_folder(write, gallery):
+def test_record_changes_with_what_is_in_a_folder(write, gallery):
     root = write(people(2))
     records = [gallery(root).record, gallery(root, instance_prompt="a photo of sks dog").record]
     records.append(gallery(write({"00/0.txt": "[trigger] smiles"})).record)

@@ -22,7 +22,7 @@ def captions(gallery):
     return {f.name: gallery.captions([PhotoRef(f.subject, f.name, Use.FIT)])[0] for f in gallery.files}
 
 
-def test_a_sub_folder_is_a_subject(write, gallery):
+def test_sub_folder_is_a_subject(write, gallery):
     found = gallery(write({"alice/1.jpg": 1, "alice/day 2/3.PNG": 2, "bob/1.webp": 3}))
     assert subjects(found) == {"alice": ["alice/1.jpg", "alice/day 2/3.PNG"], "bob": ["bob/1.webp"]}
     assert set(captions(found).values()) == {"a photo of sks person"}
@@ -41,7 +41,7 @@ def test_two_folders_of_one_subject_are_noted(write, gallery):
     assert "bob: the folders 10_bob, 2_bob are taken for one subject" in found.notes
 
 
-def test_a_flat_folder_is_one_subject(write, gallery):
+def test_flat_folder_is_one_subject(write, gallery):
     found = gallery(write({"photo.jpg": 1, "photo.txt": "a photo of [trigger], smiling", "photo_mask.jpg": 2}))
     assert subjects(found) == {"people": ["photo.jpg"]}
     assert captions(found) == {"photo.jpg": "a photo of sks person, smiling"}
@@ -62,11 +62,11 @@ def test_captions_lie_beside_photos(write, gallery, ending):
         ("photo of a TOK cat", "TOK cat"),
     ],
 )  # fmt: skip
-def test_the_instance_prompt_names_the_subject(write, gallery, prompt, subject):
+def test_instance_prompt_names_the_subject(write, gallery, prompt, subject):
     assert gallery(write({"a/1.jpg": 1}), instance_prompt=prompt).subject == subject
 
 
-def test_an_empty_instance_prompt_is_refused(write, gallery):
+def test_empty_instance_prompt_is_refused(write, gallery):
     with pytest.raises(UsageError, match=r"expected an instance prompt such as 'a photo of sks person', got '  '"):
         gallery(write({"a/1.jpg": 1}), instance_prompt="  ")
 
@@ -153,7 +153,7 @@ def test_nothing_is_passed_over_in_silence(write, gallery):
 
 
 @pytest.mark.parametrize(("files", "got"), [({}, "no files"), ({"a/readme": "x", "a/1.gif": b"x"}, "2 files")])
-def test_a_folder_without_photos_is_refused(write, gallery, tmp_path, files, got):
+def test_folder_without_photos_is_refused(write, gallery, tmp_path, files, got):
     (tmp_path / "people").mkdir()
     with pytest.raises(UsageError, match=f"people: expected photos .JPEG, PNG or WebP., got {got}"):
         gallery(write(files))
@@ -175,7 +175,7 @@ def archive(folder, path, around=""):
         {"1.jpg": 1, "2.jpg": 2, "metadata.csv": "file_name,subject\n1.jpg,ann\n2.jpg,bob\n"},
     ],
 )
-def test_an_archive_is_read_as_its_folder(write, gallery, tmp_path, files, around):
+def test_archive_is_read_as_its_folder(write, gallery, tmp_path, files, around):
     from lorasynth.gallery import PhotoRef, Use
 
     root = write(files)
@@ -187,6 +187,6 @@ def test_an_archive_is_read_as_its_folder(write, gallery, tmp_path, files, aroun
     assert sorted(tmp_path.glob("*")) == [root, tmp_path / "people.zip"]
 
 
-def test_an_archive_of_one_subject_keeps_its_folder(write, gallery, tmp_path):
+def test_archive_of_one_subject_keeps_its_folder(write, gallery, tmp_path):
     root = write({"10_sks bob/1.jpg": 1})
     assert list(gallery(archive(root, tmp_path / "x.zip")).by_subject) == ["sks bob"]

@@ -29,7 +29,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["hf://datasets/", "hf://datasets/a", "hf://datasets/a/b/c", "hf://datasets/a/b@", "hf://datasets/../x"]
 )
-def test_a_name_of_another_form_is_refused(name):
+def test_name_of_another_form_is_refused(name):
     with pytest.raises(UsageError, match="expected hf://datasets/OWNER/NAME, perhaps with @REVISION, got"):
         open_gallery(name)
 

@@ -126,7 +126,7 @@ def test_new_and_renamed_photos_cost_what_is_new(people, whole, tmp_path):
     assert contents(folder) == contents(tmp_path / "fresh")
 
 
-def test_a_damaged_part_is_made_again_or_named(people, whole, tmp_path):
+def test_damaged_part_is_made_again_or_named(people, whole, tmp_path):
     folder = shutil.copytree(whole[1], tmp_path / "again")
     (part,) = folder.glob("embeddings-*/part-00001-*.safetensors")
     part.write_bytes(part.read_bytes()[:200])

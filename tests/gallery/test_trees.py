@@ -29,7 +29,7 @@ def test_bombs_are_refused_by_what_they_claim(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_comes_twice_is_refused(tmp_path):
+def test_name_that_comes_twice_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"expected each name once, got 'a/1.jpg' twice"):
         ZipTree(packed(tmp_path / "x.zip", ("a/1.jpg", b"x"), ("a/1.jpg", b"y")))
 
@@ -51,7 +51,7 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
         open_tree(path)
 
 
-def test_a_photo_in_the_place_of_its_folder_is_refused(tmp_path):
+def test_photo_in_the_place_of_its_folder_is_refused(tmp_path):
     (tmp_path / "me.jpg").write_bytes(b"JFIF")
     with pytest.raises(UsageError, match=r"me.jpg: expected a folder of photos .*, got another file; give its folder"):
         open_tree(tmp_path / "me.jpg")
@@ -78,7 +78,7 @@ def test_links_and_damage_within_an_archive_cost_a_photo(tmp_path):
         tree.read("a/1.jpg")
 
 
-def test_a_folder_that_holds_itself_ends(tmp_path):
+def test_folder_that_holds_itself_ends(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.jpg").write_bytes(b"x")
     (tmp_path / "a" / "again").symlink_to(tmp_path)

@@ -126,14 +126,14 @@ def queue(comfyui, sd15, photo_files, sd15_synthesizer):
         del comfyui.nodes.NODE_CLASS_MAPPINGS[name]
 
 
-def test_the_loader_registers_both_nodes(comfyui):
+def test_loader_registers_both_nodes(comfyui):
     assert comfyui.nodes.loaded is True
     assert set(NAMES) <= comfyui.nodes.NODE_CLASS_MAPPINGS.keys()
     assert comfyui.nodes.NODE_DISPLAY_NAME_MAPPINGS[NAMES[0]] == "Synthesize LoRA from photo"
     assert comfyui.nodes.NODE_CLASS_MAPPINGS[NAMES[0]].RELATIVE_PYTHON_MODULE == "custom_nodes.lorasynth"
 
 
-def test_the_nodes_answer_what_the_older_interface_asks(comfyui):
+def test_nodes_answer_what_the_older_interface_asks(comfyui):
     synthesize, save = (comfyui.nodes.NODE_CLASS_MAPPINGS[name] for name in NAMES)
     types = synthesize.INPUT_TYPES()
     assert types["required"]["model"][0] == "MODEL"
@@ -155,9 +155,7 @@ def test_comfyuis_parser_reads_pyproject(comfyui):
     assert config.tool_comfy.publisher_id == "lorasynth"
 
 
-def test_the_executor_puts_the_lora_of_the_file_on_the_model_and_saves_it(
-    comfyui, queue, sd15, sd15_synthesizer, photo_files
-):
+def test_executor_puts_lora_of_file_on_model_and_saves_it(comfyui, queue, sd15, sd15_synthesizer, photo_files):
     import comfy.lora
 
     success, messages, seen = queue()
@@ -183,7 +181,7 @@ def test_the_executor_puts_the_lora_of_the_file_on_the_model_and_saves_it(
         ({"synthesizer": "no/such/folder"}, "ModelError", "no such folder"),
     ],
 )
-def test_the_executor_shows_lorasynths_errors(queue, given, kind, said):
+def test_executor_shows_lorasynths_errors(queue, given, kind, said):
     success, messages, _ = queue(**given)
     assert not success
     event, data = messages[-1]
@@ -192,7 +190,7 @@ def test_the_executor_shows_lorasynths_errors(queue, given, kind, said):
     assert said in data["exception_message"]
 
 
-def test_a_file_that_is_there_stops_the_prompt_if_asked(comfyui, queue):
+def test_file_that_is_there_stops_the_prompt_if_asked(comfyui, queue):
     (comfyui.root / "loras" / "taken.safetensors").write_bytes(b"mine")
     success, messages, _ = queue(save={"name": "taken", "if_exists": "refuse"})
     assert not success
@@ -200,7 +198,7 @@ def test_a_file_that_is_there_stops_the_prompt_if_asked(comfyui, queue):
     assert (comfyui.root / "loras" / "taken.safetensors").read_bytes() == b"mine"
 
 
-def test_a_model_that_lacks_a_module_is_an_error_where_comfyui_only_logs(comfyui, sd15, caplog):
+def test_model_that_lacks_a_module_is_an_error_not_a_log_line(comfyui, sd15, caplog):
     """Of Stable Diffusion XL's LoRA, ComfyUI puts what fits on Stable Diffusion 1.5, and logs the rest."""
     import comfy.sd
 
@@ -238,7 +236,7 @@ def test_comfyui_does_not_know_the_drawn_worlds_base(comfyui):
     )
 
 
-def test_the_example_workflow_is_one_that_comfyui_runs(comfyui):
+def test_example_workflow_is_one_that_comfyui_runs(comfyui):
     """Each field by the order of its node's inputs, as the frontend stores them, in a prompt that the server's check passes."""
     import execution
 

@@ -68,7 +68,7 @@ def model_of(layout, **other):
 # What ComfyUI's loader and its users see
 
 
-def test_the_entry_point_gives_both_nodes_and_no_mapping_of_the_older_kind(package):
+def test_entry_point_gives_both_nodes_and_no_older_mapping(package):
     extension = asyncio.run(package.comfy_entrypoint())
     assert asyncio.run(extension.get_node_list()) == [package.nodes.SynthesizeLoRA, package.nodes.SaveLoRA]
     assert not hasattr(package, "NODE_CLASS_MAPPINGS")  # the loader would stop there
@@ -92,7 +92,7 @@ def test_pyproject_is_what_comfyuis_manager_reads():
     assert (PACKAGE / "requirements.txt").read_text().split() == project["project"]["dependencies"]
 
 
-def test_the_example_workflows_node_has_a_value_for_each_of_its_fields(package):
+def test_example_workflows_node_has_value_for_each_of_its_fields(package):
     workflow = json.loads((PACKAGE / "example_workflows" / "lora_from_photo.json").read_text())
     ours = {node["type"]: node for node in workflow["nodes"] if node["type"].startswith("Lorasynth")}
     for node in (package.nodes.SynthesizeLoRA, package.nodes.SaveLoRA):
@@ -109,7 +109,7 @@ def test_the_example_workflows_node_has_a_value_for_each_of_its_fields(package):
 # IMAGE -> photos
 
 
-def test_an_image_has_the_pixels_of_its_file(package, photo_files, load_image):
+def test_image_has_the_pixels_of_its_file(package, photo_files, load_image):
     photos = package.photos.to_photos(load_image(*photo_files))
     assert [p.tobytes() for p in photos] == [Image.open(f).tobytes() for f in photo_files]
 
@@ -140,7 +140,7 @@ def test_what_is_no_picture_is_refused(package, image, said):
 # Photos -> LoRA -> MODEL
 
 
-def test_the_node_gives_the_lora_that_python_gives_for_the_file(synthesize, python, photo_files):
+def test_node_gives_the_lora_that_python_gives_for_the_file(synthesize, python, photo_files):
     lora = synthesize().args[1]
     ours = python(photo_files[0], seed=3)
     assert torch.equal(lora.vector, ours.vector.half().float())  # as its file will have it
@@ -153,7 +153,7 @@ def test_several_images_are_pooled(synthesize, python, photo_files, load_image):
     assert torch.equal(lora.vector, ours.vector.half().float())
 
 
-def test_every_module_is_on_the_model_that_comes_out_and_none_on_the_one_that_went_in(synthesize, model):
+def test_modules_are_on_the_outgoing_model_alone(synthesize, model):
     patched, lora = synthesize().args
     assert model.patches == {}
     assert len(patched.patches) == len(lora.layout.modules) == 64
@@ -163,7 +163,7 @@ def test_every_module_is_on_the_model_that_comes_out_and_none_on_the_one_that_we
         assert torch.equal(alpha / len(down) * up.float() @ down.float(), lora.delta_W(m.name))
 
 
-def test_a_second_lora_goes_on_top_of_the_first(synthesize):
+def test_second_lora_goes_on_top_of_the_first(synthesize):
     first = synthesize().args[0]
     second = synthesize(model=first, seed=4).args[0]
     assert {len(patches) for patches in second.patches.values()} == {2}
@@ -177,13 +177,13 @@ def test_a_second_lora_goes_on_top_of_the_first(synthesize):
         ((1280, 1024), r"takes 63: .*attn2_to_v is of shape \(1280, 768\), its place of \(1280, 1024\)"),
     ],
 )
-def test_a_module_that_finds_no_place_is_an_error(synthesize, changed, said):
+def test_module_that_finds_no_place_is_an_error(synthesize, changed, said):
     other = {"mid_block.attentions.0.transformer_blocks.0.attn2.to_v": changed}
     with pytest.raises(LayoutError, match=said):
         synthesize(model=model_of(Layout.preset("sd15-w2w"), **other))
 
 
-def test_a_model_of_another_architecture_is_an_error_that_says_which_is_meant(synthesize):
+def test_model_of_another_architecture_is_error_that_says_meant(synthesize):
     with pytest.raises(
         LayoutError, match=r"got one that takes 0: .* is for base model 'sd15'; load a checkpoint of th"
     ):
@@ -197,9 +197,7 @@ def test_settings_are_the_synthesizers_own_unless_given(synthesize, python, phot
     assert torch.equal(synthesize(scale=2.0, prior="ridge").args[1].vector, ours.vector.half().float())
 
 
-def test_a_synthesizer_is_loaded_once_and_again_when_its_folder_has_changed(
-    package, synthesize, sd15_synthesizer, tmp_path
-):
+def test_synthesizer_is_loaded_again_when_its_folder_changed(package, synthesize, sd15_synthesizer, tmp_path):
     folder = shutil.copytree(sd15_synthesizer, tmp_path / "copy")
     package.nodes._load.cache_clear()
     for seed in range(3):
@@ -255,7 +253,7 @@ def test_errors_are_shown_as_they_are(synthesize, given, error, said):
         synthesize(**given)
 
 
-def test_a_photo_of_another_kind_is_refused(synthesize):
+def test_photo_of_another_kind_is_refused(synthesize):
     noise = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(OutsideWorldError, match="expected a picture of the world 'portraits'"):
         synthesize(image=noise)
@@ -264,7 +262,7 @@ def test_a_photo_of_another_kind_is_refused(synthesize):
 # LoRA -> file
 
 
-def test_the_file_is_the_lora_and_says_whose_consent_there_is(synthesize, save, loras):
+def test_file_is_the_lora_and_says_whose_consent_there_is(synthesize, save, loras):
     result = save("people/me")
     assert result.args == (os.path.join("people", "me.safetensors"),)
     assert result.ui == {"text": result.args}
@@ -307,7 +305,7 @@ def test_names_that_no_file_system_takes_are_refused(save, loras, name, said):
     assert not list(loras.rglob("*.safetensors"))
 
 
-def test_a_file_in_a_folders_place_is_refused(save, loras):
+def test_file_in_a_folders_place_is_refused(save, loras):
     (loras / "people").write_text("a file")
     with pytest.raises(UsageError, match=r"its folder cannot be made \(File exists|Not a directory"):
         save("people/me")
@@ -327,7 +325,7 @@ def test_what_is_no_name_is_refused(save, name):
         save(name)
 
 
-def test_a_lora_beyond_float16_is_refused_before_it_is_applied(package):
+def test_lora_beyond_float16_is_refused_before_it_is_applied(package):
     huge = LoRA.random(Layout.preset("sd15-w2w"), std=1e6)
     with pytest.raises(UsageError, match="expected finite LoRA weights"):
         package.nodes._as_stored(huge, "synthetic")

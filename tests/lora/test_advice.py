@@ -22,7 +22,7 @@ def is_whole(path):
 
 
 @pytest.mark.parametrize("row", [*CONTAINER, *CONTENT], ids=lambda row: f"{row.number}-{row.slug}")
-def test_advice_takes_nothing_out_and_calls_nothing_whole_damaged(tmp_path, row):
+def test_advice_removes_nothing_and_calls_nothing_whole_damaged(tmp_path, row):
     path = row.write(tmp_path)
     fixes = [fault.fix for fault in inspect_file(path).faults]
     assert fixes
@@ -38,7 +38,7 @@ def test_notes_ask_for_nothing_where_nothing_is_wrong(tmp_path, row):
         assert not re.search(r"\b(remove|damaged|again)\b", fault.fix), fault.fix
 
 
-def test_an_option_is_named_only_where_it_helps(tmp_path):
+def test_option_is_named_only_where_it_helps(tmp_path):
     """--unet-only leaves the text encoder out: of a LoRA of nothing else, nothing would remain."""
     alone = {TEXT_KEY: numbers(2, 8), TEXT_KEY.replace("down", "up"): numbers(6, 2)}
     with pytest.raises(LoRAFileError, match="text encoder") as error:

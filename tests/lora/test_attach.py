@@ -10,7 +10,7 @@ from lorasynth.lora.layout import Layout
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile imports what warns so
-def test_a_compiled_model_is_named_with_what_to_do(unet):
+def test_compiled_model_is_named_with_what_to_do(unet):
     layout = Layout.from_model(unet, ["to_q"], 2)
     compiled = torch.compile(unet)
     for use in (
@@ -24,7 +24,7 @@ def test_a_compiled_model_is_named_with_what_to_do(unet):
 
 
 @pytest.mark.parametrize("name", ["v1.5", "", "a b", "a/b", "ü"])
-def test_an_adapters_name_is_one_that_modules_can_have(unet, name):
+def test_adapters_name_is_one_that_modules_can_have(unet, name):
     layout = Layout.from_model(unet, ["to_q"], 2)
     with pytest.raises(UsageError, match="expected an adapter's name of letters, digits, '_' and '-', got"):
         LoRA.random(layout).attach(unet, adapter_name=name)

@@ -84,9 +84,7 @@ def test_gradients_are_those_of_separate_peft_adapters(make_unet, layout, vector
     ],
     ids=["adamw-float64", "sgd-float64", "sgd-float32"],
 )
-def test_training_a_bank_is_training_its_adapters_one_by_one_with_peft(
-    make_unet, whole_layout, inputs, dtype, make_optimizer, lora_A
-):
+def test_bank_trains_as_its_adapters_one_by_one_in_peft(make_unet, whole_layout, inputs, dtype, make_optimizer, lora_A):
     """On every linear layer and convolution of a UNet."""
     layout = whole_layout
     kernels = {m.kernel for m in layout.modules}
@@ -117,7 +115,7 @@ def test_training_a_bank_is_training_its_adapters_one_by_one_with_peft(
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
-def test_a_bank_draws_what_each_adapter_draws_in_peft(make_unet, whole_layout, rows, predict, lora_A):
+def test_bank_draws_what_each_adapter_draws_in_peft(make_unet, whole_layout, rows, predict, lora_A):
     vectors = torch.stack([LoRA.random(whole_layout, seed=i, std=0.1).vector for i in range(N)]).double()
     if lora_A == "frozen":
         for a, _ in whole_layout.slices.values():
@@ -143,7 +141,7 @@ def test_each_adapter_sees_its_own_rows_only(unet, layout, vectors, predict):
     assert changed.tolist() == [False, False, True, True, False, False]
 
 
-def test_a_zero_bank_is_the_base_and_leaving_restores_it(unet, layout, vectors, predict):
+def test_zero_bank_is_the_base_and_leaving_restores_it(unet, layout, vectors, predict):
     base = predict(unet)
     with AdapterBank(unet, layout, N, torch.zeros(layout.num_parameters)).attached():
         torch.testing.assert_close(predict(unet), base)
@@ -158,7 +156,7 @@ def test_a_zero_bank_is_the_base_and_leaving_restores_it(unet, layout, vectors, 
     assert torch.equal(predict(unet), base)
 
 
-def test_a_shared_lora_A_gets_the_sum_of_the_gradients(make_unet, layout, vectors, rows):
+def test_shared_lora_A_gets_the_sum_of_the_gradients(make_unet, layout, vectors, rows):
     gradients = {}
     one_A = AdapterBank(make_unet().double(), layout, N, vectors[0]).vectors()
     for mode in ("each", "shared", "frozen"):
@@ -181,7 +179,7 @@ def test_vectors_and_load_vectors_are_inverse(unet, mixed_layout):
     assert torch.equal(bank.vectors(), vectors)
 
 
-def test_a_batch_that_does_not_divide_is_refused(unet, layout, predict):
+def test_batch_that_does_not_divide_is_refused(unet, layout, predict):
     bank = AdapterBank(unet, layout, 4, torch.zeros(layout.num_parameters))
     with bank.attached(), pytest.raises(UsageError, match="a batch that 4 adapters can share equally, got 6 rows"):
         predict(unet)
@@ -211,7 +209,7 @@ def test_different_lora_A_cannot_be_shared(unet, layout, vectors):
         bank.load_vectors(vectors.float())
 
 
-def test_loras_given_as_vectors_draw_and_get_gradients_as_those_of_a_bank(make_unet, layout, vectors, rows):
+def test_vectors_draw_and_get_gradients_as_a_bank_does(make_unet, layout, vectors, rows):
     base = make_unet().double()
     bank = AdapterBank(base, layout, N, vectors)
     with bank.attached():

@@ -21,7 +21,7 @@ def test_tables_cover_the_models_that_can_be_built():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_table_is_the_library_model(name):
+def test_table_is_the_library_model(name):
     """Every layer that a LoRA can adapt, in its shape, as diffusers builds the model."""
     variant = VARIANTS[name]
     model = base_models.MODELS[variant.base][name]()
@@ -55,7 +55,7 @@ def test_tables_are_stored_as_they_are_made():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_is_the_layout_that_peft_gives_the_model(preset):
+def test_preset_is_the_layout_that_peft_gives_the_model(preset):
     layout = Layout.preset(preset, 2)
     model = next(iter(base_models.MODELS[layout.base].values()))()
     targets = [m.name for m in layout.modules]

@@ -44,7 +44,7 @@ def inspect(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("row", CONTAINER + CONTENT, ids=lambda row: f"{row.number}-{row.slug}")
-def test_a_bad_file_is_refused_with_file_key_expected_and_actual(tmp_path, inspect, row):
+def test_bad_file_is_refused_with_file_key_expected_and_actual(tmp_path, inspect, row):
     path = row.write(tmp_path)
     before = listing(tmp_path)
     with pytest.raises(LoRAFileError, match="expected") as error:
@@ -71,7 +71,7 @@ def test_a_bad_file_is_refused_with_file_key_expected_and_actual(tmp_path, inspe
 
 
 @pytest.mark.parametrize("row", CONTAINER, ids=lambda row: f"{row.number}-{row.slug}")
-def test_the_header_alone_is_refused_for_the_same_reason(tmp_path, row):
+def test_header_alone_is_refused_for_the_same_reason(tmp_path, row):
     path = row.write(tmp_path)
     if not os.path.isdir(path) and row.code != "unreadable":  # a path that no file can be at
         with pytest.raises(LoRAFileError, match="expected") as error:
@@ -80,7 +80,7 @@ def test_the_header_alone_is_refused_for_the_same_reason(tmp_path, row):
 
 
 @pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: f"{row.number}-{row.slug}")
-def test_what_is_odd_but_legal_is_accepted_with_the_right_numbers(tmp_path, inspect, row):
+def test_what_is_odd_but_legal_is_accepted_with_right_numbers(tmp_path, inspect, row):
     path = row.write(tmp_path)
     before = listing(tmp_path)
     lora, seen = LoRA.load(path), inspect_file(path)
@@ -128,9 +128,7 @@ K_1 = K.replace("0", "1", 1)  # SDXL's first block has no attention
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )  # fmt: skip
-def test_a_sound_file_of_another_layout_is_refused_with_the_difference(
-    tmp_path, number, says, layout, tensors, metadata
-):
+def test_sound_file_of_another_layout_is_refused_with_difference(tmp_path, number, says, layout, tensors, metadata):
     path = write(tmp_path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
     assert inspect_file(path).ok
     with pytest.raises(
@@ -141,7 +139,7 @@ def test_a_sound_file_of_another_layout_is_refused_with_the_difference(
     assert str(error.value).isprintable()
 
 
-def test_a_file_that_may_not_be_read_is_named_with_owner_and_mode(tmp_path, inspect, monkeypatch):  # row 34
+def test_file_that_may_not_be_read_is_named_with_owner_and_mode(tmp_path, inspect, monkeypatch):  # row 34
     path = write(tmp_path, GOOD)
     path.chmod(0o000)
 
@@ -157,7 +155,7 @@ def test_a_file_that_may_not_be_read_is_named_with_owner_and_mode(tmp_path, insp
     )
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):  # row 35
+def test_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):  # row 35
     path = write(tmp_path, GOOD)
     real = os.fstat
     monkeypatch.setattr(os, "fstat", lambda fd: (real(fd), path.write_bytes(GOOD + b"\0"))[0])
@@ -165,7 +163,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
         read_lora(path)
 
 
-def test_a_name_with_a_nul_is_not_found():
+def test_name_with_a_nul_is_not_found():
     with pytest.raises(LoRAFileError, match=r"a\\x00b: file: expected a LoRA file, got nothing there"):
         LoRA.load("a\0b")
 
@@ -184,7 +182,7 @@ def test_bytes_are_read_as_the_file_that_they_came_from(tmp_path):
     )
 
 
-def test_a_header_of_many_patterns_and_modules_takes_no_time():
+def test_header_of_many_patterns_and_modules_takes_no_time():
     """All patterns times all modules would be 40 million; the whole test has five minutes, the fuzzer a second a file."""
     from lorasynth.lora.formats.scaling import scaled_by
 

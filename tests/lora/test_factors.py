@@ -74,12 +74,12 @@ def test_weights_that_are_not_finite_cannot_be_a_lora(value):
         LoRA(SMALL, vector)
 
 
-def test_a_vector_of_another_length_is_refused():
+def test_vector_of_another_length_is_refused():
     with pytest.raises(LayoutError, match=f"expected a vector of {SMALL.num_parameters} numbers"):
         LoRA(SMALL, torch.zeros(3))
 
 
-def test_an_unknown_module_is_refused():
+def test_unknown_module_is_refused():
     with pytest.raises(LayoutError, match="c: no such module in layout 'small'"):
         LoRA.random(SMALL).delta_W("c")
 

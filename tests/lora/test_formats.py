@@ -92,7 +92,7 @@ def test_peft_loads_our_folder_as_what_attach_does(tmp_path, make_unet, lora, pr
 
 @pytest.mark.parametrize("config", [{"lora_alpha": 8}, {"lora_alpha": 3, "use_rslora": True}])
 @pytest.mark.parametrize("saver", ["kohya", "diffusers", "peft"])
-def test_a_foreign_file_keeps_its_scale(tmp_path, make_unet, layout, predict, saver, config):
+def test_foreign_file_keeps_its_scale(tmp_path, make_unet, layout, predict, saver, config):
     """An adapter that PEFT trained with alpha != rank, saved by the ecosystem's own code, does here what it did there."""
     names = [m.name for m in layout.modules]
     torch.manual_seed(3)
@@ -205,7 +205,7 @@ def test_kohyas_sdxl_block_names_are_read(tmp_path):
     torch.testing.assert_close(lora.delta_W(ours), formed)
 
 
-def test_a_kohya_file_has_what_the_other_programs_look_for(tmp_path, layout):
+def test_kohya_file_has_what_the_other_programs_look_for(tmp_path, layout):
     tensors = load_file(LoRA.random(layout).save(tmp_path / "x.safetensors"))
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0"
     assert {k.removeprefix(name) for k in tensors if k.startswith(name)} == {
@@ -229,7 +229,7 @@ def test_kohya_files_of_several_ranks_have_one(tmp_path, mixed_layout):
     assert torch.equal(again.vector, lora.vector)
 
 
-def test_a_new_files_header_says_what_still_holds(tmp_path, layout):
+def test_new_files_header_says_what_still_holds(tmp_path, layout):
     held = {
         "lorasynth.seed": "3", "ss_sd_model_name": "x", "ss_sd_model_hash": "1", "ss_new_sd_model_hash": "2", "ss_vae_hash": "3",
         "ss_tag_frequency": '{"10_me": {"sks": 10}}', "ss_clip_skip": "2", "modelspec.title": "t", "modelspec.thumbnail": "data:",
@@ -256,7 +256,7 @@ def test_a_new_files_header_says_what_still_holds(tmp_path, layout):
     assert again["ss_tag_frequency"] == held["ss_tag_frequency"]
 
 
-def test_what_a_header_says_of_the_base_is_kept_until_it_is_denied(tmp_path):
+def test_what_header_says_of_base_is_kept_until_it_is_denied(tmp_path):
     layout = Layout.from_dict({"base": "", "modules": [["conv_in", 4, 3, 1, 1, 1]]})
     said = {"ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"}
     for base, kept in (("", said), ("sd15", said), ("sdxl", {"ss_base_model_version": "sdxl_base_v1-0"})):
@@ -340,7 +340,7 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path, layout)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_of_another_layout_is_refused_with_the_differences(tmp_path, layout):
+def test_file_of_another_layout_is_refused_with_differences(tmp_path, layout):
     first, *rest = layout.modules
     path = LoRA.random(Layout(base="tiny", modules=tuple(rest))).save(tmp_path / "x.safetensors")
     missing = rf"x\.safetensors: expected the {len(rest) + 1} modules.*got {len(rest)}.*{first.name} is missing"

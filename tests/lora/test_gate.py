@@ -42,7 +42,7 @@ def test_all_faults_of_a_file_are_listed(tmp_path):
         read_lora(path)
 
 
-def test_a_good_file_is_described(tmp_path):
+def test_good_file_is_described(tmp_path):
     path = tmp_path / "good.safetensors"
     save_file(kohya(), path, {"lorasynth.base": "tiny", "note": "<script>"})
     seen = inspect_file(path)
@@ -63,7 +63,7 @@ def test_a_good_file_is_described(tmp_path):
         (0, 768, 640, ""), (7, 768, 320, ""),
     ],
 )  # fmt: skip
-def test_the_base_is_the_one_that_has_every_module(tmp_path, block, width, out, base):
+def test_base_is_the_one_that_has_every_module(tmp_path, block, width, out, base):
     path, name = tmp_path / "x.safetensors", KOHYA_K.replace("0", str(block), 1)
     save_file({f"{name}.lora_down.weight": numbers(2, width), f"{name}.lora_up.weight": numbers(out, 2)}, path)
     seen = inspect_file(path)
@@ -80,7 +80,7 @@ def test_other_floating_point_types_are_read_as_float32(tmp_path, dtype):
     assert pairs[Q][1].dtype == torch.float32
 
 
-def test_the_weights_of_a_peft_folder_are_read_as_the_folder(tmp_path):
+def test_weights_of_a_peft_folder_are_read_as_the_folder(tmp_path):
     folder = peft({"lora_alpha": 6})(tmp_path)
     pairs, _, _ = read_lora(folder / "adapter_model.safetensors")
     torch.testing.assert_close(pairs[Q][1], 3 * new_style()[NEW_B])
@@ -95,7 +95,7 @@ def test_alphas_are_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [{}, {"lorasynth.base": "other"}])
-def test_a_base_given_stands_above_all_that_a_file_says(tmp_path, metadata):
+def test_base_given_stands_above_all_that_a_file_says(tmp_path, metadata):
     path = write(tmp_path, save(kohya(), metadata))
     layout = LoRA.load(path, base="sd15").layout
     assert layout.base == "sd15"
@@ -108,7 +108,7 @@ def test_a_base_given_stands_above_all_that_a_file_says(tmp_path, metadata):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("style", ["kohya", "diffusers"])
 @pytest.mark.parametrize("use", [inspect_file, LoRA.load], ids=["inspect", "load"])
-def test_a_file_takes_memory_of_twice_its_size(tmp_path, dtype, style, use):
+def test_file_takes_memory_of_twice_its_size(tmp_path, dtype, style, use):
     """With small tensors, whose memory malloc would keep; the bound is twice the size and 50 MB."""
     names = [
         f"lora_unet_{BLOCK.replace('.', '_')}_x_{i}" if style == "kohya" else f"unet.{BLOCK}.x.{i}" for i in range(900)
@@ -130,7 +130,7 @@ def test_a_file_takes_memory_of_twice_its_size(tmp_path, dtype, style, use):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_a_conversion_takes_memory_of_three_times_the_file(tmp_path, dtype):
+def test_conversion_takes_memory_of_three_times_the_file(tmp_path, dtype):
     from lorasynth.lora.conversion import read_back
 
     path = LoRA.random(Layout.preset("sdxl-attn", 32)).save(tmp_path / "x.safetensors", dtype=torch.float16)
@@ -151,7 +151,7 @@ def memory_mb(field):
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def test_a_rank_of_the_width_takes_no_more_memory(tmp_path):
+def test_rank_of_the_width_takes_no_more_memory(tmp_path):
     """Sums over all ranks are taken in parts: a square pair of factors needs no copy of itself."""
     square = torch.full((1_500, 1_500), 0.01)
     path = write(tmp_path, save({"unet.a.lora_A.weight": square, "unet.a.lora_B.weight": square.clone()}))

@@ -33,7 +33,7 @@ def build(table):
     )
 
 
-def test_the_modules_are_those_that_peft_adapts(unet, layout):
+def test_modules_are_those_that_peft_adapts(unet, layout):
     config = LoraConfig(
         r=2, target_modules=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "time_emb_proj"]
     )
@@ -78,7 +78,7 @@ def test_presets_are_read_off_models_of_the_published_size(model, parameters):
     assert all(p.is_meta for p in model().parameters())
 
 
-def test_output_layers_that_the_transformers_lack_are_not_in_the_presets():
+def test_output_layers_that_transformers_lack_are_not_in_presets():
     # SD3's last block throws its text away; FLUX's single blocks have one output layer for attention and feed-forward.
     sd3, flux = ({m.name for m in Layout.preset(name).modules} for name in ("sd3", "flux-full"))
     assert "transformer_blocks.22.attn.to_add_out" in sd3
@@ -87,7 +87,7 @@ def test_output_layers_that_the_transformers_lack_are_not_in_the_presets():
     assert not any(name.startswith("single_") and "to_out" in name for name in flux)
 
 
-def test_the_w2w_preset_cuts_vectors_where_the_published_zoo_does():
+def test_w2w_preset_cuts_vectors_where_published_zoo_does():
     slices = Layout.preset("sd15-w2w").slices
     block = "down_blocks.0.attentions.0.transformer_blocks.0"
     # Rows of weights2weights' weight_dimensions: start and end of each tensor.
@@ -97,7 +97,7 @@ def test_the_w2w_preset_cuts_vectors_where_the_published_zoo_does():
     assert slices[last][1] == slice(99_328, 99_648)
 
 
-def test_the_w2w_preset_is_the_published_table_row_for_row():
+def test_w2w_preset_is_the_published_table_row_for_row():
     layout = Layout.preset("sd15-w2w")
     table = "start\tend\tkey\tshape\n"
     for m in layout.modules:
@@ -123,7 +123,7 @@ def test_join_undoes_split(table, n):
 
 
 @given(st.data())
-def test_the_order_in_which_modules_are_given_does_not_matter(data):
+def test_order_in_which_modules_are_given_does_not_matter(data):
     table = data.draw(rows())
     layout, again = build(table), build(data.draw(st.permutations(table)))
     assert again == layout
@@ -140,7 +140,7 @@ def test_from_dict_undoes_to_dict(table):
     assert Layout.from_dict(layout.to_dict()) == layout
 
 
-def test_a_stored_layout_in_another_order_is_refused(layout):
+def test_stored_layout_in_another_order_is_refused(layout):
     record = layout.to_dict()
     record["modules"].reverse()
     with pytest.raises(LayoutError, match="natural order"):
@@ -148,7 +148,7 @@ def test_a_stored_layout_in_another_order_is_refused(layout):
 
 
 @pytest.mark.parametrize("record", [{}, {"base": "x", "modules": [["a", 1]]}, {"base": "x", "modules": 3}])
-def test_a_record_of_another_form_is_refused(record):
+def test_record_of_another_form_is_refused(record):
     with pytest.raises(LayoutError, match="expected a layout with 'base'"):
         Layout.from_dict(record)
 
@@ -175,7 +175,7 @@ def test_diff_says_each_difference_in_a_sentence(layout):
     assert "base is 'other', expected 'tiny'" in said
 
 
-def test_a_convolution_is_a_module_whose_rows_are_its_kernel():
+def test_convolution_is_a_module_whose_rows_are_its_kernel():
     layout = Layout.from_model(nn.Sequential(nn.Conv2d(3, 5, (3, 1)), nn.Linear(3, 5)), ["0", "1"], rank=2)
     convolution, linear = layout.modules
     assert (convolution.in_features, convolution.out_features, convolution.kernel) == (9, 5, (3, 1))
@@ -191,7 +191,7 @@ def test_a_convolution_is_a_module_whose_rows_are_its_kernel():
 @pytest.mark.parametrize(
     "layer", [nn.Conv2d(4, 4, 1, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv1d(4, 4, 1), nn.Embedding(4, 4)]
 )
-def test_a_layer_that_cannot_be_adapted_is_refused_by_name(layer):
+def test_layer_that_cannot_be_adapted_is_refused_by_name(layer):
     with pytest.raises(LayoutError, match=f"0: expected a Linear layer, or a Conv2d .*got {type(layer).__name__}"):
         Layout.from_model(nn.Sequential(layer), ["0"], rank=1)
 
@@ -202,12 +202,12 @@ def test_targets_that_match_nothing_are_refused(unet):
         Layout.from_model(unet, ["q"], rank=1)
 
 
-def test_an_impossible_rank_is_refused(unet):
+def test_impossible_rank_is_refused(unet):
     with pytest.raises(LayoutError, match="expected a rank from 1 to 32, got 33"):
         Layout.from_model(unet, ["attn2.to_k"], rank=33)
 
 
-def test_an_unknown_preset_is_refused_with_the_known_ones():
+def test_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(UsageError, match="sd15-w2w"):
         Layout.preset("sd99")
 

@@ -54,7 +54,7 @@ def listing(folder):
     ],
     ids=["pt", "before-1.6", "ckpt"],
 )
-def test_a_pickled_lora_becomes_the_same_lora(tmp_path, wrap, options):
+def test_pickled_lora_becomes_the_same_lora(tmp_path, wrap, options):
     old, new = saved(tmp_path, wrap(kohya()), **options), tmp_path / "new.safetensors"
     record = import_legacy(old, new)
     assert record["lora"] == {"format": "kohya", "base": "", "rank": 2, "modules": 2}
@@ -147,7 +147,7 @@ def kohya_file(folder):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_pickle_is_refused_by_name_and_nothing_is_written_or_run(tmp_path, name):
+def test_bad_pickle_is_refused_and_nothing_written_or_run(tmp_path, name):
     make, code, says = BAD[name]
     path = make(tmp_path)
     before = listing(tmp_path)
@@ -161,14 +161,14 @@ def test_a_bad_pickle_is_refused_by_name_and_nothing_is_written_or_run(tmp_path,
     assert listing(tmp_path) == before
 
 
-def test_a_reader_that_takes_too_long_is_ended(tmp_path, monkeypatch):
+def test_reader_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(legacy, "MAX_SECONDS", 0.1)
     with pytest.raises(LoRAFileError, match="got one that takes longer"):
         import_legacy(saved(tmp_path, kohya()), tmp_path / "new.safetensors")
     assert not (tmp_path / "new.safetensors").exists()
 
 
-def test_the_place_is_looked_at_before_the_work(tmp_path):
+def test_place_is_looked_at_before_the_work(tmp_path):
     old = saved(tmp_path, kohya())
     with pytest.raises(UsageError, match=r"expected a name that ends in \.safetensors, got '\.pt'"):
         import_legacy(old, tmp_path / "new.pt")
@@ -180,7 +180,7 @@ def test_the_place_is_looked_at_before_the_work(tmp_path):
     assert inspect_file(tmp_path / "new.safetensors").ok
 
 
-def test_the_command_says_what_came_out_and_exits_with_2_on_a_bad_file(tmp_path):
+def test_command_says_what_came_out_and_exits_with_2_on_bad_file(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "lorasynth", "import-legacy", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -197,7 +197,7 @@ def test_the_command_says_what_came_out_and_exits_with_2_on_a_bad_file(tmp_path)
     assert listing(tmp_path) == ["evil.bin", "good.ckpt", "new.safetensors"]
 
 
-def test_a_killed_command_leaves_no_temporary_file(tmp_path):
+def test_killed_command_leaves_no_temporary_file(tmp_path):
     source = saved(tmp_path, {"a": torch.zeros(8)})
     place = tmp_path / "temporary"
     place.mkdir()

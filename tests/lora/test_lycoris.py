@@ -67,7 +67,7 @@ KINDS = ["loha", "loha-conv", "loha-tucker", "lokr-full", "lokr-second", "lokr-b
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_lycoris_file_is_read_as_the_update_that_it_means(tmp_path, kind, dtype):
+def test_lycoris_file_is_read_as_the_update_that_it_means(tmp_path, kind, dtype):
     theirs, ours, tensors, update = made(kind)
     alpha = 1.0 if kind not in ("lokr-full", "lokr-conv") else 1e10
     tensors = {k: v.to(dtype) for k, v in tensors.items()} | {f"{theirs}.alpha": torch.tensor(alpha)}
@@ -110,7 +110,7 @@ def test_pefts_own_folder_is_read_at_pefts_scale(tmp_path, config):
         assert (lora.delta_W(name) - theirs).norm() / theirs.norm() < 0.004
 
 
-def test_a_configuration_of_another_rank_is_refused(tmp_path):
+def test_configuration_of_another_rank_is_refused(tmp_path):
     get_peft_model(Net(), LoHaConfig(r=2, alpha=6, target_modules=["to_q"])).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"r": 5}))

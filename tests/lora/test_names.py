@@ -167,7 +167,7 @@ def test_sdxl_parts_beside_its_blocks_are_read(tmp_path):
     assert (seen.base, set(seen.modules), seen.faults) == ("sdxl", {module for *_, module in layers.values()}, [])
 
 
-def test_a_matrix_for_a_1x1_convolution_is_the_same_update(tmp_path):
+def test_matrix_for_a_1x1_convolution_is_the_same_update(tmp_path):
     name, module = "lora_unet_down_blocks_0_attentions_0_proj_in", "down_blocks.0.attentions.0.proj_in"
     tensors = pair_of(name, 320, 320) | pair_of(
         "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", 768, 320
@@ -183,7 +183,7 @@ def test_a_matrix_for_a_1x1_convolution_is_the_same_update(tmp_path):
 @pytest.mark.parametrize(
     "key", ["bundle_emb.sks.clip_l", "bundle_emb.my token.clip_g", "string_to_param.*", "emb_params"]
 )
-def test_an_embedding_is_a_text_encoder_s_part(tmp_path, key):
+def test_embedding_is_a_text_encoder_s_part(tmp_path, key):
     save_file(pair_of(KOHYA_Q, 320, 320) | {key: numbers(2, 768)}, tmp_path / "x.safetensors")
     with pytest.raises(LoRAFileError, match=r"an embedding \(textual inversion\).*--unet-only"):
         LoRA.load(tmp_path / "x.safetensors")
@@ -204,7 +204,7 @@ def test_pefts_names_in_a_single_file_are_read_at_scale_1(tmp_path, alpha):
     )
 
 
-def test_a_layer_that_was_trained_fused_stays_of_its_rank(tmp_path):
+def test_layer_that_was_trained_fused_stays_of_its_rank(tmp_path):
     tensors = pair_of("lora_unet_double_blocks_0_img_attn_qkv", 3072, 9216, rank=6) | pair_of(
         "lora_unet_single_blocks_0_linear1", 3072, 21504, rank=6
     )

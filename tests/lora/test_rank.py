@@ -43,7 +43,7 @@ CASES = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("case", CASES)
-def test_a_rank_above_the_width_is_read_as_the_width(tmp_path, case, dtype):
+def test_rank_above_the_width_is_read_as_the_width(tmp_path, case, dtype):
     theirs, ours, rank, inputs, out, kernel = CASES[case]
     tensors = {k: v.to(dtype) for k, v in pair(theirs, rank, inputs, out, kernel).items()}
     path = write(tmp_path, save(tensors))
@@ -68,7 +68,7 @@ def test_a_rank_above_the_width_is_read_as_the_width(tmp_path, case, dtype):
     assert torch.equal(again.vector, lora.vector)
 
 
-def test_a_rank_above_the_width_is_no_changed_file(tmp_path):
+def test_rank_above_the_width_is_no_changed_file(tmp_path):
     """The header says the rank that the trainer was given, and the file's tensors have it."""
     tensors = pair("lora_unet_conv_out", 8, 16, 4, (3, 3)) | pair("lora_unet_" + Q.replace(".", "_"), 8, 32, 32)
     header = {"ss_network_dim": "8", "ss_network_alpha": "2"}

@@ -12,7 +12,7 @@ from lorasynth.lora.layout import Layout
 WALK = ("kohya", "diffusers", "kohya", "peft", "diffusers", "peft", "kohya")
 
 
-def test_the_walk_takes_each_step():
+def test_walk_takes_each_step():
     assert set(itertools.pairwise(WALK)) == set(itertools.permutations(set(WALK), 2))
 
 

@@ -98,7 +98,7 @@ def test_diffusers_loads_our_file_as_what_attach_does(tmp_path, pipeline, build,
 @pytest.mark.parametrize("preset", ["sd3", "flux", "flux-full"])
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("format", ["kohya", "diffusers", "peft"])
-def test_each_format_gives_back_a_lora_of_the_real_model_bit_for_bit(tmp_path, preset, rank, format):
+def test_each_format_gives_back_lora_of_real_model_bit_for_bit(tmp_path, preset, rank, format):
     lora = LoRA.random(Layout.preset(preset, rank), seed=rank)
     if (preset, format) == ("sd3", "kohya"):
         with pytest.raises(UsageError, match="expected format 'diffusers' or 'peft' for 'sd3', got 'kohya'"):
@@ -112,7 +112,7 @@ def test_each_format_gives_back_a_lora_of_the_real_model_bit_for_bit(tmp_path, p
     assert inspect_file(path).faults == []
 
 
-def test_a_written_fused_layer_does_what_its_parts_do(tmp_path):
+def test_written_fused_layer_does_what_its_parts_do(tmp_path):
     layout = Layout.preset("flux", rank=2)
     lora = LoRA.random(layout, seed=3)
     tensors = load_file(lora.save(tmp_path / "x.safetensors"))
@@ -132,7 +132,7 @@ def test_a_written_fused_layer_does_what_its_parts_do(tmp_path):
     assert not fused[3 * 3072 :].any()  # the feed-forward, which this layout leaves alone
 
 
-def test_a_layer_trained_fused_is_written_at_its_rank(tmp_path):
+def test_layer_trained_fused_is_written_at_its_rank(tmp_path):
     """Its parts share lora_A: nothing grows by a conversion."""
     tensors = {}
     for name, rows in ((QKV, 9216), ("lora_unet_single_blocks_0_linear1", 21504)):
@@ -148,7 +148,7 @@ def test_a_layer_trained_fused_is_written_at_its_rank(tmp_path):
     assert torch.equal(LoRA.load(tmp_path / "again.safetensors", lora.layout).vector, lora.vector)
 
 
-def test_the_scale_in_an_xlabs_header_is_obeyed(tmp_path):
+def test_scale_in_an_xlabs_header_is_obeyed(tmp_path):
     """As by diffusers, which hands it on to PEFT."""
     name = "double_blocks.0.processor"
     tensors = {
@@ -176,7 +176,7 @@ def test_the_scale_in_an_xlabs_header_is_obeyed(tmp_path):
     ids=["kohya", "comfyui", "xlabs"],
 )
 @pytest.mark.parametrize("rank", [2, 3])  # 3 could be one of each part, by its size
-def test_a_trained_fused_layer_is_three_layers(tmp_path, name, down, up, rank):
+def test_trained_fused_layer_is_three_layers(tmp_path, name, down, up, rank):
     A, B, alpha = numbers(rank, 3072), numbers(3 * 3072, rank, seed=1), 0.5
     tensors = {f"{name}.{down}.weight": A, f"{name}.{up}.weight": B}
     if down == "down":
@@ -208,7 +208,7 @@ def test_layers_beside_flux_blocks_are_read(tmp_path, base):
         torch.testing.assert_close(lora.delta_W(module), 2 * up @ down)
 
 
-def test_the_last_norm_of_flux_swaps_its_halves(tmp_path):
+def test_last_norm_of_flux_swaps_its_halves(tmp_path):
     """diffusers' norm_out has scale before shift, the original code shift before scale."""
     name, A, B = "lora_unet_final_layer_adaLN_modulation_1", numbers(1, 3072), numbers(6144, 1)
     tensors = {f"{name}.lora_down.weight": A, f"{name}.lora_up.weight": B}
@@ -239,7 +239,7 @@ def test_onetrainers_names_are_read(tmp_path, module, width, base):
     torch.testing.assert_close(lora.delta_W(module), 0.5 * B @ A)
 
 
-def test_alphas_beside_diffusers_names_are_folded_in_as_diffusers_does(tmp_path):
+def test_alphas_beside_diffusers_names_are_folded_as_there(tmp_path):
     layout = Layout.from_model(build_flux(), ("attn.to_q", "attn.to_v"), rank=2, base="flux")
     lora, name = LoRA.random(layout, seed=5, std=0.3), "transformer.transformer_blocks.1.attn.to_q"
     tensors = load_file(lora.save(tmp_path / "plain.safetensors", "diffusers"))
@@ -275,7 +275,7 @@ def test_alphas_beside_diffusers_names_are_folded_in_as_diffusers_does(tmp_path)
 @pytest.mark.parametrize(
     "prefix", ["transformer.", "base_model.model.", "diffusion_model.", "base_model.model.transformer."]
 )
-def test_a_base_is_one_that_has_every_module(tmp_path, widths, header, base, codes, prefix):
+def test_base_is_one_that_has_every_module(tmp_path, widths, header, base, codes, prefix):
     """And a header that denies what the tables say is an error (code "base"), or said."""
     folder = tmp_path / "x"
     folder.mkdir()
@@ -334,7 +334,7 @@ def module(name, out_features=6, rank=2):
         "base-without-table",
     ],
 )
-def test_what_kohyas_names_cannot_say_is_refused_and_nothing_is_written(tmp_path, base, modules, said):
+def test_kohya_refuses_what_its_names_cannot_say(tmp_path, base, modules, said):
     lora = LoRA.random(Layout(base=base, modules=tuple(modules)))
     with pytest.raises(UsageError, match=said):
         lora.save(tmp_path / "x.safetensors")
@@ -344,7 +344,7 @@ def test_what_kohyas_names_cannot_say_is_refused_and_nothing_is_written(tmp_path
         assert torch.equal(LoRA.load(path, lora.layout).vector, lora.vector)
 
 
-def test_a_flux_lora_where_a_unets_is_expected_is_refused_with_its_base(tmp_path):  # row 50
+def test_flux_lora_is_refused_where_a_unet_is_expected(tmp_path):  # row 50
     layout = Layout(base="sd15", modules=(module("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),))
     tensors = {f"{QKV}.lora_down.weight": numbers(1, 3072), f"{QKV}.lora_up.weight": numbers(9216, 1)}
     save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "flux1"})

@@ -66,7 +66,7 @@ def test_ridge_of_many_rows_is_that_of_all_at_once(monkeypatch):
     torch.testing.assert_close((parts.weight, parts.bias), (whole.weight, whole.bias), rtol=1e-6, atol=1e-7)
 
 
-def test_ridge_without_penalty_finds_a_linear_map_and_with_much_the_mean():
+def test_ridge_finds_the_linear_map_or_with_penalty_the_mean():
     e, y = data()
     weight = torch.randn(Z, D, generator=torch.Generator().manual_seed(5))
     unseen = data(1)[0]
@@ -95,7 +95,7 @@ def test_nearest_is_the_target_at_the_smallest_distance():
     assert torch.equal(nearest.predict(e), y)
 
 
-def test_the_mean_is_for_everybody():
+def test_mean_is_for_everybody():
     e, y = data()
     got = MeanPrior(y).predict(e[:7]).numpy()
     np.testing.assert_allclose(got, np.tile(y.numpy().mean(0), (7, 1)), rtol=1e-5)
@@ -128,7 +128,7 @@ def test_regression_uses_every_photo_of_a_person():
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_answers_like_a_prior_the_same_for_every_seed(name):
+def test_baseline_answers_like_a_prior_the_same_for_every_seed(name):
     made, e = one_of_each()[name], data(1)[0][:4]
     assert isinstance(made, BASELINES[name])
     got = made.predict(e, seed=1, guidance_scale=2.0, num_inference_steps=5, temperature=0.5)
@@ -162,7 +162,7 @@ def test_large_tables_are_stored_in_a_byte_a_number(tmp_path):
     assert (again.weight - made.weight).abs().max() <= made.weight.abs().max() / 127 * 0.51
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "baseline.safetensors"
     with pytest.raises(ModelError, match="not found"):
         Baseline.load(path)
@@ -182,7 +182,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
             Baseline.load(path)
 
 
-def test_a_baseline_without_a_kind_cannot_be_loaded():
+def test_baseline_without_a_kind_cannot_be_loaded():
     with pytest.raises(TypeError, match="Baseline cannot be loaded by itself"):
         Baseline.from_tensors({})
 
@@ -192,7 +192,7 @@ def gaussian(a, b, width=0.8):
     return np.exp(-np.square(a[:, None] - b[None]).sum(2) / (2 * width**2))
 
 
-def test_kernel_ridge_is_the_closed_form_of_a_gaussian_of_distances():
+def test_kernel_ridge_is_closed_form_of_gaussian_of_distances():
     e, y = data()
     made = KernelPrior.fit(e, y, 0.1)
     support = F.normalize(made.support.double(), dim=1).numpy()

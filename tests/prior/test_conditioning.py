@@ -34,7 +34,7 @@ def block(name, width=12, condition_dim=6):
 
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), rank=st.integers(1, 4), bottleneck=st.integers(1, 5), batch=st.integers(1, 4))
-def test_contracted_forward_and_gradients_are_those_of_the_definition(seed, rank, bottleneck, batch):
+def test_contracted_forward_equals_the_definition_with_gradients(seed, rank, bottleneck, batch):
     made = layer(seed, rank=rank, bottleneck=bottleneck)
     h, c = normal(seed, batch, 7).requires_grad_(), normal(seed + 1, batch, 6).requires_grad_()
     weight = normal(seed + 2, batch, 5)
@@ -58,7 +58,7 @@ def test_each_sample_is_multiplied_by_its_own_weight():
         assert row == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_update_that_a_condition_makes_has_the_rank():
+def test_update_that_a_condition_makes_has_the_rank():
     made = layer(rank=2)
     c = normal(2, 1, 6)
     jacobian = torch.autograd.functional.jacobian(lambda h: made(h, c)[0], normal(1, 1, 7))[:, 0]
@@ -75,7 +75,7 @@ def test_it_begins_as_its_plain_linear_layer_and_can_learn():
     assert made.W_B.grad.abs().max() > 0
 
 
-def test_a_mixture_weighs_whole_loras_by_the_condition():
+def test_mixture_weighs_whole_loras_by_the_condition():
     """W + Σ ω_i(c) B_i A_i, a row at a time and in numpy."""
     torch.manual_seed(0)
     made = LoRAMixtureLinear(7, 5, 6, rank=2, num_loras=3, hidden=4).double()
@@ -96,7 +96,7 @@ def test_all_blocks_have_one_signature():
 
 
 @every_block
-def test_a_block_does_not_know_the_condition_before_training_and_does_after_a_step(name):
+def test_block_knows_the_condition_only_after_a_step(name):
     made = block(name)
     h, one, two = normal(1, 4, 12), normal(2, 4, 6), normal(3, 4, 6)
     torch.testing.assert_close(made(h, one), made(h, two))
@@ -107,7 +107,7 @@ def test_a_block_does_not_know_the_condition_before_training_and_does_after_a_st
 
 
 @every_block
-def test_a_block_learns_what_only_the_condition_tells(name):
+def test_block_learns_what_only_the_condition_tells(name):
     """The same input all the time: without the condition, no answer is better than the mean."""
     made = block(name)
     c = normal(2, 32, 6)
@@ -123,7 +123,7 @@ def test_a_block_learns_what_only_the_condition_tells(name):
 
 
 @every_block
-def test_a_row_does_not_see_the_others(name):
+def test_row_does_not_see_the_others(name):
     made = block(name)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -161,14 +161,14 @@ def test_film_scales_and_shifts_hidden_features():
     torch.testing.assert_close(made(h, c), h + made.down(x * torch.sigmoid(x)))
 
 
-def test_concat_is_one_linear_layer_on_input_and_condition_side_by_side():
+def test_concat_is_a_linear_layer_on_input_and_condition():
     made, h, c = awake("concat")
     W = torch.cat([made.up.weight, made.from_condition.weight], dim=1)
     x = F.linear(torch.cat([made.norm(h), c], dim=1), W, made.up.bias + made.from_condition.bias)
     torch.testing.assert_close(made(h, c), h + made.down(F.silu(x)))
 
 
-def test_cross_attention_weighs_the_conditions_tokens_by_the_input():
+def test_cross_attention_weighs_conditions_tokens_by_input():
     """Softmax attention written out; the weights differ from row to row and sum to 1."""
     made, h, c = awake("cross_attention")
     tokens, a = made.to_tokens(c), made.attention

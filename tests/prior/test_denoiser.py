@@ -46,7 +46,7 @@ def test_it_begins_by_predicting_nothing(conditioning):
 
 @every_conditioning
 @torch.no_grad()
-def test_dropped_rows_do_not_depend_on_the_embedding_and_the_others_do(conditioning):
+def test_dropped_rows_do_not_depend_on_embedding_and_others_do(conditioning):
     made, (z_t, t, one), (_, _, two) = denoiser(conditioning), batch(), batch(seed=1)
     dropped = torch.tensor([True, False, True, False, False])
     change = (made(z_t, t, one, dropped) - made(z_t, t, two, dropped)).abs().amax(1)
@@ -56,7 +56,7 @@ def test_dropped_rows_do_not_depend_on_the_embedding_and_the_others_do(condition
 
 @every_conditioning
 @torch.no_grad()
-def test_a_dropped_row_is_one_with_the_learned_nobody_for_its_embedding(conditioning):
+def test_dropped_row_has_the_learned_nobody_for_embedding(conditioning):
     made, (z_t, t, e) = denoiser(conditioning), batch()
     nobody = (made.nobody / 6**0.5).expand(5, -1)
     torch.testing.assert_close(made(z_t, t, e, torch.ones(5, dtype=torch.bool)), made(z_t, t, nobody))
@@ -65,7 +65,7 @@ def test_a_dropped_row_is_one_with_the_learned_nobody_for_its_embedding(conditio
 
 @every_conditioning
 @torch.no_grad()
-def test_it_hears_the_latent_and_the_time_and_a_row_hears_no_other(conditioning):
+def test_it_hears_latent_and_time_and_row_hears_no_other(conditioning):
     made, (z_t, t, e) = denoiser(conditioning), batch()
     v = made(z_t, t, e)
     assert ((made(z_t + 0.1, t, e) - v).abs().amax(1) > 1e-3).all()
@@ -81,7 +81,7 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(made(*inputs), made(*inputs))
 
 
-def test_an_unknown_conditioning_is_refused_by_naming_the_known():
+def test_unknown_conditioning_is_refused_by_naming_the_known():
     with pytest.raises(
         UsageError, match=r"expected a conditioning among \['adaln_zero', 'adalora'.*\] or .*, got 'nonsense'"
     ):

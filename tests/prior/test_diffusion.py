@@ -53,7 +53,7 @@ def sampled(made, e, seed, steps, guidance=None):
 # --- Schedule and loss ------------------------------------------------------------------------------------------------
 
 
-def test_the_schedule_is_the_cosine_rescaled_to_no_signal_at_the_end():
+def test_schedule_is_cosine_rescaled_to_no_signal_at_end():
     """Nichol & Dhariwal's alpha-bar (betas capped at 0.999), then Lin et al.'s rescaling, in numpy."""
     edges = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     signal = np.sqrt(np.cumprod(1 - np.minimum(1 - edges[1:] / edges[:-1], 0.999)))
@@ -63,7 +63,7 @@ def test_the_schedule_is_the_cosine_rescaled_to_no_signal_at_the_end():
     assert got[-1] == 0
 
 
-def test_the_loss_is_the_error_of_v_by_the_schedules_own_alphas():
+def test_loss_is_the_error_of_v_by_the_schedules_own_alphas():
     """v = alpha noise - sigma x (Salimans & Ho); the noise is found again from what the denoiser was shown."""
     made, e = prior(), embeddings(64)
     z = torch.randn(64, Z, generator=torch.Generator().manual_seed(3))
@@ -104,14 +104,14 @@ def test_gradients_go_to_the_denoiser_and_not_to_the_centre():
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20])
-def test_a_sample_is_that_of_a_loop_over_diffusers_ddim(steps):
+def test_sample_is_that_of_a_loop_over_diffusers_ddim(steps):
     made, e = prior(), embeddings()
     got = made.predict(e, seed=5, num_inference_steps=steps)
     torch.testing.assert_close(got, sampled(made, e, 5, steps), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 1.5, 4.0])
-def test_guidance_is_the_published_mixture_and_at_1_the_conditional_sample(guidance):
+def test_guidance_is_the_published_mixture_and_1_is_none(guidance):
     made, e = prior(), embeddings()
     got = made.predict(e, seed=5, guidance_scale=guidance, num_inference_steps=7)
     torch.testing.assert_close(got, sampled(made, e, 5, 7, guidance), rtol=1e-4, atol=1e-4)
@@ -153,7 +153,7 @@ def test_where_v_is_zero_ddim_shrinks_the_noise_by_cosines(temperature):
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_seed_decides_the_sample_and_nothing_else_does():
+def test_seed_decides_the_sample_and_nothing_else_does():
     made, e = prior(), embeddings()
     first = made.predict(e, seed=1)
     torch.manual_seed(77)
@@ -169,7 +169,7 @@ def test_at_temperature_0_the_seed_does_not_matter():
     assert torch.equal(made.predict(e, seed=1, temperature=0.0), made.predict(e, seed=2, temperature=0.0))
 
 
-def test_the_embedding_decides_the_person():
+def test_embedding_decides_the_person():
     made, e = prior(), embeddings(2)
     same = e[:1].expand(2, -1)
     one, other = (made.predict(x, seed=1, temperature=0.0) for x in (same, e))
@@ -215,7 +215,7 @@ def test_only_noise_keeps_a_signal_at_the_end():
 
 
 @pytest.mark.parametrize("says", ["v_prediction", "sample", "epsilon"])
-def test_a_file_says_what_is_predicted_and_an_older_one_means_v(tmp_path, says):
+def test_file_says_what_is_predicted_and_an_older_one_means_v(tmp_path, says):
     path = tmp_path / "prior.safetensors"
     DiffusionPrior(Denoiser(Z, D, 16, 1), None, says).save(path)
     assert DiffusionPrior.load(path).prediction_type == says
@@ -244,7 +244,7 @@ def test_loading_undoes_saving_to_half_precision(tmp_path, conditioning):
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "prior.safetensors").read_bytes()
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "prior.safetensors"
     with pytest.raises(ModelError, match="not found"):
         DiffusionPrior.load(path)
@@ -280,7 +280,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
             DiffusionPrior.load(path)
 
 
-def test_a_regression_as_the_centre_is_kept_as_it_is_and_saved_with_the_prior(tmp_path):
+def test_regression_as_centre_is_kept_and_saved_with_the_prior(tmp_path):
     torch.manual_seed(0)
     centre = RegressionPrior(D, Z, 8)
     made = DiffusionPrior(Denoiser(Z, D, width=16, depth=1), centre)

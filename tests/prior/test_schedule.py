@@ -18,7 +18,7 @@ def theirs(says):
 
 
 @pytest.mark.parametrize("says", ["v_prediction", "sample", "epsilon"])
-def test_the_schedule_equals_diffusers(says):
+def test_schedule_equals_diffusers(says):
     ours, their = CosineDDIM(says), theirs(says)
     x, noise, t = torch.randn(5, 7), torch.randn(5, 7), torch.tensor([0, 3, 500, 998, 999])
     assert torch.equal(ours.alphas_cumprod, their.alphas_cumprod)

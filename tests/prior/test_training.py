@@ -68,7 +68,7 @@ def test_linear_people_are_recovered_at_temperature_0():
     torch.testing.assert_close(prior.predict(photos[HELD, 0], temperature=0.0), z[HELD], rtol=0, atol=0.1)
 
 
-def test_before_training_the_centre_is_ridge_and_the_spread_is_of_what_it_leaves():
+def test_centre_is_ridge_and_spread_what_it_leaves_at_first():
     data = people()
     prior, metrics = fit(data, config(0))
     assert metrics["explained"] == pytest.approx(metrics["ridge_explained"], abs=1e-5)
@@ -80,7 +80,7 @@ def test_before_training_the_centre_is_ridge_and_the_spread_is_of_what_it_leaves
     assert metrics["validation_loss"] == pytest.approx(1, abs=0.15)
 
 
-def test_noise_that_a_stem_was_fitted_to_does_not_hide_what_can_be_learned():
+def test_noise_in_the_stem_does_not_hide_what_can_be_learned():
     """Of the training people alone, and large: held people hardly vary along it."""
     z, logvar, photos = people()
     noise = torch.randn(N, 12, generator=torch.Generator().manual_seed(1))
@@ -90,14 +90,14 @@ def test_noise_that_a_stem_was_fitted_to_does_not_hide_what_can_be_learned():
     assert metrics["explained"] > metrics["ridge_explained"] + 0.03
 
 
-def test_training_never_ends_with_a_larger_loss_than_it_began_with():
+def test_training_never_ends_with_larger_loss_than_it_began_with():
     z, logvar, photos = people()
     strangers = (z[torch.randperm(N, generator=torch.Generator().manual_seed(0))], logvar, photos)
     before, after = (fit(strangers, config(steps))[1]["validation_loss"] for steps in (0, 60))
     assert after <= before
 
 
-def test_the_ridge_is_the_one_with_the_smallest_error_on_people_held_out():
+def test_ridge_is_one_with_smallest_error_on_people_held_out():
     z, _, photos = people(noise=1.0)
     few = TRAIN[:6]
     ridge, lam = best_ridge(photos[few], z[few], photos[HELD], z[HELD])
@@ -120,7 +120,7 @@ def test_only_the_training_people_are_learned_from():
     assert all(torch.equal(t, two.state_dict()[n]) for n, t in one.state_dict().items())
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_step):
+def test_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_step):
     data, settings = people(), config(30, dropout=0.2, embedding_noise=0.3)
     whole, metrics = fit(data, settings)
     with stopped_in_step(17):
@@ -151,7 +151,7 @@ def test_another_configuration_is_refused(tmp_path):
         fit(data, config(2, conditioning="adanorm"), tmp_path)
 
 
-def test_a_run_on_other_people_is_refused(tmp_path):
+def test_run_on_other_people_is_refused(tmp_path):
     fit(people(), config(25), tmp_path)
     with pytest.raises(CheckpointError, match="data"):
         fit(people(seed=1), config(25), tmp_path)
@@ -163,7 +163,7 @@ def test_one_validation_person_is_too_few():
 
 
 @pytest.mark.parametrize("says", ["v_prediction", "sample"])
-def test_centred_on_zero_it_learns_all_of_it_itself_and_says_nothing_of_ridge(says):
+def test_prior_centred_on_zero_learns_all_and_names_no_ridge(says):
     prior, metrics = fit(people(noise=0.0), config(200, centre="zero", prediction_type=says, width=64))
     assert prior.centre(torch.ones(1, D)).abs().max() == 0
     assert prior.prediction_type == says

@@ -89,7 +89,7 @@ def fit(zoo, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["sd15_faces", "sd15_faces_small", "sdxl_faces"])
-def test_a_recipe_of_a_real_base_is_whole(name):
+def test_recipe_of_a_real_base_is_whole(name):
     recipe = get_recipe(name)
     assert isinstance(recipe, BaseRecipe)
     assert recipe.name == name
@@ -104,7 +104,7 @@ def test_a_recipe_of_a_real_base_is_whole(name):
     assert {p.loop.seed for p in recipe.seeded(7).priors} == {7}
 
 
-def test_the_papers_latent_is_512():
+def test_papers_latent_is_512():
     assert get_recipe("sd15_faces").vae.latent_dim == get_recipe("sdxl_faces").vae.latent_dim == 512
 
 
@@ -114,7 +114,7 @@ def test_every_recipe_can_be_had_by_its_name():
         get_recipe("sd3_faces")
 
 
-def test_imported_files_become_a_synthesizer_that_recovers_what_was_planted(fit, zoo):
+def test_imported_files_give_a_synthesizer_of_what_was_planted(fit, zoo):
     model = Synthesizer.from_pretrained(fit / "synthesizer")
     record = json.loads((fit.parent / "record.json").read_text())
     assert record["synthesizer"] == str(fit / "synthesizer")
@@ -130,7 +130,7 @@ def test_imported_files_become_a_synthesizer_that_recovers_what_was_planted(fit,
         assert methods[name]["relative_error"] < methods["mean"]["relative_error"] / 2
 
 
-def test_the_default_prior_is_chosen_by_the_error_of_weights_and_the_card_says_so(fit, zoo, tmp_path, monkeypatch):
+def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_path, monkeypatch):
     scores = {"adalora": {"scale=1": -0.3}, "ridge": {"scale=1": -0.2}}
     monkeypatch.setattr(assembling, "choose_settings", lambda *_: scores)
     said = []
@@ -144,7 +144,7 @@ def test_the_default_prior_is_chosen_by_the_error_of_weights_and_the_card_says_s
     assert "* **Default prior**: adalora.\n" in Synthesizer.from_pretrained(fit / "synthesizer").card
 
 
-def test_the_file_it_writes_is_read_as_a_lora_of_sd15(fit, tmp_path):
+def test_file_it_writes_is_read_as_a_lora_of_sd15(fit, tmp_path):
     model = Synthesizer.from_pretrained(fit / "synthesizer")
     file = model.from_embedding(torch.ones(512)).save(tmp_path / "me.safetensors", dtype=torch.float16)
     lora = LoRA.load(file, Layout.preset("sd15-w2w"))
@@ -166,7 +166,7 @@ def test_its_card_says_base_licence_and_how_settings_were_chosen(fit):
 
 
 @pytest.mark.usefixtures("tiny_recipes")
-def test_the_stages_one_by_one_are_those_of_all_at_once(zoo, fit, tmp_path):
+def test_stages_one_by_one_are_those_of_all_at_once(zoo, fit, tmp_path):
     for stage in ("vae", "prior"):
         assert run("train", stage, "sd15_faces", "--zoo", zoo, "--out", tmp_path / "fit").exit_code == 0
     assert run("train", "all", "sd15_faces", "--zoo", zoo, "--out", tmp_path / "fit").exit_code == 0
@@ -175,7 +175,7 @@ def test_the_stages_one_by_one_are_those_of_all_at_once(zoo, fit, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_recipes")
-def test_where_embeddings_came_without_a_name_the_model_takes_embeddings_only(loras, tmp_path):
+def test_model_of_unnamed_embeddings_takes_embeddings_only(loras, tmp_path):
     zoo = bring_in(loras, tmp_path / "zoo")
     assert run("train", "all", "sd15_faces", "--zoo", zoo, "--out", tmp_path / "fit").exit_code == 0
     model = Synthesizer.from_pretrained(tmp_path / "fit/synthesizer")
@@ -200,7 +200,7 @@ def test_stages_that_need_a_world_are_refused_by_name(zoo, tmp_path):
     assert not (tmp_path / "z").exists()
 
 
-def test_a_model_of_a_real_base_is_not_drawn(fit):
+def test_model_of_a_real_base_is_not_drawn(fit):
     with pytest.raises(UsageError, match="which cannot be drawn here; give --zoo ZOO"):
         raise run("evaluate", fit / "synthesizer").exception
 
@@ -213,13 +213,13 @@ def test_a_model_of_a_real_base_is_not_drawn(fit):
         ("sd15_faces", "expected at least 513 LoRAs"),
     ],
 )
-def test_a_zoo_that_is_not_the_recipes_is_refused(zoo, tmp_path, recipe, message):
+def test_zoo_that_is_not_the_recipes_is_refused(zoo, tmp_path, recipe, message):
     with pytest.raises(ZooError, match=message):
         raise run("train", "vae", recipe, "--zoo", zoo, "--out", tmp_path / "fit").exception
     assert not (tmp_path / "fit" / "vae.safetensors").exists()
 
 
-def test_the_stages_never_hold_the_zoo_as_a_whole(zoo, tmp_path, monkeypatch):
+def test_stages_never_hold_the_zoo_as_a_whole(zoo, tmp_path, monkeypatch):
     """No more LoRAs at once than a chunk has, although more are learned from."""
     sizes, gather = [], lorasynth.zoo.rows._gather
 

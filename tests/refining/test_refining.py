@@ -79,7 +79,7 @@ def config(steps, **changes):
     return RefineConfig(**{"people_a_step": 4, "validation_people": 4, "loop": loop} | changes)
 
 
-def test_held_people_are_predicted_better_and_only_the_prior_changes(world, model, critic):
+def test_held_people_are_predicted_better_and_only_prior_changes(world, model, critic):
     frozen = [*world.base.denoiser.parameters(), *model.vae.state_dict().values(), *critic.state_dict().values()]
     before = [t.clone() for t in frozen]
     prior = model.priors["adalora"]
@@ -98,7 +98,7 @@ def test_held_people_are_predicted_better_and_only_the_prior_changes(world, mode
 
 
 @pytest.mark.parametrize("identity_weight", [0.0, 0.7])
-def test_the_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, identity_weight):
+def test_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, identity_weight):
     """With no step taken: by the synthesizer's own LoRAs, one person at a time, on diffusers' own path."""
     from lorasynth.lora.factors import LoRA
     from lorasynth.training import step_generator, stratified_uniform
@@ -275,7 +275,7 @@ def test_people_in_a_batch_do_not_mix(world, model, critic, states):
     assert torch.allclose(losses[0], losses[1], atol=1e-7)
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(world, model, critic, tmp_path, stopped_in_step):
+def test_run_that_was_stopped_ends_with_the_same_weights(world, model, critic, tmp_path, stopped_in_step):
     start = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
     refine(world, model, "adalora", critic, config(6))
     whole = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
@@ -342,7 +342,7 @@ def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):
         end_to_end(world, model, ["adalora", "ridge"], critic, zoo_of(model), last_config(1))
 
 
-def test_the_critic_learns_who_is_who_from_latents(world):
+def test_critic_learns_who_is_who_from_latents(world):
     """On people it was not trained on, after a minute's training at most: same people closer than different ones."""
     few = RecogniserConfig(loss="arcface", steps=60, batch_size=32)
     net = train_critic(world, RefineConfig(critic=few, critic_people=64))

@@ -12,7 +12,7 @@ from ..lora.making import GOOD
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_.]{1,9}", fullmatch=True), st.integers(0, 3), min_size=1, max_size=4))
-def test_whatever_the_library_writes_is_accepted_with_its_entries(sizes):
+def test_whatever_library_writes_is_accepted_with_its_entries(sizes):
     tensors = {k: torch.zeros(n, 3, dtype=torch.bfloat16) for k, n in sizes.items()}
     entries, metadata = parse_header(save(tensors, metadata={"a": "b"}))
     assert {k: (e["dtype"], e["shape"]) for k, e in entries.items()} == {k: ("BF16", [n, 3]) for k, n in sizes.items()}
@@ -20,7 +20,7 @@ def test_whatever_the_library_writes_is_accepted_with_its_entries(sizes):
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 7), st.integers(0, len(GOOD)))
-def test_a_flipped_bit_or_a_cut_is_refused_or_leaves_a_whole_container(at, bit, end):
+def test_flipped_bit_or_cut_is_refused_or_leaves_whole_container(at, bit, end):
     broken = bytearray(GOOD)
     broken[at] ^= 1 << bit
     for content in (bytes(broken), GOOD[:end]):

@@ -29,7 +29,7 @@ def umask():
 # A file is whole or not there.
 
 
-def test_the_library_reads_what_was_written(tmp_path):
+def test_library_reads_what_was_written(tmp_path):
     path = tmp_path / "x.safetensors"
     files.write_tensors(path, TENSORS, {"k": "v"})
     loaded = load_file(path)
@@ -39,7 +39,7 @@ def test_the_library_reads_what_was_written(tmp_path):
         assert file.metadata() == {"k": "v"}
 
 
-def test_our_reader_gives_floating_point_as_fp32_and_the_rest_as_it_is(tmp_path):
+def test_reader_gives_floats_as_fp32_and_the_rest_unchanged(tmp_path):
     files.write_tensors(tmp_path / "x", TENSORS, {"k": "v"})
     tensors, metadata = files.read_tensors(tmp_path / "x")
     assert metadata == {"k": "v"}
@@ -85,14 +85,14 @@ def test_metadata_of_any_script_survives_the_sorting(tmp_path):
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_the_mode_is_that_of_any_new_file(mask, mode, tmp_path, umask):
+def test_mode_is_that_of_any_new_file(mask, mode, tmp_path, umask):
     umask(mask)
     files.write_bytes(tmp_path / "x", b"1")
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("broken"), KeyboardInterrupt()])
-def test_an_error_in_writing_leaves_the_old_file_and_nothing_else(error, tmp_path):
+def test_error_in_writing_leaves_old_file_alone(error, tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"old")
 
@@ -106,7 +106,7 @@ def test_an_error_in_writing_leaves_the_old_file_and_nothing_else(error, tmp_pat
     assert os.listdir(tmp_path) == ["x"]
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+def test_full_disk_is_one_line_that_names_the_file(tmp_path):
     def write(part):
         raise OSError(28, "No space left on device")
 
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
         files.atomic_write(tmp_path / "me.safetensors", write)
 
 
-def test_a_process_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+def test_process_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     script = (
         "import itertools, sys, torch; from lorasynth.storage.files import write_tensors\n"
         "for i in itertools.count():\n"
@@ -148,7 +148,7 @@ def test_json_comes_back(tmp_path):
 
 
 @pytest.mark.parametrize("read", [reading.read_json, files.read_tensors])
-def test_a_bad_file_of_a_model_folder_is_named(read, tmp_path):
+def test_bad_file_of_a_model_folder_is_named(read, tmp_path):
     with pytest.raises(ModelError, match="none: not found"):
         read(tmp_path / "none")
     for content in (b"", b"{", b"\xff\xfe\x00\x01 not utf-8", b"<html>"):

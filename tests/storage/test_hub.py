@@ -84,7 +84,7 @@ def zoo(tmp_path, record):
     return Zoo.open(zoo.folder)
 
 
-def test_a_published_synthesizer_holds_nobodys_embedding_and_works(endpoint, in_cache, record):
+def test_published_synthesizer_holds_nobodys_embedding_and_works(endpoint, in_cache, record):
     model = real_synthesizer(record)
     assert model.push_to_hub("me/faces", api=endpoint) == "https://huggingface.co/me/faces"
     assert endpoint.made == [("me/faces", "model", True)]
@@ -103,7 +103,7 @@ def test_a_published_synthesizer_holds_nobodys_embedding_and_works(endpoint, in_
     assert again.record == model.record
 
 
-def test_all_priors_are_published_where_that_is_asked_for_and_gone_where_it_no_longer_is(endpoint, record):
+def test_all_priors_are_published_only_where_asked_for(endpoint, record):
     model, repo = real_synthesizer(record), endpoint.folder / "me/faces"
     model.push_to_hub("me/faces", private=False, priors=list(model.priors), api=endpoint)
     assert endpoint.made == [("me/faces", "model", False)]
@@ -114,7 +114,7 @@ def test_all_priors_are_published_where_that_is_asked_for_and_gone_where_it_no_l
         model.push_to_hub("me/faces", priors=["ridge"], api=endpoint)
 
 
-def test_a_drawn_worlds_synthesizer_is_published_whole(endpoint):
+def test_drawn_worlds_synthesizer_is_published_whole(endpoint):
     Synthesizer.from_pretrained().push_to_hub("me/portraits", api=endpoint)
     repo = endpoint.folder / "me/portraits"
     assert (repo / "guard.safetensors").exists()
@@ -123,7 +123,7 @@ def test_a_drawn_worlds_synthesizer_is_published_whole(endpoint):
     assert (data.library_name, data.license) == ("lorasynth", "apache-2.0")
 
 
-def test_a_published_zoo_is_a_zoo_with_a_data_sets_card(endpoint, in_cache, zoo):
+def test_published_zoo_is_a_zoo_with_a_data_sets_card(endpoint, in_cache, zoo):
     assert zoo.push_to_hub("me/zoo", api=endpoint) == "https://huggingface.co/me/zoo"
     assert endpoint.made == [("me/zoo", "dataset", True)]
     repo = endpoint.folder / "me/zoo"
@@ -142,7 +142,7 @@ def test_a_published_zoo_is_a_zoo_with_a_data_sets_card(endpoint, in_cache, zoo)
         assert torch.equal(again.load()[1], zoo.load()[1])
 
 
-def test_a_card_that_somebody_wrote_is_kept(endpoint, zoo):
+def test_card_that_somebody_wrote_is_kept(endpoint, zoo):
     (zoo.folder / "README.md").write_text("mine")
     zoo.push_to_hub("me/zoo", api=endpoint)
     assert (endpoint.folder / "me/zoo/README.md").read_text() == "mine"
@@ -156,7 +156,7 @@ def test_licences_that_the_hub_does_not_know_are_other(zoo):
     assert (data["license"], data["license_name"]) == ("other", "cc-by-4.0-and-weights2weights")
 
 
-def test_a_damaged_zoo_is_not_published(endpoint, zoo):
+def test_damaged_zoo_is_not_published(endpoint, zoo):
     shard = zoo.folder / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-8] + b"\x01" * 8)
     content = bytearray(shard.read_bytes())
@@ -167,7 +167,7 @@ def test_a_damaged_zoo_is_not_published(endpoint, zoo):
     assert endpoint.made == []
 
 
-def test_a_hub_that_refuses_and_a_name_that_is_none_are_one_line(endpoint, record, monkeypatch):
+def test_hub_that_refuses_and_a_name_that_is_none_are_one_line(endpoint, record, monkeypatch):
     model = real_synthesizer(record)
     for name in ("faces", "me/my faces", "a/b/c", ""):
         assert not is_repo_id(name)

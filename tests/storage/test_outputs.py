@@ -57,12 +57,12 @@ def test_what_is_no_file_is_never_replaced(no_files, tmp_path, kind, force):
     assert (tmp_path / "kept").read_text() == "keep"
 
 
-def test_a_new_output_is_accepted_and_nothing_is_made(tmp_path):
+def test_new_output_is_accepted_and_nothing_is_made(tmp_path):
     assert outputs.require_new_output(str(tmp_path / "new")) == tmp_path / "new"
     assert os.listdir(tmp_path) == []
 
 
-def test_an_output_that_exists_needs_force(tmp_path):
+def test_output_that_exists_needs_force(tmp_path):
     (tmp_path / "x").write_bytes(b"old")
     with pytest.raises(OutputExistsError, match=r"x: exists already; .*--force"):
         outputs.require_new_output(tmp_path / "x")
@@ -70,7 +70,7 @@ def test_an_output_that_exists_needs_force(tmp_path):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_an_output_that_cannot_be_is_refused_before_the_work(force, tmp_path):
+def test_output_that_cannot_be_is_refused_before_the_work(force, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for path, said in [
         (tmp_path, "got a folder"),
@@ -84,7 +84,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(force, tmp_path):
             outputs.require_new_output(path, force=force)
 
 
-def test_a_folder_without_permission_is_refused(in_a_closed_folder):
+def test_folder_without_permission_is_refused(in_a_closed_folder):
     def refused(folder):
         for check in (outputs.require_new_output, outputs.require_output_folder, outputs.make_folder):
             with pytest.raises(UsageError, match="cannot be written"):
@@ -93,7 +93,7 @@ def test_a_folder_without_permission_is_refused(in_a_closed_folder):
     in_a_closed_folder(refused)
 
 
-def test_a_folder_to_write_into_is_one_or_can_be_made(tmp_path):
+def test_folder_to_write_into_is_one_or_can_be_made(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "link").symlink_to(tmp_path)

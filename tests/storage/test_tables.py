@@ -31,7 +31,7 @@ AS_SAVED = {
 
 
 @pytest.mark.parametrize("name", AS_SAVED)
-def test_a_table_is_read_as_spreadsheets_save_it(tmp_path, name):
+def test_table_is_read_as_spreadsheets_save_it(tmp_path, name):
     lora = tmp_path / "loras" / "cl\u00e9o.safetensors"
     lora.parent.mkdir()
     lora.touch()
@@ -56,18 +56,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
-def test_a_table_that_cannot_be_read_says_why(tmp_path, content, message):
+def test_table_that_cannot_be_read_says_why(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(UsageError, match=message):
         read_table(tmp_path / "t.csv", ("file", "person", "face"))
 
 
-def test_a_workbook_is_refused_with_what_to_save(tmp_path):
+def test_workbook_is_refused_with_what_to_save(tmp_path):
     with pytest.raises(UsageError, match="save it as CSV UTF-8"):
         read_table(tmp_path / "people.xlsx", ("file",))
 
 
-def test_a_table_that_is_no_file_is_refused_at_once(tmp_path):
+def test_table_that_is_no_file_is_refused_at_once(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "t.csv")
@@ -75,7 +75,7 @@ def test_a_table_that_is_no_file_is_refused_at_once(tmp_path):
         read_table(tmp_path / "t.csv", ("file",))
 
 
-def test_a_json_line_may_hold_what_ends_lines_elsewhere(tmp_path):
+def test_json_line_may_hold_what_ends_lines_elsewhere(tmp_path):
     (tmp_path / "t.jsonl").write_text('\ufeff{"File": "a\u2028b"}\r\n\r\n')
     assert read_table(tmp_path / "t.jsonl", ("file",)) == [{"file": "a\u2028b"}]
     (tmp_path / "t.jsonl").write_text("[" * 100_000)

@@ -8,7 +8,7 @@ from lorasynth.storage.weights import pack, unpack
 
 
 @given(st.integers(0, 1000), st.floats(1e-6, 1e4))
-def test_a_table_comes_back_within_half_a_step_of_its_row(seed, size):
+def test_table_comes_back_within_half_a_step_of_its_row(seed, size):
     table = size * torch.randn(5, 40, generator=torch.Generator().manual_seed(seed))
     table[2] = 0
     packed = pack({"t": table, "bias": table[0]}, tables=("t",))
@@ -27,7 +27,7 @@ def test_packing_again_gives_the_same_bytes(seed):
         assert torch.equal(tensor, again[name]), name
 
 
-def test_what_is_not_a_table_is_half_precision_and_counts_stay_whole():
+def test_small_tensors_are_half_precision_and_counts_whole():
     packed = pack({"w": torch.tensor([1 / 3]), "n": torch.tensor(3)})
     assert packed["w"].dtype == torch.float16
     assert packed["n"].dtype == torch.int64

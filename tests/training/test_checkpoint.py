@@ -52,7 +52,7 @@ def change_record(folder, change):
     path.write_text(json.dumps({**record, "record_sha256": sha256}, indent=2) + "\n")
 
 
-def test_the_newest_comes_back_to_the_last_bit(run):
+def test_newest_comes_back_to_the_last_bit(run):
     again = load_checkpoint(run, CONFIG)
     written = checkpoint(20)
     assert (again.step, again.config, again.numbers) == (20, written.config, written.numbers)
@@ -60,11 +60,11 @@ def test_the_newest_comes_back_to_the_last_bit(run):
     assert all(torch.equal(again.tensors[n], t) for n, t in written.tensors.items())
 
 
-def test_an_empty_run_has_no_checkpoint(tmp_path):
+def test_empty_run_has_no_checkpoint(tmp_path):
     assert load_checkpoint(tmp_path, CONFIG) is None
 
 
-def test_the_newest_two_are_kept_by_number_not_by_name(run):
+def test_newest_two_are_kept_by_number_not_by_name(run):
     for step in (99_999_999, 100_000_000):  # as text, the second sorts before the first
         save_checkpoint(run, checkpoint(step))
     assert names(run) == ["checkpoint-100000000", "checkpoint-99999999"]
@@ -85,7 +85,7 @@ def test_saving_a_step_again_replaces_it(run):
     assert load_checkpoint(run, CONFIG).tensors["model.w"].tolist() == [1.0]
 
 
-def test_a_save_that_was_cut_off_is_removed_and_no_checkpoint(run):
+def test_save_that_was_cut_off_is_removed_and_no_checkpoint(run):
     torn = run / "checkpoint-00000030"
     torn.mkdir()
     (torn / "state.safetensors").write_bytes(b"half of it")
@@ -142,7 +142,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "fault"), DAMAGES)
-def test_a_damaged_newest_one_is_passed_over_with_a_warning(run, damage, fault):
+def test_damaged_newest_one_is_passed_over_with_a_warning(run, damage, fault):
     damage(run / "checkpoint-00000020")
     with pytest.warns(UserWarning, match=f"going on from checkpoint-00000010: .*{fault}"):
         again = load_checkpoint(run, CONFIG)
@@ -150,7 +150,7 @@ def test_a_damaged_newest_one_is_passed_over_with_a_warning(run, damage, fault):
     assert torch.equal(again.tensors["model.w"], checkpoint(10).tensors["model.w"])
 
 
-def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
+def test_run_without_whole_checkpoint_never_restarts_silently(run):
     for folder in run.glob("checkpoint-*"):
         flip_a_bit(folder)
     with pytest.raises(CheckpointError, match=r"expected a whole checkpoint, .*00000020.*00000010.*remove them"):
@@ -158,13 +158,13 @@ def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(run):
     assert len(names(run)) == 2
 
 
-def test_a_checkpoint_of_a_later_version_is_refused_and_not_passed_over(run):
+def test_checkpoint_of_a_later_version_is_refused(run):
     change_record(run / "checkpoint-00000020", lambda record: record | {"schema": SCHEMA + 1})
     with pytest.raises(CheckpointError, match=f"schema {SCHEMA + 1}, .* up to {SCHEMA}; update lorasynth"):
         load_checkpoint(run, CONFIG)
 
 
-def test_a_checkpoint_of_the_first_version_is_read(run):
+def test_checkpoint_of_the_first_version_is_read(run):
     """Its record had no hash of its own."""
     path = run / "checkpoint-00000020/checkpoint.json"
     record = json.loads(path.read_text())
@@ -186,12 +186,12 @@ def test_another_configuration_is_refused_by_naming_what_differs(run):
 
 
 @pytest.mark.parametrize("off", [None, False, 0, 0.0, "", [], {}])
-def test_a_new_option_that_is_off_ends_no_run(run, off):
+def test_new_option_that_is_off_ends_no_run(run, off):
     assert load_checkpoint(run, {**CONFIG, "new": off, "loop": {**CONFIG["loop"], "new": off}}).step == 20
 
 
 @pytest.mark.parametrize("make", [os.symlink, os.link])
-def test_a_lock_under_another_name_is_never_written(tmp_path, make):
+def test_lock_under_another_name_is_never_written(tmp_path, make):
     (tmp_path / "run").mkdir()
     (tmp_path / "precious").write_text("keep")
     make(tmp_path / "precious", tmp_path / "run" / ".lock")
@@ -200,7 +200,7 @@ def test_a_lock_under_another_name_is_never_written(tmp_path, make):
     assert (tmp_path / "precious").read_text() == "keep"
 
 
-def test_a_lock_that_is_a_pipe_is_refused_at_once(tmp_path):
+def test_lock_that_is_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / ".lock")
     with pytest.raises(CheckpointError, match="is no file of its own"), run_lock(tmp_path):
         pass
@@ -245,7 +245,7 @@ def test_new_settings_at_their_defaults_end_no_run(run):
         load_checkpoint(run, config_record(Whole(loop=Loop(steps=50))))
 
 
-def test_a_tuple_is_the_list_that_json_makes_of_it(tmp_path):
+def test_tuple_is_the_list_that_json_makes_of_it(tmp_path):
     save_checkpoint(tmp_path, Checkpoint(step=1, tensors={"w": torch.ones(1)}, config={"channels": (1, 2)}))
     assert load_checkpoint(tmp_path, {"channels": (1, 2)}).step == 1
     assert load_checkpoint(tmp_path, {"channels": [1, 2]}).step == 1
@@ -257,7 +257,7 @@ def test_differences_are_found_at_any_depth():
     assert config_difference({"a": {"b": 1}}, {"a": 3}) == ["a: {'b': 1} -> 3"]
 
 
-def test_a_run_in_use_is_refused_until_its_process_ends(tmp_path):
+def test_run_in_use_is_refused_until_its_process_ends(tmp_path):
     # Another process locks the file by the system's own call, and is killed as by a crash: it cannot clean up.
     code = (
         "import fcntl, sys; file = open(sys.argv[1], 'a+'); fcntl.flock(file, fcntl.LOCK_EX)\n"
@@ -277,7 +277,7 @@ def test_a_run_in_use_is_refused_until_its_process_ends(tmp_path):
         assert (tmp_path / "a/new/folder").is_dir()
 
 
-def test_a_folder_that_cannot_be_written_is_refused_at_the_start(in_a_closed_folder):
+def test_folder_that_cannot_be_written_is_refused_at_the_start(in_a_closed_folder):
     def refused(folder):
         for place in (folder, folder / "new"):
             with pytest.raises(CheckpointError, match="can be written, got Permission denied"), run_lock(place):
@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(in_a_closed_fol
 
 
 @pytest.mark.parametrize("bend", ["cut", "lost"])
-def test_what_was_not_written_as_it_should_be_is_no_checkpoint_and_costs_no_older_one(bend, run, monkeypatch):
+def test_checkpoint_badly_written_costs_no_older_one(bend, run, monkeypatch):
     from lorasynth.training import checkpoint as module
 
     def write(path, tensors):

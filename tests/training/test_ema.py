@@ -22,7 +22,7 @@ def walk(decay, steps, seed=0):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.9])
-def test_the_average_is_the_weighted_sum_of_all_values(decay):
+def test_average_is_the_weighted_sum_of_all_values(decay):
     _, average, values = walk(decay, steps=12)
     decays = np.minimum(decay, (1 + np.arange(12)) / (10 + np.arange(12)))
     # value k counts with what its own step takes in, times what every later step keeps.
@@ -48,7 +48,7 @@ def test_weights_that_stand_still_are_their_own_average():
     torch.testing.assert_close(average.tensors["p"], parameter.detach())
 
 
-def test_the_average_does_not_share_memory_with_the_weights():
+def test_average_does_not_share_memory_with_the_weights():
     parameter = nn.Parameter(torch.zeros(2))
     average = ExponentialAverage({"p": parameter}, 0.9)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_the_average_does_not_share_memory_with_the_weights():
     assert (average.tensors["p"] == 0).all()
 
 
-def test_the_trained_weights_come_back_also_after_an_error():
+def test_trained_weights_come_back_also_after_an_error():
     parameter, average, values = walk(0.9, steps=4)
     kept = average.tensors["p"].clone()
 

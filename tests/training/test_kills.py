@@ -59,7 +59,7 @@ def unfinished(run):
 
 
 @pytest.mark.slow
-def test_killed_at_random_instants_it_goes_back_by_less_than_one_save(tmp_path):
+def test_run_killed_at_random_goes_back_less_than_one_save(tmp_path):
     """As often as the bar says; each process sweeps up after the last one and goes on from what it finds."""
     done, begun, chance = FORK.RawValue("q", 0), FORK.Event(), random.Random(0)
 
@@ -132,7 +132,7 @@ NAMED = {
 }  # fmt: skip
 
 
-def test_killed_at_each_named_point_the_newest_is_whole_and_the_rest_is_swept_up(tmp_path):
+def test_newest_is_whole_after_a_kill_at_each_named_point(tmp_path):
     number, reached = 0, set()
     while True:
         number += 1
@@ -190,7 +190,7 @@ def killed_by_a_limit(run, limit):
     return ended(child)
 
 
-def test_killed_in_the_middle_of_a_temporary_file_the_newest_is_whole_and_the_rest_is_swept_up(tmp_path):
+def test_newest_is_whole_after_a_kill_within_a_temporary_file(tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step))
     size = (tmp_path / "checkpoint-00000002/state.safetensors").stat().st_size
@@ -220,7 +220,7 @@ def killed_in_the_library(run, written):
     return ended(child)
 
 
-def test_killed_in_the_middle_of_the_librarys_file_the_newest_is_whole_and_the_rest_is_swept_up(tmp_path):
+def test_newest_is_whole_after_a_kill_within_the_library_file(tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step))
     size = (tmp_path / "checkpoint-00000002/state.safetensors").stat().st_size
@@ -269,7 +269,7 @@ def hashes(run):
     return {str(p.relative_to(run)): hashlib.sha256(p.read_bytes()).hexdigest() for p in run.rglob("*") if p.is_file()}
 
 
-def test_a_disk_that_is_full_at_any_moment_leaves_the_checkpoints_that_are_there(tmp_path, monkeypatch):
+def test_disk_full_at_any_moment_leaves_older_checkpoints(tmp_path, monkeypatch):
     """Full at each write and each fsync: said with what is needed and what is free, and nothing is half there."""
     kinds, number = set(), 0
     while True:
@@ -304,7 +304,7 @@ def test_a_disk_that_is_full_at_any_moment_leaves_the_checkpoints_that_are_there
     assert number > 12
 
 
-def test_a_file_that_may_not_grow_is_said_so_and_nothing_is_left(tmp_path):
+def test_file_that_may_not_grow_is_said_so_and_nothing_is_left(tmp_path):
     """The system's own refusal, in the middle of a write."""
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step))
@@ -323,7 +323,7 @@ def test_a_file_that_may_not_grow_is_said_so_and_nothing_is_left(tmp_path):
 # Bits that rot.
 
 
-def test_a_byte_that_changed_or_a_file_that_was_cut_is_found_and_the_one_before_is_taken(tmp_path):
+def test_changed_or_cut_checkpoint_yields_to_the_one_before(tmp_path):
     """1,000 times, in both of the newest one's files."""
     chance = random.Random(0)
     for step in (1, 2):

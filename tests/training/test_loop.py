@@ -153,7 +153,7 @@ def test_frozen_weights_are_neither_changed_nor_saved(tmp_path):
 # --- What comes out ---------------------------------------------------------------------------------------------------
 
 
-def test_the_best_weights_come_out_not_the_last():
+def test_best_weights_come_out_not_the_last():
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     seen = []
@@ -172,7 +172,7 @@ def test_the_best_weights_come_out_not_the_last():
     assert not model.training
 
 
-def test_a_training_that_makes_things_worse_gives_back_the_weights_it_began_with():
+def test_training_that_worsens_gives_its_first_weights_back():
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
     config = LoopConfig(steps=12, learning_rate=0.1, validate_every=4)
@@ -183,7 +183,7 @@ def test_a_training_that_makes_things_worse_gives_back_the_weights_it_began_with
     assert (result["best_step"], result["best_validation"]) == (0, 0)
 
 
-def test_the_metrics_file_has_the_losses_at_the_steps_that_were_asked_for(whole):
+def test_metrics_file_has_losses_at_steps_that_were_asked_for(whole):
     toy, result, run_dir = whole
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 5, 10, 15, 16]
@@ -197,7 +197,7 @@ def test_nothing_is_written_without_a_run_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torchs_own_random_state_decides_nothing_and_is_left_alone(whole):
+def test_torch_random_state_decides_nothing_and_is_left_alone(whole):
     toy = Toy()
     torch.manual_seed(1234)
     state = torch.get_rng_state()
@@ -213,7 +213,7 @@ def test_another_seed_is_another_training():
     assert not torch.equal(toy.weights()["0.weight"], other.weights()["0.weight"])
 
 
-def test_a_training_can_run_in_a_thread(whole):
+def test_training_can_run_in_a_thread(whole):
     results = []
     thread = threading.Thread(target=lambda: results.append(whole_run()))
     thread.start()
@@ -226,7 +226,7 @@ def test_a_training_can_run_in_a_thread(whole):
 
 @pytest.mark.parametrize("stop_at", range(CONFIG.steps))
 @pytest.mark.parametrize("stop", [crash, interrupt])
-def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, stop_at, stop):
+def test_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, stop_at, stop):
     stopped_run(stop_at, stop, tmp_path)
     again = Toy()
     result = again.train(tmp_path)
@@ -237,7 +237,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, stop_at
         assert (tmp_path / name).read_bytes() == (run_dir / name).read_bytes()
 
 
-def test_a_run_that_crashed_long_after_its_checkpoint_does_the_lost_steps_again(tmp_path, whole):
+def test_run_that_crashed_does_its_lost_steps_again(tmp_path, whole):
     stopped_run(6, interrupt, tmp_path)
     rarely = replace(CONFIG, checkpoint_every_s=1e9)  # does not decide the outcome: not refused
     stopped_run(4, crash, tmp_path, config=rarely)
@@ -251,7 +251,7 @@ def test_a_run_that_crashed_long_after_its_checkpoint_does_the_lost_steps_again(
     assert steps == [0, 5, 10, 15, 16]
 
 
-def test_a_run_goes_on_from_the_older_checkpoint_where_the_newest_is_damaged(tmp_path, whole):
+def test_run_goes_on_from_an_older_checkpoint_if_need_be(tmp_path, whole):
     stopped_run(10, crash, tmp_path)
     state = tmp_path / "checkpoint-00000010/state.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
@@ -262,13 +262,13 @@ def test_a_run_goes_on_from_the_older_checkpoint_where_the_newest_is_damaged(tmp
     assert_same_run(whole[:2], (again, result))
 
 
-def test_a_finished_run_gives_its_weights_again_without_a_step(whole):
+def test_finished_run_gives_its_weights_again_without_a_step(whole):
     again = Toy()
     assert_same_run(whole[:2], (again, again.train(whole[2])))
     assert again.steps == 0
 
 
-def test_a_run_without_validation_goes_on_too(tmp_path):
+def test_run_without_validation_goes_on_too(tmp_path):
     one, again = Toy(), Toy()
     result = one.train(validate=None)
     assert math.isinf(result["best_validation"])
@@ -313,7 +313,7 @@ train(model, loss_of, LoopConfig(steps=10**9), run_dir=Path(sys.argv[1]), progre
     assert json.loads((tmp_path / "checkpoint-00000005/checkpoint.json").read_text())["step"] == 5
 
 
-def test_the_handlers_of_signals_are_as_they_were():
+def test_handlers_of_signals_are_as_they_were():
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     whole_run()
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
@@ -348,7 +348,7 @@ def spoiled(bad, make=lambda loss: loss * torch.nan):
         lambda loss: loss + (loss - loss.detach()).abs().sqrt(),  # finite, its gradient is not
     ],
 )
-def test_a_step_that_is_not_finite_is_left_out(make):
+def test_step_that_is_not_finite_is_left_out(make):
     toy, still = spoiled({3, 4, 9}, make)
     toy.train(validate=None)
     assert still == [3, 4, 9]
@@ -382,7 +382,7 @@ def test_what_does_not_decide_the_outcome_is_not_in_the_record():
     assert record["seed"] == 3
 
 
-def test_a_signal_in_the_last_step_still_stops_and_the_run_is_whole(tmp_path, whole):
+def test_signal_in_last_step_still_stops_and_run_is_whole(tmp_path, whole):
     toy = Toy()
     toy.stop_at, toy.stop = CONFIG.steps - 1, lambda: signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
@@ -391,7 +391,7 @@ def test_a_signal_in_the_last_step_still_stops_and_the_run_is_whole(tmp_path, wh
     assert_same_run((again, again.train(tmp_path)), (whole[0], whole[1]))
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+def test_checkpoint_of_another_model_is_refused(tmp_path):
     Toy().train(tmp_path)
     other = Toy()
     other.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))

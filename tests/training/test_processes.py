@@ -94,7 +94,7 @@ def assert_same_curves(one, two):
 
 
 @pytest.mark.slow
-def test_two_processes_follow_the_curve_of_one_also_when_stopped_and_started_again(tmp_path):
+def test_two_processes_follow_one_even_when_stopped(tmp_path):
     one = run(tmp_path, "one")
     assert curve(one / "vae")[-1]["loss"] < 0.9 * curve(one / "vae")[1]["loss"]
     # Stopped by SIGTERM to the launcher, as a scheduler does it.
@@ -112,7 +112,7 @@ def test_two_processes_follow_the_curve_of_one_also_when_stopped_and_started_aga
     assert_same_curves(one, run(tmp_path, "two", processes=2))
 
 
-def test_shares_are_the_rows_of_the_batch_and_their_dropout_is_that_of_the_whole():
+def test_shares_are_rows_of_the_batch_with_its_dropout():
     x = torch.randn(12, 5)
     torch.manual_seed(3)
     whole = F.dropout(x, 0.4)
@@ -128,7 +128,7 @@ def test_shares_are_the_rows_of_the_batch_and_their_dropout_is_that_of_the_whole
     assert (whole == 0).any()
 
 
-def test_a_batch_that_cannot_be_shared_equally_is_refused():
+def test_batch_that_cannot_be_shared_equally_is_refused():
     with pytest.raises(UsageError, match="3 processes can share equally, got 128 items"):
         Processes(1, 3).share(torch.zeros(128))
 

@@ -15,7 +15,7 @@ def numbers(seed, step, count=4):
     return torch.randn(count, generator=step_generator(seed, step)).tolist()
 
 
-def test_a_step_depends_on_seed_and_step_and_nothing_else():
+def test_step_depends_on_seed_and_step_and_nothing_else():
     first = numbers(3, 7)
     torch.manual_seed(99)
     torch.randn(5)
@@ -46,7 +46,7 @@ def test_neighbouring_steps_and_seeds_are_not_correlated():
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 50))
-def test_an_epoch_has_no_item_twice_and_leaves_out_less_than_a_batch(num_items, batch_size, seed):
+def test_epoch_has_no_item_twice_and_leaves_out_less_than_batch(num_items, batch_size, seed):
     per_epoch = num_items // min(batch_size, num_items)
     for epoch in range(2):
         batches = [epoch_batch(num_items, batch_size, seed, epoch * per_epoch + i) for i in range(per_epoch)]
@@ -66,7 +66,7 @@ def test_stratified_numbers_lie_one_in_each_part(count, seed):
     assert sorted((u.double() * count).floor().int().tolist()) == list(range(count))
 
 
-def test_a_local_seed_decides_dropout_and_leaves_no_trace():
+def test_local_seed_decides_dropout_and_leaves_no_trace():
     x, dropout = torch.ones(64), nn.Dropout(0.5)
     torch.manual_seed(5)
     expected = torch.randn(3)
@@ -82,7 +82,7 @@ def test_a_local_seed_decides_dropout_and_leaves_no_trace():
     assert not torch.equal(one, other)
 
 
-def test_a_local_seed_is_left_when_the_block_fails():
+def test_local_seed_is_left_when_the_block_fails():
     before = torch.get_rng_state()
 
     def fail():
@@ -95,7 +95,7 @@ def test_a_local_seed_is_left_when_the_block_fails():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_fingerprint_changes_with_a_byte_a_shape_or_a_type():
+def test_fingerprint_changes_with_a_byte_a_shape_or_a_type():
     x = torch.arange(6.0)
     nearly = x.clone()
     nearly[2] = torch.nextafter(x[2], torch.tensor(9.0))
@@ -106,6 +106,6 @@ def test_a_fingerprint_changes_with_a_byte_a_shape_or_a_type():
     assert fingerprint(x, nearly) != fingerprint(nearly, x)
 
 
-def test_a_fingerprint_is_of_values_not_of_memory():
+def test_fingerprint_is_of_values_not_of_memory():
     x = torch.arange(6.0).reshape(2, 3)
     assert fingerprint(x.T.contiguous().T) == fingerprint(x) == fingerprint(x.clone().requires_grad_())

@@ -26,7 +26,7 @@ def test_kl_is_zero_at_the_standard_normal_and_nowhere_else():
     assert (loss.kl_divergence(zero, zero - 1) > 0).all()
 
 
-def test_the_loss_at_weight_1_is_the_negative_evidence_bound_of_a_gaussian_decoder():
+def test_loss_at_weight_1_is_the_negative_evidence_bound():
     """With as many coefficients as latents, K times the loss is the bound up to the normal density's constant."""
     mean, logvar = posterior()
     c, reconstructed = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1))
@@ -37,7 +37,7 @@ def test_the_loss_at_weight_1_is_the_negative_evidence_bound_of_a_gaussian_decod
     torch.testing.assert_close(3 * loss.vae_loss(c, reconstructed, mean, logvar, 1.0), bound)
 
 
-def test_the_kl_weight_multiplies_the_kl_alone():
+def test_kl_weight_multiplies_the_kl_alone():
     mean, logvar = posterior()
     c, reconstructed = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1))
     at = {w: loss.vae_loss(c, reconstructed, mean, logvar, w).item() for w in (0.0, 0.5, 1.0)}
@@ -45,14 +45,14 @@ def test_the_kl_weight_multiplies_the_kl_alone():
     assert at[1.0] - at[0.5] == pytest.approx(at[0.5] - at[0.0], rel=1e-4)
 
 
-def test_reconstruction_error_is_0_for_the_thing_itself_and_1_for_the_mean():
+def test_reconstruction_error_is_0_if_exact_and_1_for_the_mean():
     c = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     assert loss.reconstruction_error(c, c).item() == 0
     assert loss.reconstruction_error(c, torch.zeros_like(c)).item() == pytest.approx(1)
     assert loss.reconstruction_error(c, torch.zeros_like(c), 3.0).item() == pytest.approx(1)
 
 
-def test_reconstruction_error_with_what_is_missing_is_that_of_the_whole_vectors():
+def test_reconstruction_error_counts_what_is_missing():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(9, 9)))[0]
     x, answer = rng.normal(size=(6, 9)), rng.normal(size=(6, 4))
@@ -86,7 +86,7 @@ def test_samples_have_the_posteriors_mean_and_standard_deviation():
     assert np.abs(off_diagonal).max() < 0.025
 
 
-def test_a_sample_is_of_its_noise_alone_and_lets_gradients_through():
+def test_sample_is_of_its_noise_alone_and_lets_gradients_through():
     mean, logvar = posterior()
     mean.requires_grad_()
     logvar.requires_grad_()

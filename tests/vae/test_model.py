@@ -68,7 +68,7 @@ def test_no_linear_map_of_the_rank_reconstructs_better(shape):
 
 
 @SHAPES
-def test_the_stem_is_orthonormal_and_spans_the_leading_directions(shape):
+def test_stem_is_orthonormal_and_spans_leading_directions(shape):
     x = zoo(shape)
     basis = basis_of(from_principal_components(x, 8, 4, hidden_dim=16)).double().numpy()
     np.testing.assert_allclose(basis @ basis.T, np.eye(8), atol=1e-4)
@@ -93,14 +93,14 @@ def test_coefficients_have_unit_size_and_lift_undoes_project():
     torch.testing.assert_close(vae.project(vae.lift(c)), c, rtol=0, atol=1e-4)
 
 
-def test_errors_in_coefficients_are_errors_in_vectors_up_to_one_factor():
+def test_coefficient_errors_are_vector_errors_up_to_a_factor():
     x = zoo((40, 15))
     vae = from_principal_components(x, 8, 4, hidden_dim=16)
     one, two = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close((vae.lift(one) - vae.lift(two)).norm(dim=1), vae.size * (one - two).norm(dim=1))
 
 
-def test_the_correction_learns_though_it_starts_at_zero():
+def test_correction_learns_though_it_starts_at_zero():
     x = zoo((40, 15))
     vae = from_principal_components(x, 8, 4, hidden_dim=16)
     vae.decode(vae.encode(x)[0]).square().sum().backward()
@@ -109,7 +109,7 @@ def test_the_correction_learns_though_it_starts_at_zero():
         assert mlp[-1].weight.grad.abs().max() > 0
 
 
-def test_the_log_variance_stays_in_bounds():
+def test_log_variance_stays_in_bounds():
     vae = trained()
     _, logvar = vae.encode(1e6 * zoo((40, 15)))
     assert (logvar.min().item(), logvar.max().item()) == (-10, 4)
@@ -147,7 +147,7 @@ def test_made_orthonormal_it_encodes_and_decodes_as_before():
             torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
 
 
-def test_a_latent_larger_than_the_components_or_empty_is_refused():
+def test_latent_larger_than_the_components_or_empty_is_refused():
     for latent_dim in (0, 5):
         with pytest.raises(ZooError, match=f"expected a latent of 1 to 4 numbers .* got {latent_dim}"):
             LoRAVAE(Stem([torch.eye(10)], torch.eye(10)[:4]), latent_dim)
@@ -159,7 +159,7 @@ def test_fewer_loras_or_numbers_than_components_are_refused(shape):
         from_principal_components(zoo(shape), 8, 4)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "vae.safetensors"
     with pytest.raises(ModelError, match="not found"):
         LoRAVAE.load(path)

@@ -35,14 +35,14 @@ def test_directions_are_orthonormal_whatever_they_may_cost(numbers):
         np.testing.assert_allclose(table @ table.T, np.eye(len(table)), atol=1e-4)
 
 
-def test_with_enough_numbers_they_are_the_principal_components_of_whole_vectors():
+def test_stem_with_enough_numbers_has_principal_components():
     x = zoo()
     rows = directions(principal_stem(x, 8, BLOCKS, 10**6))
     vh = np.linalg.svd(x.double().numpy(), full_matrices=False)[2][:8]
     np.testing.assert_allclose(rows.T @ rows, vh.T @ vh, atol=1e-3)
 
 
-def test_local_directions_cost_what_they_may_and_hold_more_than_as_many_numbers_of_whole_ones():
+def test_local_directions_hold_more_than_whole_ones_for_the_cost():
     x = zoo(rank=25)
     stem = principal_stem(x, 20, BLOCKS, 500)
     assert 400 < cost(stem) <= 500
@@ -52,7 +52,7 @@ def test_local_directions_cost_what_they_may_and_hold_more_than_as_many_numbers_
     assert kept > np.square(x.double().numpy() @ vh.T).sum()
 
 
-def test_every_module_has_a_direction_and_all_of_them_as_many_as_are_asked_for():
+def test_every_module_has_a_direction_and_all_have_the_count():
     stem = principal_stem(zoo(), 8, BLOCKS, 1)
     assert all(len(table) >= 1 for table in stem.local)
     assert sum(len(table) for table in stem.local) >= 8
@@ -86,7 +86,7 @@ def test_steps_that_do_not_fit_together_are_refused():
         Stem([torch.eye(3)], torch.eye(4))
 
 
-def test_directions_that_were_trained_become_orthonormal_and_look_and_lift_the_same():
+def test_trained_directions_become_orthonormal_unchanged():
     stem = principal_stem(zoo(), 8, BLOCKS, 400)
     g = torch.Generator().manual_seed(0)
     for table in stem.local:

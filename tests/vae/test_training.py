@@ -81,7 +81,7 @@ def test_training_never_ends_worse_than_pca(zoo, changes):
     assert relative_error(x[HELD], vae) == pytest.approx(metrics["vae_error"], rel=1e-3)
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_step):
+def test_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_step):
     x, settings = curved_zoo(), config(30, dropout=0.2)
     whole, metrics = fit(x, settings)
     with stopped_in_step(17):
@@ -123,13 +123,13 @@ def test_too_few_rows_are_refused():
         fit_vae(x, config(0), train_rows=TRAIN[:5], validation_rows=HELD)
 
 
-def test_a_run_on_another_zoo_is_refused(tmp_path):
+def test_run_on_another_zoo_is_refused(tmp_path):
     fit(curved_zoo(), config(20), tmp_path)
     with pytest.raises(CheckpointError, match="data"):
         fit(curved_zoo(seed=1), config(20), tmp_path)
 
 
-def test_the_predictable_stem_needs_embeddings():
+def test_predictable_stem_needs_embeddings():
     with pytest.raises(ZooError, match="needs the embeddings of the zoo's people"):
         fit(curved_zoo(), config(5, stem="predictable"))
 
@@ -144,7 +144,7 @@ def test_with_embeddings_the_vae_looks_where_they_lead():
     torch.testing.assert_close(vae.stem.lift(vae.stem(held)), expected.lift(expected(held)), rtol=0, atol=1e-4)
 
 
-def test_the_loss_on_whole_vectors_is_the_error_that_is_told_and_the_kl():
+def test_loss_on_whole_vectors_is_error_that_is_told_and_kl():
     """With next to no noise in the latent, and on one batch of all held-out LoRAs."""
     x = curved_zoo()
     vae, metrics = fit(x, config(40))

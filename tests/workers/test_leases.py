@@ -94,7 +94,7 @@ def test_many_processes_that_want_the_same_get_each_once(tmp_path):
     assert sorted(taken, key=int) == [str(n) for n in range(40)]
 
 
-def test_an_owner_who_works_for_long_keeps_it(owned, tmp_path):
+def test_owner_who_works_for_long_keeps_it(owned, tmp_path):
     other, until = Leases(tmp_path, expires_after_s=SOON_S), time.monotonic() + 4 * SOON_S
     while time.monotonic() < until:
         assert other.claim(["work"]) is None
@@ -149,7 +149,7 @@ def of_another_machine(folder, count, *, locked, name="work"):
     return file
 
 
-def test_of_another_machine_it_is_free_when_its_count_stands_still_and_not_before(tmp_path):
+def test_lease_of_another_machine_is_free_when_it_stands_still(tmp_path):
     """Without a lock too: that machine may be gone, or the server has let go of it."""
     with of_another_machine(tmp_path, 3, locked=False):
         mine, begun = Leases(tmp_path, expires_after_s=SOON_S), time.monotonic()
@@ -160,7 +160,7 @@ def test_of_another_machine_it_is_free_when_its_count_stands_still_and_not_befor
             pass
 
 
-def test_locks_that_do_not_reach_another_machine_are_found_before_anything_is_stored(tmp_path):
+def test_locks_that_reach_no_other_machine_are_found_first(tmp_path):
     """Its count grows, so it lives, and its lock is not seen: two machines would write to the manifest at once."""
 
     def live():
@@ -201,7 +201,7 @@ def test_clocks_that_jump_change_nothing(owned, tmp_path, monkeypatch):
         assert other.claim(["work"]) is None
 
 
-def test_a_lease_that_expired_twice_gives_no_item_twice(tmp_path):
+def test_lease_that_expired_twice_gives_no_item_twice(tmp_path):
     """Two owners are halted in the middle of their training, a third one finishes, and then they go on, with other numbers."""
     folder, children = tmp_path / "zoo", []
     begin(folder)
@@ -236,7 +236,7 @@ def test_a_lease_that_expired_twice_gives_no_item_twice(tmp_path):
     assert not (folder / ".leases").exists()
 
 
-def test_somebody_who_is_forgotten_while_they_are_trained_stays_out_and_the_others_come_in(tmp_path):
+def test_person_forgotten_in_training_stays_out_alone(tmp_path):
     from lorasynth.zoo.forget import forget_person
 
     folder, trained = tmp_path / "zoo", []
@@ -254,7 +254,7 @@ def test_somebody_who_is_forgotten_while_they_are_trained_stays_out_and_the_othe
     assert verify(folder).faults == []
 
 
-def test_a_training_that_diverged_ends_the_build_and_frees_its_lease(tmp_path):
+def test_training_that_diverged_ends_build_and_frees_its_lease(tmp_path):
     with pytest.raises(ZooError, match="is not finite"):
         fill_one(tmp_path, lambda persons: rows(float("nan"), len(persons)))
     assert list((tmp_path / ".leases").iterdir()) == []
@@ -269,13 +269,13 @@ def open_without_exclusion(path, flags, *arguments, real=os.open, **options):
     return real(path, flags & ~os.O_EXCL, *arguments, **options)
 
 
-def test_a_folder_on_a_disk_can_be_shared(tmp_path):
+def test_folder_on_a_disk_can_be_shared(tmp_path):
     require_shareable(tmp_path / "new" / ".leases")
     assert list((tmp_path / "new" / ".leases").iterdir()) == []
 
 
 @pytest.mark.parametrize("lacking", ["O_EXCL", "flock", "flock at all"])
-def test_several_workers_are_refused_where_files_cannot_be_shared(tmp_path, monkeypatch, lacking):
+def test_several_workers_are_refused_where_nothing_is_shared(tmp_path, monkeypatch, lacking):
     def no_lock(*_):
         if lacking == "flock at all":
             raise OSError(38, "Function not implemented")
@@ -289,7 +289,7 @@ def test_several_workers_are_refused_where_files_cannot_be_shared(tmp_path, monk
     assert list((tmp_path / "zoo" / ".leases").iterdir()) == []
 
 
-def test_a_zoo_on_a_file_system_without_locks_is_refused_by_naming_them(tmp_path, monkeypatch):
+def test_zoo_without_locks_is_refused_by_naming_them(tmp_path, monkeypatch):
     def no_lock(*_):
         raise OSError(38, "Function not implemented")
 
@@ -298,7 +298,7 @@ def test_a_zoo_on_a_file_system_without_locks_is_refused_by_naming_them(tmp_path
         begin(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_said_so(in_a_closed_folder):
+def test_folder_that_cannot_be_written_is_said_so(in_a_closed_folder):
     def refused(folder):
         with pytest.raises(UsageError, match="cannot be written"):
             require_shareable(folder / ".leases")
@@ -333,7 +333,7 @@ def test_foreign_files_among_leases_hold_no_work(tmp_path, make):
     assert set(os.listdir(tmp_path / ".leases")) <= there
 
 
-def test_a_file_in_the_place_of_the_leases_is_named(tmp_path):
+def test_file_in_the_place_of_the_leases_is_named(tmp_path):
     (tmp_path / ".leases").write_text("x")
     with pytest.raises(UsageError, match=r"\.leases: expected a folder for leases, got something else; move it away"):
         Leases(tmp_path).claim(["work"])

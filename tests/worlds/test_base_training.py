@@ -48,7 +48,7 @@ def weights(pipe, part="unet"):
     return torch.cat([p.flatten() for p in getattr(pipe, part).parameters()])
 
 
-def test_the_unet_learns_the_text_encoder_stays_and_both_end_frozen(start):
+def test_unet_learns_text_encoder_stays_and_both_end_frozen(start):
     untrained = build_pipeline(DOMAIN.vocabulary, start, BASE)
     pipe = trained_base(start)
     assert not torch.equal(weights(pipe), weights(untrained))
@@ -57,7 +57,7 @@ def test_the_unet_learns_the_text_encoder_stays_and_both_end_frozen(start):
     assert not pipe.unet.training
 
 
-def test_a_base_that_was_stopped_ends_with_the_same_bits(start, tmp_path, stopped_in_step):
+def test_base_that_was_stopped_ends_with_the_same_bits(start, tmp_path, stopped_in_step):
     with stopped_in_step(2):
         trained_base(start, tmp_path)
     assert torch.equal(weights(trained_base(start, tmp_path)), weights(trained_base(start)))
@@ -75,7 +75,7 @@ def test_step_without_a_share_for_each_process_is_refused(start, monkeypatch):
         trained_base(start)
 
 
-def test_the_decoder_learns_and_the_encoder_stays():
+def test_decoder_learns_and_the_encoder_stays():
     torch.manual_seed(0)
     vae = build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 64))
     encoder = [p.detach().clone() for p in vae.encoder.parameters()]

@@ -43,7 +43,7 @@ def test_nothing_outside_a_world_imports_from_it(world):
 
 
 @pytest.mark.parametrize("world", FOLDERS)
-def test_a_world_knows_of_the_method_nothing_but_drawing(world):
+def test_world_knows_of_the_method_nothing_but_drawing(world):
     allowed = ("lorasynth.worlds", "lorasynth.errors")
     for path in (PACKAGE / "worlds" / world).glob("*.py"):
         ours = [name for name in imported(path) if name.startswith("lorasynth")]
@@ -56,7 +56,7 @@ def test_worlds_are_found_by_name_and_others_refused():
         get_domain("faces")
 
 
-def test_a_world_without_models_draws_and_says_how_to_make_them():
+def test_world_without_models_draws_and_says_how_to_make_them():
     world = get_world("emblems")
     assert world.draw([1], [2], 32).shape == (1, 3, 32, 32)
     for part in ("base", "encoder", "second_recogniser"):

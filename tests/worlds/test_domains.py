@@ -28,7 +28,7 @@ def pictures(domain):
     return domain.photos(PEOPLE, PEOPLE, 64)
 
 
-def test_a_picture_depends_on_its_two_numbers_alone(domain, pictures):
+def test_picture_depends_on_its_two_numbers_alone(domain, pictures):
     alone = domain.photos([12], [12], 64)
     assert torch.equal(alone[0], pictures[12])
     assert torch.equal(domain.photos([5, 12, 7], [0, 12, 9], 64)[1], alone[0])
@@ -54,7 +54,7 @@ def test_every_factor_changes_some_pictures(domain):
             assert difference.max() > 0.05, name
 
 
-def test_a_persons_photos_share_the_person_and_a_session_the_setting(domain):
+def test_persons_photos_share_person_and_session_setting(domain):
     who = domain.identity_factors([7, 7, 8])
     assert torch.equal(who[0], who[1])
     assert not torch.equal(who[0], who[2])
@@ -68,7 +68,7 @@ def test_resolution_does_not_change_what_is_drawn(domain, pictures):
     assert (shrunk - pictures[:40]).abs().mean() < 0.03
 
 
-def test_captions_are_true_by_the_probe_and_untrue_of_other_pictures(domain, pictures, probe):
+def test_captions_are_true_by_probe_and_untrue_of_other_pictures(domain, pictures, probe):
     captions = domain.captions(PEOPLE, PEOPLE)
     assert all(caption.startswith(domain.head.format(domain.subject)) for caption in captions)
     one_each = [probe.obeyed(pictures[i : i + 1, None], [captions[i]]) for i in PEOPLE]
@@ -80,7 +80,7 @@ def test_captions_are_true_by_the_probe_and_untrue_of_other_pictures(domain, pic
         assert sum(untrue) / len(untrue) < 0.65, what
 
 
-def test_the_prompts_of_evaluation_ask_for_what_the_probe_reads(domain, pictures, probe):
+def test_prompts_of_evaluation_ask_for_what_the_probe_reads(domain, pictures, probe):
     asked = probe.obeyed(pictures[:4, None].expand(-1, len(domain.prompts), -1, -1, -1), list(domain.prompts))
     assert len(asked) >= 2
     assert probe.obeyed(pictures[:4, None], [domain.head.format(domain.subject)]) == {}
@@ -108,7 +108,7 @@ def test_factors_are_read_off_pictures_of_people_nobody_has_seen(domain):
     assert reader.explained(photos.roll(1, 0)[:, None], persons).mean() < explained.mean() - 0.1
 
 
-def test_the_guard_lets_the_world_in_and_noise_not(domain, pictures):
+def test_guard_lets_the_world_in_and_noise_not(domain, pictures):
     persons = persons_of(Role.ENCODER, 600)
     guard = DomainCheck.fit(domain.photos(persons, [0] * 600, 64))
     refused = 0

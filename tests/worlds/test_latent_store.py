@@ -34,7 +34,7 @@ def test_rows_are_made_once_and_only_those_asked_for(vae, tmp_path):
     assert torch.equal(opened(another, tmp_path).latents(torch.tensor([1, 3])), first)
 
 
-def test_a_row_is_the_same_in_any_company(vae, tmp_path):
+def test_row_is_the_same_in_any_company(vae, tmp_path):
     together = opened(vae, tmp_path / "a").latents(torch.arange(4))
     store = opened(vae, tmp_path / "b")
     alone = torch.cat([store.latents(torch.tensor([row])) for row in (3, 1, 0, 2)])

@@ -53,6 +53,6 @@ def test_turned_faces_of_drawn_portraits_are_read(probe, size):
     assert ((found > 0.5) == (truth > 0.5))[clear].float().mean() > 0.97
 
 
-def test_a_face_cannot_look_both_ways(probe):
+def test_face_cannot_look_both_ways(probe):
     pictures = DOMAIN.photos([1, 2, 3], [0, 0, 0], 64)[:, None].expand(-1, 2, -1, -1, -1)
     assert probe.obeyed(pictures, ["looking left", "looking right"]) == {"turned": 0.5}

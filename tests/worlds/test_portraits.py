@@ -9,12 +9,12 @@ from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
 from lorasynth.worlds.subjects import SESSION
 
 
-def test_the_world_has_the_factors_that_are_promised():
+def test_world_has_the_factors_that_are_promised():
     assert len(IDENTITY) >= 20
     assert len(set(IDENTITY) | set(NUISANCE)) == len(IDENTITY) + len(NUISANCE)
 
 
-def test_a_picture_depends_on_its_two_numbers_alone():
+def test_picture_depends_on_its_two_numbers_alone():
     alone = DOMAIN.photos([12], [3], 48)
     in_company = DOMAIN.photos([5, 12, 7], [0, 3, 9], 48)[1:2]
     assert torch.equal(alone, in_company)
@@ -36,7 +36,7 @@ def test_every_identity_factor_changes_the_picture():
         assert max(differences) > 0.02, name
 
 
-def test_in_a_session_all_people_have_the_same_settings_and_elsewhere_their_own():
+def test_people_of_a_session_have_the_same_settings():
     session = DOMAIN.nuisance_factors([3, 4, 3], [SESSION, SESSION, SESSION + 1])
     assert torch.equal(session[0], session[1])
     assert not torch.equal(session[0], session[2])

@@ -145,7 +145,7 @@ def test_mean_reading_explains_nothing():
     assert explained.nanmean(0).abs().max() < 0.12
 
 
-def test_readers_people_fit_in_their_split_beside_the_recognisers():
+def test_readers_people_fit_in_their_split_beside_recognisers():
     config = ReaderConfig()
     persons = persons_of(Role.READER, config.people + config.validation_people)
     assert not set(persons) & set(persons_of(Role.RECOGNISER, WorldConfig().recogniser_people))

@@ -48,14 +48,14 @@ def test_near_its_edge_a_distance_grows_by_what_one_walks(name):
     assert slope.max() < 1.6
 
 
-def test_a_circles_distance_and_a_boxs_are_exact():
+def test_circles_distance_and_a_boxs_are_exact():
     far = shapes.circle(torch.tensor([[[3.0]]]), torch.tensor([[[4.0]]]), 0.5)
     assert far.item() == pytest.approx(4.5, abs=1e-4)
     corner = shapes.box(torch.tensor([[[3.5]]]), torch.tensor([[[4.5]]]), 0.5, 0.5)
     assert corner.item() == pytest.approx(5.0, abs=1e-4)
 
 
-def test_a_polygon_has_its_corner_on_top_and_its_area():
+def test_polygon_has_its_corner_on_top_and_its_area():
     area = (shapes.polygon(X, Y, 0.8, 4.0) < 0).float().mean() * 9
     assert area.item() == pytest.approx(2 * 0.8**2, rel=0.03)
     assert shapes.polygon(torch.zeros(1, 1, 1), torch.full((1, 1, 1), -0.8), 0.8, 5.0).item() == pytest.approx(
@@ -79,7 +79,7 @@ def test_kinds_are_made_from_their_own_rows_only():
     assert given == [[1], [0, 2]]
 
 
-def test_a_blurred_edge_is_wider_and_in_the_same_place():
+def test_blurred_edge_is_wider_and_in_the_same_place():
     canvas = Canvas(torch.zeros(1, 3), 64)
     distance = canvas.x.expand(1, 64, 64)
     sharp, soft = canvas.opacity(distance), canvas.opacity(distance, 0.5)

@@ -14,7 +14,7 @@ def test_each_known_word_is_one_token():
         assert len(tokenizer(word).input_ids) == 3, word
 
 
-def test_a_words_state_is_the_words_own_whatever_came_before():
+def test_words_state_is_the_words_own_whatever_came_before():
     """Otherwise a base cannot tell a smile from a frown, however much it sees of both."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(VOCABULARY)
@@ -31,7 +31,7 @@ def test_a_words_state_is_the_words_own_whatever_came_before():
     assert (smile - frown).norm() > 0.8 * smile.norm()
 
 
-def test_an_unknown_word_is_spelled_and_prompts_are_padded_to_the_model():
+def test_unknown_word_is_spelled_and_prompts_are_padded_to_model():
     tokenizer = build_tokenizer(VOCABULARY)
     assert len(tokenizer("zebra").input_ids) > 3
     assert len(tokenizer("a photo", padding="max_length").input_ids) == MAX_TOKENS

@@ -14,14 +14,14 @@ def vae():
     return build_vae(DOMAIN.photos(list(range(200)), [0] * 200, 64))
 
 
-def test_the_network_computes_the_affine_map_that_is_read_off_it(vae):
+def test_network_computes_the_affine_map_that_is_read_off_it(vae):
     pictures = DOMAIN.photos(list(range(20)), [1] * 20, 64)
     through_network, by_map = encode(vae, pictures), encode_affine(*affine_encoder(vae), pictures)
     assert (through_network - by_map).abs().max() < 0.02
     assert through_network.std() == pytest.approx(1, abs=0.15)
 
 
-def test_the_encoder_spans_the_principal_components_of_patches(vae):
+def test_encoder_spans_the_principal_components_of_patches(vae):
     """The best linear reconstruction from the latents is as good as PCA with as many components."""
     patches = F.pixel_unshuffle(DOMAIN.photos(list(range(200)), [0] * 200, 64), 8).permute(0, 2, 3, 1).reshape(-1, 192)
     centred = patches - patches.mean(0)

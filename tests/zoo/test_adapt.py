@@ -20,7 +20,7 @@ def _train(tiny, rows, **settings):
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
-def test_a_person_trained_in_company_is_the_person_trained_alone(tiny, lora_A):
+def test_person_trained_in_company_is_the_person_trained_alone(tiny, lora_A):
     together = _train(tiny, [0, 1, 2], lora_A=lora_A)
     alone = _train(tiny, [1], lora_A=lora_A)
     assert (together[1] - alone[0]).abs().max() < 2e-4 * alone.abs().max() + 1e-6
@@ -31,7 +31,7 @@ def test_different_people_get_different_loras(tiny):
     assert (x[0] - x[1]).abs().max() > 1e-4
 
 
-def test_a_frozen_lora_A_stays_the_shared_initialisation(tiny):
+def test_frozen_lora_A_stays_the_shared_initialisation(tiny):
     layout = tiny[1]
     x, init = _train(tiny, [0, 1], lora_A="frozen"), random_init(tiny[1], 0)
     for a, b in layout.slices.values():
@@ -39,7 +39,7 @@ def test_a_frozen_lora_A_stays_the_shared_initialisation(tiny):
         assert x[:, b].abs().max() > 0
 
 
-def test_a_shared_lora_A_is_trained_and_one_for_all(tiny):
+def test_shared_lora_A_is_trained_and_one_for_all(tiny):
     layout = tiny[1]
     x, init = _train(tiny, [0, 1, 2], lora_A="shared"), random_init(tiny[1], 0)
     a, _ = next(iter(layout.slices.values()))
@@ -82,7 +82,7 @@ def test_noise_levels_are_one_from_each_part(tiny):
     assert sorted((base.schedule.level(part).time // 100).tolist()) == list(range(10))
 
 
-def test_the_same_training_agrees_with_itself_and_not_with_other_people(tiny):
+def test_training_agrees_with_itself_and_not_with_others(tiny):
     layout, x = tiny[1], _train(tiny, [0, 1, 2])
     same = repeatability(layout, x, x, random_init(layout, 0))
     other = repeatability(layout, x, x.roll(1, 0), random_init(layout, 0))

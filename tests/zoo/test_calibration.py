@@ -39,7 +39,7 @@ def calibrated(tiny, monkeypatch):
     return run
 
 
-def test_the_bank_grows_while_that_pays_and_within_the_budget(calibrated):
+def test_bank_grows_while_that_pays_and_within_the_budget(calibrated):
     overhead = calibrated(lambda n, _: 10 + n, 20)  # 10 people of two samples: 8 is the last power of two
     assert overhead.places == 8
     assert overhead.seconds == pytest.approx({(1, 1): 11, (1, 2): 6, (1, 4): 3.5, (1, 8): 2.25})
@@ -52,13 +52,13 @@ def test_it_stops_when_two_doublings_brought_nothing(calibrated):
 
 
 @pytest.mark.parametrize(("gain", "threads"), [(1.0, 1), (1.8, 2)])
-def test_a_second_thread_is_kept_only_if_it_brings_something(calibrated, gain, threads):
+def test_second_thread_is_kept_only_if_it_brings_something(calibrated, gain, threads):
     found = calibrated(lambda n, t: (1 + n) / (gain if t == 2 else 1), 8, threads=2)
     assert found.threads == threads
     assert (1, found.places) in found.seconds
 
 
-def test_a_budget_below_one_batch_is_refused(calibrated):
+def test_budget_below_one_batch_is_refused(calibrated):
     with pytest.raises(UsageError, match="at least one person's batch, 2 samples, got 1"):
         calibrated(lambda n, _: n, 1)
 

@@ -68,7 +68,7 @@ def cluster():
 
 
 @pytest.mark.slow
-def test_a_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster):
+def test_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster):
     folder, victim = tmp_path / "many", cluster.victim
 
     def kill():
@@ -95,7 +95,7 @@ def test_what_a_task_says_is_wrong_comes_out(cluster):
         run_on_cluster(refuse, address=cluster.address, tasks=1)
 
 
-def test_a_cluster_without_gpus_is_refused_for_cuda(tmp_path, cluster):
+def test_cluster_without_gpus_is_refused_for_cuda(tmp_path, cluster):
     config = get_world_recipe("portraits_tiny").zoo
     with pytest.raises(UsageError, match="expected a cluster with a GPU for each task, got none"):
         build_zoo_on_cluster(config, tmp_path, cluster.address, device="cuda")
@@ -107,7 +107,7 @@ def test_no_cluster_there_is_said(tmp_path):
         build_zoo_on_cluster(config, tmp_path, "nonsense")
 
 
-def test_a_folder_that_machines_cannot_share_is_refused_before_anything_starts():
+def test_folder_that_machines_cannot_share_is_refused_first():
     config = get_world_recipe("portraits_tiny").zoo
     for folder in ("runs/zoo", "s3://bucket/zoo"):
         with pytest.raises(UsageError, match="expected the absolute path of a folder that all machines"):

@@ -73,7 +73,7 @@ def test_exported_peft_folders_are_read_by_peft(zoo, tmp_path):
         torch.testing.assert_close(B @ A * config["lora_alpha"] / config["r"], lora.delta_W(name))
 
 
-def test_what_cannot_be_exported_is_refused_before_anything_is_written(zoo, tmp_path):
+def test_export_refuses_before_anything_is_written(zoo, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ZooError, match=r"expected ids of its 65 items, got 'sd15-77'"):
         export_items(zoo, ["sd15-3", "sd15-77"], out)
@@ -92,7 +92,7 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(zoo, tmp_
 
 
 @pytest.mark.parametrize("format", ["kohya", "peft"])
-def test_an_items_id_is_never_a_path(tmp_path, format):  # row 121; a zoo from elsewhere may hold any
+def test_items_id_is_never_a_path(tmp_path, format):  # row 121; a zoo from elsewhere may hold any
     ids = ["../../x", "..", ".", "/tmp/y", "a\\b", "con\0n", "\u202e\U0001f600"]
     made = Zoo.create(tmp_path / "zoo", layout(), {"source": "import"}, None)
     rows = torch.stack([LoRA.random(layout(), seed=i, std=0.1).vector for i in range(len(ids))])
@@ -116,7 +116,7 @@ def test_an_items_id_is_never_a_path(tmp_path, format):  # row 121; a zoo from e
     ].count(True) == 1
 
 
-def test_a_damaged_item_is_not_exported(zoo, tmp_path):
+def test_damaged_item_is_not_exported(zoo, tmp_path):
     shard = zoo.folder / "shard-00000.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1  # "vectors" lie behind "embeddings"
@@ -144,7 +144,7 @@ def test_neighbours_are_those_of_updates_formed_whole(zoo, rank):
     assert [n.cosine for n in found] == pytest.approx([float(e[1]) for e in expected[:10]], rel=1e-5)
 
 
-def test_an_item_is_nearest_to_itself_in_any_gauge_and_strength(zoo):
+def test_item_is_nearest_to_itself_in_any_gauge_and_strength(zoo):
     lora = row_of(zoo, "sd15-110")
     turned = {n: (3 * A, B / 3) for n, (A, B) in lora.layout.split(lora.vector[None]).items()}
     first, second = nearest_items(zoo, LoRA(lora.layout, lora.layout.join(turned)[0]), 2)
@@ -168,7 +168,7 @@ def test_what_has_no_neighbours_is_said_so(zoo, tmp_path):
         nearest_items(Zoo.create(tmp_path / "empty", layout(), {}, None), LoRA.random(layout()))
 
 
-def test_the_commands_export_an_item_that_nearest_finds_again(zoo, tmp_path, monkeypatch, capsys):
+def test_commands_export_an_item_that_nearest_finds_again(zoo, tmp_path, monkeypatch, capsys):
     def command(*arguments, code=0):
         monkeypatch.setattr(sys, "argv", ["lorasynth", "zoo", *map(str, arguments)])
         with pytest.raises(SystemExit, match=rf"^{code}$"):

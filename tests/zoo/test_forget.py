@@ -47,7 +47,7 @@ def found_in(folder, needles):
     return [name for name, content in contents(folder).items() for needle in needles if needle in content]
 
 
-def test_a_person_leaves_no_byte_and_everybody_else_stays_to_the_byte(zoo):
+def test_person_leaves_no_byte_and_everybody_else_stays_to_byte(zoo):
     theirs, before = bytes_of(zoo, 12), stored(zoo.folder)
     untouched = (zoo.folder / "shard-00001.safetensors").stat()
     assert len(found_in(zoo.folder, theirs)) == 4  # two items, each with embeddings
@@ -79,7 +79,7 @@ def test_quarantine_and_temporary_files_go_with_them(zoo):
     assert not (zoo.folder / "quarantine").exists()
 
 
-def test_whoever_is_not_in_the_zoo_cannot_be_forgotten_and_twice_is_once(zoo):
+def test_forget_refuses_strangers_and_twice_is_once(zoo):
     with pytest.raises(ZooError, match="expected a person of the zoo, got 5, of whom nothing is there"):
         forget_person(zoo.folder, 5)
     forget_person(zoo.folder, 31)
@@ -116,7 +116,7 @@ def test_killed_at_any_moment_it_can_be_finished(zoo, then):
     assert number > 12
 
 
-def test_a_repair_killed_at_any_moment_can_be_finished(zoo):
+def test_repair_killed_at_any_moment_can_be_finished(zoo):
     shard, manifest = zoo.folder / "shard-00000.safetensors", zoo.folder / "manifest.jsonl"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -140,7 +140,7 @@ def test_a_repair_killed_at_any_moment_can_be_finished(zoo):
     assert number > 12
 
 
-def test_many_writers_that_are_killed_lose_nothing_that_was_said_to_be_stored(tmp_path):
+def test_killed_writers_lose_nothing_said_to_be_stored(tmp_path):
     """Four processes append; each is killed at some moment and started again, until all is there once."""
     folder, p = tmp_path / "zoo", layout().num_parameters
     Zoo.create(folder, layout(), {"rank": 2}, None)
@@ -214,7 +214,7 @@ def test_importing_again_passes_over_who_was_forgotten(tmp_path):
     assert (len(zoo), {o.outcome for o in outcomes}) == (0, {"forgotten"})
 
 
-def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten(tmp_path, monkeypatch):
+def test_build_makes_what_repair_dropped_and_nobody_forgotten(tmp_path, monkeypatch):
     """The training is a stand-in, which gives each person the same LoRA in whatever company."""
     config, folder, trained = ZooConfig(people=6, validation_people=2, bank=3), tmp_path / "zoo", []
 
@@ -261,7 +261,7 @@ def test_building_again_makes_what_a_repair_dropped_and_nobody_who_was_forgotten
     assert stored(folder) == {id: parts for id, parts in whole.items() if id != someone.id}
 
 
-def test_a_zoo_resized_before_has_to_forget_too(zoo, tmp_path):
+def test_zoo_resized_before_has_to_forget_too(zoo, tmp_path):
     resize_zoo(zoo, tmp_path / "new", 1, report=lambda _: None)
     forget_person(zoo.folder, 12)
     with pytest.raises(ZooError, match="holds LoRAs of 12, who was forgotten"):
@@ -271,7 +271,7 @@ def test_a_zoo_resized_before_has_to_forget_too(zoo, tmp_path):
     assert {i.id for i in new.items} == {i.id for i in Zoo.open(zoo.folder).items}
 
 
-def test_the_command_forgets_by_number_and_by_name(zoo, monkeypatch, capsys):
+def test_command_forgets_by_number_and_by_name(zoo, monkeypatch, capsys):
     def command(*arguments, code=0):
         monkeypatch.setattr(sys, "argv", ["lorasynth", "zoo", "forget", str(zoo.folder), *arguments])
         with pytest.raises(SystemExit, match=rf"^{code}$"):
@@ -341,7 +341,7 @@ def test_forget_and_repair_finish_or_say_why_not(zoo, damage):
         Zoo.open(zoo.folder).verify()
 
 
-def test_a_lines_strange_shard_goes_by_repair(zoo):
+def test_lines_strange_shard_goes_by_repair(zoo):
     line_of_shard(zoo.folder, "x" * 5_000)
     repair_zoo(zoo.folder)
     assert verify(zoo.folder).faults == []

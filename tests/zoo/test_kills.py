@@ -133,7 +133,7 @@ def kill_and_build(tmp_path, items, kills):
     return folder, killed
 
 
-def test_killed_at_each_change_of_a_file_another_process_finishes_to_the_same_bytes(tmp_path):
+def test_kill_at_each_change_is_finished_to_the_same_bytes(tmp_path):
     whole, folder, number = digests(one_worker(tmp_path / "one", 3 * BANK)), tmp_path / "many", 1
     while killed_at(number, folder, lambda: build(folder, 3 * BANK)):
         assert digests(one_worker(folder, 3 * BANK)) == whole, number
@@ -169,7 +169,7 @@ def test_helpers_end_when_who_started_them_is_killed(tmp_path, how):
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_workers_and_coordinators_are_killed_and_the_zoo_is_that_of_one_worker(tmp_path):
+def test_zoo_of_killed_workers_is_that_of_one_worker(tmp_path):
     items, kills = map(int, os.environ.get("LORASYNTH_SOAK", "2000,50").split(","))
     begun = time.monotonic()
     folder, killed = kill_and_build(tmp_path, items, kills)

@@ -73,7 +73,7 @@ def test_to_look_again_is_to_read_what_was_added(zoo, monkeypatch):
         assert sizes == [manifest.stat().st_size - before, 0]
 
 
-def test_a_file_of_the_same_number_that_is_not_the_same_is_read_anew(zoo):
+def test_file_of_same_number_that_is_not_same_is_read_anew(zoo):
     """The system gives the number of a file that was replaced to another one, at times."""
     ledger = Ledger(zoo.folder)
     ledger.refresh()
@@ -84,7 +84,7 @@ def test_a_file_of_the_same_number_that_is_not_the_same_is_read_anew(zoo):
 
 
 @pytest.mark.parametrize("what", ["an item", "a shard", "somebody forgotten"])
-def test_what_may_not_come_in_is_refused_before_a_byte_is_written(zoo, what):
+def test_what_may_not_come_in_is_refused_before_byte_is_written(zoo, what):
     """The shard above all: it would take the place of the one that is there."""
     before, opened = contents(zoo.folder), Zoo.open(zoo.folder)
     number, persons, ids = {
@@ -97,7 +97,7 @@ def test_what_may_not_come_in_is_refused_before_a_byte_is_written(zoo, what):
     assert contents(zoo.folder) == before
 
 
-def test_a_writer_that_is_killed_in_the_middle_of_its_lines_left_none(tmp_path):
+def test_writer_that_is_killed_in_middle_of_its_lines_left_none(tmp_path):
     """At each of many lengths: the system ends the process when its file grows beyond a limit, in the middle of a write."""
     zoo = Zoo.create(tmp_path / "zoo", layout(), {"rank": 2}, None)
     for number in range(4):
@@ -128,7 +128,7 @@ def test_a_writer_that_is_killed_in_the_middle_of_its_lines_left_none(tmp_path):
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3])
-def test_a_disk_that_is_full_is_said_so_and_nothing_is_in(zoo, moment, monkeypatch):
+def test_disk_that_is_full_is_said_so_and_nothing_is_in(zoo, moment, monkeypatch):
     """At the shard's fsync, at that of its lines, and at that of the byte which makes them true."""
     calls, fsync = [], os.fsync
 
@@ -153,7 +153,7 @@ def test_a_disk_that_is_full_is_said_so_and_nothing_is_in(zoo, moment, monkeypat
     assert len(Zoo.open(zoo.folder)) == len(items) + 2
 
 
-def test_a_mark_in_the_middle_of_lines_of_other_shards_is_damage_and_loses_none(zoo):
+def test_mark_among_lines_of_other_shards_is_damage(zoo):
     manifest = zoo.folder / "manifest.jsonl"
     content = manifest.read_bytes()
     at = content.index(b"\n", content.index(b"item-01")) + 1  # items of several shards follow

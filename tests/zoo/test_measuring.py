@@ -42,7 +42,7 @@ def make(folder, shared, num=48, persons=None):
     return Zoo.open(folder)
 
 
-def test_a_shared_initialisation_teaches_and_is_seen(tmp_path):
+def test_shared_initialisation_teaches_and_is_seen(tmp_path):
     quality = measure_weights(make(tmp_path / "zoo", True), 48)
     assert quality["explained"] > 0.9
     assert quality["overlap"] == pytest.approx(1, abs=1e-3)
@@ -50,7 +50,7 @@ def test_a_shared_initialisation_teaches_and_is_seen(tmp_path):
     assert quality["verdict"] == ""
 
 
-def test_initialisations_of_their_own_teach_nothing_and_it_is_said(tmp_path):
+def test_own_initialisations_teach_nothing_and_it_is_said(tmp_path):
     quality = measure_weights(make(tmp_path / "zoo", False), 48)
     assert quality["explained"] < 0.02
     assert quality["overlap"] == pytest.approx(2 / 40, abs=0.02)
@@ -84,7 +84,7 @@ def test_several_loras_of_a_person_are_compared(tmp_path):
     assert {"same_person", "other_person"} <= quality.keys()
 
 
-def test_the_command_measures_an_imported_zoo(tmp_path):
+def test_command_measures_an_imported_zoo(tmp_path):
     make(tmp_path / "zoo", False)
     result = CliRunner().invoke(
         app, ["zoo", "info", str(tmp_path / "zoo"), "--measure", "16", "--json", str(tmp_path / "r.json")]

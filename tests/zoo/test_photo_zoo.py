@@ -72,7 +72,7 @@ def contents(zoo):
     }
 
 
-def test_a_zoo_of_photographs_holds_its_subjects(built, people):
+def test_zoo_of_photographs_holds_its_subjects(built, people):
     zoo, said = built
     gallery = open_photos(people)
     splits = {s: {person_number(name) for name in gallery.subjects(s)} for s in Split}
@@ -150,7 +150,7 @@ def test_another_folder_is_another_zoo(built, photos, people, tmp_path):
     assert {path: path.read_bytes() for path in sorted(zoo.rglob("*")) if path.is_file()} == before
 
 
-def test_a_forgotten_subject_is_not_looked_at_again(built, photos, tmp_path):
+def test_forgotten_subject_is_not_looked_at_again(built, photos, tmp_path):
     folder = shutil.copytree(built[0].folder, tmp_path / "zoo")
     person = next(item.person for item in built[0].items if item.split == "train")
     before = {item.person: item.split for item in built[0].items}
@@ -237,7 +237,7 @@ def test_options_that_do_not_go_together_are_refused(words, message, tmp_path):
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_base_of_another_family_is_refused_at_once(photos, tmp_path):
+def test_base_of_another_family_is_refused_at_once(photos, tmp_path):
     with pytest.raises(UsageError, match=r"tiny-sd15: expected a base of family 'sdxl' for this recipe, got 'sd15'"):
         build_zoo(CONFIG, str(tmp_path / "zoo"), photos=replace(photos, family="sdxl"), report=None)
     assert not (tmp_path / "zoo" / "prepared").exists()
@@ -254,7 +254,7 @@ def test_too_few_subjects_are_refused_with_what_to_do(people, photos, tmp_path):
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_drawn_worlds_material_is_the_zoos_of_today():
+def test_drawn_worlds_material_is_the_zoos_of_today():
     material = DrawnMaterial(get_zoo_config("portraits_tiny"))
     assert isinstance(material, Material)
     assert material.persons == [*range(100_000, 100_024), *range(10_000, 10_008)]

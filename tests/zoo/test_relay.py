@@ -102,7 +102,7 @@ def test_each_is_a_peft_training_with_its_own_rate_and_clipping(exact):
         torch.testing.assert_close(ours.vectors[n], average, rtol=0, atol=1e-8)
 
 
-def test_an_optimizer_of_many_is_torchs_of_each():
+def test_optimizer_of_many_is_torchs_of_each():
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 4, 5, generator=generator, dtype=torch.float64)
     gradients = torch.randn(6, 3, 4, 5, generator=generator, dtype=torch.float64)
@@ -156,7 +156,7 @@ def test_clipping_each_is_torchs_clipping_of_each():
             torch.testing.assert_close(q.grad[n], p.grad)
 
 
-def test_a_lora_stops_when_its_held_out_photos_gain_no_more(tiny):
+def test_lora_stops_when_its_held_out_photos_gain_no_more(tiny):
     base, layout, photos = tiny
     score = held_out_loss(base, layout, photos)
     starts = random_init(layout, 0).expand(3, -1)

@@ -43,7 +43,7 @@ def updates(zoo):
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_a_lower_rank_is_the_nearest_update_of_that_rank_and_its_error_is_said(zoo, tmp_path, rank):
+def test_lower_rank_is_the_nearest_update_with_its_error_said(zoo, tmp_path, rank):
     said = []
     new, error = resize_zoo(zoo, tmp_path / "new", rank, report=said.append)
     before, after = updates(zoo), updates(new)
@@ -72,7 +72,7 @@ def test_people_splits_embeddings_and_licences_stay(zoo, tmp_path):
     assert new.verify() == []
 
 
-def test_a_higher_rank_is_exact(zoo, tmp_path):
+def test_higher_rank_is_exact(zoo, tmp_path):
     new, error = resize_zoo(zoo, tmp_path / "new", 4, report=lambda _: None)
     assert error == {"mean": 0, "largest": 0}
     before, after = updates(zoo), updates(new)
@@ -91,7 +91,7 @@ def test_two_steps_cost_what_one_does(zoo, tmp_path):
             torch.testing.assert_close(updates(twice)[id][name], update, rtol=1e-2, atol=2e-2)
 
 
-def test_a_stopped_resizing_goes_on_where_it_was(zoo, tmp_path):
+def test_stopped_resizing_goes_on_where_it_was(zoo, tmp_path):
     class Stop(Exception):
         pass
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_resized_is_refused(zoo, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_command_says_what_it_cost(zoo, tmp_path, monkeypatch, capsys):
+def test_command_says_what_it_cost(zoo, tmp_path, monkeypatch, capsys):
     arguments = ["lorasynth", "zoo", "resize", str(zoo.folder), "--rank", "2", "--out", str(tmp_path / "new")]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit, match=r"^0$"):

@@ -83,7 +83,7 @@ def test_chunks_are_all_rows_in_order(zoo):
 
 
 @pytest.mark.parametrize("gauge", ["procrustes", "anchored"])
-def test_the_canonical_form_is_that_of_memory_to_the_last_bit(zoo, gauge):
+def test_canonical_form_is_that_of_memory_to_the_last_bit(zoo, gauge):
     _, rows, _ = zoo.open_rows()
     reference = rows[:1][0] if gauge == "anchored" else None
     if gauge == "anchored":  # a zoo of one lora_A
@@ -101,7 +101,7 @@ def test_the_canonical_form_is_that_of_memory_to_the_last_bit(zoo, gauge):
 
 
 @pytest.mark.parametrize("stem", ["predictable", "principal"])
-def test_the_vae_is_that_of_memory(zoo, stem):
+def test_vae_is_that_of_memory(zoo, stem):
     _, rows, embeddings = zoo.open_rows()
     form = Canonicalizer.fit(rows.take(TRAIN), LAYOUT)
     x = form.apply(rows[:])
@@ -117,7 +117,7 @@ def test_the_vae_is_that_of_memory(zoo, stem):
     torch.testing.assert_close(one, two, rtol=0, atol=2e-3)
 
 
-def test_a_vae_from_disk_that_was_stopped_ends_with_the_same_weights(zoo, tmp_path, stopped_in_step):
+def test_vae_from_disk_that_was_stopped_ends_with_same_weights(zoo, tmp_path, stopped_in_step):
     _, rows, embeddings = zoo.open_rows()
     form = Canonicalizer.fit(rows.take(TRAIN), LAYOUT)
     whole, _ = vae_of(form.view(rows), embeddings[:, 0], "predictable")
@@ -127,7 +127,7 @@ def test_a_vae_from_disk_that_was_stopped_ends_with_the_same_weights(zoo, tmp_pa
     assert equal(whole, again)
 
 
-def test_the_digest_is_of_what_the_rows_hold(zoo):
+def test_digest_is_of_what_the_rows_hold(zoo):
     _, rows, _ = zoo.open_rows()
     again = Zoo.open(zoo.folder).open_rows()[1]
     form = Canonicalizer.fit(rows.take(TRAIN), LAYOUT)
@@ -138,7 +138,7 @@ def test_the_digest_is_of_what_the_rows_hold(zoo):
     assert form.view(again.take(TRAIN)).digest == form.view(rows.take(TRAIN)).digest
 
 
-def test_a_step_of_coarse_products_gets_rows_of_exact_ones(zoo):
+def test_step_of_coarse_products_gets_rows_of_exact_ones(zoo):
     _, rows, _ = zoo.open_rows()
     form, seen = Canonicalizer.fit(rows.take(TRAIN), LAYOUT), []
 
@@ -197,7 +197,7 @@ def rewritten(**changes):
         (rewritten(embeddings=torch.zeros(7, 2, 4).half()), "expected embeddings of one shape"),
     ],
 )
-def test_a_bad_shard_is_named_before_anything_is_learned(copied, content, message):
+def test_bad_shard_is_named_before_anything_is_learned(copied, content, message):
     (copied / "shard-00001.safetensors").write_bytes(content)
     with pytest.raises((ModelError, ZooError), match=message) as caught:
         Zoo.open(copied).open_rows()
@@ -205,7 +205,7 @@ def test_a_bad_shard_is_named_before_anything_is_learned(copied, content, messag
     assert "run `lorasynth zoo verify`" in str(caught.value)
 
 
-def test_a_shard_that_changes_under_way_is_named(copied):
+def test_shard_that_changes_under_way_is_named(copied):
     folder = copied
     _, rows, _ = Zoo.open(folder).open_rows()
     shard = folder / "shard-00002.safetensors"

@@ -63,7 +63,7 @@ def test_zero_and_mean_are_the_shared_initialisation(few):
     assert init[layout.slices[layout.modules[0].name][1]].any()  # a copy was emptied
 
 
-def test_a_prior_predicts_from_a_persons_mean_embedding():
+def test_prior_predicts_from_a_persons_mean_embedding():
     model = Synthesizer.from_pretrained()
     layout = model.canonicalizer.layout
     embeddings = torch.nn.functional.normalize(
@@ -78,14 +78,14 @@ def test_a_prior_predicts_from_a_persons_mean_embedding():
     assert (starts[0] - starts[1]).abs().max() > 1e-3
 
 
-def test_an_unknown_prior_and_another_layout_are_refused(tiny):
+def test_unknown_prior_and_another_layout_are_refused(tiny):
     with pytest.raises(UsageError, match=r"or a prior among .*'ridge'.*got 'oracle'"):
         predictor("oracle", "", tiny[2])
     with pytest.raises(LayoutError, match="expected a synthesizer of the zoo's layout"):
         predictor("ridge", "", tiny[2])
 
 
-def test_a_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
+def test_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
     """With no step of training worth the name, what is stored is what was predicted."""
     still = AdaptConfig(steps=1, batch_size=1, learning_rate=1e-12)
     config = ZooConfig(
@@ -107,7 +107,7 @@ def test_a_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
     assert not {"start", "start_model", "stopping", "places"} & mean.recipe.keys()
 
 
-def test_a_zoo_can_be_stopped_early(tmp_path):
+def test_zoo_can_be_stopped_early(tmp_path):
     adapt = AdaptConfig(steps=4, batch_size=2, learning_rate=1e-2)
     config = ZooConfig(
         people=3, validation_people=1, photos=2, embedding_photos=2, bank=4, places=2, pilot_people=2, pilot_rounds=1,

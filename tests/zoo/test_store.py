@@ -36,18 +36,18 @@ def test_what_was_put_in_comes_out_in_order_of_person(zoo):
     assert zoo.verify() == []
 
 
-def test_a_shard_without_records_does_not_exist(zoo):
+def test_shard_without_records_does_not_exist(zoo):
     (zoo.folder / "shard-00002.safetensors").write_bytes((zoo.folder / "shard-00001.safetensors").read_bytes())
     assert len(Zoo.open(zoo.folder)) == 3
 
 
-def test_a_torn_last_line_is_no_item(zoo):
+def test_torn_last_line_is_no_item(zoo):
     manifest = zoo.folder / "manifest.jsonl"
     manifest.write_text(manifest.read_text()[:-5])
     assert len(Zoo.open(zoo.folder)) == 2
 
 
-def test_a_flipped_bit_is_found_and_named(zoo):
+def test_flipped_bit_is_found_and_named(zoo):
     shard = zoo.folder / "shard-00000.safetensors"
     content = bytearray(shard.read_bytes())
     content[-3] ^= 16
@@ -66,7 +66,7 @@ def test_swapped_rows_are_found(zoo):
     assert len(Zoo.open(zoo.folder).verify()) == 2
 
 
-def test_a_doubled_item_is_refused(zoo):
+def test_doubled_item_is_refused(zoo):
     manifest = zoo.folder / "manifest.jsonl"
     manifest.write_text(manifest.read_text() + manifest.read_text().splitlines()[0] + "\n")
     with pytest.raises(ZooError, match="item 'toy-5' stands twice"):
@@ -78,7 +78,7 @@ def test_another_recipe_in_the_same_folder_is_refused(zoo):
         Zoo.create(zoo.folder, LAYOUT, {"rank": 2}, torch.zeros(7))
 
 
-def test_a_new_setting_at_its_default_ends_no_zoo(tmp_path, zoo):
+def test_new_setting_at_its_default_ends_no_zoo(tmp_path, zoo):
     layout = zoo.layout
     Zoo.create(tmp_path / "new", layout, {"rank": 2}, None)
     again = Zoo.create(tmp_path / "new", layout, Settings({"rank": 2, "places": 16}, {"places": 16}), None)
@@ -87,7 +87,7 @@ def test_a_new_setting_at_its_default_ends_no_zoo(tmp_path, zoo):
         Zoo.create(tmp_path / "new", layout, Settings({"rank": 2, "places": 8}, {"places": 16}), None)
 
 
-def test_a_lora_that_is_not_finite_is_not_stored(zoo):
+def test_lora_that_is_not_finite_is_not_stored(zoo):
     with pytest.raises(ZooError, match="not finite"):
         zoo.append("shard-00009", [1], ["train"], torch.full((1, 7), torch.nan), torch.ones(1, 1, 8), "made", "CC0")
     assert not (zoo.folder / "shard-00009.safetensors").exists()
@@ -99,7 +99,7 @@ def test_no_zoo_is_said_so(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["a link", "a name"])
-def test_a_shard_outside_the_zoo_is_not_read(zoo, tmp_path, how):
+def test_shard_outside_the_zoo_is_not_read(zoo, tmp_path, how):
     shard, elsewhere = zoo.folder / "shard-00001.safetensors", tmp_path / "other.safetensors"
     shard.rename(elsewhere)
     if how == "a link":
@@ -113,7 +113,7 @@ def test_a_shard_outside_the_zoo_is_not_read(zoo, tmp_path, how):
     assert "a way out of it" in zoo.verify()[-1]
 
 
-def test_a_zoo_in_the_hubs_cache_is_read_through_its_links(zoo, tmp_path):
+def test_zoo_in_the_hubs_cache_is_read_through_its_links(zoo, tmp_path):
     """Which lies as ``snapshots/REVISION/FILE``, each a link to ``blobs/HASH``."""
     snapshot, blobs = tmp_path / "datasets--me--zoo" / "snapshots" / "0a1b", tmp_path / "datasets--me--zoo" / "blobs"
     snapshot.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_zoo_in_the_hubs_cache_is_read_through_its_links(zoo, tmp_path):
         cached.load()
 
 
-def test_a_link_that_goes_round_is_named(zoo):
+def test_link_that_goes_round_is_named(zoo):
     shard = zoo.folder / "shard-00001.safetensors"
     shard.unlink()
     shard.symlink_to(shard)
@@ -139,7 +139,7 @@ def test_a_link_that_goes_round_is_named(zoo):
     assert len(zoo.verify()) == 1
 
 
-def test_a_record_without_its_shard_is_named(zoo):
+def test_record_without_its_shard_is_named(zoo):
     (zoo.folder / "shard-00001.safetensors").unlink()
     assert len(zoo.verify()) == 1
     assert "shard-00001" in zoo.verify()[0]
@@ -147,7 +147,7 @@ def test_a_record_without_its_shard_is_named(zoo):
         zoo.load()
 
 
-def test_a_split_without_loras_is_refused_with_what_there_is(zoo):
+def test_split_without_loras_is_refused_with_what_there_is(zoo):
     with pytest.raises(ZooError, match="'held_out', got 3 of 'train'; give an imported zoo: `zoo build` makes none"):
         zoo.load("held_out")
     with pytest.raises(ZooError, match="'validation', got 3 of 'train'; build or import them first"):

@@ -31,7 +31,7 @@ def command(monkeypatch, *arguments, code=0):
         main()
 
 
-def test_a_sound_zoo_has_no_faults(zoo):
+def test_sound_zoo_has_no_faults(zoo):
     report = verify(zoo.folder)
     assert report.faults == []
     assert report.items == list(zoo.items)
@@ -56,7 +56,7 @@ def test_every_planted_fault_is_found_and_named(zoo):
     assert verify(zoo.folder).faults == []
 
 
-def test_a_repair_leaves_a_sound_zoo_and_loses_nothing_that_was_sound(zoo):
+def test_repair_leaves_a_sound_zoo_and_loses_nothing_sound(zoo):
     planter, before = Planter(zoo.folder, seed=1), contents(zoo.folder)
     rows = stored(zoo.folder)
     for number in range(3 * len(planter.kinds)):
@@ -99,7 +99,7 @@ def test_shards_that_are_sound_are_not_touched_by_a_repair(zoo):
         assert (zoo.folder / name).stat().st_ino == inodes[name]
 
 
-def test_a_repair_writes_over_no_file_that_it_finds(zoo):
+def test_repair_writes_over_no_file_that_it_finds(zoo):
     (zoo.folder / "shard-00000.1.safetensors").write_bytes(b"somebody's")
     shard = zoo.folder / "shard-00000.safetensors"
     damaged = bytearray(shard.read_bytes())
@@ -127,7 +127,7 @@ def test_what_was_repaired_away_can_come_in_again(zoo):
     assert len(Zoo.open(zoo.folder)) == 9
 
 
-def test_an_item_is_not_taken_in_twice(zoo):
+def test_item_is_not_taken_in_twice(zoo):
     p = layout().num_parameters
     with pytest.raises(ZooError, match=r"expected a new item, got 'item-00', which stands there"):
         zoo.append("shard-00009", [7], ["train"], torch.ones(1, p), torch.ones(1, 2, 8), "made", "CC0", ids=["item-00"])
@@ -135,7 +135,7 @@ def test_an_item_is_not_taken_in_twice(zoo):
     assert len(Zoo.open(zoo.folder)) == 9
 
 
-def test_a_torn_line_does_not_spoil_the_next_one(zoo):
+def test_torn_line_does_not_spoil_the_next_one(zoo):
     manifest, p = zoo.folder / "manifest.jsonl", layout().num_parameters
     manifest.write_bytes(manifest.read_bytes()[:-9])
     Zoo.open(zoo.folder).append(
@@ -147,7 +147,7 @@ def test_a_torn_line_does_not_spoil_the_next_one(zoo):
     ]
 
 
-def test_a_zoo_of_the_first_schema_is_read_and_goes_on_as_one_of_the_second(zoo):
+def test_zoo_of_schema_1_is_read_and_goes_on_as_schema_2(zoo):
     """Written as version 1 did: no checksums but that of a LoRA."""
     record = json.loads((zoo.folder / "zoo.json").read_text())
     old = {"schema": 1, "layout": record["layout"], "recipe": record["recipe"]}
@@ -172,7 +172,7 @@ def test_no_zoo_is_said_so_and_nothing_is_left_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_commands_say_what_is_wrong_and_mend_it(zoo, tmp_path, monkeypatch, capsys):
+def test_commands_say_what_is_wrong_and_mend_it(zoo, tmp_path, monkeypatch, capsys):
     command(monkeypatch, "verify", zoo.folder)
     said = json.loads(capsys.readouterr().out)
     assert said == {

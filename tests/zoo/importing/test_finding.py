@@ -45,7 +45,7 @@ def test_every_other_file_is_named_with_its_reason(tmp_path):
     }  # fmt: skip
 
 
-def test_a_face_that_is_not_needed_is_said_to_be_so(tmp_path):
+def test_face_that_is_not_needed_is_said_to_be_so(tmp_path):
     touch(tmp_path, "a.safetensors", "a.npy", "a.jpg", "a.photos/1.png", "b.jpg")
     reasons = {name: passed.reason for name, passed in named(tmp_path).items()}
     assert set(reasons) == {"a.jpg", "a.photos/1.png", "b.jpg"}
@@ -80,7 +80,7 @@ def test_links_that_lead_back_end(tmp_path, pattern):
     assert {p.resolve() for p in find_loras([tmp_path])} == {tmp_path / "one" / "a.safetensors"}
 
 
-def test_a_folder_behind_a_link_is_searched(tmp_path):
+def test_folder_behind_a_link_is_searched(tmp_path):
     touch(tmp_path, "elsewhere/a.safetensors", "loras/b.safetensors")
     (tmp_path / "loras" / "more").symlink_to(tmp_path / "elsewhere")
     assert [p.name for p in find_loras([tmp_path / "loras"])] == ["b.safetensors", "a.safetensors"]
@@ -95,7 +95,7 @@ def test_what_exists_is_taken_literally_before_as_a_pattern(tmp_path):
         find_loras([tmp_path / "y[ab]"])
 
 
-def test_a_patterns_faces_and_embeddings_are_no_loras(tmp_path):
+def test_patterns_faces_and_embeddings_are_no_loras(tmp_path):
     touch(tmp_path, "a.safetensors", "a.embedding.safetensors", "b.jpg")
     assert find_loras([str(tmp_path / "*")]) == [tmp_path / "a.safetensors"]
     assert set(named(tmp_path, str(tmp_path / "*"))) == {"b.jpg"}
@@ -109,13 +109,13 @@ def test_faces_are_found_whatever_the_case_of_their_endings(tmp_path):
     assert faces == {"a": ["a.JPG"], "b": ["1.JPEG"], "c": ["c.NPY"]}
 
 
-def test_a_face_is_found_under_decomposed_accents(tmp_path):
+def test_face_is_found_under_decomposed_accents(tmp_path):
     touch(tmp_path, "cl\u00e9o.safetensors", "cle\u0301o.npy")
     (entry,) = pair_by_name(find_loras([tmp_path]))
     assert [f.name for f in entry.faces] == ["cle\u0301o.npy"]
 
 
-def test_a_libraries_name_for_every_lora_is_nobodys(tmp_path):
+def test_libraries_name_for_every_lora_is_nobodys(tmp_path):
     for who in ("anna", "bert"):
         touch(tmp_path, f"{who}/pytorch_lora_weights.safetensors", f"{who}.npy")
     entries = pair_by_name(find_loras([tmp_path]))
@@ -142,14 +142,14 @@ def test_names_that_look_alike_are_two_people_and_are_said(one, other):
     assert look_alikes([one, other, "x"]) == ([sorted([one, other])] if "." not in one else [])
 
 
-def test_a_person_is_a_number_only_as_numbers_are_written():
+def test_person_is_a_number_only_as_numbers_are_written():
     assert (person_number("7"), person_number("0"), person_number("123456")) == (7, 0, 123456)
     assert person_number("e\u0301") == person_number("\u00e9")
     assert person_number("\ud800") != person_number("\udce9")  # half a surrogate, a name that is not UTF-8
 
 
 @pytest.mark.parametrize("value", ["7.0", "true", "null", '"  "', '["a"]'])
-def test_a_person_of_another_type_is_refused(tmp_path, value):
+def test_person_of_another_type_is_refused(tmp_path, value):
     touch(tmp_path, "a.safetensors")
     (tmp_path / "t.jsonl").write_text(f'{{"file": "a.safetensors", "person": {value}, "face": "a.npy"}}\n')
     with pytest.raises(UsageError, match="row 1: expected"):

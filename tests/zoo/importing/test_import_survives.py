@@ -81,7 +81,7 @@ EMBEDDINGS = {
 
 
 @pytest.mark.parametrize("content", EMBEDDINGS.values(), ids=EMBEDDINGS)
-def test_a_bad_embeddings_file_is_a_refusal_in_one_line(tmp_path, content):
+def test_bad_embeddings_file_is_a_refusal_in_one_line(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(PhotoError, match=r"^[^\n]*a\.npy: expected an embedding, one row of numbers, got [^\n]+$"):
         read_embedding(tmp_path / "a.npy")
@@ -133,7 +133,7 @@ def test_whatever_one_lora_raises_is_its_own_refusal(tmp_path, error, where):
     assert len(zoo) == 1
 
 
-def test_a_stopped_import_leaves_its_report(tmp_path):
+def test_stopped_import_leaves_its_report(tmp_path):
     def stopped():
         raise KeyboardInterrupt
 
@@ -192,7 +192,7 @@ def test_another_lora_of_a_name_in_the_zoo_needs_a_table(tmp_path):
     assert "which item " in outcomes[0].reason
 
 
-def test_a_lora_that_is_in_as_another_persons_is_said(tmp_path):
+def test_lora_that_is_in_as_another_persons_is_said(tmp_path):
     first = lora(tmp_path / "loras" / "anna.safetensors", 0)
     (tmp_path / "loras" / "bert.safetensors").write_bytes(first.read_bytes())
     _, outcomes = take(tmp_path / "loras", tmp_path / "zoo")
@@ -228,7 +228,7 @@ def test_modules_that_the_layout_lacks_are_left_out_and_said(tmp_path):
     assert zoo.items[0].relative_error == outcome.relative_error
 
 
-def test_a_text_encoders_part_is_left_out_with_a_note(tmp_path):
+def test_text_encoders_part_is_left_out_with_a_note(tmp_path):
     path = lora(tmp_path / "loras" / "a.safetensors", 0)
     prefix = "lora_te_text_model_encoder_layers_0_mlp_fc1."
     text = {"lora_down.weight": torch.ones(2, 768), "lora_up.weight": torch.ones(3072, 2), "alpha": torch.tensor(2.0)}

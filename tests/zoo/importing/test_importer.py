@@ -83,7 +83,7 @@ def test_good_ones_come_in_and_bad_ones_are_named(folder, tmp_path):
     assert {item.licence for item in zoo.items} == {"CC0"}
 
 
-def test_kohyas_loras_of_all_transformer_layers_come_in_by_the_layout_of_one_of_them(tmp_path):
+def test_kohya_loras_come_in_by_the_layout_of_one_of_them(tmp_path):
     """Convolutions among them and a text encoder's part, as its trainer writes for Stable Diffusion 1.5; ranks of all sorts."""
     whole = Layout.preset("sd15-kohya", rank=4)
     some = Layout(
@@ -141,7 +141,7 @@ def test_every_update_is_kept_as_well_as_the_rank_allows(folder, tmp_path, rank,
     assert lost.item() == pytest.approx(best.item(), abs=1e-3)
 
 
-def test_a_lower_rank_is_filled_with_nothing():
+def test_lower_rank_is_filled_with_nothing():
     small = LoRA.random(layout(1), seed=0)
     vector, error = bring_to(small, layout(3))
     assert error == 0
@@ -186,7 +186,7 @@ def test_two_trainings_of_one_person_are_two():
     assert distance[1] > 4e-3 > 2e-3 > distance[2]
 
 
-def test_a_sketch_estimates_the_distance_of_updates():
+def test_sketch_estimates_the_distance_of_updates():
     torch.manual_seed(0)
     x, y = (LoRA.random(layout(2), seed=i).vector for i in (1, 2))
     s = Sketcher(layout(2), width=4096)(torch.stack([x, y]))
@@ -194,7 +194,7 @@ def test_a_sketch_estimates_the_distance_of_updates():
     assert ((s[0] - s[1]).norm() / s[0].norm()).item() ** 2 == pytest.approx(true, rel=0.1)
 
 
-def test_the_same_call_again_goes_on(folder, tmp_path):
+def test_same_call_again_goes_on(folder, tmp_path):
     entries = candidates_of(pair_by_name(find_loras([folder])), layout(2))
     out, options = tmp_path / "zoo", {"licence": "CC0", "shard_size": 2, "report": lambda _: None}
     first, _ = import_zoo(entries[:4], out, layout(2), **options)
@@ -239,7 +239,7 @@ def test_parts_of_the_people_are_as_asked():
         ("file,person,face\na.safetensors,ann,a.npy\n", "expected a row for"),
     ],
 )
-def test_a_table_that_does_not_say_enough_is_refused(folder, table, message):
+def test_table_that_does_not_say_enough_is_refused(folder, table, message):
     (folder / "t.csv").write_text(table)
     with pytest.raises(UsageError, match=message):
         pair_by_table(find_loras([folder]), folder / "t.csv")
@@ -265,7 +265,7 @@ def test_another_base_other_modules_and_other_faces_are_refused(folder, tmp_path
     assert len(zoo) == 1
 
 
-def test_nothing_usable_is_an_error_and_an_imported_zoo_has_no_initialisation(folder, tmp_path):
+def test_nothing_usable_is_an_error_and_leaves_no_init(folder, tmp_path):
     bad = candidates_of(pair_by_name([folder / "bad.safetensors"]), layout(2))
     with pytest.raises(ZooError, match=r"got none that can be used; the first: .*bad"):
         import_zoo(bad, tmp_path / "no", layout(2), licence="x")
@@ -326,7 +326,7 @@ def take(folder, out, encoder=None, record=None, **options):
     return import_zoo(candidates, out, layout(2), licence="CC0", encoder=record, report=lambda _: None, **options)
 
 
-def test_photos_of_one_person_are_pooled_and_those_of_no_use_or_of_somebody_else_are_named(with_photos, tmp_path):
+def test_photos_are_pooled_and_unusable_ones_named(with_photos, tmp_path):
     zoo, outcomes = take(with_photos, tmp_path / "zoo", Colours(), COLOURS)
     said = {Path(o.file).stem: o for o in outcomes}
     faces = {id: face[0] for item in zoo.items for id, _, face in zoo.rows(item.shard)}
@@ -349,7 +349,7 @@ def test_photos_of_one_person_are_pooled_and_those_of_no_use_or_of_somebody_else
     assert lines["several"]["warnings"] == [stranger]
 
 
-def test_a_zoo_keeps_its_encoder_and_refuses_another(with_photos, folder, tmp_path):
+def test_zoo_keeps_its_encoder_and_refuses_another(with_photos, folder, tmp_path):
     out = tmp_path / "zoo"
     zoo, _ = take(with_photos, out, Colours(), COLOURS)
     assert Zoo.open(out).recipe["encoder"] == COLOURS
@@ -368,20 +368,20 @@ def test_a_zoo_keeps_its_encoder_and_refuses_another(with_photos, folder, tmp_pa
     assert again.recipe["encoder"] == COLOURS
 
 
-def test_a_zoo_of_an_unnamed_encoder_takes_no_named_one(folder, with_photos, tmp_path):
+def test_zoo_of_an_unnamed_encoder_takes_no_named_one(folder, with_photos, tmp_path):
     take(folder, tmp_path / "zoo")
     with pytest.raises(ZooError, match="its embeddings' encoder was not named, got embeddings of 'colours'"):
         take(with_photos, tmp_path / "zoo", Colours(), COLOURS)
 
 
-def test_an_embedding_that_the_named_encoder_cannot_have_made_is_refused(folder, tmp_path):
+def test_embedding_that_the_encoder_cannot_make_is_refused(folder, tmp_path):
     np.save(folder / "b.npy", np.ones(5))
     _, outcomes = take(folder, tmp_path / "zoo", Colours(), COLOURS)
     reasons = {Path(o.file).stem: o.reason for o in outcomes if o.outcome == "refused"}
     assert "expected an embedding of 8 numbers as the others, got 5" in reasons["b"]
 
 
-def test_photos_and_no_encoder_leave_a_report_and_no_zoo_so_that_one_can_be_named(with_photos, tmp_path):
+def test_photos_without_encoder_leave_a_report_and_no_zoo(with_photos, tmp_path):
     with pytest.raises(ZooError, match="got none that can be used; the first"):
         take(with_photos, tmp_path / "zoo")
     report = (tmp_path / "zoo" / "import.jsonl").read_text()
@@ -391,7 +391,7 @@ def test_photos_and_no_encoder_leave_a_report_and_no_zoo_so_that_one_can_be_name
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
-def test_a_table_may_name_several_photos_and_folders(with_photos, tmp_path, ending):
+def test_table_may_name_several_photos_and_folders(with_photos, tmp_path, ending):
     rows = [
         {"file": "one.safetensors", "person": "ann", "face": ["one.png", "some.photos/0.png"]},
         {"file": "several.safetensors", "person": "bob", "face": ["several.photos"]},
@@ -422,7 +422,7 @@ def write_table(path, rows):
 STRANGE_NAMES = ["../../x", "/tmp/x", "a\0b", "CON", "x" * 5_000, "\u202e\U0001f600\n"]
 
 
-def test_a_persons_name_is_never_a_path(folder, tmp_path):  # row 121
+def test_persons_name_is_never_a_path(folder, tmp_path):  # row 121
     rows = [
         {"file": f"{n}.safetensors", "person": p, "face": f"{n}.npy"}
         for n, p in zip("abdef", STRANGE_NAMES, strict=False)
@@ -440,7 +440,7 @@ def test_a_persons_name_is_never_a_path(folder, tmp_path):  # row 121
 
 @pytest.mark.parametrize("column", ["file", "face"])
 @pytest.mark.parametrize("name", STRANGE_NAMES)
-def test_a_tables_strange_paths_are_named_and_no_crash(folder, tmp_path, column, name):  # row 121
+def test_tables_strange_paths_are_named_and_no_crash(folder, tmp_path, column, name):  # row 121
     rows = [{"file": f"{n}.safetensors", "person": n, "face": f"{n}.npy"} for n in "ab"]
     write_table(folder / "people.jsonl", [rows[0], rows[1] | {column: name}])
     loras = [folder / "a.safetensors", folder / "b.safetensors"]
@@ -455,7 +455,7 @@ def test_a_tables_strange_paths_are_named_and_no_crash(folder, tmp_path, column,
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-def test_the_same_table_in_three_formats_is_the_same_zoo(folder, tmp_path, ending):
+def test_same_table_in_three_formats_is_the_same_zoo(folder, tmp_path, ending):
     rows = [{"file": f"{n}.safetensors", "person": n * 2, "face": f"{n}.npy"} for n in "abdef"]
     write_table(folder / f"people{ending}", rows)
     loras = [folder / row["file"] for row in rows]
@@ -464,7 +464,7 @@ def test_the_same_table_in_three_formats_is_the_same_zoo(folder, tmp_path, endin
     assert {item.person for item in zoo.items} == {person_number(n * 2) for n in "abdef"}
 
 
-def test_a_parquet_tables_numbers_and_gaps_are_read_as_they_are_meant(tmp_path):
+def test_parquet_numbers_and_gaps_are_read_as_meant(tmp_path):
     table = tmp_path / "people.parquet"
     write_table(table, [{"file": "a.safetensors", "person": 7, "face": "a.npy"}])
     (row,) = read_table(table, ("file", "person", "face"))
@@ -475,7 +475,7 @@ def test_a_parquet_tables_numbers_and_gaps_are_read_as_they_are_meant(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no table", b"PAR1" + bytes(40) + b"PAR1"])
-def test_a_damaged_parquet_table_is_named(tmp_path, content):
+def test_damaged_parquet_table_is_named(tmp_path, content):
     (tmp_path / "t.parquet").write_bytes(content)
     with pytest.raises(UsageError, match=r"t\.parquet: expected a table, got [^\n]*; check the file$"):
         read_table(tmp_path / "t.parquet", ("file",))
@@ -488,7 +488,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 1e30])
-def test_an_embedding_without_a_direction_is_refused_and_one_of_any_norm_is_made_a_unit_one(tmp_path, value):  # row 120
+def test_embedding_is_made_a_unit_one_or_refused_if_zero(tmp_path, value):  # row 120
     np.save(tmp_path / "e.npy", np.full(8, 3.0))
     assert read_embedding(tmp_path / "e.npy").norm() == pytest.approx(1)
     np.save(tmp_path / "e.npy", np.array([value, 0, 0]))
@@ -497,7 +497,7 @@ def test_an_embedding_without_a_direction_is_refused_and_one_of_any_norm_is_made
 
 
 @pytest.mark.parametrize("shape", [(2, 8), (0,)])
-def test_a_file_of_several_embeddings_or_none_is_refused(tmp_path, shape):
+def test_file_of_several_embeddings_or_none_is_refused(tmp_path, shape):
     np.save(tmp_path / "e.npy", np.ones(shape))
     with pytest.raises(PhotoError, match=r"e\.npy: expected an embedding, one row of numbers, got shape"):
         read_embedding(tmp_path / "e.npy")
@@ -555,7 +555,7 @@ def import_sizes(folder, loras):
     return zoo, {int(Path(o.file).stem): o for o in outcomes}
 
 
-def test_an_update_of_a_size_unlike_all_others_is_refused_once_enough_are_in(tmp_path):
+def test_update_of_unlike_size_is_refused_once_enough_are_in(tmp_path):
     """100 times as large, a hundredth, factors of plain noise: refused after 32 others; the same as the third file comes in."""
     sizes = np.exp(0.3 * np.random.default_rng(0).normal(size=40))
     made = [LoRA.random(layout(2), seed=i, std=0.1).scaled(float(sizes[i])) for i in range(40)]
@@ -584,7 +584,7 @@ SOUND = {
 
 
 @pytest.mark.parametrize(("times", "draw"), SOUND.values(), ids=SOUND)
-def test_of_5000_sound_sizes_none_is_refused_and_damaged_ones_are(times, draw):
+def test_sizes_of_5000_sound_loras_pass_and_damaged_do_not(times, draw):
     """Also after three damaged ones that came in before anybody knew what is usual."""
     sizes, refused = Sizes(), []
     for size in (500.0, 1e4, 1e6, *np.exp(draw(np.random.default_rng(0)))):

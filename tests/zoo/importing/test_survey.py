@@ -66,7 +66,7 @@ def test_what_no_two_files_share_does_not_decide(tmp_path):
     assert [m.name for m in survey(loras).layout.modules] == [m.name for m in layout("to_q", "to_v").modules]
 
 
-def test_the_rank_is_the_least_that_keeps_what_it_promises(tmp_path):
+def test_rank_is_the_least_that_keeps_what_it_promises(tmp_path):
     spectrum = [1.0, 0.5, 0.2, 0.1]  # squares 1, 0.25, 0.04, 0.01: rank 2 keeps 0.96
     loras = [lora(tmp_path / f"{n}.safetensors", n, layout("to_q", "to_v"), spectrum) for n in range(3)]
     seen = survey(loras)
@@ -79,7 +79,7 @@ def test_the_rank_is_the_least_that_keeps_what_it_promises(tmp_path):
     assert not any("keeps less" in line for line in seen.lines())
 
 
-def test_a_layer_narrower_than_the_rank_has_its_width():
+def test_layer_narrower_than_the_rank_has_its_width():
     narrow = Layout(base="", modules=(Module(name="a", in_features=3, out_features=9, rank=1), *layout("to_q").modules))
     assert sorted(m.rank for m in of_rank(narrow, 8).modules) == [3, 8]
 
@@ -97,7 +97,7 @@ def test_bad_files_and_other_bases_are_said_and_do_not_decide(tmp_path):
         survey(loras, layout("to_v"))
 
 
-def test_the_command_says_it_before_it_begins(tmp_path):
+def test_command_says_it_before_it_begins(tmp_path):
     folder = tmp_path / "loras"
     path = lora(folder / "0.safetensors", 0, layout("to_q", "to_v"))
     text = {"lora_down.weight": torch.ones(2, 768), "lora_up.weight": torch.ones(3072, 2), "alpha": torch.tensor(2.0)}
@@ -120,7 +120,7 @@ def test_the_command_says_it_before_it_begins(tmp_path):
     assert len(Zoo.open(tmp_path / "zoo")) == 2
 
 
-def test_a_folder_of_pickles_alone_is_refused_by_naming_one(tmp_path):
+def test_folder_of_pickles_alone_is_refused_by_naming_one(tmp_path):
     (tmp_path / "loras").mkdir()
     (tmp_path / "loras" / "anna.pt").write_bytes(b"x")
     command = ["zoo", "import", str(tmp_path / "loras"), "--out", str(tmp_path / "zoo"), "--licence", "x"]
@@ -168,7 +168,7 @@ def test_any_zoo_can_be_learned_from_and_says_if_it_taught_none(tmp_path, quick)
     assert LoRA.load(tmp_path / "o.safetensors").layout == Zoo.open(tmp_path / "zoo").layout
 
 
-def test_the_size_of_a_model_follows_the_number_of_loras(tmp_path):
+def test_size_of_a_model_follows_the_number_of_loras(tmp_path):
     zoo = replace(Zoo.create(tmp_path / "zoo", layout("to_q"), {}, None), items=())
 
     def size(count):
@@ -193,7 +193,7 @@ def test_the_size_of_a_model_follows_the_number_of_loras(tmp_path):
         ({}, ""), (None, ""), ({"x": 7}, ""), ({"x": {"explained": "a"}}, ""),
     ],
 )  # fmt: skip
-def test_a_models_own_record_says_whether_it_learned_anything(errors, says):
+def test_models_own_record_says_whether_it_learned_anything(errors, says):
     assert says in shortcoming(errors)
     assert bool(shortcoming(errors)) == bool(says)
 

@@ -39,7 +39,7 @@ def test_rows_are_read_where_they_lie(release):
     assert all(torch.equal(rows[n], matrix[n]) for n in (0, 3, ROWS - 1))
 
 
-def test_a_zoo_of_it_holds_the_updates_that_were_applied(release, tmp_path):
+def test_zoo_of_it_holds_the_updates_that_were_applied(release, tmp_path):
     folder, matrix = release
     arguments = ["zoo", "import", "--w2w", str(folder), "--table", str(folder / "people.csv"), "--licence", "w2w"]
     arguments += [
@@ -62,7 +62,7 @@ def test_a_zoo_of_it_holds_the_updates_that_were_applied(release, tmp_path):
     assert LoRA(zoo.layout, stored).delta_W(name).allclose(27 * raw.delta_W(name), rtol=5e-3, atol=1e-5)
 
 
-def test_the_same_row_twice_counts_once_and_a_diverged_one_is_refused(release, tmp_path):
+def test_same_row_twice_counts_once_and_diverged_one_is_refused(release, tmp_path):
     folder, matrix = release
     changed = matrix.clone()
     changed[2], changed[5, 17] = matrix[1], torch.nan
@@ -95,7 +95,7 @@ def test_what_is_not_the_matrix_is_refused(tmp_path, make, message):
         open_rows(tmp_path / "all_weights.pt", 99_648)
 
 
-def test_a_compressed_one_is_refused(release, tmp_path):
+def test_compressed_one_is_refused(release, tmp_path):
     folder, _ = release
     with (
         zipfile.ZipFile(folder / "all_weights.pt") as old,
@@ -115,7 +115,7 @@ def test_a_compressed_one_is_refused(release, tmp_path):
         ("row\n1\n", "no person"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused(release, tmp_path, table, message):
+def test_table_that_does_not_fit_is_refused(release, tmp_path, table, message):
     folder, _ = release
     (tmp_path / "t.csv").write_text(table)
     with pytest.raises(UsageError, match=message):
@@ -129,7 +129,7 @@ class RunsWhenOpened:
         return os.mkdir, ("opened",)
 
 
-def test_the_releases_own_table_is_a_pickle_and_is_refused_with_what_to_do(release, tmp_path, monkeypatch):
+def test_release_table_as_pickle_is_refused_with_what_to_do(release, tmp_path, monkeypatch):
     folder, _ = release
     monkeypatch.chdir(tmp_path)
     (tmp_path / "w2w").mkdir()
@@ -174,7 +174,7 @@ def as_pandas_writes_it(path):
 
 
 @pytest.mark.parametrize("name", ["people.csv", "people.parquet"])
-def test_the_releases_table_as_pandas_writes_it_is_read_in_the_order_of_the_rows(release, tmp_path, name):
+def test_release_table_by_pandas_is_read_in_order_of_rows(release, tmp_path, name):
     folder, matrix = release
     said = []
     candidates, _ = candidates_of(
@@ -190,7 +190,7 @@ def test_the_releases_table_as_pandas_writes_it_is_read_in_the_order_of_the_rows
     assert len({item.person for item in Zoo.open(tmp_path / "zoo").items}) == ROWS
 
 
-def test_with_celebas_identities_joined_rows_of_one_person_stay_together(release, tmp_path):
+def test_rows_of_one_person_stay_together_by_celeba_identity(release, tmp_path):
     folder, _ = release
     (tmp_path / "t.csv").write_text(
         "row,file,person\n" + "".join(f"{n},{NAMES[n]},{28 + n // 2}\n" for n in range(ROWS))
@@ -201,7 +201,7 @@ def test_with_celebas_identities_joined_rows_of_one_person_stay_together(release
     assert said == []
 
 
-def test_a_table_of_an_index_and_fewer_rows_says_nothing_of_which_is_whose(release, tmp_path):
+def test_table_of_index_and_fewer_rows_says_nothing_of_whose(release, tmp_path):
     folder, _ = release
     (tmp_path / "t.csv").write_text(",Bald\n0/unet,1\n1/unet,-1\n")
     with pytest.raises(
