@@ -11,6 +11,7 @@ from lorasynth.worlds.brushes.factors import IDENTITY, NUISANCE, SKIES, THINGS
 from lorasynth.worlds.brushes.things import Role, sky, thing
 from lorasynth.worlds.canvas import Canvas, Plane
 from lorasynth.worlds.colours import hsl
+from lorasynth.worlds.factors import Factors
 from lorasynth.worlds.words import which_of
 
 _HUES = (0.36, 0.14, 0.0, 0.52, 0.80)  # of each role, in parts of the style's spread of hues
@@ -27,12 +28,12 @@ class _Shape:
     shade: Plane  # from 0, turned to the light, to 1
 
 
-class _Style:
+class _Style(Factors):
     """How everything is drawn: colours by role, and three layers a shape: colour, hatching, line."""
 
     def __init__(self, identity: Float[Tensor, "B identity"]):
-        self._factor = {name: identity[:, i] for i, name in enumerate(IDENTITY)}
-        s = self._factor
+        super().__init__(identity, IDENTITY)
+        s = self
         spread = 0.05 + 0.95 * s["hue_spread"]
         lightness, contrast = 0.38 + 0.30 * s["lightness"], 0.08 + 0.20 * s["contrast"]
         saturation = 0.10 + 0.80 * s["saturation"]
@@ -43,9 +44,6 @@ class _Style:
         paper = 0.62 + 0.34 * s["paper_lightness"]
         self.paper = hsl(s["paper_hue"], 0.75 * s["paper_saturation"] ** 1.5, paper)
         self.ink = hsl(s["line_hue"], torch.full_like(paper, 0.65), 0.05 + 0.40 * s["line_lightness"] ** 1.5)
-
-    def __call__(self, name: str, low: float, high: float) -> Tensor:
-        return (low + (high - low) * self._factor[name])[:, None, None]
 
     def coordinates(self, x: Tensor, y: Tensor) -> tuple[Plane, Plane]:
         """Where a trembling hand puts things."""
@@ -110,11 +108,7 @@ def draw(
         RGB in [0, 1].
     """
     style = _Style(identity)
-    scene = {name: nuisance[:, i] for i, name in enumerate(NUISANCE)}
-
-    def n(name: str, low: float, high: float) -> Tensor:
-        return (low + (high - low) * scene[name])[:, None, None]
-
+    n = Factors(nuisance, NUISANCE)
     canvas = Canvas(style.paper, size)
     x, y = style.coordinates(canvas.x, canvas.y)
     slip_x, slip_y = style.slip()
@@ -122,20 +116,20 @@ def draw(
     def hill(px: Plane, py: Plane) -> Plane:
         return n("horizon", 0.28, 0.46) - py + n("hill", 0.0, 0.09) * torch.sin(2.6 * px + n("hill_x", 0.0, 6.28))
 
-    ground = torch.full_like(scene["left"], int(Role.GROUND)).long()
+    ground = torch.full_like(n["left"], int(Role.GROUND)).long()
     shade = (0.15 + 0.5 * (y - 0.3)).clamp(0, 1)
     style.paint(canvas, _Shape(hill(x, y), hill(x - slip_x, y - slip_y), ground, shade))
 
     slots = (
         (
             sky,
-            which_of(SKIES, scene["sky"]),
+            which_of(SKIES, n["sky"]),
             n("sky_x", -0.5, 0.5),
             n("sky_y", -0.70, -0.60),
             torch.full_like(shade[:, :1, :1], 0.42),
         ),
-        (thing, which_of(THINGS, scene["left"]), n("left_x", -0.52, -0.42), 0.20, n("left_size", 0.80, 0.94)),
-        (thing, which_of(THINGS, scene["right"]), n("right_x", 0.42, 0.52), 0.20, n("right_size", 0.80, 0.94)),
+        (thing, which_of(THINGS, n["left"]), n("left_x", -0.52, -0.42), 0.20, n("left_size", 0.80, 0.94)),
+        (thing, which_of(THINGS, n["right"]), n("right_x", 0.42, 0.52), 0.20, n("right_size", 0.80, 0.94)),
     )
     for parts_of, kind, middle_x, middle_y, large in slots:
         u, v = (x - middle_x) / large, (y - middle_y) / large

@@ -11,6 +11,7 @@ from lorasynth.worlds.canvas import Canvas, Plane
 from lorasynth.worlds.colours import BACKGROUND_RGB, choose, hsl
 from lorasynth.worlds.emblems.factors import CHARGES, IDENTITY, NUISANCE, PATTERNS, SHAPES
 from lorasynth.worlds.emblems.patterns import pattern, softness
+from lorasynth.worlds.factors import Factors
 from lorasynth.worlds.words import which_of
 
 _RADIUS = 0.54  # of an emblem, in picture units
@@ -69,28 +70,19 @@ def draw(
     Returns:
         RGB in [0, 1].
     """
-    emblem = {name: identity[:, i] for i, name in enumerate(IDENTITY)}
-    photo = {name: nuisance[:, i] for i, name in enumerate(NUISANCE)}
-
-    def e(name: str, low: float, high: float) -> Tensor:
-        return (low + (high - low) * emblem[name])[:, None, None]
-
-    def n(name: str, low: float, high: float) -> Tensor:
-        return (low + (high - low) * photo[name])[:, None, None]
+    e, n = Factors(identity, IDENTITY), Factors(nuisance, NUISANCE)
 
     # Colours. The second one and the charge's keep their distance from the first: a pattern is always to be seen.
-    lightness = 0.36 + 0.36 * emblem["fill_lightness"]
-    fill = hsl(emblem["fill_hue"], 0.45 + 0.45 * emblem["fill_saturation"], lightness)
-    away = 0.20 + 0.24 * emblem["accent_lightness"]
+    lightness = 0.36 + 0.36 * e["fill_lightness"]
+    fill = hsl(e["fill_hue"], 0.45 + 0.45 * e["fill_saturation"], lightness)
+    away = 0.20 + 0.24 * e["accent_lightness"]
     second = torch.where(lightness > 0.54, lightness - away, lightness + away)
-    accent = hsl(emblem["accent_hue"], 0.35 + 0.5 * emblem["accent_saturation"], second)
-    rim = hsl(emblem["rim_hue"], torch.full_like(lightness, 0.5), 0.10 + 0.75 * emblem["rim_lightness"] ** 1.5)
-    pale = emblem["charge_lightness"] > 0.5
-    charge_lightness = torch.where(
-        pale, 0.65 + 0.5 * (emblem["charge_lightness"] - 0.5), 0.1 + 0.35 * emblem["charge_lightness"]
-    )
-    figure = hsl(emblem["charge_hue"], torch.full_like(lightness, 0.7), charge_lightness)
-    background = choose(BACKGROUND_RGB, photo["background"]) * (0.85 + 0.3 * photo["background_shade"])[:, None]
+    accent = hsl(e["accent_hue"], 0.35 + 0.5 * e["accent_saturation"], second)
+    rim = hsl(e["rim_hue"], torch.full_like(lightness, 0.5), 0.10 + 0.75 * e["rim_lightness"] ** 1.5)
+    pale = e["charge_lightness"] > 0.5
+    charge_lightness = torch.where(pale, 0.65 + 0.5 * (e["charge_lightness"] - 0.5), 0.1 + 0.35 * e["charge_lightness"])
+    figure = hsl(e["charge_hue"], torch.full_like(lightness, 0.7), charge_lightness)
+    background = choose(BACKGROUND_RGB, n["background"]) * (0.85 + 0.3 * n["background_shade"])[:, None]
 
     canvas = Canvas(background.clamp(0, 1), size)
     # Picture -> emblem coordinates: place, turn, zoom; then the emblem's own stretch and lean.
@@ -103,7 +95,7 @@ def draw(
 
     px, py = canvas.x - n("place", -PLACE_RANGE, PLACE_RANGE), canvas.y - n("height", -0.08, 0.10)
     x, y = own(px, py)
-    shape, count, depth = which_of(SHAPES, emblem["shape"]), e("count", 0.0, 1.0), e("depth", 0.0, 1.0)
+    shape, count, depth = which_of(SHAPES, e["shape"]), e("count", 0.0, 1.0), e("depth", 0.0, 1.0)
     outline = _outline(shape, x, y, count, depth)
 
     far = n("shadow", 0.03, 0.09)
@@ -114,7 +106,7 @@ def draw(
     face = Canvas(fill, size)
     turn = e("pattern_angle", 0.0, math.pi)
     u, v = x * torch.cos(turn) + y * torch.sin(turn), y * torch.cos(turn) - x * torch.sin(turn)
-    kind = which_of(PATTERNS, emblem["pattern"])
+    kind = which_of(PATTERNS, e["pattern"])
     over = pattern(
         kind, u, v, e("pattern_scale", 0.20, 0.46), e("pattern_balance", 0.32, 0.66), e("pattern_phase", 0.0, 1.0)
     )
@@ -122,7 +114,7 @@ def draw(
     line = (outline + e("inset", 0.06, 0.16)).abs() - 0.012
     face.paint(face.opacity(line) * (e("inset", -0.8, 1.0) * 8).clamp(0, 1), rim)
     radius = e("charge_size", 0.11, 0.20)
-    small = _charge(which_of(CHARGES, emblem["charge"]), x, y - e("charge_height", -0.12, 0.12), radius)
+    small = _charge(which_of(CHARGES, e["charge"]), x, y - e("charge_height", -0.12, 0.12), radius)
     face.paint(face.opacity(small - 0.025), fill * 0.55)
     face.paint(face.opacity(small), figure)
     light = 1 - n("light_side", -0.22, 0.22) * px / _RADIUS - n("light_height", 0.0, 0.25) * py / _RADIUS

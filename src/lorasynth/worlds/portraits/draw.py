@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lorasynth.worlds.canvas import Canvas
 from lorasynth.worlds.colours import BACKGROUND_RGB, choose, hsl
+from lorasynth.worlds.factors import Factors
 from lorasynth.worlds.portraits.factors import IDENTITY, NUISANCE
 from lorasynth.worlds.shapes import ellipse
 
@@ -30,30 +31,21 @@ def draw(
     Returns:
         RGB in [0, 1].
     """
-    person = {name: identity[:, i] for i, name in enumerate(IDENTITY)}
-    photo = {name: nuisance[:, i] for i, name in enumerate(NUISANCE)}
-
-    def p(name: str, low: float, high: float) -> Tensor:
-        return (low + (high - low) * person[name])[:, None, None]
-
-    def n(name: str, low: float, high: float) -> Tensor:
-        return (low + (high - low) * photo[name])[:, None, None]
+    p, n = Factors(identity, IDENTITY), Factors(nuisance, NUISANCE)
 
     # Colours.
-    tone, hue = person["skin_tone"], person["skin_hue"]
+    tone, hue = p["skin_tone"], p["skin_hue"]
     skin = hsl(0.035 + 0.05 * hue, 0.62 - 0.2 * tone, 0.82 - 0.52 * tone)
     shade = skin * torch.tensor([0.80, 0.72, 0.70])
-    hair_light = person["hair_lightness"]
-    hair = hsl(
-        0.02 + 0.11 * person["hair_hue"], 0.62 - 0.35 * (hair_light - 0.5).abs() * 2, 0.07 + 0.60 * hair_light**1.3
-    )
+    hair_light = p["hair_lightness"]
+    hair = hsl(0.02 + 0.11 * p["hair_hue"], 0.62 - 0.35 * (hair_light - 0.5).abs() * 2, 0.07 + 0.60 * hair_light**1.3)
     lips = torch.lerp(
-        shade, torch.tensor([0.80, 0.16, 0.26]).expand_as(shade), (0.15 + 0.75 * person["lip_colour"])[:, None]
+        shade, torch.tensor([0.80, 0.16, 0.26]).expand_as(shade), (0.15 + 0.75 * p["lip_colour"])[:, None]
     )
     dark = torch.tensor([0.10, 0.07, 0.07]).expand_as(skin)
     white = torch.tensor([0.97, 0.97, 0.95]).expand_as(skin)
-    background = choose(BACKGROUND_RGB, photo["background"]) * (0.85 + 0.3 * photo["background_shade"])[:, None]
-    shirt = choose(SHIRT_RGB, photo["shirt"]) * (0.85 + 0.3 * photo["shirt_shade"])[:, None]
+    background = choose(BACKGROUND_RGB, n["background"]) * (0.85 + 0.3 * n["background_shade"])[:, None]
+    shirt = choose(SHIRT_RGB, n["shirt"]) * (0.85 + 0.3 * n["shirt_shade"])[:, None]
 
     canvas = Canvas(background.clamp(0, 1), size)
     # Picture -> head coordinates: shift, roll, zoom. Small ranges: portraits come aligned, as face data sets do.
@@ -117,7 +109,7 @@ def draw(
     whites = canvas.opacity(lids)
     canvas.paint(whites, white)
     iris = ellipse(ex - side * n("gaze", -0.022, 0.022), ey, eye_r * 0.56, eye_r * 0.56)
-    canvas.paint(canvas.opacity(iris) * whites, choose(EYE_RGB, person["eye_colour"], smooth=True))
+    canvas.paint(canvas.opacity(iris) * whites, choose(EYE_RGB, p["eye_colour"], smooth=True))
     canvas.paint(canvas.opacity(iris + eye_r * 0.30) * whites, dark)
     canvas.paint(
         canvas.opacity(ellipse(fx - side * eye_x + 0.02, ey + 0.025, eye_r * 0.18, eye_r * 0.18)) * whites, white
@@ -175,9 +167,7 @@ def draw(
     rim_r = p("glasses_size", 0.125, 0.165)
     rims = (ellipse(ax - eye_x, y - eye_y, rim_r, rim_r * 0.86)).abs() - 0.014
     bridge = torch.maximum((y - eye_y + 0.02).abs() - 0.012, ax - (eye_x - rim_r))
-    frame = hsl(
-        person["glasses_size"] * 3 % 1, torch.full_like(tone, 0.6), 0.10 + 0.30 * (person["glasses_size"] * 7 % 1)
-    )
+    frame = hsl(p["glasses_size"] * 3 % 1, torch.full_like(tone, 0.6), 0.10 + 0.30 * (p["glasses_size"] * 7 % 1))
     canvas.paint(canvas.opacity(torch.minimum(rims, bridge)) * worn, frame)
 
     exposure = n("brightness", 0.86, 1.10)[:, None]
