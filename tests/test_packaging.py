@@ -33,6 +33,21 @@ def test_every_package_of_an_extra_is_pinned():
     assert names <= pinned
 
 
+def test_notice_names_every_package_of_a_user_with_its_licence():
+    notice = dict(re.findall(r"^  ([\w-]+) {2,}(\S.*)$", (ROOT / "NOTICE").read_text(), re.MULTILINE))
+    extras = PROJECT["optional-dependencies"]
+    users = [*PROJECT["dependencies"], *(p for name in extras.keys() - {"dev", "docs"} for p in extras[name])]
+    assert {re.split(r"[>=\[]", each)[0] for each in users} == notice.keys() - {"package"}
+
+
+def test_metadata_has_licence_typing_and_addresses():
+    assert PROJECT["license"] == "Apache-2.0"
+    assert PROJECT["license-files"] == ["LICENSE", "NOTICE"]
+    assert {"Typing :: Typed", "Programming Language :: Python :: 3.13"} <= set(PROJECT["classifiers"])
+    assert (ROOT / "src/lorasynth/py.typed").exists()
+    assert PROJECT["urls"]["Paper"].endswith("2412.02352")
+
+
 def test_workflows_call_targets_that_the_makefile_has():
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     commands = [
