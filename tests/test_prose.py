@@ -15,7 +15,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PACKAGES = (
-    "base", "canonical", "drawn", "encoders", "experiments", "gallery", "prior", "training", "vae", "worlds",
+    "base", "canonical", "drawn", "encoders", "experiments", "gallery", "lora", "prior", "storage", "training", "vae",
+    "workers", "worlds",
 )  # fmt: skip
 """Those whose docstrings were rewritten."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Run the command line; heavy imports wait until a verb needs them."""
+    """Run the command line. Heavy imports wait until a verb needs them."""
     import os
     import signal
 

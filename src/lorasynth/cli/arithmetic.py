@@ -85,7 +85,7 @@ class NewFileOptions:
     force: Force = False
 
     def prepare(self, *sources: Path) -> None:
-        """Fail before the work if its results could not be written; then choose the device."""
+        """Fail before the work if its results could not be written. Then choose the device."""
         check_json(self.json, *sources, self.output, force=self.force)
         check_lora(self.output, self.format or _kind(sources[0]), force=self.force)
         setup(self.device)

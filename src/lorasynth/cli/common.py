@@ -73,7 +73,7 @@ def setup(device: str = "cpu") -> None:
 
 
 def say(message: str) -> None:
-    """A line of progress, on standard error; what is not printable in it, as files may say, is escaped."""
+    """A line of progress, on standard error. What is not printable in it, as files may say, is escaped."""
     from lorasynth.storage.faults import printable
 
     print(printable(message, 4_096), file=sys.stderr, flush=True)

@@ -164,7 +164,7 @@ def _synthesize_many(
     json: Path | None,
     force: bool,
 ) -> dict[str, Any]:
-    """A folder of LoRAs, one for each person of a table or folder; the record to emit."""
+    """A folder of LoRAs, one for each person of a table or folder. The record to emit."""
     if format == Format.peft:
         raise UsageError(
             "expected --format kohya or diffusers with --table, got peft, which is a folder for each person"

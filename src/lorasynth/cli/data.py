@@ -31,7 +31,7 @@ def data_check(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Who is there, and which photos can be used; everything that is left out is listed with its reason. Nothing is trained.
+    """Who is there, and which photos can be used. Everything that is left out is listed with its reason. Nothing is trained.
 
     Example: lorasynth data check people/ --encoder models/buffalo_l --html check.html
     """

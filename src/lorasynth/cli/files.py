@@ -66,11 +66,11 @@ def convert(
     json: Json = None,
     force: Force = False,
 ) -> None:
-    """Convert a LoRA between formats, the scaling folded in, and say what it cost; no seed changes the result.
+    """Convert a LoRA between formats, the scaling folded in, and say what it cost. No seed changes the result.
 
-    squared_relative_error is ``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' read back from what is written: 0 is exact; float16
-    costs about 1e-7, bfloat16 about 6e-6, and 1 means that nothing of the LoRA is left. proved_by names the reader, of
-    diffusers or PEFT, that took every module for the base's model; not_proved says why none could be asked.
+    squared_relative_error is ``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' read back from what is written. 0 is exact, float16
+    costs about 1e-7, bfloat16 about 6e-6, and 1 means that nothing is left. proved_by names the reader, of
+    diffusers or PEFT, that took every module for the base's model. not_proved says why none could be asked.
 
     Example: lorasynth convert adapter me.safetensors --format kohya
     """
@@ -111,7 +111,7 @@ def import_legacy(
 ) -> None:
     """Write a pickled LoRA, or other tensors, as safetensors: read once, in a process with little memory and time.
 
-    No other verb opens a pickle. Tensors keep their names and types; a LoRA has to pass the gate. PEFT's adapter_model.bin goes
+    No other verb opens a pickle. Tensors keep their names and types. A LoRA has to pass the gate. PEFT's adapter_model.bin goes
     to adapter_model.safetensors in its own folder, where its configuration is.
 
     Example: lorasynth import-legacy old.pt new.safetensors

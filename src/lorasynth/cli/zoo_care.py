@@ -37,9 +37,9 @@ def zoo_info(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """What a zoo holds; with --measure, its two qualities: likeness and repeatability, or what an imported one can teach.
+    """What a zoo holds. With --measure, its two qualities: likeness and repeatability, or what an imported one can teach.
 
-    Faults are those that lines and sizes show; `zoo verify` holds every byte against its checksum.
+    Faults are those that lines and sizes show. `zoo verify` holds every byte against its checksum.
 
     Example: lorasynth zoo info runs/zoo --measure 32
     """
@@ -99,7 +99,7 @@ def zoo_resize(
 
 
 def zoo_verify(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
-    """Hold every byte of a zoo against its checksums; exit code 0 if it is sound, 2 if not, with all faults as JSON.
+    """Hold every byte of a zoo against its checksums. Exit code 0 if it is sound, 2 if not, with all faults as JSON.
 
     No writer should be at work. What the codes mean: docs/zoo.md.
 
@@ -124,7 +124,7 @@ def zoo_verify(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
 
 
 def zoo_repair(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
-    """Set aside what is not sound, in the zoo's quarantine/ with the reason; what is sound is not touched.
+    """Set aside what is not sound, in the zoo's quarantine/ with the reason. What is sound is not touched.
 
     `zoo build` or `zoo import` as before then makes what is missing. No writer should be at work.
 
@@ -147,7 +147,7 @@ def zoo_forget(
     json: Json = None,
     force: Force = False,
 ) -> None:
-    """Take a person out of a zoo for good: LoRAs, embeddings, quarantine; building and importing pass them over from now on.
+    """Take a person out of a zoo for good: LoRAs, embeddings, quarantine. Building and importing pass them over from now on.
 
     Models that learned from the zoo before still know what they learned: train them again.
 

@@ -80,7 +80,7 @@ def zoo_import(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Take LoRAs of any format and rank into a zoo; bad ones are set aside with the reason, in import.jsonl.
+    """Take LoRAs of any format and rank into a zoo. Bad ones are set aside with the reason, in import.jsonl.
 
     What will be taken and lost is said before it begins. `train all imported` learns from any such zoo.
 
@@ -188,7 +188,7 @@ def _summary(outcomes: "Sequence[Outcome]") -> dict[str, Any]:
 def _chosen(
     loras: list[Path], others: "Sequence[PassedOver]", asked: "tuple[Layout | None, int | None]", base: str | None
 ) -> "tuple[Layout, Survey | None]":
-    """The layout that all are brought to, and what was seen of the files; says what will be taken and lost."""
+    """The layout that all are brought to, and what was seen of the files. Says what will be taken and lost."""
     from lorasynth.errors import ZooError
     from lorasynth.storage.faults import shown
     from lorasynth.zoo.importing.survey import of_rank, survey
@@ -208,7 +208,7 @@ def _chosen(
 
 
 def _asked(name: str, rank: int | None, out: Path, base: str | None) -> "tuple[Layout | None, int | None]":
-    """The layout and the rank that are asked for; None for what is to be chosen. A zoo that is there has chosen."""
+    """The layout and the rank that are asked for. None for what is to be chosen. A zoo that is there has chosen."""
     from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
     from lorasynth.lora.presets import PRESETS

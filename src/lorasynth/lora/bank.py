@@ -17,8 +17,8 @@ class AdapterBank(nn.Module):
     """N LoRAs of one layout, attached to one base model whose batch they share.
 
     The batch is adapter-major: with N adapters and N·b rows, rows ``n·b … (n+1)·b`` go through adapter n. Each adapted layer
-    costs one more pair of batched matrix products, whatever N is. Only the bank's own parameters ever get gradients from it;
-    the base is not copied and not changed (forward hooks, removed on leaving `attached`).
+    costs one more pair of batched matrix products, whatever N is. Only the bank's own parameters ever get gradients from it.
+    The base is not copied and not changed (forward hooks, removed on leaving `attached`).
 
     Training a bank on the sum of per-adapter losses is training N LoRAs apart: no term couples two adapters.
     """

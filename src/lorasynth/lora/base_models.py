@@ -40,7 +40,7 @@ def transformer(name: str, **config: Any) -> Any:
 
 
 def sd15_unet() -> Any:
-    """Stable Diffusion 1.5's UNet: 859,520,964 parameters; diffusers' defaults but for the text width."""
+    """Stable Diffusion 1.5's UNet: 859,520,964 parameters, diffusers' defaults but for the text width."""
     return unet(sample_size=64, cross_attention_dim=768)
 
 
@@ -82,7 +82,7 @@ def sd3_transformer() -> Any:
 
 
 def flux_transformer() -> Any:
-    """FLUX.1-dev's transformer: 11,901,408,320 parameters; diffusers' defaults, with guidance as an input."""
+    """FLUX.1-dev's transformer: 11,901,408,320 parameters, diffusers' defaults, with guidance as an input."""
     return transformer("FluxTransformer2DModel", guidance_embeds=True)
 
 
@@ -209,7 +209,7 @@ def shapes_of(model: nn.Module) -> dict[str, Shape]:
 
 
 def loader_of(base: str) -> Any:
-    """Diffusers' reader of LoRAs for a base; None if it has none."""
+    """Diffusers' reader of LoRAs for a base. None if it has none."""
     import diffusers.loaders as loaders
 
     if base in ("sd15", "sd2", "sdxl", "sdxl-refiner"):
@@ -218,7 +218,7 @@ def loader_of(base: str) -> Any:
 
 
 def read_as_diffusers(base: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A LoRA file's tensors as diffusers' reader for a base hands them to the model; a UNet's alphas are left to it.
+    """A LoRA file's tensors as diffusers' reader for a base hands them to the model. A UNet's alphas are left to it.
 
     Raises:
         Exception: of any kind, as the reader raises it.
@@ -288,7 +288,7 @@ def _layer(name: str, rows: torch.Tensor, spelling: tuple[str, ...]) -> dict[str
 
 
 def _parts(named: dict[str, torch.Tensor], shapes: dict[str, Shape]) -> Parts:
-    """Modules and rows by the numbers in what the reader made; nothing if a module is not of the model."""
+    """Modules and rows by the numbers in what the reader made. Nothing if a module is not of the model."""
     ups = {
         k.removesuffix(".lora_B.weight"): t for k, t in named.items() if k.endswith(".lora_B.weight") and t.max() > 0
     }

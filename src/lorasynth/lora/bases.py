@@ -105,7 +105,7 @@ def variants() -> tuple[Variant, ...]:
 
 @cache
 def of(base: str) -> tuple[Variant, ...]:
-    """The models of one base; none if it has no table."""
+    """The models of one base. None if it has no table."""
     return tuple(variant for variant in variants() if variant.base == base)
 
 

@@ -83,7 +83,7 @@ class AsBefore:
 def checkpointed(function: Callable[..., Any], *arguments: Any) -> Any:
     """A part of a network whose activations are computed again for the gradient, with the LoRAs that it had before.
 
-    NOTE: torch's checkpoint runs the part again in ``backward``, when the context of a bank may have been left: without its
+    NOTE: torch's checkpoint runs the part again in ``backward``, when the context of a bank may have been left. Without its
     hooks, the gradient would be that of the bare base.
     """
     return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), AsBefore()))

@@ -59,7 +59,7 @@ class Halves:
 
     @property
     def layer(self) -> Layer | None:
-        """What can be said of it against a model's table; None if a half is missing or has no shape of a layer's."""
+        """What can be said of it against a model's table. None if a half is missing or has no shape of a layer's."""
         if self.lora_A is None or self.lora_B is None:
             return None
         (key, A), B = self.lora_A, self.lora_B[1]

@@ -180,7 +180,7 @@ class LoRA:
             )
 
     def header(self, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What a file of this LoRA says of itself, whatever its format; ``metadata`` stands above the LoRA's own.
+        """What a file of this LoRA says of itself, whatever its format. ``metadata`` stands above the LoRA's own.
 
         Raises:
             UsageError: a value that is no text, or a field that is diffusers' own.
@@ -288,7 +288,7 @@ class LoRA:
 
     @staticmethod
     def detach(model: nn.Module, adapter_name: str = "lorasynth") -> None:
-        """Take the adapter off again; after the last one the model is as it was.
+        """Take the adapter off again. After the last one the model is as it was.
 
         Raises:
             UsageError: the model has no adapter of that name.

@@ -1,7 +1,7 @@
 """The strict gate: every LoRA file that somebody else may have written is read here, or refused with a reason.
 
 The container is checked before a tensor is touched (see `container`), then every tensor before a converter sees it (`checks`).
-Loaders of the field fill missing halves with random numbers, skip what does not fit and pass NaN on; here each of these is an
+Loaders of the field fill missing halves with random numbers, skip what does not fit and pass NaN on. Here each of these is an
 error that names the file, the key, what was expected and what came.
 """
 
@@ -48,7 +48,7 @@ def inspect_file(
 def read_lora_file(
     path: str | Path, *, max_file_mb: int = MAX_FILE_MB
 ) -> tuple[dict[str, Tensor], dict[str, str], Inspection]:
-    """A LoRA file's tensors under its own names, its metadata, and what was seen; for a PEFT folder those of its weights.
+    """A LoRA file's tensors under its own names, its metadata, and what was seen. For a PEFT folder those of its weights.
 
     Raises:
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
@@ -214,7 +214,7 @@ def _check_tensors(
 
 
 def _flat(stored: Stored, base: str) -> tuple[Layout, Tensor]:
-    """The layout, and the vector in float32 with the scalings folded in; ``stored`` is emptied on the way.
+    """The layout, and the vector in float32 with the scalings folded in. ``stored`` is emptied on the way.
 
     NOTE: straight from the file's own type into the one vector: float16 in twice its size needs just that.
     """
@@ -257,7 +257,7 @@ def _weights_of(path: Path) -> tuple[Path, dict[str, str]]:
 
 
 def adapter_config_of(path: Path) -> str | None:
-    """The text of the adapter_config.json beside PEFT's weights; None if the file is not called so, or stands alone.
+    """The text of the adapter_config.json beside PEFT's weights. None if the file is not called so, or stands alone.
 
     Raises:
         FaultyFileError: it cannot be read.

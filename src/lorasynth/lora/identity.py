@@ -45,7 +45,7 @@ class Layer:
     key: str
 
     def parts(self, variant: Variant) -> Parts | None:
-        """What it is in a model; None if the model has no such layer, or not in this shape."""
+        """What it is in a model. None if the model has no such layer, or not in this shape."""
         i, o, kernel = self.shape
         for name in self.spellings:
             for module, rows in (parts := variant.spelled.get(name, ())):
@@ -171,7 +171,7 @@ def _denied(statement: tuple[str, str, str], layers: Mapping[str, Layer], names:
 
 
 def _by_name(layers: Mapping[str, Layer], base: str) -> dict[str, Parts] | None:
-    """The layers' modules in the first model that has all of their names, whatever their shapes; None if none has.
+    """The layers' modules in the first model that has all of their names, whatever their shapes. None if none has.
 
     Names of the original code and fused layers are taken for a base that somebody names alone: of an unknown one (Lumina's qkv
     beside Z-Image's) the same name may mean other rows.

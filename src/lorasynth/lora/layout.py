@@ -37,7 +37,7 @@ class Module:
 
     @classmethod
     def of(cls, name: str, layer: nn.Module | None, rank: int) -> "Module | None":
-        """What PEFT adapts in a layer; None for what is no linear layer or 2-D convolution, or one in groups or dilated."""
+        """What PEFT adapts in a layer. None for what is no linear layer or 2-D convolution, or one in groups or dilated."""
         if isinstance(layer, nn.Linear):
             return cls(name=name, in_features=layer.in_features, out_features=layer.out_features, rank=rank)
         if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
@@ -113,7 +113,7 @@ class Layout:
     modules: tuple[Module, ...]
 
     def __post_init__(self) -> None:
-        """Sort; refuse an empty table, doubled names and impossible ranks."""
+        """Sort. Refuse an empty table, doubled names and impossible ranks."""
         object.__setattr__(self, "modules", tuple(sorted(self.modules, key=lambda m: natural_order(m.name))))
         if not self.modules:
             raise LayoutError("a layout needs at least one module, got none; check the target modules")
@@ -194,7 +194,7 @@ class Layout:
 
     @classmethod
     def parse(cls, value: Any, place: str) -> "Layout":
-        """`from_dict` where types of values stand; see `lorasynth.storage.schema`.
+        """`from_dict` where types of values stand. See `lorasynth.storage.schema`.
 
         Raises:
             Misfit: it is no layout's.
@@ -248,7 +248,7 @@ class Layout:
 
     @classmethod
     def preset(cls, name: str, rank: int = 1) -> "Layout":
-        """A named layout; `presets.PRESETS` lists them.
+        """A named layout. `presets.PRESETS` lists them.
 
         Raises:
             UsageError: no preset has that name.

@@ -53,7 +53,7 @@ class Name:
 
 
 def parse(key: str) -> Name | None:
-    """A tensor's name by the grammar; None if it is no LoRA's."""
+    """A tensor's name by the grammar. None if it is no LoRA's."""
     if not (found := _HALF.fullmatch(key)):
         return None
     raw = found["name"]

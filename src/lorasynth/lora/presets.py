@@ -1,4 +1,4 @@
-"""Layouts by name: which modules people adapt in the base models that everybody knows; `Layout.preset` makes them."""
+"""Layouts by name: which modules people adapt in the base models that everybody knows. `Layout.preset` makes them."""
 
 from dataclasses import dataclass
 

@@ -24,7 +24,7 @@ def update_inner(
 
 
 def update_norm2(A_RI: Float[Tensor, "R I"], B_OR: Float[Tensor, "O R"]) -> float:
-    """Squared Frobenius norm of one update ``B A``, in float64; never below 0."""
+    """Squared Frobenius norm of one update ``B A``, in float64. Never below 0."""
     step = _ranks_at_a_time(A_RI[None], B_OR[None])
     parts = list(zip(A_RI.split(step), B_OR.split(step, 1), strict=True))
     total = 0.0

@@ -88,7 +88,7 @@ def _as_peft(tensors: dict[str, Tensor]) -> tuple[str, Pairs]:
 
 
 def _pairs(tensors: dict[str, Tensor]) -> Pairs:
-    """``<module>.lora_A.weight`` and ``….lora_B.weight`` -> module -> both; other keys are nobody's."""
+    """``<module>.lora_A.weight`` and ``….lora_B.weight`` -> module -> both. Other keys are nobody's."""
     names = [key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")]
     return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
 

@@ -56,7 +56,7 @@ def stored_of(halves: dict[str, Halves], identity: Identity, metadata: Mapping[s
 
 
 def _scaling_of(raw: str, half: Halves) -> float | None:
-    """What a layer's own tensors say of its scaling: alpha / rank; 1 for kohya's names without alpha; None for others'."""
+    """What a layer's own tensors say of its scaling: alpha / rank; 1 for kohya's names without alpha. None for others'."""
     rank = half.rank or 1
     if half.alpha is None:
         return 1.0 if raw.startswith("lora_") else None
@@ -91,7 +91,7 @@ def without_padding(stored: Stored, metadata: Mapping[str, str], base: str) -> S
     """The factors without the zeros that our own kohya files fill ranks up with, if that is what their header says.
 
     The header names the layout before filling up by its hash. Rows of lora_A that are zero, with zero columns of lora_B, go from
-    the end; if what remains has another hash, they were meant.
+    the end. If what remains has another hash, they were meant.
     """
     if not (stated := metadata.get("lorasynth.layout")):
         return stored
@@ -109,7 +109,7 @@ def without_padding(stored: Stored, metadata: Mapping[str, str], base: str) -> S
 def _taken_apart(parts: Parts, A: Tensor, B: Tensor) -> Pairs:
     """The modules that a layer is, with their factors. Parts that are zero altogether were never trained, and are left out.
 
-    A block-diagonal lora_B, as kohya's converter writes parts of one rank, gives each part its own rows of lora_A; any other is
+    A block-diagonal lora_B, as kohya's converter writes parts of one rank, gives each part its own rows of lora_A. Any other is
     cut into rows and shares lora_A.
     """
     if len(parts) == 1:

@@ -3,7 +3,7 @@
     python unpickle.py IN OUT MEGABYTES SECONDS        OUT is the number of an open file
 
 The one place where a pickle is read: by PyTorch's reader that calls nothing but what makes tensors (``weights_only``), which has
-had holes before; hence the process. It says what came of it as a line of JSON; `legacy` starts it and imports nothing of it.
+had holes before. Hence the process. It says what came of it as a line of JSON. `legacy` starts it and imports nothing of it.
 """
 
 import json

@@ -82,7 +82,7 @@ def tensors_of(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _header(file: io.BufferedReader, size: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The header of an open file of that size; after it the file stands where the data begins."""
+    """The header of an open file of that size. After it the file stands where the data begins."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
     # A length that cannot be is another format's first bytes: some more of them tell which.
@@ -92,7 +92,7 @@ def _header(file: io.BufferedReader, size: int) -> tuple[dict[str, dict[str, Any
 def _tensor(entry: dict[str, Any], read: Callable[[bytearray | mmap.mmap], int]) -> Tensor:
     """The next tensor.
 
-    NOTE: a large one in pages of its own, which go back to the system with it; what malloc gives, it mostly keeps.
+    NOTE: a large one in pages of its own, which go back to the system with it. What malloc gives, it mostly keeps.
     """
     first, last = entry["data_offsets"]
     dtype, size = DTYPES[entry["dtype"]], last - first
@@ -110,7 +110,7 @@ def _changed() -> FaultyFileError:
 
 @contextmanager
 def _at_rest(path: Path, max_file_mb: int) -> Iterator[tuple[io.BufferedReader, int]]:
-    """A regular file, open, and its size; an error if it changed until it is closed."""
+    """A regular file, open, and its size. An error if it changed until it is closed."""
     with _refused(path):
         _require_regular(path.stat(), max_file_mb)
         file = path.open("rb")

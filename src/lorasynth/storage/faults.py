@@ -9,7 +9,7 @@ from lorasynth.errors import LoRAFileError
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something wrong in a file. ``code`` is stable; with ``fatal`` the file is refused, otherwise it is only worth knowing.
+    """Something wrong in a file. ``code`` is stable. With ``fatal`` the file is refused, otherwise it is only worth knowing.
 
     Texts may come from the file itself, so whatever is not printable is escaped and long ones are cut.
     """
@@ -35,7 +35,7 @@ class Fault:
 
 
 class FaultyFileError(LoRAFileError):
-    """The first fatal fault of a file, as an error; ``code`` is the fault's."""
+    """The first fatal fault of a file, as an error. ``code`` is the fault's."""
 
     def __init__(self, fault: Fault, path: str | Path | None = None, more: int = 0):
         rest = f" ({more} more: `lorasynth inspect` lists them)" if more else ""
@@ -57,7 +57,7 @@ def shown(path: str | Path) -> str:
 
 
 def refuse(code: str, key: str, expected: str, actual: str, fix: str) -> FaultyFileError:
-    """A fatal fault as an error to raise; whoever knows the file's name adds it."""
+    """A fatal fault as an error to raise. Whoever knows the file's name adds it."""
     return FaultyFileError(Fault(code=code, key=key, expected=expected, actual=actual, fix=fix))
 
 

@@ -150,7 +150,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file's tensors, which all lie within it; none is read.
+    """Names and shapes of a safetensors file's tensors, which all lie within it. None is read.
 
     Raises:
         ModelError: the file is missing, no file, or not safetensors.

@@ -87,7 +87,7 @@ def parse_header(content: bytes, num_bytes: int | None = None) -> tuple[dict[str
 
 
 def _parse_text(text: bytes) -> dict[str, Any]:
-    """The header as a JSON object; its metadata, which may be long, apart from the rest, which may not."""
+    """The header as a JSON object. Its metadata, which may be long, apart from the rest, which may not."""
     first, last = _metadata_span(text)
     if len(text) - (last - first) > MAX_TENSORS_BYTES:
         got = f"{len(text) - (last - first)}"

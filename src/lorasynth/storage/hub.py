@@ -51,7 +51,7 @@ def local_copy(repo_id: str, kind: Kind, patterns: Sequence[str]) -> Path:
 def publish(
     folder: Path, repo_id: str, kind: Kind, patterns: Sequence[str], *, private: bool = True, api: "HfApi | None" = None
 ) -> str:
-    """Make a hub repository hold the files of a folder, in one commit; files of the same patterns that it held go.
+    """Make a hub repository hold the files of a folder, in one commit. Files of the same patterns that it held go.
 
     Args:
         folder: what to publish.

@@ -103,7 +103,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def open_lock(path: Path) -> IO[str]:
-    """Open a lock's file for reading and writing, made where there is none; what is in it stays.
+    """Open a lock's file for reading and writing, made where there is none. What is in it stays.
 
     Raises:
         OSError: it cannot be opened, is a link or no file, or is another file under a second name.
@@ -117,7 +117,7 @@ def open_lock(path: Path) -> IO[str]:
 
 
 def require_replaceable(path: Path) -> bool:
-    """Whether a regular file is at ``path``, which may be replaced; False where nothing is.
+    """Whether a regular file is at ``path``, which may be replaced. False where nothing is.
 
     Raises:
         UsageError: something else is there, or nothing can be.
@@ -130,7 +130,7 @@ def require_replaceable(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str | None:
-    """In words, what is at a path, itself and not where it leads to; None where nothing is."""
+    """In words, what is at a path, itself and not where it leads to. None where nothing is."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -23,7 +23,7 @@ MAX_FILE_MB = 1 << 16
 
 
 def open_regular(path: str | Path, max_mb: int = MAX_FILE_MB) -> io.BufferedReader:
-    """Open a regular file of bounded size for reading; opening never waits.
+    """Open a regular file of bounded size for reading. Opening never waits.
 
     Raises:
         ModelError: it is missing, unreadable, too large, or no file.

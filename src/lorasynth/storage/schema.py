@@ -21,7 +21,7 @@ _ABSENT = object()
 
 
 class Misfit(ValueError):
-    """A value is not what its place asks for; the message says where, "expected ..., got ..."."""
+    """A value is not what its place asks for. The message says where, "expected ..., got ..."."""
 
     def __init__(self, place: str, expected: str, got: Any):
         got = "nothing" if got is _ABSENT else _shown(got)
@@ -65,7 +65,7 @@ SHA256 = text(64, r"[0-9a-f]{64}", "a sha256 in hex")
 
 
 def whole(least: int, most: int) -> Type:
-    """A whole number within bounds; True is none."""
+    """A whole number within bounds. True is none."""
 
     def check(value: Any, place: str) -> int:
         if type(value) is not int or not least <= value <= most:

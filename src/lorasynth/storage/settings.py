@@ -1,7 +1,7 @@
 """Settings as JSON values that runs and zoos keep, and what differs between those that were kept and those that are asked for.
 
-A setting that a later version brings is no difference while it is at its default: the default of a new setting has to do what was
-done before there was the setting.
+A setting that a later version brings is no difference while it is at its default. So the default of a new setting has to do
+what was done before there was the setting.
 """
 
 import json
@@ -38,7 +38,7 @@ def config_record(config: Any) -> Settings:
 def config_difference(old: Any, new: Any, key: str = "", defaults: Mapping[str, Any] | None = None) -> list[str]:
     """Sentences "key: old -> new" for all that differs between two JSON values.
 
-    A setting that the old one does not know differs only where it is on: a run of before goes on in a later version while a new
+    A setting that the old one does not know differs only where it is on. A run of before goes on in a later version while a new
     option is at its default or, where nobody knows that, off (null, false, 0 or empty).
 
     Args:

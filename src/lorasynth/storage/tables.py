@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV however a spreadsheet saved it, JSONL, Parquet; rows with plain column names come out."""
+"""Tables as people have them: CSV however a spreadsheet saved it, JSONL, Parquet. Rows with plain column names come out."""
 
 import codecs
 import csv
@@ -146,7 +146,7 @@ def _json_rows(text: str) -> Iterator[Row]:
 
 
 def _plain_names(row: Row) -> Row:
-    """Without capitals and blanks around names; two columns of one name are an error."""
+    """Without capitals and blanks around names. Two columns of one name are an error."""
     plain = {str(name).strip().casefold(): value for name, value in row.items()}
     if len(plain) < len(row):
         raise ValueError(f"two columns of one name among {', '.join(map(str, row))}")

@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 1 << 22
 
 
 class TensorFile:
-    """A file whose header is sound. Use it in a ``with``; what does not fit in there is a `ModelError` that names the file."""
+    """A file whose header is sound. Use it in a ``with``. What does not fit in there is a `ModelError` that names the file."""
 
     def __init__(self, path: str | Path, max_mb: int = MAX_MB):
         """Open a file and read its header.
@@ -82,7 +82,7 @@ class TensorFile:
         return {name: DTYPES[entry["dtype"]] for name, entry in self._entries.items()}
 
     def said(self, fields: Mapping[str, Type]) -> dict[str, Any]:
-        """What the header says, of these types; a field of a type that takes None may be missing.
+        """What the header says, of these types. A field of a type that takes None may be missing.
 
         Raises:
             Misfit: a field is missing or of another type.

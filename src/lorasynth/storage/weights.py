@@ -72,7 +72,7 @@ class _Unfilled(TorchFunctionMode):
 
 
 def packed_shapes(file: TensorFile, flags: Collection[str] = ()) -> dict[str, Shape]:
-    """The shapes of what `read_packed` will give; nothing is read.
+    """The shapes of what `read_packed` will give. Nothing is read.
 
     Args:
         file: that `pack` wrote.

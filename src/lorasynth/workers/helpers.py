@@ -12,7 +12,7 @@ from threading import Thread
 def helpers(
     number: int, work: Callable[..., None], *arguments: object, method: str = "spawn"
 ) -> Iterator[list[BaseProcess]]:
-    """Have some processes work beside a block. Its end waits for theirs; its error ends them, and so does this process's death.
+    """Have some processes work beside a block. Its end waits for theirs. Its error ends them, and so does this process's death.
 
     Args:
         number: of processes.

@@ -1,4 +1,4 @@
-"""Leases: which of many processes, on machines that share a folder, works on what. They save work; who is right is for the store.
+"""Leases: which of many processes, on machines that share a folder, works on what. They save work. Who is right is for the store.
 
     FOLDER/.leases/shard-00012.0     made with O_EXCL: this work is taken; its owner, host, and a count that its owner raises
     FOLDER/.leases/shard-00012.1     the same work, taken over from an owner who is gone
@@ -58,7 +58,7 @@ class Leases:
         self._looks: dict[Path, _Look] = {}
 
     def claim(self, names: Iterable[str]) -> "Lease | None":
-        """Take the first of some works that nobody has; to be used as a context.
+        """Take the first of some works that nobody has. To be used as a context.
 
         Args:
             names: of the works, as file names; taken one by one, so that a generator can say each time what is left.
@@ -216,7 +216,7 @@ class Lease:
 
 
 def _leases_in(folder: Path) -> list[tuple[str, int]]:
-    """The work and generation of each file that is named as a lease; others are nobody's business."""
+    """The work and generation of each file that is named as a lease. Others are nobody's business."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -226,7 +226,7 @@ def _leases_in(folder: Path) -> list[tuple[str, int]]:
 
 
 def _record(content: bytes) -> dict:
-    """What a lease says; nothing, where its owner died before a word."""
+    """What a lease says. Nothing, where its owner died before a word."""
     try:
         return dict(json.loads(content))
     except (ValueError, TypeError, RecursionError):

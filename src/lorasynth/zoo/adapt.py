@@ -54,7 +54,7 @@ def adapt(
 ) -> Float[Tensor, "N P"]:
     """Train every adapter of a bank on its own person.
 
-    All people of a step share noise, its levels and photo numbers (common random numbers): what the noise does to the weights is
+    All people of a step share noise, its levels and photo numbers (common random numbers). What the noise does to the weights is
     then the same for everybody and drops out with the zoo's mean. Levels are stratified: one from each of as many equal
     parts of the schedule makes a far less noisy gradient (the low-discrepancy idea of Kingma et al., NeurIPS 2021, Appendix I.1).
 

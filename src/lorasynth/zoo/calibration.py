@@ -1,6 +1,6 @@
 """How many people to train at once, and on how many threads: measured on this machine in a few steps.
 
-More adapters in a batch share the cost of a step until caches overflow (or a GPU is full); where that is no table knows.
+More adapters in a batch share the cost of a step until caches overflow (or a GPU is full). Where that is, no table knows.
 """
 
 import time
@@ -43,12 +43,12 @@ def calibrate(
     sample_budget: int = 256,
     steps: int = 2,
 ) -> Calibration:
-    """Time a few steps with 1, 2, 4, … adapters while N · batch_size keeps within a budget; then perhaps one thread.
+    """Time a few steps with 1, 2, 4, … adapters while N · batch_size keeps within a budget. Then perhaps one thread.
 
     A GPU whose memory is full ends the measurement: the most that fitted is as many as there may be.
 
     NOTE: floating-point sums depend on N and on threads. Two machines that calibrate for themselves make zoos that differ in
-    the last digits; `ZooConfig.bank` is fixed for that reason.
+    the last digits. `ZooConfig.bank` is fixed for that reason.
 
     Args:
         base: frozen.
@@ -107,7 +107,7 @@ def calibrate(
 def measured_bank(
     base: Base, layout: Layout, photos: Photos, config: ZooConfig, *, report: Callable[[str], None] = print
 ) -> int:
-    """How many people at once take the fewest seconds each, on the default device; see `calibrate`."""
+    """How many people at once take the fewest seconds each, on the default device. See `calibrate`."""
     found = calibrate(
         base, layout, random_init(layout, config.seed), photos, config.adapt,
         sample_budget=_BUDGET[torch.get_default_device().type],

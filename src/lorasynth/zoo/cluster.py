@@ -1,6 +1,6 @@
 """Building a zoo on a Ray cluster: a task is a worker that shares the folder with all others by leases, whatever its machine.
 
-Ray starts tasks, and starts them again elsewhere when machines are lost; who does what, and that nothing is lost or doubled, is
+Ray starts tasks, and starts them again elsewhere when machines are lost. Who does what, and that nothing is lost or doubled, is
 for `filling`. So workers that Ray started may share a folder with those of ``--workers`` or of a batch system.
 """
 

@@ -21,7 +21,7 @@ def export_items(
     """Write items as LoRA files: ``ID.safetensors``, or the PEFT folder ``ID``.
 
     In float16, as they are stored, so that nothing is lost. A header says the item's licence and source, and whether its LoRA was
-    said to be synthetic and by whose consent; it holds nothing else of the person.
+    said to be synthetic and by whose consent. It holds nothing else of the person.
 
     Args:
         zoo: where they are.

@@ -37,10 +37,10 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
 
     Their rows are in no file of the folder any more: shards that held some are written anew without them. Quarantine, where
     nobody knows what is whose, and what was computed of photographs are emptied. The manifest keeps a tombstone: the person's
-    number and the ids of their items. Killed at any moment, the same call again finishes; a `repair_zoo` in between leaves a
+    number and the ids of their items. Killed at any moment, the same call again finishes. A `repair_zoo` in between leaves a
     sound zoo, but does not finish it.
 
-    NOTE: what learned from the zoo before still knows what it learned, and so do copies of it; the free space of a disk is the
+    NOTE: what learned from the zoo before still knows what it learned, and so do copies of it. The free space of a disk is the
     system's to overwrite.
 
     Args:

@@ -17,7 +17,7 @@ _TOMBSTONE = re.compile(rb'^\{"forgotten": (-?\d+)(?:.*"shards": (\[[^\]]*\]))?'
 
 
 class Ledger:
-    """Whom and what a manifest names. To look again is to read what was added; all of it only where it was replaced.
+    """Whom and what a manifest names. To look again is to read what was added. All of it only where it was replaced.
 
     Args:
         folder: the zoo's.
@@ -64,7 +64,7 @@ class Ledger:
             self._last = added[added.rfind(b"\n", 0, -1) + 1 :]
 
     def _read(self) -> bytes:
-        """The finished lines that were added; all lines of another file than the last time, and all else is forgotten."""
+        """The finished lines that were added. All lines of another file than the last time, and all else is forgotten."""
         with self.path.open("rb") as file:
             file.seek(self._end - len(self._last))
             content = file.read()

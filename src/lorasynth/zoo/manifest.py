@@ -25,7 +25,7 @@ _CHECK = re.compile(rb'(\{.*), "check": "([0-9a-f]{16})"\}', re.DOTALL)
 class Item:
     """One record of the manifest. An item exists only if it has one, and ``sha256`` is that of its row as stored.
 
-    ``embeddings_sha256`` is that of its embeddings as stored; zoos of schema 1 have none.
+    ``embeddings_sha256`` is that of its embeddings as stored. Zoos of schema 1 have none.
     """
 
     id: str
@@ -81,7 +81,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The lines of a zoo's manifest, bad ones too; none where there is no manifest yet.
+    """The lines of a zoo's manifest, bad ones too. None where there is no manifest yet.
 
     Raises:
         ZooError: it cannot be read.
@@ -184,7 +184,7 @@ _CHECKS = {kind: {f.name: (_IS[f.type], f.default in ("", 0.0)) for f in fields(
 
 
 def _typed(kind: type[Item] | type[Tombstone], values: dict[str, Any]) -> Item | Tombstone:
-    """A record whose fields are all there and of their types; else a ValueError that names one."""
+    """A record whose fields are all there and of their types. Else a ValueError that names one."""
     checks = _CHECKS[kind]
     if unknown := [name for name in values if name not in checks]:
         raise ValueError(f"the unknown field {unknown[0]!r}")

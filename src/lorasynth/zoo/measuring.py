@@ -84,7 +84,7 @@ def _overlap(zoo: Zoo, x: Float[Tensor, "N P"]) -> tuple[float, float]:
 
 
 def _cosines(gram: Float[Tensor, "N N"], persons: list[int]) -> dict[str, float]:
-    """Mean cosine of updates within people and between them; nothing where nobody has several."""
+    """Mean cosine of updates within people and between them. Nothing where nobody has several."""
     size = gram.diagonal().clamp(min=1e-300).sqrt()
     cosine, pairs = gram / size[:, None] / size[None], defaultdict(list)
     for i, one in enumerate(persons):

@@ -37,7 +37,7 @@ class Neighbour:
 def nearest_items(zoo: Zoo, lora: LoRA, count: int = 5) -> list[Neighbour]:
     """The ``count`` items of a zoo with the least relative distance, nearest first.
 
-    Distances are of updates, whatever the gauge and the ranks, by inner products without forming an update, in float64; what is
+    Distances are of updates, whatever the gauge and the ranks, by inner products without forming an update, in float64. What is
     below 1e-7 is rounding. One shard is in memory at a time.
 
     Args:

@@ -47,7 +47,7 @@ class Entry:
 
 
 def pair_by_name(loras: Iterable[Path]) -> list[Entry]:
-    """Each LoRA with the face that lies beside it under its name; the name is the person. Several LoRAs of one need a table.
+    """Each LoRA with the face that lies beside it under its name. The name is the person. Several LoRAs of one need a table.
 
     A face is ``me.embedding.npy`` (or ``.safetensors``), ``me.npy``, or photos: ``me.png`` say, and those in the folder
     ``me.photos``, for ``me.safetensors`` or the PEFT folder ``me``. Endings may be in capitals. A file called as diffusers calls
@@ -101,7 +101,7 @@ def _beside(lora: Path, listing: Any) -> tuple[Path, ...]:
 
 
 def photos_in(folder: Path) -> tuple[Path, ...]:
-    """The photos that lie in a folder, by their names' endings, in sorted order; none where there is no folder."""
+    """The photos that lie in a folder, by their names' endings, in sorted order. None where there is no folder."""
     there = os.path.isdir(folder)  # which, unlike Path.is_dir, has an answer for any name
     return tuple(sorted(p for p in folder.iterdir() if _is_photo(p))) if there else ()
 
@@ -113,7 +113,7 @@ def _is_photo(path: Path) -> bool:
 def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], None] = lambda _: None) -> list[Entry]:
     """Each LoRA with its row of a CSV, JSONL or Parquet table with the columns ``file``, ``person`` and ``face``.
 
-    ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique; ``face`` is an embedding's file, a
+    ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique. ``face`` is an embedding's file, a
     photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table. A path is taken as it stands; where
     nothing is there, with slashes for backslashes, and with accents composed or decomposed.
 
@@ -178,7 +178,7 @@ def _ways(name: str) -> Iterator[str]:
 
 
 def _person(table: Path, number: int, value: Any) -> str:
-    """A person's name of a table; a number that was stored as a fraction is nobody's name."""
+    """A person's name of a table. A number that was stored as a fraction is nobody's name."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.strip():

@@ -1,4 +1,4 @@
-"""Making a damaged zoo sound again: what is not sound is set aside, with the reason; what is sound is not touched."""
+"""Making a damaged zoo sound again: what is not sound is set aside, with the reason. What is sound is not touched."""
 
 import json
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def repair_zoo(folder: str | Path) -> Repaired:
     """Set aside what `verify` finds unsound, so that it finds nothing, and building or importing can make it again.
 
     Nothing is lost: what goes from the manifest is written to ``quarantine/dropped.jsonl`` first, and shards that go are moved
-    beside it, but for those of people who were forgotten. The manifest changes in one step, by a rename; after a kill at any
+    beside it, but for those of people who were forgotten. The manifest changes in one step, by a rename. After a kill at any
     moment the same call again finishes. A sound zoo is left as it is, to the byte.
 
     Args:

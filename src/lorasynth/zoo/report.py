@@ -16,7 +16,7 @@ UNREPAIRABLE = ("zoo-json", "init")
 
 @dataclass(frozen=True, kw_only=True)
 class ZooFault:
-    """Something wrong in a zoo; ``code`` is stable.
+    """Something wrong in a zoo. ``code`` is stable.
 
     ============== ==========================================================================================
     zoo-json, init ``zoo.json`` or ``init.safetensors`` is missing, unreadable or was changed
@@ -28,7 +28,7 @@ class ZooFault:
     missing-shard  a shard that items are in is not there
     bad-shard      a shard is cut short, its header damaged, or of another layout
     missing-row    an item's row is behind the end of its shard
-    altered-lora   an item's LoRA is not what its sha256 says; also two rows that changed places
+    altered-lora   an item's LoRA is not what its sha256 says. Also two rows that changed places
     altered-faces  an item's embeddings are not what their sha256 says, or not finite
     orphan-row     a row of a shard that no item has
     orphan-shard   a shard that no item is in

@@ -18,7 +18,7 @@ def resize_zoo(
     """Bring all LoRAs of a zoo to one rank. The same call again goes on where it was stopped.
 
     A lower rank keeps the leading singular directions of each update, which is the nearest update of that rank (Eckart & Young,
-    1936); embeddings, people and splits stay. The new zoo has no shared initialisation: no LoRA of it is near to one.
+    1936). Embeddings, people and splits stay. The new zoo has no shared initialisation: no LoRA of it is near to one.
 
     Args:
         zoo: where they come from; it is not changed.

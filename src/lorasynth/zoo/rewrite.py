@@ -31,9 +31,9 @@ PREPARED_NAME = "prepared"
 def keep_only(folder: Path, report: ZooReport, kept: set[str], tombstone: Tombstone | None = None) -> list[str]:
     """Make a zoo hold some of its sound items and nothing else. Whoever calls holds the lock.
 
-    Shards that only hold what is kept are not touched. The others are written anew, the manifest takes all of it up at once by a
-    rename, and the old shards stay, for the caller to put away: killed before the rename nothing has happened, killed after it
-    all has, but for orphans.
+    Shards that only hold what is kept are not touched. The others are written anew, the manifest takes all of it up at once
+    by a rename, and the old shards stay, for the caller to put away. Killed before the rename nothing has happened. Killed
+    after it all has, but for orphans.
 
     Args:
         folder: the zoo's.
@@ -112,7 +112,7 @@ def stray_shards(folder: Path) -> list[Path]:
 
 
 def delete(paths: Sequence[Path]) -> list[str]:
-    """Delete files, and folders in their places with all that is in them, durably; gives their names."""
+    """Delete files, and folders in their places with all that is in them, durably. Gives their names."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -124,7 +124,7 @@ def delete(paths: Sequence[Path]) -> list[str]:
 
 
 def put_away(paths: Sequence[Path], quarantine: Path) -> list[str]:
-    """Move files into quarantine, beside what lies there under their names; gives the names that they have there."""
+    """Move files into quarantine, beside what lies there under their names. Gives the names that they have there."""
     names = []
     for path in paths:
         quarantine.mkdir(exist_ok=True)

@@ -137,7 +137,7 @@ class Zoo:
     def push_to_hub(self, repo_id: str, *, private: bool = True, api: "HfApi | None" = None) -> str:
         """Publish the zoo as a data set repository on the Hugging Face hub.
 
-        Its card is the folder's ``README.md``; where there is none, one is written.
+        Its card is the folder's ``README.md``. Where there is none, one is written.
 
         Args:
             repo_id: ``owner/name``; made where there is none.

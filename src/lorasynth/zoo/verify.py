@@ -19,7 +19,7 @@ from lorasynth.zoo.shards import Shard, ShardHeader, open_header, read_shard, ro
 
 
 def verify(folder: str | Path, *, hashes: bool = True) -> ZooReport:
-    """Read all of a zoo and find all that is wrong with it. One shard is in memory at a time; nothing is changed.
+    """Read all of a zoo and find all that is wrong with it. One shard is in memory at a time. Nothing is changed.
 
     No writer should be at work: what it is about to finish would be reported as left over.
 
@@ -71,7 +71,7 @@ class _Record:
 
 
 def _check_zoo_json(folder: Path, faults: list[ZooFault]) -> Layout | None:
-    """Hold zoo.json against its own hash and the initialisation against zoo.json's; gives the layout."""
+    """Hold zoo.json against its own hash and the initialisation against zoo.json's. Gives the layout."""
     path, layout = folder / HEAD_NAME, None
     try:
         record = read_json(path)
@@ -99,7 +99,7 @@ def _check_zoo_json(folder: Path, faults: list[ZooFault]) -> Layout | None:
 
 
 def _check_lines(manifest: Manifest, report: ZooReport) -> list[_Record]:
-    """Sort the manifest's lines; gives those of items."""
+    """Sort the manifest's lines. Gives those of items."""
     records = []
 
     def fault(code: str, number: int, problem: str, items: list[str]) -> str:
@@ -162,7 +162,7 @@ def _check_shapes(by_shard: dict[str, list[_Record]], report: ZooReport) -> None
 
 
 def _check_doubles(records: list[_Record], report: ZooReport) -> None:
-    """Of items that say the same the first is sound; of people who were forgotten none is."""
+    """Of items that say the same the first is sound. Of people who were forgotten none is."""
     forgotten = {tombstone.forgotten for tombstone in report.forgotten}
     ids: set[str] = set()
     rows: set[tuple[str, int]] = set()
@@ -210,14 +210,14 @@ def _refuse_shard(code: str, name: str, problem: str, records: list[_Record], re
 
 
 def _missing(shard: Shard | ShardHeader, item: Item) -> tuple[str, str]:
-    """Whether an item's row is behind the end of its shard: a fault's code and words; empty if not."""
+    """Whether an item's row is behind the end of its shard: a fault's code and words. Empty if not."""
     if item.row >= shard.num_rows:
         return "missing-row", f"expected at least {item.row + 1} rows, got {shard.num_rows}"
     return "", ""
 
 
 def _problem_of(shard: Shard, item: Item) -> tuple[str, str]:
-    """What is wrong with an item's row: a fault's code and words; empty if nothing."""
+    """What is wrong with an item's row: a fault's code and words. Empty if nothing."""
     if any(missing := _missing(shard, item)):
         return missing
     if (actual := row_hash(shard.vector_bytes(item.row))) != item.sha256:

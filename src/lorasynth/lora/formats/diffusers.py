@@ -44,7 +44,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
 
 
 def named_factors(lora: "LoRA", prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
-    """``<prefix><module>.lora_A.weight`` and ``….lora_B.weight`` of every module; a convolution's as kernels."""
+    """``<prefix><module>.lora_A.weight`` and ``….lora_B.weight`` of every module. A convolution's as kernels."""
     tensors = {}
     factors = lora.layout.split(lora.vector[None])
     for m in lora.layout.modules:

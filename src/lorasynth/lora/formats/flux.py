@@ -39,7 +39,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype, base: str) -> tuple[dict[str
     """Tensors under kohya's names for FLUX, with alpha equal to rank, and the header's fields.
 
     Exact: R-rank factors of the k parts of a fused layer are one of rank k·R, lora_down their lora_A one below the other and
-    lora_up block-diagonal, which diffusers' converter takes apart again into just these. Parts that share one lora_A, as a layer
+    lora_up block-diagonal. The converter of diffusers takes them apart again. Parts that share one lora_A, as a layer
     that was trained fused has them, stay of rank R.
 
     Raises:
@@ -66,7 +66,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype, base: str) -> tuple[dict[str
 
 
 def _fused(name: str, rows: dict[str, int], parts: Pairs) -> tuple[Tensor, Tensor]:
-    """One layer's factors from those of its parts; a part that is not adapted gets zeros.
+    """One layer's factors from those of its parts. A part that is not adapted gets zeros.
 
     Parts that share their lora_A, as those of a layer that was trained fused, keep its rank: lora_up is theirs stacked.
     """

@@ -1,4 +1,4 @@
-"""kohya's LoRA files, which diffusers, ComfyUI, A1111/Forge and kohya itself all read; for FLUX see `flux`.
+"""kohya's LoRA files, which diffusers, ComfyUI, A1111/Forge and kohya itself all read. For FLUX see `flux`.
 
 ``lora_unet_<module, dots as underscores>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``: the effect of a module is
 alpha / rank · up · down.
@@ -26,7 +26,7 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
     """Tensors under kohya's names, with alpha equal to rank, and the header's fields.
 
     NOTE: the header must not carry ``lora_adapter_metadata``: diffusers refuses a file that has it beside alphas. And a UNet's
-    modules all get the largest rank, those of a smaller one filled up with zeros: diffusers up to 0.39 takes one module's alpha,
+    modules all get the largest rank, those of a smaller one filled up with zeros. Up to 0.39, diffusers takes one module's alpha,
     or rank, for that of all.
 
     Raises:
@@ -56,9 +56,9 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
 
 @cache
 def _flat(name: str) -> str:
-    """A module's name without dots; of SDXL's added embedding, the original code's name.
+    """A module's name without dots. Of SDXL's added embedding, the original code's name.
 
-    NOTE: diffusers 0.42 cuts the numbers off ``add_embedding_linear_1`` and ``_2``; ``label_emb_0_0`` it reads rightly.
+    NOTE: diffusers 0.42 cuts the numbers off ``add_embedding_linear_1`` and ``_2``. ``label_emb_0_0`` it reads rightly.
     """
     if name.startswith("add_embedding."):
         (model, *_) = bases.of("sdxl")

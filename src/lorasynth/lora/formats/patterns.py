@@ -1,9 +1,9 @@
 """PEFT's ``rank_pattern`` and ``alpha_pattern``: regular expressions, matched as PEFT matches them but in bounded time.
 
-PEFT tries one after the other on the end of a module's name, from a dot on (`peft.utils.other.get_pattern_key`), by Python's own
-engine, which an expression from a stranger's file can make run for hours. Here Python's parser reads the expression, and all its
-possible ends in a name are followed at once, as the bits of one number: the shift-and method (Baeza-Yates and Gonnet 1992),
-extended to groups and repetitions.
+PEFT tries one after the other on the end of a module's name, from a dot on (`peft.utils.other.get_pattern_key`), by Python's
+own engine. An expression from a stranger's file can make that run for hours. Here Python's parser reads the expression, and
+follows all its possible ends in a name at once, as the bits of one number. It is the shift-and method (Baeza-Yates and Gonnet
+1992), extended to groups and repetitions.
 """
 
 import importlib
@@ -32,10 +32,10 @@ _SUFFIX = re.compile(r"[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]+)*")
 
 
 class Patterns:
-    """Expressions in their order; which one, first of all, is a module's?"""
+    """Expressions in their order, and the first that fits a module."""
 
     def __init__(self, patterns: Iterable[str], where: str):
-        """Read the expressions; ``where`` is what to call them in a message.
+        """Read the expressions. ``where`` is what to call them in a message.
 
         Raises:
             FaultyFileError: one is no expression, or one of a kind that is not followed here.
@@ -50,7 +50,7 @@ class Patterns:
             self._of_length.setdefault(len(pattern.removeprefix("^")), []).append(pattern)
 
     def first_for(self, name: str) -> str | None:
-        """The first expression that PEFT would take for a module; None if there is none.
+        """The first expression that PEFT would take for a module. None if there is none.
 
         Raises:
             FaultyFileError: there is more to follow than a file can mean.
@@ -102,7 +102,7 @@ class Patterns:
             raise refuse("bad-metadata", self._where, "expressions as a LoRA has them", "far too many to follow", fix)
 
     def _ends(self, parts: Any, starts: int, letters: dict[str, int], full: int) -> int:
-        """Where a match can end that begins at any of ``starts``; a place in the name is a bit."""
+        """Where a match can end that begins at any of ``starts``. A place in the name is a bit."""
         for code, value in parts:
             self._count()
             if code is _CODES.SUBPATTERN and not (value[1] or value[2]):

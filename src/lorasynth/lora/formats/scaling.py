@@ -89,7 +89,7 @@ def scaled_by(pairs: Pairs, config: Mapping[str, Any], where: str) -> Stored:
 
 
 def header_config(metadata: Mapping[str, str], prefix: str) -> dict[str, Any] | None:
-    """The configuration that diffusers writes into a header for one model of a pipeline; None if there is none.
+    """The configuration that diffusers writes into a header for one model of a pipeline. None if there is none.
 
     Raises:
         FaultyFileError: it is not JSON, no object, or has fields of no model, which nothing reads.
@@ -110,7 +110,7 @@ def header_config(metadata: Mapping[str, str], prefix: str) -> dict[str, Any] | 
 
 
 def require_one_scale(stored: Stored, config: Mapping[str, Any] | None, source: str) -> None:
-    """Refuse a header that gives a module another scale than its tensors do; diffusers takes no file with both.
+    """Refuse a header that gives a module another scale than its tensors do. diffusers takes no file with both.
 
     Args:
         stored: modules with the scales of their tensors.
@@ -131,7 +131,7 @@ def require_one_scale(stored: Stored, config: Mapping[str, Any] | None, source: 
 
 
 def largest_of(tensor: Tensor) -> float:
-    """The largest absolute value; NaN if there is one. No copy is made of what may be large."""
+    """The largest absolute value, NaN if there is one. No copy is made of what may be large."""
     low, high = (float(extreme) for extreme in tensor.aminmax())
     return max(-low, high)
 

@@ -92,7 +92,7 @@ def candidates_of(
     unet_only: bool = True,
     base: str | None = None,
 ) -> list[Candidate]:
-    """Files and PEFT folders, to be brought to a layout; an encoder is needed where a face is a photo.
+    """Files and PEFT folders, to be brought to a layout. An encoder is needed where a face is a photo.
 
     Modules that the layout lacks are left out, and the part of the update that they are is said.
 
@@ -167,7 +167,7 @@ def share_left_out(lora: LoRA, layout: Layout) -> float:
 def bring_to(lora: LoRA, layout: Layout, *, leave_out: bool = False) -> tuple[Float[Tensor, " P"], float]:
     """A LoRA's vector in a layout of the same modules and another rank.
 
-    A higher rank is reached with zeros; a lower one by the leading singular directions of each update, which is the nearest
+    A higher rank is reached with zeros. A lower one by the leading singular directions of each update, which is the nearest
     update of that rank (Eckart & Young, 1936).
 
     Args:

@@ -99,7 +99,7 @@ def import_zoo(
 
 @contextmanager
 def _only_import(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Be the only import into a folder, after another that is at work; the system lets go of it when its process dies.
+    """Be the only import into a folder, after another that is at work. The system lets go of it when its process dies.
 
     NOTE: it locks the folder itself, and beside it every change holds the manifest's lock. Some network file systems lock no
     folders: there two imports may take in one LoRA's twins, and both still finish.
@@ -176,7 +176,7 @@ def _passed_over(other: PassedOver, known: Known) -> Outcome:
 def _taken(
     candidates: Sequence[Candidate], known: Known, outcomes: list[Outcome], dim: int, allow_zero: bool
 ) -> Iterator[_Taken]:
-    """Those that belong into the zoo; notes what became of all. Whatever one of them raises, the others go on."""
+    """Those that belong into the zoo. Notes what became of all. Whatever one of them raises, the others go on."""
     known.dim = known.dim or dim
     for candidate in candidates:
         person = person_number(candidate.person)

@@ -28,7 +28,7 @@ class Known:
 
     @classmethod
     def of(cls, zoo: Zoo) -> "Known":
-        """What a zoo holds by now; every LoRA of it is read once."""
+        """What a zoo holds by now. Every LoRA of it is read once."""
         forgotten = {id for tombstone in zoo.forgotten for id in tombstone.ids}
         known = cls(zoo.layout, Sketcher(zoo.layout), forgotten, zoo.forgotten_persons)
         persons = {item.id: item.person for item in zoo.items}

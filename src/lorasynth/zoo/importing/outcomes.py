@@ -64,7 +64,7 @@ def write_report(folder: Path, outcomes: Sequence[Outcome], forgotten: Collectio
 
 
 def forget_outcomes(folder: Path, person: int, ids: Collection[str]) -> None:
-    """Take what became of a person's files, which are named there, out of the report; lines that say nobody's number go, too.
+    """Take what became of a person's files, which are named there, out of the report. Lines that say nobody's number go, too.
 
     Args:
         folder: the zoo's.
@@ -84,13 +84,13 @@ def _is_of(line: dict[str, Any], person: int, ids: Collection[str]) -> bool:
 
 
 def _lines(folder: Path) -> list[bytes]:
-    """The lines of a report; none where there is none, or something that is no file."""
+    """The lines of a report. None where there is none, or something that is no file."""
     path = folder / REPORT_NAME
     return path.read_bytes().splitlines() if path.is_file() else []
 
 
 def _record(raw: bytes) -> dict[str, Any] | None:
-    """What a line says; None of one that is damaged. A report is no authority: nothing is lost with such a line."""
+    """What a line says. None of one that is damaged. A report is no authority: nothing is lost with such a line."""
     try:
         line = json.loads(raw)
     except (ValueError, RecursionError):

@@ -20,12 +20,12 @@ class Sizes:
         self._sorted: list[float] = []
 
     def add(self, size: float) -> None:
-        """Remember one; zero, which says nothing of the others, is left out."""
+        """Remember one. Zero, which says nothing of the others, is left out."""
         if size > 0:
             insort(self._sorted, math.log(size))
 
     def problem(self, size: float) -> str:
-        """Why a size cannot be right, as "expected ..., got ..."; empty if it can, or if too few have been seen to say."""
+        """Why a size cannot be right, as "expected ..., got ...". Empty if it can, or if too few have been seen to say."""
         n = len(self._sorted)
         if n < MIN_SEEN or size == 0:
             return ""

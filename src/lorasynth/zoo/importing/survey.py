@@ -78,7 +78,7 @@ class Survey:
 
     @property
     def rank(self) -> int:
-        """Of the layout; layers that are narrower have their width."""
+        """Of the layout. Layers that are narrower have their width."""
         return max(m.rank for m in self.layout.modules)
 
     def lines(self) -> list[str]:

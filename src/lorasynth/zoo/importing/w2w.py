@@ -1,7 +1,7 @@
 """weights2weights' zoo as published: 64,974 rank-1 LoRAs of Stable Diffusion 1.5 in one file, read row by row (arXiv 2406.09413).
 
 ``all_weights.pt`` is a PyTorch zip: its pickle says "float32 tensor of this shape" and its numbers lie uncompressed behind. The
-numbers are read where they lie; the pickle is never opened.
+numbers are read where they lie. The pickle is never opened.
 """
 
 import struct
