@@ -1,4 +1,4 @@
-"""The tree in CONTRIBUTING.md is the order of the rooms: a module imports only from rooms that stand above its own."""
+"""The tree in CONTRIBUTING.md is an order: a module imports only from packages that stand above its own."""
 
 import ast
 import re
@@ -10,14 +10,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "lorasynth"
 TOP = ("__init__", "__main__")
-"""What a user imports or runs; it may reach into every room."""
+"""What a user imports or runs; it may import every package."""
 
 
 def tree_of(page):
-    """The rooms of the page's tree, in its order."""
+    """The packages of the page's tree, and the modules beside them, in its order."""
     block = re.search(r"^src/lorasynth/\n((?:  .*\n)+)", page, re.MULTILINE)[1]
-    rooms = re.findall(r"^  (\w+)(?:/|\.py)\s", block, re.MULTILINE)
-    return tuple(room for room in rooms if room != "assets")
+    packages = re.findall(r"^  (\w+)(?:/|\.py)\s", block, re.MULTILINE)
+    return tuple(package for package in packages if package != "assets")
 
 
 ORDER = tree_of((ROOT / "CONTRIBUTING.md").read_text())
@@ -65,19 +65,19 @@ def graph(sources):
     return {module: {home_of(name, sources) for name in imports(text)} - {module} for module, text in sources.items()}
 
 
-def room_of(module):
+def package_of(module):
     return module.split(".")[0]
 
 
 def arrows_back_up(sources, order):
-    """Imports of a room that stands below, or of the whole package."""
-    places = {room: place for place, room in enumerate(order)}
-    places |= {room: len(order) for room in TOP}
+    """Imports of a package that stands below, or of the whole package."""
+    places = {package: place for place, package in enumerate(order)}
+    places |= {package: len(order) for package in TOP}
     return [
         f"{module} imports {other}"
         for module, others in graph(sources).items()
         for other in sorted(others)
-        if places[room_of(other)] > places[room_of(module)]
+        if places[package_of(other)] > places[package_of(module)]
     ]
 
 
@@ -90,13 +90,13 @@ def circles(sources):
     return sorted(left)
 
 
-def test_every_room_stands_once_in_the_tree():
-    rooms = {room_of(module) for module in SOURCES} - set(TOP)
-    assert set(ORDER) == rooms
-    assert len(ORDER) == len(rooms)
+def test_every_package_stands_once_in_the_tree():
+    packages = {package_of(module) for module in SOURCES} - set(TOP)
+    assert set(ORDER) == packages
+    assert len(ORDER) == len(packages)
 
 
-def test_no_room_imports_one_below_it():
+def test_no_package_imports_one_below_it():
     assert arrows_back_up(SOURCES, ORDER) == []
 
 
@@ -129,7 +129,7 @@ def test_what_only_a_type_checker_reads_is_no_arrow(source):
     assert arrows_back_up({"low": source, "low.a": "", "high": ""}, ("low", "high")) == []
 
 
-def test_circle_is_seen_within_a_room():
+def test_circle_is_seen_within_a_package():
     sources = {
         "a.x": "from lorasynth.a.y import f",
         "a.y": "def f():\n    from lorasynth.a.z import g",
