@@ -43,6 +43,12 @@ def parsed(words):
     return command
 
 
+def test_pages_open_with_what_the_reader_can_do():
+    pages = [page for page in PAGES if page.name not in ("README.md", "index.md")]
+    silent = [p.name for p in pages if not p.read_text().partition("\n\n")[2].startswith("After this page you ")]
+    assert silent == []
+
+
 def test_pages_show_commands():
     assert len(SHOWN) > 60
 
