@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from lorasynth.base import render
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
-from lorasynth.worlds.subjects import GIVEN_PHOTO, SCORED_FROM, SESSION, Role, persons_of
+from lorasynth.evaluate.identity import embed_pictures, interval, similarity
+from lorasynth.subjects.drawn import DrawnSubjects
+from lorasynth.worlds.subjects import GIVEN_PHOTO, SESSION, Role, persons_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.people import train_people
@@ -52,7 +53,7 @@ def main() -> None:
         pictures = render(
             world.base, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0, num_inference_steps=10
         )
-        centroids = person_centroids(world, people, world.encoder, SCORED_FROM)
+        centroids = DrawnSubjects(world).centroids(people)
         return similarity(embed_pictures(world.encoder, pictures), centroids)
 
     def row(name: str, vectors: torch.Tensor, seconds: float) -> None:

@@ -19,10 +19,11 @@ from _harness import record
 from zoo_training import BASES, bank_step, inputs, peft_step
 
 from lorasynth.base import render
-from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, similarity
 from lorasynth.lora.layout import Layout
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.subjects import SCORED_FROM, SESSION, Role, persons_of
+from lorasynth.worlds.subjects import SESSION, Role, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.initialisation import random_init
@@ -57,7 +58,7 @@ def main() -> None:
     persons = persons_of(Role.BENCHMARKED, asked.people)
     photos = world.photos(persons, asked.photos, SESSION)
     embeddings = world.embeddings(persons, 12, first=asked.photos)
-    centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
+    centroids = DrawnSubjects(world).centroids(persons)
     ours = AdaptConfig(
         steps=asked.steps,
         batch_size=asked.batch_size,

@@ -84,7 +84,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from lorasynth.fitting import fit_vae_stage
+from lorasynth.pipeline.fitting import fit_vae_stage
 from lorasynth.recipes import get_recipe
 from lorasynth.zoo.store import Zoo
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -125,10 +125,10 @@ def memory() -> None:
 
 def build() -> None:
     """A build of 4, 16, 64 people of the portraits world, 6 steps a LoRA, a bank of 4."""
-    from lorasynth.recipes import get_world_recipe
+    from lorasynth.recipes import get_recipe
     from lorasynth.zoo.build import build_zoo
 
-    config = replace(get_world_recipe("portraits_tiny").zoo, bank=4, validation_people=2, pilot_people=4)
+    config = replace(get_recipe("portraits_tiny").zoo, bank=4, validation_people=2, pilot_people=4)
     seconds = {}
     for times in TIMES:
         with place() as folder:

@@ -135,7 +135,7 @@ def bring_in(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def train(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`lorasynth train all sd15_faces_small`; and what `sd15_faces` does, with fewer steps and the small priors."""
-    from lorasynth.assembling import fit_all
+    from lorasynth.pipeline.assembling import fit_all
     from lorasynth.recipes import get_recipe
     from lorasynth.zoo import Zoo
 

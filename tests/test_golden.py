@@ -11,7 +11,7 @@ import torch
 from lorasynth.base import denoising_loss, render
 from lorasynth.encoders.images import to_image
 from lorasynth.lora.factors import LoRA
-from lorasynth.recipes import get_world_recipe
+from lorasynth.recipes import get_recipe
 from lorasynth.refining import Judge, RefineConfig
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import Share
@@ -82,7 +82,7 @@ def test_losses_through_the_base_are_as_they_were(world, layout, vectors, photos
 
 
 def test_zoo_is_as_it_was(tmp_path):
-    tiny = get_world_recipe("portraits_tiny").zoo
+    tiny = get_recipe("portraits_tiny").zoo
     zoo = build_zoo(
         replace(tiny, people=6, validation_people=2, bank=4, pilot_people=4), str(tmp_path / "zoo"), report=None
     )

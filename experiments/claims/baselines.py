@@ -33,14 +33,14 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         model = Synthesizer.from_pretrained()
         rows = lab.scored[: lab.people]
         drawn = model.synthesize(lab.photo(rows), seed=seed)
-        return resemblance(lab.world, lab.persons_of(rows), model.canonicalizer.layout, drawn) | {
+        return resemblance(lab.subjects, lab.persons_of(rows), model.canonicalizer.layout, drawn) | {
             "seconds": _seconds(lab, lambda rows: model.synthesize(lab.photo(rows), seed=seed))
         }
     if config["method"] in ("principal", "zoo"):
         # What is fitted to a photo finds its own size.
         method, rows = _fitted(lab, config, seed), lab.scored[: lab.people]
         vectors = lab.canonicalizer.invert(method(rows))
-        figures = resemblance(lab.world, lab.persons_of(rows), lab.zoo.layout, vectors)
+        figures = resemblance(lab.subjects, lab.persons_of(rows), lab.zoo.layout, vectors)
     else:
         method = PREDICTED[config["method"]](lab, config, seed)
         figures = lab.score(method)

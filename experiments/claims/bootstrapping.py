@@ -41,7 +41,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         taught = first
     else:
         vectors, seconds = _rest(part, first, rest, config, seed)
-        own = resemblance(part.world, part.persons_of(rest[: part.people]), part.zoo.layout, vectors[: part.people])
+        own = resemblance(part.subjects, part.persons_of(rest[: part.people]), part.zoo.layout, vectors[: part.people])
         figures = {f"own {name}": values for name, values in own.items()} | {"seconds": seconds}
         taught = replace(part, vectors=part.vectors.index_copy(0, rest, vectors))
     return figures | Taught.by(taught, seed).figures(lab)

@@ -37,7 +37,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         error = delta_W_relative_error(layout, zoo.vectors[zoo.scored], predicted) * own
         figures[f"{name} explained"] = (1 - error / of_mean).tolist()
     rows = zoo.scored[: lab.people]
-    drawn = resemblance(lab.world, zoo.persons_of(rows), layout, zoo.vectors[rows])
+    drawn = resemblance(lab.subjects, zoo.persons_of(rows), layout, zoo.vectors[rows])
     return figures | {"products explained": explained_of_products(zoo)} | {f"own {n}": v for n, v in drawn.items()}
 
 

@@ -25,6 +25,7 @@ from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, difference, scores
 from lorasynth.gallery import Split
 from lorasynth.lora.bank import AdapterBank
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import GIVEN_PHOTO, TUNED_FROM, persons_of
 from lorasynth.worlds.world import World
@@ -61,7 +62,7 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         start = time.process_time()
         made(slice(i, i + 1))
         taken.append(time.process_time() - start)
-    figures = resemblance(world, persons, model.canonicalizer.layout, vectors)
+    figures = resemblance(DrawnSubjects(world), persons, model.canonicalizer.layout, vectors)
     return figures | {"seconds": median(taken), "steps": float(config["fitting_steps"])}
 
 

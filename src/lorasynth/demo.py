@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from lorasynth.encoders.images import to_image
-from lorasynth.errors import ModelError, UsageError
+from lorasynth.errors import UsageError
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
-from lorasynth.evaluate.identity import embed_pictures, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, similarity
+from lorasynth.evaluate.pictures import fine_tuning_recipe
 from lorasynth.gallery import Split
 from lorasynth.storage.files import write_json, write_png
 from lorasynth.storage.outputs import make_folder, require_new_output
-from lorasynth.storage.reading import read_json
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.version import __version__
-from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, SCORED_FROM, role_of, split_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, role_of, split_of
 from lorasynth.worlds.world import World, get_world
-from lorasynth.zoo.adapt import AdaptConfig
 
 OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
 
@@ -37,18 +37,6 @@ def check_person(person: int, *, allow_seen: bool) -> None:
             f"person {person} belongs to the {role} people that parts of the system have seen; "
             "choose a number below 10000, or give --allow-seen"
         )
-
-
-def fine_tuning_recipe(folder: Path = DEFAULT_MODEL) -> AdaptConfig:
-    """How the fine-tuned LoRA beside ours is trained.
-
-    Raises:
-        ModelError: the model does not say.
-    """
-    try:
-        return AdaptConfig(**read_json(folder / "config.json")["fine_tuning"])
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: expected a fine-tuning recipe in config.json: {error}") from None
 
 
 def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed: int, guidance_scale: float) -> Tensor:
@@ -92,6 +80,7 @@ def run_demo(
         require_new_output(out / name, force=force)
     model = Synthesizer.from_pretrained()
     world = get_world(model.base)
+    subjects = DrawnSubjects(world)
     report(f"drawing person {person}, whom no part of the system has seen")
     photo = world.draw([person], [GIVEN_PHOTO], 256)[0]
     write_png(out / "photo.png", to_image(photo))
@@ -106,7 +95,9 @@ def run_demo(
 
     report("fine-tuning a LoRA on ten photos, the old way")
     start = time.perf_counter()
-    tuned = fine_tuned_vectors(world, lora.layout, [person], fine_tuning_recipe(), 10, seed=seed, report=lambda _: None)
+    tuned = fine_tuned_vectors(
+        subjects, lora.layout, [person], fine_tuning_recipe(DEFAULT_MODEL), 10, seed=seed, report=lambda _: None
+    )
     seconds["fine_tune"] = time.perf_counter() - start
     tuned_file = out / ".fine-tuned.safetensors"
     type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)
@@ -120,10 +111,10 @@ def run_demo(
     tuned_file.unlink()
     drawn["real"] = world.draw([person] * 4, list(range(REAL_FROM, REAL_FROM + 4)), world.picture_size)
     record: dict[str, Any] = {"person": person}
-    for name, net in (("similarity", world.encoder), ("similarity2", world.second_recogniser)):
-        centre = person_centroids(world, [person], net, SCORED_FROM)
+    for name in subjects.recognisers:
+        recogniser, centre = subjects.recogniser(name), subjects.centroids([person], name)
         record[name] = {
-            method: similarity(embed_pictures(net, drawn[method][None]), centre).item()
+            method: similarity(embed_pictures(recogniser, drawn[method][None]), centre).item()
             for method in ("base", "zero_shot", "fine_tuned", "real")
         }
     record["seconds"] = seconds

@@ -41,7 +41,7 @@ def shortcoming(errors: Any) -> str:
 
 
 def shortcoming_of_latents(metrics: Any) -> str:
-    """The same by what `lorasynth.fitting.fit_prior_stage` measures: the part of held latents' variance that is explained."""
+    """The same by what `fit_prior_stage` measures: the part of held latents' variance that is explained."""
     values = [value for value in metrics.values() if isinstance(value, Mapping)]
     explained = [
         v for value in values for key in ("explained", "ridge_explained") if isinstance(v := value.get(key), float)

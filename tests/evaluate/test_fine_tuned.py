@@ -7,6 +7,7 @@ import torch
 
 from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
 from lorasynth.storage.files import read_tensors, write_tensors
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
 
@@ -17,7 +18,9 @@ def test_fine_tuned_loras_are_kept_for_same_people_and_settings(tmp_path):
     layout = world.base.layout(1)
 
     def tuned(persons, config=config):
-        return fine_tuned_vectors(world, layout, persons, config, 2, cache=tmp_path, report=lambda _: None)
+        return fine_tuned_vectors(
+            DrawnSubjects(world), layout, persons, config, 2, cache=tmp_path, report=lambda _: None
+        )
 
     first = tuned([1, 2])
     (file,) = tmp_path.iterdir()

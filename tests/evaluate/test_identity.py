@@ -2,7 +2,9 @@
 
 import torch
 
-from lorasynth.evaluate.identity import interval, person_centroids, similarity, verification_threshold
+from lorasynth.evaluate.identity import interval, similarity, verification_threshold
+from lorasynth.subjects import SIMILARITY
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import get_world
 
@@ -24,10 +26,10 @@ def test_bootstrap_interval_covers_mean_as_often_as_it_says():
 
 def test_threshold_lets_one_in_a_hundred_strangers_pass():
     """Counted on other people and other photos than those the threshold was set on."""
-    world = get_world("portraits")
-    loose, strict = (verification_threshold(world, world.encoder, rate) for rate in (1e-2, 1e-3))
+    subjects = DrawnSubjects(get_world("portraits"))
+    loose, strict = (verification_threshold(subjects, SIMILARITY, rate) for rate in (1e-2, 1e-3))
     persons = persons_of(Role.EVALUATED, 150)
-    cosines = world.embeddings(persons, 1, first=5)[:, 0] @ person_centroids(world, persons, world.encoder, 1_000).T
+    cosines = subjects.given(persons, first=5)[:, 0] @ subjects.centroids(persons).T
     strangers = cosines[~torch.eye(150, dtype=torch.bool)]
     assert 0.005 < (strangers > loose).float().mean() < 0.02
     assert (strangers > strict).float().mean() < 0.003

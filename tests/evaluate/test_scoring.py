@@ -6,6 +6,7 @@ import math
 import pytest
 
 from lorasynth.evaluate.scoring import Scorer
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.reader import Reader, ReaderNet
 from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import World, get_world
@@ -17,8 +18,8 @@ BY_EACH = ("similarity", "similarity2")
 def scored():
     """The record of real photos; of the same photos in the wrong order; of one photo for everybody."""
     world = get_world("portraits")
-    scorer = Scorer.fit(world, persons_of(Role.EVALUATED, 12), 2)
-    real = scorer.real_photos(world)
+    scorer = Scorer.fit(DrawnSubjects(world), persons_of(Role.EVALUATED, 12), 2)
+    real = scorer.real_photos()
     assert real.shape == (12, 2, 3, 64, 64)
     prompts = ["smiling, on a blue background", "frowning"]
     return {
@@ -59,8 +60,8 @@ def test_worlds_with_a_trained_reader_are_read_by_it(tmp_path):
     net = ReaderNet(len(features.names), len(features.details), 8)
     Reader(domain=world.domain, net=net).save(tmp_path / "reader.safetensors")
     world = World(domain=world.domain, folder=tmp_path)
-    scorer = Scorer.fit(world, persons_of(Role.EVALUATED, 8), 2)
-    record = scorer.score(scorer.real_photos(world), [])
+    scorer = Scorer.fit(DrawnSubjects(world), persons_of(Role.EVALUATED, 8), 2)
+    record = scorer.score(scorer.real_photos(), [])
     assert record["factor_reader"] == "convolutional"
     assert set(record["factors_by_name"]) <= set(features.names)
     assert math.isfinite(record["factors"]["mean"])

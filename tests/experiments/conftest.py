@@ -5,16 +5,16 @@ import pytest
 
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory):
-    from lorasynth.recipes import get_world_recipe
+    from lorasynth.recipes import get_recipe
     from lorasynth.zoo.build import build_zoo
 
-    recipe = get_world_recipe("portraits_tiny")
+    recipe = get_recipe("portraits_tiny")
     return build_zoo(recipe.zoo, str(tmp_path_factory.mktemp("experiments") / "zoo"), report=lambda _: None)
 
 
 @pytest.fixture(scope="session")
 def lab(zoo):
     from lorasynth.experiments.lab import Lab
-    from lorasynth.recipes import get_world_recipe
+    from lorasynth.recipes import get_recipe
 
-    return Lab.open(zoo, get_world_recipe("portraits_tiny"), people=2)
+    return Lab.open(zoo, get_recipe("portraits_tiny"), people=2)

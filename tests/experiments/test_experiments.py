@@ -260,8 +260,8 @@ def test_table_of_laws_holds_what_they_foretell():
 
 def test_lab_needs_people_on_both_sides(zoo):
     from lorasynth.errors import ZooError
-    from lorasynth.recipes import get_world_recipe
+    from lorasynth.recipes import get_recipe
 
     few = replace(zoo, items=tuple(i for i in zoo.items if i.split == "train"))
     with pytest.raises(ZooError, match=r"expected at least 8 training and 8 validation people.* got 24 and 0"):
-        Lab.open(few, get_world_recipe("portraits_tiny"))
+        Lab.open(few, get_recipe("portraits_tiny"))

@@ -1,6 +1,7 @@
 """Recipes of real bases: from imported LoRA files of SD1.5's true layout to a synthesizer; what does not fit is said."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +13,16 @@ from typer.testing import CliRunner
 import lorasynth.recipes
 import lorasynth.storage.rows
 import lorasynth.zoo.rows
-from lorasynth import assembling
 from lorasynth.cli.app import app
 from lorasynth.errors import UsageError, ZooError
-from lorasynth.fitting import fit_prior_stage, fit_vae_stage
 from lorasynth.lora.factors import LoRA, delta_W_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.opening import open_encoder
+from lorasynth.pipeline import assembling
+from lorasynth.pipeline.fitting import fit_prior_stage, fit_vae_stage
+from lorasynth.pipeline.workspace import Workspace
 from lorasynth.prior import PriorConfig
-from lorasynth.recipes import RECIPES, BaseRecipe, get_recipe, get_world_recipe
+from lorasynth.recipes import RECIPES, get_recipe
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig
 from lorasynth.vae import VAEConfig
@@ -91,7 +93,7 @@ def fit(zoo, tmp_path_factory):
 @pytest.mark.parametrize("name", ["sd15_faces", "sd15_faces_small", "sdxl_faces"])
 def test_recipe_of_a_real_base_is_whole(name):
     recipe = get_recipe(name)
-    assert isinstance(recipe, BaseRecipe)
+    assert recipe.world is None
     assert recipe.name == name
     layout = Layout.preset(recipe.layout)
     recipe.check_layout(layout)
@@ -134,13 +136,15 @@ def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_pat
     scores = {"adalora": {"scale=1": -0.3}, "ridge": {"scale=1": -0.2}}
     monkeypatch.setattr(assembling, "choose_settings", lambda *_: scores)
     said = []
-    model = assembling.assemble(tiny(), Zoo.open(zoo), fit, tmp_path / "model", report=said.append)
+    shutil.copytree(fit, tmp_path / "fit", ignore=lambda *_: ["synthesizer"])
+    work = Workspace(recipe=tiny(), folder=tmp_path / "fit", zoo_folder=zoo, report=said.append)
+    model = assembling.assemble(work)
     assert model.default_prior == "ridge"
     assert said[0] == "default prior: ridge (-0.200) instead of adalora (-0.300)"
     assert (
         "* **Default prior**: ridge, whose error was lower than that of the recipe's adalora by more than" in model.card
     )
-    assert Synthesizer.from_pretrained(tmp_path / "model").default_prior == "ridge"
+    assert Synthesizer.from_pretrained(tmp_path / "fit/synthesizer").default_prior == "ridge"
     assert "* **Default prior**: adalora.\n" in Synthesizer.from_pretrained(fit / "synthesizer").card
 
 
@@ -184,11 +188,11 @@ def test_model_of_unnamed_embeddings_takes_embeddings_only(loras, tmp_path):
     model.from_embedding(torch.ones(512))
 
 
-def test_stages_that_need_a_world_are_refused_by_name(zoo, tmp_path):
-    a_world = "expected the recipe of a drawn world, got 'sd15_faces'"
+def test_stages_that_need_pictures_say_so(zoo, tmp_path):
+    pictures = "expected photographs to train through the base, got none for recipe 'sd15_faces'; give --data"
     for words, message in (
-        (("train", "refine", "sd15_faces", "--out", tmp_path), a_world),
-        (("train", "end-to-end", "sd15_faces", "--zoo", tmp_path, "--out", tmp_path), a_world),
+        (("train", "refine", "sd15_faces", "--out", tmp_path), pictures),
+        (("train", "end-to-end", "sd15_faces", "--zoo", tmp_path, "--out", tmp_path), pictures),
         (
             ("zoo", "build", "sd15_faces", "--out", tmp_path / "z"),
             "expected a recipe that makes a zoo, got 'sd15_faces'",
@@ -196,20 +200,22 @@ def test_stages_that_need_a_world_are_refused_by_name(zoo, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             raise run(*words).exception
-    assert get_world_recipe("portraits_tiny").zoo.world == "portraits"
+    assert get_recipe("portraits_tiny").world == "portraits"
     assert not (tmp_path / "z").exists()
 
 
 def test_model_of_a_real_base_is_not_drawn(fit):
-    with pytest.raises(UsageError, match="which cannot be drawn here; give --zoo ZOO"):
+    with pytest.raises(
+        UsageError, match=r"expected photographs to score a model of .*; give --data and --encoder, or --zoo ZOO"
+    ):
         raise run("evaluate", fit / "synthesizer").exception
 
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("sdxl_faces", "expected a zoo of layout 'sdxl-attn' for recipe 'sdxl_faces', got one in which"),
-        ("portraits", "expected a zoo of the world 'portraits' for recipe 'portraits', got one of base 'sd15'"),
+        ("sdxl_faces", "expected a zoo of family 'sdxl' for recipe 'sdxl_faces', got one of 'sd15'"),
+        ("portraits", "expected a zoo of family 'portraits' for recipe 'portraits', got one of 'sd15'"),
         ("sd15_faces", "expected at least 513 LoRAs"),
     ],
 )

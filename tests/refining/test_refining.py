@@ -24,6 +24,7 @@ from lorasynth.refining import (
 )
 from lorasynth.refining.training import _people
 from lorasynth.storage.rows import Rows
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig, Processes, Share, launched
 from lorasynth.vae import LoRAVAE
@@ -46,7 +47,7 @@ def world():
 def critic(world):
     """Hardly trained: it looks at latents and says something about them."""
     few = RecogniserConfig(loss="arcface", steps=3, batch_size=8)
-    return train_critic(world, RefineConfig(critic=few, critic_people=8))
+    return train_critic(DrawnSubjects(world), RefineConfig(critic=few, critic_people=8))
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_held_people_are_predicted_better_and_only_prior_changes(world, model, c
     before = [t.clone() for t in frozen]
     prior = model.priors["adalora"]
     old = {n: t.clone() for n, t in prior.state_dict().items()}
-    metrics = refine(world, model, "adalora", critic, config(20))
+    metrics = refine(DrawnSubjects(world), model, "adalora", critic, config(20))
     assert metrics["loss_after"] < metrics["loss_before"] - 0.01
     assert metrics["best_step"] > 0
     assert all(torch.equal(a, b) for a, b in zip(frozen, before, strict=True))
@@ -103,7 +104,7 @@ def test_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, i
     from lorasynth.lora.factors import LoRA
     from lorasynth.training import step_generator, stratified_uniform
 
-    metrics = refine(world, model, "adalora", critic, config(0, identity_weight=identity_weight))
+    metrics = refine(DrawnSubjects(world), model, "adalora", critic, config(0, identity_weight=identity_weight))
     assert metrics["loss_after"] == metrics["loss_before"]
     held = persons_of(Role.STOPPING, 4)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
@@ -167,7 +168,7 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
 
 
 def test_training_by_what_is_drawn_lowers_its_loss(world, model, critic):
-    metrics = refine(world, model, "adalora", critic, config(12, states="drawn", drawing_steps=3))
+    metrics = refine(DrawnSubjects(world), model, "adalora", critic, config(12, states="drawn", drawing_steps=3))
     assert metrics["loss_after"] < metrics["loss_before"] - 0.01
 
 
@@ -200,7 +201,7 @@ def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic,
     before = [t.clone() for t in frozen]
     old = {n: t.clone() for n, t in model.vae.state_dict().items()}
     centre = model.priors["adalora"].centre.weight.clone()
-    metrics = end_to_end(world, model, names, critic, zoo_of(model), last_config(6))
+    metrics = end_to_end(DrawnSubjects(world), model, names, critic, zoo_of(model), last_config(6))
     assert metrics["likeness_after"] > metrics["likeness_before"]
     assert all(torch.equal(a, b) for a, b in zip(frozen, before, strict=True))
     new = model.vae.state_dict()
@@ -221,12 +222,12 @@ def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, 
 
     seen = []
 
-    def spread(world, layout, vectors, centroids):
+    def spread(subjects, layout, vectors, centroids):
         seen.append(vectors)
         return vectors.std().item() / 100
 
     monkeypatch.setattr(training, "likeness", spread)
-    metrics = end_to_end(world, model, ["adalora"], critic, zoo_of(model), last_config(0))
+    metrics = end_to_end(DrawnSubjects(world), model, ["adalora"], critic, zoo_of(model), last_config(0))
     held = persons_of(Role.STOPPING, 4)
     expected = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
     assert torch.allclose(seen[0], expected, atol=1e-5)
@@ -240,8 +241,8 @@ def test_end_to_end_learns_the_same_from_a_zoo_on_disk(world, model, critic, lat
         asked.append(len(rows))
         return zoo[rows]
 
-    end_to_end(world, model, ["adalora"], critic, zoo, last_config(2))
-    end_to_end(world, other, ["adalora"], critic, Rows(read, tuple(zoo.shape), "made"), last_config(2))
+    end_to_end(DrawnSubjects(world), model, ["adalora"], critic, zoo, last_config(2))
+    end_to_end(DrawnSubjects(world), other, ["adalora"], critic, Rows(read, tuple(zoo.shape), "made"), last_config(2))
     assert asked == [8, 8]  # the rows of each step, and no others
     for one, two in ((model.vae, other.vae), (model.priors["adalora"], other.priors["adalora"])):
         assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
@@ -252,7 +253,7 @@ def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, criti
     start, errors = copy.deepcopy(model.vae.state_dict()), []
     for weight in (0.0, 10.0):
         model.vae.load_state_dict(start)
-        end_to_end(world, model, ["adalora"], critic, zoo, last_config(10, zoo_weight=weight))
+        end_to_end(DrawnSubjects(world), model, ["adalora"], critic, zoo, last_config(10, zoo_weight=weight))
         back = model.vae.decode(model.vae.encode(zoo)[0])
         errors.append(((zoo - back).square().sum() / zoo.square().sum()).item())
     assert errors[1] < errors[0] - 0.05
@@ -277,13 +278,13 @@ def test_people_in_a_batch_do_not_mix(world, model, critic, states):
 
 def test_run_that_was_stopped_ends_with_the_same_weights(world, model, critic, tmp_path, stopped_in_step):
     start = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
-    refine(world, model, "adalora", critic, config(6))
+    refine(DrawnSubjects(world), model, "adalora", critic, config(6))
     whole = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
     model.priors["adalora"].load_state_dict(start)
     with stopped_in_step(4):
-        refine(world, model, "adalora", critic, config(6), run_dir=tmp_path)
+        refine(DrawnSubjects(world), model, "adalora", critic, config(6), run_dir=tmp_path)
     model.priors["adalora"].load_state_dict(start)
-    refine(world, model, "adalora", critic, config(6), run_dir=tmp_path)
+    refine(DrawnSubjects(world), model, "adalora", critic, config(6), run_dir=tmp_path)
     assert all(torch.equal(t, whole[n]) for n, t in model.priors["adalora"].state_dict().items())
 
 
@@ -316,10 +317,12 @@ def test_two_processes_follow_the_curve_of_one(world, model, critic, later_is_be
         settings = last_config(6)
         through = replace(settings.through, loop=replace(settings.through.loop, **each))
         settings = replace(settings, through=through)
-        learn = partial(end_to_end, world, model, ["adalora", "adanorm"], critic, zoo_of(model), settings)
+        learn = partial(
+            end_to_end, DrawnSubjects(world), model, ["adalora", "adanorm"], critic, zoo_of(model), settings
+        )
     else:
         settings = config(6, states=stage.split()[1], drawing_steps=3, loop=replace(config(6).loop, **each))
-        learn = partial(refine, world, model, "adalora", critic, settings)
+        learn = partial(refine, DrawnSubjects(world), model, "adalora", critic, settings)
     one = curve_of(learn, tmp_path / "one", 1, unused_port)
     two = curve_of(learn, tmp_path / "two", 2, unused_port)
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (one, two)]
@@ -332,20 +335,20 @@ def test_two_processes_follow_the_curve_of_one(world, model, critic, later_is_be
 def test_people_that_cannot_be_shared_equally_are_refused(world, model, critic):
     share = Share(torch.Generator().manual_seed(0), Processes(1, 3))
     with pytest.raises(UsageError, match="3 processes can share equally, got 4 items"):
-        _people(world, config(1), share)
+        _people(DrawnSubjects(world), config(1), share)
 
 
 def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):
     with pytest.raises(UsageError, match="expected a diffusion prior to refine, got RidgePrior for 'ridge'"):
-        refine(world, model, "ridge", critic, config(1))
+        refine(DrawnSubjects(world), model, "ridge", critic, config(1))
     with pytest.raises(UsageError, match="expected a diffusion prior to refine, got RidgePrior for 'ridge'"):
-        end_to_end(world, model, ["adalora", "ridge"], critic, zoo_of(model), last_config(1))
+        end_to_end(DrawnSubjects(world), model, ["adalora", "ridge"], critic, zoo_of(model), last_config(1))
 
 
 def test_critic_learns_who_is_who_from_latents(world):
     """On people it was not trained on, after a minute's training at most: same people closer than different ones."""
     few = RecogniserConfig(loss="arcface", steps=60, batch_size=32)
-    net = train_critic(world, RefineConfig(critic=few, critic_people=64))
+    net = train_critic(DrawnSubjects(world), RefineConfig(critic=few, critic_people=64))
     assert isinstance(net, LatentNet)
     photos = world.photos(persons_of(Role.CHOOSING, 24), 2)
     a, b = net(photos.latents[:, 0]), net(photos.latents[:, 1])

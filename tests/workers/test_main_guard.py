@@ -30,9 +30,9 @@ def test_workers_need_a_script_with_a_main_guard(tmp_path, script, said):
 def test_zoo_is_not_begun_by_a_script_without_a_guard(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(
-        "from lorasynth.recipes import get_world_recipe\n"
+        "from lorasynth.recipes import get_recipe\n"
         "from lorasynth.zoo.build import build_zoo_with_workers\n"
-        f"build_zoo_with_workers(get_world_recipe('portraits_tiny').zoo, {str(tmp_path / 'zoo')!r}, 2)\n"
+        f"build_zoo_with_workers(get_recipe('portraits_tiny').zoo, {str(tmp_path / 'zoo')!r}, 2)\n"
     )
     done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=240)
     assert done.returncode == 1

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.errors import OutsideWorldError
-from lorasynth.evaluate.factors import FactorReader
+from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.subjects import SESSION, Role, persons_of
 from lorasynth.worlds.world import WORLDS, get_domain
 

@@ -4,10 +4,10 @@ import pytest
 
 from lorasynth.errors import UsageError
 from lorasynth.gallery import Split
-from lorasynth.recipes import RECIPES, WorldRecipe, get_recipe
+from lorasynth.recipes import RECIPES, get_recipe
 from lorasynth.worlds.subjects import Role, everybody, persons_of, role_of, split_of
 
-DRAWN = [recipe for name in RECIPES if isinstance(recipe := get_recipe(name), WorldRecipe)]
+DRAWN = [recipe for name in RECIPES if (recipe := get_recipe(name)).world]
 
 
 def test_nobody_has_two_roles_or_two_splits():

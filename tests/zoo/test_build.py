@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
 from lorasynth.errors import UsageError, ZooError
-from lorasynth.recipes import get_world_recipe
+from lorasynth.recipes import get_recipe
 from lorasynth.zoo import calibration
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.build import build_zoo
@@ -62,7 +62,7 @@ def test_measurement_itself_gives_a_number_within_the_budget(tmp_path, config, m
 
 
 def test_verb_takes_a_number_or_auto(tmp_path, config, clock, monkeypatch):
-    recipe = replace(get_world_recipe("portraits_tiny"), zoo=replace(config, bank=4))
+    recipe = replace(get_recipe("portraits_tiny"), zoo=replace(config, bank=4))
     monkeypatch.setattr("lorasynth.recipes.get_recipe", lambda name: recipe)
     clock[0].append(2)
 

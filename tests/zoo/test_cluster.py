@@ -10,7 +10,7 @@ import torch
 
 from lorasynth.cli import main
 from lorasynth.errors import MissingExtraError, UsageError, ZooError
-from lorasynth.recipes import get_world_recipe
+from lorasynth.recipes import get_recipe
 from lorasynth.workers.cluster import run_on_cluster
 from lorasynth.zoo.cluster import build_zoo_on_cluster
 from lorasynth.zoo.filling import fill
@@ -96,19 +96,19 @@ def test_what_a_task_says_is_wrong_comes_out(cluster):
 
 
 def test_cluster_without_gpus_is_refused_for_cuda(tmp_path, cluster):
-    config = get_world_recipe("portraits_tiny").zoo
+    config = get_recipe("portraits_tiny").zoo
     with pytest.raises(UsageError, match="expected a cluster with a GPU for each task, got none"):
         build_zoo_on_cluster(config, tmp_path, cluster.address, device="cuda")
 
 
 def test_no_cluster_there_is_said(tmp_path):
-    config = get_world_recipe("portraits_tiny").zoo
+    config = get_recipe("portraits_tiny").zoo
     with pytest.raises(UsageError, match="nonsense: expected a Ray cluster's address or 'local'"):
         build_zoo_on_cluster(config, tmp_path, "nonsense")
 
 
 def test_folder_that_machines_cannot_share_is_refused_first():
-    config = get_world_recipe("portraits_tiny").zoo
+    config = get_recipe("portraits_tiny").zoo
     for folder in ("runs/zoo", "s3://bucket/zoo"):
         with pytest.raises(UsageError, match="expected the absolute path of a folder that all machines"):
             build_zoo_on_cluster(config, Path(folder), "ray://127.0.0.1:10001")
@@ -119,7 +119,7 @@ def test_folder_that_machines_cannot_share_is_refused_first():
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lorasynth\[cluster\]'"):
-        build_zoo_on_cluster(get_world_recipe("portraits_tiny").zoo, tmp_path, "local")
+        build_zoo_on_cluster(get_recipe("portraits_tiny").zoo, tmp_path, "local")
     monkeypatch.setattr(
         sys, "argv", ["lorasynth", "zoo", "build", "portraits_tiny", "--out", str(tmp_path / "z"), "--cluster", "local"]
     )

@@ -20,11 +20,12 @@ from lorasynth.gallery import PhotoRef, Split, Use
 from lorasynth.lora.factors import LoRA
 from lorasynth.opening import open_base, open_encoder, open_photos
 from lorasynth.recipes import get_zoo_config
+from lorasynth.subjects.photos import PhotoSource, PhotoSubjects
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.build import build_zoo, build_zoo_with_workers
 from lorasynth.zoo.forget import forget_person
-from lorasynth.zoo.materials import DrawnMaterial, FromPhotos, Material, PhotoMaterial
+from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
 from lorasynth.zoo.pairs import person_number
 from lorasynth.zoo.store import FILES
 
@@ -50,7 +51,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(people, base):
-    return FromPhotos(
+    return PhotoSource(
         data=str(people), base=str(base), encoder="portraits", licence="CC0", resolution=SIZE,
         instance_prompt="a photo of sks person",
     )  # fmt: skip
@@ -174,13 +175,13 @@ def test_what_was_computed_of_photos_is_never_published():
 
 
 def test_names_of_one_number_are_refused(photos, tmp_path):
-    material = photos.open(CONFIG, tmp_path / "zoo")
+    subjects = photos.open(tmp_path / "prepared")
     accents = [normalize(form, letter) for letter in "áéó" for form in ("NFC", "NFD")]  # as file systems change them
-    names = dict(zip(material.gallery.subjects(Split.TRAIN), accents, strict=False))
-    files = tuple(replace(f, subject=names.get(f.subject, f.subject)) for f in material.gallery.files)
-    renamed = replace(material.prepared, gallery=replace(material.gallery, files=files))
+    names = dict(zip(subjects.gallery.subjects(Split.TRAIN), accents, strict=False))
+    files = tuple(replace(f, subject=names.get(f.subject, f.subject)) for f in subjects.gallery.files)
+    renamed = replace(subjects.prepared, gallery=replace(subjects.gallery, files=files))
     with pytest.raises(UsageError, match=r"expected subjects of different numbers, got .*; rename one"):
-        PhotoMaterial(material.base, renamed, CONFIG, data={}, licence="CC0")
+        PhotoSubjects(subjects.base, renamed, open_encoder("portraits"), data={})
 
 
 def test_masks_reach_the_training(photos, people, base, tmp_path):
@@ -189,24 +190,24 @@ def test_masks_reach_the_training(photos, people, base, tmp_path):
     mask.paste(255, (0, 0, 64, 32))
     for photo in list(masked.glob("*/*.png")):
         mask.save(photo.with_name(photo.stem + "_mask.png"))
-    material = replace(photos, data=str(masked)).open(CONFIG, tmp_path / "zoo")
+    material = open_photo_material(replace(photos, data=str(masked)), CONFIG, tmp_path / "zoo")
     assert isinstance(material, Material)
     shown = material.photos(material.persons[:2])
     assert shown.masks.shape == (2, CONFIG.photos, 1, 8, 8)
     assert shown.masks[..., :4, :].min() == 1
     assert shown.masks[..., 4:, :].max() == 0
-    ignored = replace(photos, data=str(masked), masks=False).open(CONFIG, tmp_path / "zoo")
+    ignored = open_photo_material(replace(photos, data=str(masked), masks=False), CONFIG, tmp_path / "zoo")
     assert ignored.photos(ignored.persons[:1]).masks is None
 
 
 def test_photos_of_a_few_come_again(photos, tmp_path):
-    material = photos.open(CONFIG, tmp_path / "zoo")
+    material = open_photo_material(photos, CONFIG, tmp_path / "zoo")
     shown = material.photos(material.persons[:1])
-    names = [p.name for p in material.gallery.photos(str(material.persons[0]), Use.FIT, 99)]
+    names = [p.name for p in material.subjects.gallery.photos(str(material.persons[0]), Use.FIT, 99)]
     assert len(names) < CONFIG.photos == shown.count
     assert torch.equal(shown.latents[0, 0], shown.latents[0, len(names)])
     assert material.stopping(material.persons[:2]).count == 8
-    assert {material.pilot(0).latents.shape[0]} == {len(material.gallery.subjects(Split.PILOT))}
+    assert {material.pilot(0).latents.shape[0]} == {len(material.subjects.gallery.subjects(Split.PILOT))}
 
 
 @pytest.mark.parametrize(

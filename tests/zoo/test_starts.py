@@ -17,7 +17,7 @@ from lorasynth.zoo.starts import predictor, with_lora_A
 
 @pytest.fixture
 def few(tiny):
-    layout = tiny[2]
+    layout = tiny[1]
     return layout, torch.stack([LoRA.random(layout, seed=i).vector for i in range(3)])
 
 
@@ -80,9 +80,9 @@ def test_prior_predicts_from_a_persons_mean_embedding():
 
 def test_unknown_prior_and_another_layout_are_refused(tiny):
     with pytest.raises(UsageError, match=r"or a prior among .*'ridge'.*got 'oracle'"):
-        predictor("oracle", "", tiny[2])
+        predictor("oracle", "", tiny[1])
     with pytest.raises(LayoutError, match="expected a synthesizer of the zoo's layout"):
-        predictor("ridge", "", tiny[2])
+        predictor("ridge", "", tiny[1])
 
 
 def test_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):

@@ -35,6 +35,15 @@ def denoising_loss(
     return (error.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)
 
 
+_USUAL_GUIDANCE = {"sd15": 7.5, "sd2": 7.5, "sdxl": 5.0, "sd3": 7.0, "flux": 3.5}
+"""Of diffusers' pipelines, where nobody says."""
+
+
+def usual_guidance(base: Base) -> float:
+    """The guidance scale that a family's pictures are drawn with where nobody says; that of drawn worlds is 2."""
+    return _USUAL_GUIDANCE.get(base.family, 2.0)
+
+
 @torch.no_grad()
 def sample(
     base: Base,

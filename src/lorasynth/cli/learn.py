@@ -1,11 +1,20 @@
 """Verbs for who makes models: train, evaluate."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lorasynth.cli.common import Device, Force, Json, RecipeName, Seed, check_folder, check_json, emit, say, setup
+from lorasynth.cli.options import expanded
+from lorasynth.cli.photos import PhotoOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorasynth.pipeline.workspace import Workspace
+    from lorasynth.subjects.photos import PhotoSource
+    from lorasynth.training import Processes
 
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
 
@@ -28,7 +37,7 @@ def train_vae(
     check_json(json, zoo, out, force=force)
     check_folder(out)
     setup(device)
-    from lorasynth.fitting import fit_vae_stage
+    from lorasynth.pipeline.fitting import fit_vae_stage
     from lorasynth.recipes import get_recipe
     from lorasynth.training import launched
     from lorasynth.zoo.store import Zoo
@@ -57,7 +66,7 @@ def train_prior(
     check_json(json, zoo, out, force=force)
     check_folder(out)
     setup(device)
-    from lorasynth.fitting import fit_prior_stage
+    from lorasynth.pipeline.fitting import fit_prior_stage
     from lorasynth.recipes import get_recipe
     from lorasynth.teaching import shortcoming_of_latents
     from lorasynth.training import launched
@@ -71,9 +80,12 @@ def train_prior(
             emit(metrics, json)
 
 
+@expanded
 def train_refine(
     recipe: RecipeName,
+    photos: PhotoOptions,
     out: Annotated[Path, typer.Option("--out", help="The folder that `train vae` and `train prior` wrote to.")],
+    zoo: Annotated[Path | None, typer.Option("--zoo", help="The zoo's folder; a drawn world needs none.")] = None,
     prior: Annotated[
         list[str] | None, typer.Option("--prior", help="Which; several may be given; default all.")
     ] = None,
@@ -82,34 +94,36 @@ def train_refine(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Train the diffusion priors through the base model, on people of whom there are photos and no LoRAs.
+    """Train the diffusion priors through the base model, one by one, on people of whom there are photos.
 
     Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train refine portraits --out runs/fit --prior adalora
     """
-    check_json(json, out, force=force)
+    check_json(json, *([] if zoo is None else [zoo]), out, force=force)
     check_folder(out)
     setup(device)
     from lorasynth.errors import UsageError
-    from lorasynth.recipes import get_world_recipe
+    from lorasynth.pipeline.through_base import refine_stage
+    from lorasynth.recipes import get_recipe
     from lorasynth.training import launched
-    from lorasynth.world_fitting import refine_stage
 
-    config = get_world_recipe(recipe).seeded(seed)
-    known = [p.conditioning for p in config.priors]
+    known = [p.conditioning for p in get_recipe(recipe).priors]
     if unknown := [name for name in prior or [] if name not in known]:
         raise UsageError(f"expected priors among {known}, got {unknown}")
+    source = _source(recipe, zoo, photos)
     with launched() as processes:
-        metrics = refine_stage(config, out, prior, processes)
+        metrics = refine_stage(_workspace(recipe, seed, zoo, out, source, processes), prior)
         if processes.is_main:
             emit(metrics, json)
 
 
+@expanded
 def train_end_to_end(
     recipe: RecipeName,
+    photos: PhotoOptions,
     zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="The folder that `train refine` wrote to.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder that the stages before wrote to.")],
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
@@ -124,19 +138,50 @@ def train_end_to_end(
     check_json(json, zoo, out, force=force)
     check_folder(out)
     setup(device)
-    from lorasynth.recipes import get_world_recipe
+    from lorasynth.pipeline.through_base import end_to_end_stage
     from lorasynth.training import launched
-    from lorasynth.world_fitting import end_to_end_stage
-    from lorasynth.zoo.store import Zoo
 
+    source = _source(recipe, zoo, photos)
     with launched() as processes:
-        metrics = end_to_end_stage(get_world_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
+        metrics = end_to_end_stage(_workspace(recipe, seed, zoo, out, source, processes))
         if processes.is_main:
             emit(metrics, json)
 
 
+@expanded
+def train_settings(
+    recipe: RecipeName,
+    photos: PhotoOptions,
+    zoo: ZooFolder,
+    out: Annotated[Path, typer.Option("--out", help="The folder that the stages before wrote to.")],
+    json: Json = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Choose each prior's settings, by pictures where there are photos, else by weights; write the synthesizer.
+
+    Example: lorasynth train settings portraits --zoo runs/zoo --out runs/fit
+    """
+    check_json(json, zoo, out, force=force)
+    check_folder(out)
+    setup(device)
+    from lorasynth.pipeline.assembling import assemble
+    from lorasynth.pipeline.stages import require_no_synthesizer
+    from lorasynth.pipeline.workspace import SYNTHESIZER
+    from lorasynth.training import require_alone
+
+    require_alone("train settings")
+    source = _source(recipe, zoo, photos)
+    work = _workspace(recipe, 0, zoo, out, source)
+    require_no_synthesizer(work)
+    made_from = assemble(work).record["made_from"]
+    emit({"settings_tried": made_from["settings_tried"], "synthesizer": str(out / SYNTHESIZER)}, json)
+
+
+@expanded
 def train_all(
     recipe: RecipeName,
+    photos: PhotoOptions,
     zoo: ZooFolder,
     out: Annotated[
         Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")
@@ -149,48 +194,86 @@ def train_all(
 ) -> None:
     """All stages of a recipe, and a synthesizer of what they make.
 
-    In a drawn world: fit VAE and priors, train priors and VAE through the base, choose settings by pictures of validation people.
-    For a real base, which draws nothing here: fit VAE and priors, choose settings by the weights of validation people's LoRAs.
+    In a drawn world, and with --data: fit VAE and priors, train both through the base, choose settings by pictures of
+    validation people. Without photos: fit VAE and priors, choose settings by the weights of validation people's LoRAs.
 
-    Example: lorasynth train all portraits --zoo runs/zoo --out runs/fit --workers 2
+    Example: lorasynth train all sd15 --zoo runs/zoo --base BASE --data people/ --encoder models/buffalo_l --out runs/fit
     """
     check_json(json, zoo, out, force=force)
     check_folder(out)
     setup(device)
-    from lorasynth.cards import synthesizer_card
-    from lorasynth.errors import OutputExistsError
-    from lorasynth.fitting import fit_prior_stage, fit_vae_stage
-    from lorasynth.recipes import BaseRecipe, get_recipe, get_world_recipe
+    from lorasynth.pipeline import stages
     from lorasynth.training import require_alone
-    from lorasynth.world_fitting import assemble, end_to_end_stage, refine_with_workers
-    from lorasynth.zoo.store import Zoo
 
     require_alone("train all")
-    target = out / "synthesizer"
-    if (target / "config.json").exists():
-        raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")
-    found, opened = get_recipe(recipe).seeded(seed), Zoo.open(zoo)
-    if isinstance(found, BaseRecipe):
-        from lorasynth.assembling import fit_all
-
-        emit(fit_all(found, opened, out, report=say), json)
-        return
-    config = get_world_recipe(recipe).seeded(seed)
-    record = {"vae": fit_vae_stage(config, opened, out), "priors": fit_prior_stage(config, opened, out)}
-    if config.refined_apart:
-        record["refined"] = refine_with_workers(config, out, workers)
-    record["end_to_end"] = end_to_end_stage(config, opened, out)
-    assemble(config, opened, out, target, synthesizer_card(config, opened, record), report=say)
-    emit({**record, "synthesizer": str(target)}, json)
+    source = _source(recipe, zoo, photos)
+    emit(stages.train_all(_workspace(recipe, seed, zoo, out, source), workers=workers), json)
 
 
+def _source(recipe: str, zoo: Path | None, photos: PhotoOptions) -> "PhotoSource | None":
+    """The photographs that the options name; on the base that the zoo was made for, unless another is named.
+
+    Raises:
+        UsageError: options that go with --data are given without it, or no zoo is named with it.
+        ZooError: the zoo cannot be read.
+    """
+    from lorasynth.errors import UsageError
+    from lorasynth.recipes import get_recipe
+    from lorasynth.zoo.store import Zoo
+
+    usual = get_recipe(recipe).base
+    if photos.data is not None:
+        if zoo is None:
+            raise UsageError("expected --zoo with --data, got no zoo; give the zoo that the photographs were made into")
+        usual = str(Zoo.open(zoo).recipe.get("base") or usual)
+    return photos.source(usual)
+
+
+def _workspace(
+    recipe: str,
+    seed: int,
+    zoo: Path | None,
+    out: Path,
+    source: "PhotoSource | None",
+    processes: "Processes | None" = None,
+) -> "Workspace":
+    from lorasynth.pipeline.workspace import Workspace
+    from lorasynth.recipes import get_recipe
+    from lorasynth.training import ALONE
+
+    return Workspace(
+        recipe=get_recipe(recipe).seeded(seed), folder=out, zoo_folder=zoo, photos=source, processes=processes or ALONE,
+        report=say,
+    )  # fmt: skip
+
+
+@expanded
 def evaluate(
+    photos: PhotoOptions,
     model: Annotated[Path | None, typer.Argument(help="A synthesizer's folder; the shipped one by default.")] = None,
-    people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people.")] = 100,
+    people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people, at most.")] = 100,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Which rows, with commas between: base, fine_tuned, fine_tuned_one_photo, and priors' names."
+        ),
+    ] = None,
+    second_encoder: Annotated[
+        str | None, typer.Option(help="With --data: another encoder, for a second opinion on the pictures.")
+    ] = None,
+    everybody: Annotated[
+        bool,
+        typer.Option(
+            "--everybody", help="With --data: score all subjects, since the model has seen none of the folder."
+        ),
+    ] = False,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=1.0, max=30.0, help="Of all pictures; by default the base's usual one.")
+    ] = None,
     zoo: Annotated[
         Path | None,
         typer.Option(
-            help="Score by the weights of this zoo's held-out LoRAs, and draw nothing: for a model of a real base."
+            help="Score by the weights of this zoo's held-out LoRAs, and draw nothing: where there are no photographs."
         ),
     ] = None,
     trained_on: Annotated[
@@ -208,17 +291,18 @@ def evaluate(
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Keep the fine-tuned LoRAs in this folder, so that the next evaluation finds them."),
+        typer.Option(help="Keep fine-tuned LoRAs and what was read of photos here, for the next evaluation."),
     ] = None,
-    json: Json = None,
     seed: Seed = 0,
+    json: Json = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Identity similarity on held-out people, of every method the model holds, with bootstrap intervals.
+    """Similarity of pictures on held-out people, of every method the model holds, with bootstrap intervals.
 
-    With --zoo, the error of ΔW instead: for a model of a real base, of which no picture can be drawn here.
-    With --trained-on, whether LoRAs are copies (with --zoo and --html, that zoo's unless another is named).
+    A drawn world's model is scored on that world's people. Any other on the subjects of --data: those of the folder that it
+    was trained on who were held out, or, with --everybody, all of a folder that it has not seen. With --zoo, the error of ΔW
+    instead. With --trained-on, whether LoRAs are copies (with --zoo and --html, that zoo's unless another is named).
 
     Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
     """
@@ -230,43 +314,44 @@ def evaluate(
     check_json(json, *(path for path in (grid, html, *read, cache) if path is not None), force=force)
     if cache is not None:
         check_folder(cache)
-    if grid is not None and zoo is not None:
-        raise UsageError("expected --grid or --zoo, got both: --zoo scores by weights and draws nothing; leave one out")
+    if zoo is not None and (grid is not None or photos.data is not None):
+        other = "--grid" if grid is not None else "--data"
+        raise UsageError(
+            f"expected {other} or --zoo, got both: --zoo scores by weights and draws nothing; leave one out"
+        )
+    if photos.data is None and (second_encoder is not None or everybody):
+        given = "--second-encoder" if second_encoder is not None else "--everybody"
+        raise UsageError(f"expected {given} with --data, got it alone; leave it out, or name your photographs")
     if grid is not None:
         require_new_output(grid, force=force, suffix=".png")
     if html is not None:
         require_new_output(html, force=force, suffix=".html")
     setup(device)
-    from lorasynth.demo import fine_tuning_recipe, versions
+    from lorasynth.demo import versions
     from lorasynth.evaluate.grid import sheet
     from lorasynth.evaluate.methods import EvaluationConfig
-    from lorasynth.evaluate.methods import evaluate as score
     from lorasynth.evaluate.page import page
+    from lorasynth.evaluate.pictures import open_for_pictures
     from lorasynth.evaluate.weights import evaluate_weights
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
-    from lorasynth.worlds.world import get_world
     from lorasynth.zoo.store import Zoo
 
     folder = DEFAULT_MODEL if model is None else model
-    synthesizer = Synthesizer.from_pretrained(folder)
     learned_from = Zoo.open(trained_on) if trained_on is not None else None
     image = None
     if zoo is not None:
-        true = Zoo.open(zoo)
+        synthesizer, true = Synthesizer.from_pretrained(folder), Zoo.open(zoo)
         if learned_from is None and html is not None and any(item.split == "train" for item in true.items):
             learned_from = true
         record = evaluate_weights(synthesizer, true, trained_on=learned_from, seed=seed, report=say)
-    elif synthesizer.encoder_record is not None:
-        raise UsageError(
-            f"{folder}: expected a drawn world's model, got one of {synthesizer.base}, which cannot be drawn here; give --zoo "
-            "ZOO to score it by weights"
-        )
     else:
-        config, recipe = EvaluationConfig(people=people, seed=seed), fine_tuning_recipe(folder)
-        world = get_world(synthesizer.base)
-        record, pictures = score(world, synthesizer, recipe, config, cache=cache, trained_on=learned_from, report=say)
-        names = [n for n in ("real", "fine_tuned", "adalora", "adanorm", "ridge", "nearest", "base") if n in pictures]
-        image = sheet([pictures[n][:8, 1] for n in names], names)
+        source = photos.source("", second_encoder=second_encoder, everybody=everybody)
+        rows = None if methods is None else tuple(methods.split(","))
+        config = EvaluationConfig(people=people, methods=rows, guidance_scale=guidance_scale, seed=seed)
+        with open_for_pictures(folder, source, cache, report=say) as opened:
+            synthesizer = opened.model
+            record, pictures = opened.evaluate(config, cache=cache, trained_on=learned_from, report=say)
+        image = sheet(*_rows(pictures))
     record |= {"seed": seed, "versions": versions()}
     if grid is not None and image is not None:
         write_png(grid, image)
@@ -274,3 +359,10 @@ def evaluate(
         title = f"lorasynth synthesizer {synthesizer.base}" if model is None else str(model)
         write_bytes(html, page(synthesizer, title, record, image).encode())
     emit(record, json)
+
+
+def _rows(pictures: "dict[str, Tensor]") -> "tuple[list[Tensor], list[str]]":
+    """The rows of the sheet: of each method some people's pictures for one prompt."""
+    order = ("real", "fine_tuned", "fine_tuned_one_photo", "adalora", "adanorm", "ridge", "nearest", "base")
+    names = [name for name in order if name in pictures]
+    return [pictures[name][:8, 1 if pictures[name].shape[1] > 1 else 0] for name in names], names

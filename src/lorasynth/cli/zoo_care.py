@@ -67,8 +67,11 @@ def zoo_info(
             say(said)
     elif measure:
         from lorasynth.evaluate.zoo_quality import zoo_quality
+        from lorasynth.subjects.drawn import DrawnSubjects
+        from lorasynth.worlds.world import get_world
 
-        record["quality"] = zoo_quality(opened, measure, report=say)
+        subjects = DrawnSubjects(get_world(opened.recipe["world"]))
+        record["quality"] = zoo_quality(opened, subjects, measure, report=say)
     emit(record, json)
 
 

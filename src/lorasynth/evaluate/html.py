@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from lorasynth.synthesizer import Synthesizer
+
 TITLES = {
     "real": "other real photos (ceiling)",
     "fine_tuned": "fine-tuned LoRA",
+    "fine_tuned_one_photo": "fine-tuned LoRA, one photo",
     "adalora": "zero-shot, ADALoRA",
     "adanorm": "zero-shot, AdaNorm",
     "kernel": "zero-shot, kernel ridge",
@@ -47,6 +50,11 @@ def in_order(names: Any) -> list[str]:
 def titled(name: str) -> str:
     """How a method is called."""
     return TITLES.get(name, name)
+
+
+def default_row(model: Synthesizer, names: list[str]) -> int | None:
+    """The row of the default prior, which stands out, if it was asked for."""
+    return names.index(model.default_prior) if model.default_prior in names else None
 
 
 def triple(score: dict[str, float]) -> tuple[float, float, float]:

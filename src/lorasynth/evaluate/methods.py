@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import render
-from lorasynth.encoders.images import to_image
-from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
+from lorasynth.base.sampling import usual_guidance
+from lorasynth.errors import UsageError
+from lorasynth.evaluate.fine_tuned import ONE_PHOTO, fine_tuned_vectors
 from lorasynth.evaluate.identity import interval
 from lorasynth.evaluate.memorisation import Memorisation
 from lorasynth.evaluate.scoring import Scorer
 from lorasynth.gallery import Split
 from lorasynth.lora.factors import delta_W_norm2
+from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.worlds.subjects import GIVEN_PHOTO, persons_of
-from lorasynth.worlds.world import World
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.store import Zoo
 
@@ -31,36 +31,56 @@ class EvaluationConfig:
     """What is evaluated."""
 
     people: int = 100
+    methods: tuple[str, ...] | None = None  # of `method_names`; None: all
     fine_tune_photos: int = 10
-    guidance_scale: float = 2.0
+    guidance_scale: float | None = None  # None: the base's usual one
     num_inference_steps: int = 20
     seed: int = 0
 
 
+FINE_TUNED, FINE_TUNED_ONE_PHOTO, BASE, REAL = "fine_tuned", "fine_tuned_one_photo", "base", "real"
+"""The rows that need no prior."""
+
+
+def method_names(model: Synthesizer) -> tuple[str, ...]:
+    """Everything that can be scored, in the order of the table: rows that need no prior, and the model's priors."""
+    return (BASE, *model.priors, FINE_TUNED_ONE_PHOTO, FINE_TUNED)
+
+
+def _check_methods(model: Synthesizer, config: EvaluationConfig) -> None:
+    known = method_names(model)
+    if unknown := [name for name in config.methods or () if name not in known]:
+        raise UsageError(f"expected methods among {', '.join(known)}, got {', '.join(map(repr, unknown))}")
+
+
 def lora_vectors(
-    world: World,
+    subjects: Subjects,
     model: Synthesizer,
-    persons: list[int],
+    people: list[int],
     fine_tuning: AdaptConfig,
     config: EvaluationConfig,
     cache: Path | None,
     report: Callable[[str], None],
 ) -> dict[str, Float[Tensor, "N P"]]:
-    """LoRAs of held-out people by every method that the model holds, from one photo each; fine-tuning gets ten."""
-    embedding = world.embeddings(persons, 1, first=GIVEN_PHOTO)[:, 0]
-    vectors = {"base": torch.zeros(len(persons), model.canonicalizer.layout.num_parameters)}
-    for name in model.priors:
-        vectors[name] = model.synthesize(embedding, seed=config.seed, prior=name)
-    vectors["fine_tuned"] = fine_tuned_vectors(
-        world, model.canonicalizer.layout, persons, fine_tuning, config.fine_tune_photos,
-        seed=config.seed, cache=cache, report=report,
-    )  # fmt: skip
-    return vectors
+    """LoRAs of held-out people by every method asked for, from one photo each; fine-tuning gets one photo, or several."""
+    embedding, layout = subjects.given(people)[:, 0], model.canonicalizer.layout
+    photos = {FINE_TUNED_ONE_PHOTO: ONE_PHOTO, FINE_TUNED: config.fine_tune_photos}
+
+    def made(name: str) -> Float[Tensor, "N P"]:
+        if name == BASE:
+            return torch.zeros(len(people), layout.num_parameters)
+        if name in photos:
+            return fine_tuned_vectors(
+                subjects, layout, people, fine_tuning, photos[name], seed=config.seed, cache=cache, report=report
+            )
+        return model.synthesize(embedding, seed=config.seed, prior=name)
+
+    return {name: made(name) for name in method_names(model) if config.methods is None or name in config.methods}
 
 
-def photo_seconds(world: World, model: Synthesizer, persons: list[int], seed: int = 0) -> dict[str, float]:
+def photo_seconds(subjects: Subjects, model: Synthesizer, people: list[int], seed: int = 0) -> dict[str, float]:
     """Seconds from one photo to a LoRA by each prior: the median of a few people, after one call that does not count."""
-    photos = [to_image(picture) for picture in world.draw(persons[:6], [GIVEN_PHOTO] * len(persons[:6]), 256)]
+    photos = subjects.images(people[:6])
     seconds = {}
     for name in model.priors:
         times = []
@@ -72,12 +92,12 @@ def photo_seconds(world: World, model: Synthesizer, persons: list[int], seed: in
 
 
 def evaluate(
-    world: World,
+    subjects: Subjects,
     model: Synthesizer,
     fine_tuning: AdaptConfig,
     config: EvaluationConfig,
     *,
-    persons: list[int] | None = None,
+    people: list[int] | None = None,
     cache: Path | None = None,
     trained_on: Zoo | None = None,
     report: Callable[[str], None] = print,
@@ -85,11 +105,11 @@ def evaluate(
     """Score every method on held-out people.
 
     Args:
-        world: whose people.
+        subjects: on which base, and whose photos.
         model: whose priors.
         fine_tuning: how the LoRAs that ours are compared with are trained.
         config: what is evaluated.
-        persons: whom, instead of the first held-out people.
+        people: whom, instead of the first held-out people.
         cache: a folder that keeps the fine-tuned LoRAs; see `fine_tuned_vectors`.
         trained_on: the zoo that the model learned from: asks whether LoRAs are copies of it; see `memorisation`.
         report: gets a line now and then.
@@ -100,24 +120,28 @@ def evaluate(
         more similar than the nearest neighbour's LoRA, person by person.
 
     Raises:
+        UsageError: a method that the model does not hold.
         LayoutError, ZooError: `trained_on` is not the model's zoo; before any other work.
     """
     memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
-    persons = persons or persons_of(Split.HELD_OUT, config.people)
-    scorer = Scorer.fit(world, persons, len(world.prompts))
+    people = people or subjects.people(Split.HELD_OUT, config.people)
+    _check_methods(model, config)
+    prompts = list(subjects.prompts)
+    guidance_scale = config.guidance_scale or usual_guidance(subjects.base)
+    scorer = Scorer.fit(subjects, people, len(prompts))
     methods: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
     scores: dict[str, Tensor] = {}
     near: dict[str, Any] = {}
     drawing_seconds = []
-    for name, vectors in lora_vectors(world, model, persons, fine_tuning, config, cache, report).items():
+    for name, vectors in lora_vectors(subjects, model, people, fine_tuning, config, cache, report).items():
         start = time.perf_counter()
         drawn = render(
-            world.base, list(world.prompts), model.canonicalizer.layout, vectors, seed=config.seed,
-            guidance_scale=config.guidance_scale, num_inference_steps=config.num_inference_steps,
+            subjects.base, prompts, model.canonicalizer.layout, vectors, seed=config.seed,
+            guidance_scale=guidance_scale, num_inference_steps=config.num_inference_steps,
         )  # fmt: skip
-        drawing_seconds.append((time.perf_counter() - start) / (len(drawn) * len(world.prompts)))
-        methods[name] = scorer.score(drawn, list(world.prompts))
+        drawing_seconds.append((time.perf_counter() - start) / (len(drawn) * len(prompts)))
+        methods[name] = scorer.score(drawn, prompts)
         scores[name] = scorer.similarity(drawn)
         methods[name]["delta_W_norm"] = (
             delta_W_norm2(model.canonicalizer.layout, vectors).clamp(min=0).sqrt().mean().item()
@@ -125,19 +149,18 @@ def evaluate(
         if memorisation is not None and name in model.priors:
             near[name] = memorisation.of(vectors)
         pictures[name] = drawn[:8]
-        report(
-            f"{name:12s} similarity {methods[name]['similarity']['mean']:.3f}  second {methods[name]['similarity2']['mean']:.3f}"
-        )
+        means = "  ".join(f"{score} {methods[name][score]['mean']:.3f}" for score in subjects.recognisers)
+        report(f"{name:20s} {means}")
     if "nearest" in scores:
         for name in scores.keys() - {"nearest"}:
             methods[name]["over_nearest"] = interval(scores[name] - scores["nearest"])
-    real = scorer.real_photos(world)
-    methods["real"] = scorer.score(real, [])
-    pictures["real"] = real[:8]
-    seconds = {"photo_to_lora": photo_seconds(world, model, persons, config.seed), "picture": median(drawing_seconds)}
+    real = scorer.real_photos()
+    methods[REAL] = scorer.score(real, [])
+    pictures[REAL] = real[:8]
+    seconds = {"photo_to_lora": photo_seconds(subjects, model, people, config.seed), "picture": median(drawing_seconds)}
     record = {
-        "methods": methods, "people": len(persons), "photos": 1, "split": "held_out", "prompts": list(world.prompts),
-        "guidance_scale": config.guidance_scale, "num_inference_steps": config.num_inference_steps, "seconds": seconds,
+        "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,
+        "guidance_scale": guidance_scale, "num_inference_steps": config.num_inference_steps, "seconds": seconds,
     }  # fmt: skip
     if memorisation is not None:
         record["memorisation"] = memorisation.record(near)

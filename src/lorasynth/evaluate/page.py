@@ -8,9 +8,9 @@ import base64
 import io
 from typing import TYPE_CHECKING, Any
 
-from lorasynth.evaluate.html import in_order, percent, table, text, titled, triple, with_interval
-from lorasynth.evaluate.memorisation import GOOD_SHARE
-from lorasynth.evaluate.plots import bars, ranges
+from lorasynth.evaluate.copies import copies
+from lorasynth.evaluate.html import default_row, in_order, percent, table, text, titled, triple, with_interval
+from lorasynth.evaluate.plots import bars
 from lorasynth.synthesizer import Synthesizer
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
         source = base64.b64encode(content.getvalue()).decode()
         sections.append(
             "<h2>Pictures</h2><p>A column a person, the same starting noise in all rows. Prompt: "
-            f"<q>{text(record['prompts'][1])}</q>.</p>"
+            f"<q>{text(record['prompts'][min(1, len(record['prompts']) - 1)])}</q>.</p>"
             f'<img alt="Pictures of each method, a row a method" src="data:image/png;base64,{source}">'
         )
-    sections += [*_speed(record), *_memorisation(model, record), *_facts(model, record)]
+    sections += [*_speed(record), *copies(model, record), *_facts(model, record)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
@@ -73,30 +73,40 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
     )
 
 
+_SCORES = {"similarity": "similarity", "similarity2": "second recogniser"}
+"""What the page calls the scores that there may be."""
+
+
+def _scores(record: dict[str, Any]) -> list[str]:
+    """The scores of this evaluation: there may be no second recogniser."""
+    return [score for score in _SCORES if score in record["methods"]["real"]]
+
+
 def _likeness(model: Synthesizer, record: dict[str, Any]) -> list[str]:
-    """Similarity by both recognisers with intervals, and whether prompts were obeyed."""
-    names = in_order(record["methods"])
+    """Similarity by the recognisers with intervals, and whether prompts were obeyed."""
+    names, kinds = in_order(record["methods"]), _scores(record)
     scores = [(n, record["methods"][n]) for n in names]
-    rows = [
-        [titled(n), with_interval(m["similarity"]), with_interval(m["similarity2"]), _verified(m)] for n, m in scores
-    ]
-    plot = bars(
-        [(titled(n), [triple(m["similarity"]), triple(m["similarity2"])]) for n, m in scores],
-        ["similarity", "second recogniser"],
-    )
-    asked = sorted({what for _, m in scores for what in m.get("obeyed", {})})
-    obeyed = [[titled(n), *(percent(m["obeyed"].get(a)) for a in asked)] for n, m in scores if "obeyed" in m]
-    return [
+    rows = [[titled(n), *(with_interval(m[kind]) for kind in kinds), _verified(m)] for n, m in scores]
+    heads = [_SCORES[kind] for kind in kinds]
+    plot = bars([(titled(n), [triple(m[kind]) for kind in kinds]) for n, m in scores], heads)
+    second = " and by a second recogniser that no stage has used" if len(kinds) > 1 else ""
+    sections = [
         "<h2>Likeness</h2>",
-        "<p>Mean cosine of what a LoRA draws with other real photos of the person, by the encoder that conditions the model and "
-        "by a second recogniser that no stage has used; in brackets the 95 % bootstrap interval over people. 0 is a stranger. "
+        "<p>Mean cosine of what a LoRA draws with other real photos of the person, by the encoder that conditions the model"
+        f"{second}; in brackets the 95 % bootstrap interval over people. 0 is a stranger. "
         "Verified, by each: pictures nearer to the person than 999 of 1,000 real photos of strangers are.</p>",
-        table(["", "similarity", "second recogniser", "verified"], rows, names.index(model.default_prior)),
+        table(["", *heads, "verified"], rows, default_row(model, names)),
         plot,
-        "<h2>Prompts obeyed</h2>",
-        "<p>Part of pictures that show what the prompt asked for.</p>",
-        table(["", *asked], obeyed),
     ]
+    asked = sorted({what for _, m in scores for what in m.get("obeyed", {})})
+    if asked:
+        obeyed = [[titled(n), *(percent(m["obeyed"].get(a)) for a in asked)] for n, m in scores if "obeyed" in m]
+        sections += [
+            "<h2>Prompts obeyed</h2>",
+            "<p>Part of pictures that show what the prompt asked for.</p>",
+            table(["", *asked], obeyed),
+        ]
+    return sections
 
 
 _READERS = {
@@ -108,6 +118,8 @@ _READERS = {
 def _features(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     """Whether the person's own, known factors are there: no recogniser has a say in it."""
     methods = record["methods"]
+    if "factors" not in methods["real"]:
+        return []  # nobody knows those of photographs
     names = in_order(methods)
     real = methods["real"]["factors"]["mean"]
     rows = [
@@ -125,7 +137,7 @@ def _features(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         f"<p>The drawn world knows the factors a person was drawn from. They are read off pictures by {by}: "
         "one minus the squared error over a factor's variance, mean over factors. 0 is the mean person drawn for everybody, "
         "below 0 differs from the mean in wrong ways; real photos are the most that can be read.</p>",
-        table(["", "factors explained", "of real photos'"], rows, names.index(model.default_prior)),
+        table(["", "factors explained", "of real photos'"], rows, default_row(model, names)),
         f"<details><summary>Each factor</summary>{table(['', *map(titled, names)], by_name)}</details>",
         *_details(model, methods, names),
     ]
@@ -148,29 +160,29 @@ def _details(model: Synthesizer, methods: dict[str, Any], names: list[str]) -> l
         table(
             ["", *asked],
             [[titled(n), *(cell(n, detail) for detail in asked)] for n in names],
-            names.index(model.default_prior),
+            default_row(model, names),
         ),
     ]
 
 
 def _sets(model: Synthesizer, record: dict[str, Any]) -> list[str]:
     """Pictures as a set: distance from real ones, and difference from each other."""
-    names = in_order(record["methods"])
+    names, kinds = in_order(record["methods"]), _scores(record)
     rows = [
-        [titled(n), f"{m['frechet_similarity']:.3f}", f"{m['frechet_similarity2']:.3f}",
-         f"{m['people_spread_similarity']:.2f}, {m['people_spread_similarity2']:.2f}", with_interval(m["picture_spread"])]
+        [titled(n), *(f"{m[f'frechet_{kind}']:.3f}" for kind in kinds),
+         ", ".join(f"{m[f'people_spread_{kind}']:.2f}" for kind in kinds), with_interval(m["picture_spread"])]
         for n in names for m in [record["methods"][n]]
     ]  # fmt: skip
     count = record["people"] * len(record["prompts"])
+    distances = ["Fréchet distance", "the same, second recogniser"][: len(kinds)]
     return [
         "<h2>Pictures as a set</h2>",
         f"<p>Fréchet distance, in each recogniser's space, to {count:,} real photos of as many other people. {count:,} pictures "
         "are few for so many dimensions and the distance is too large by that: hold it against the row of real photos, which are "
         "as many. Between people: one minus the mean cosine of two people's pictures for one prompt; 0 is one for "
         "everybody. Between pictures: root mean square difference of one person's pictures, in pixels.</p>",
-        table(["", "Fréchet distance", "the same, second recogniser", "between people, by each", "between pictures"],
-              rows, names.index(model.default_prior)),
-    ]  # fmt: skip
+        table(["", *distances, "between people, by each", "between pictures"], rows, default_row(model, names)),
+    ]
 
 
 def _weights(model: Synthesizer, record: dict[str, Any]) -> list[str]:
@@ -187,7 +199,7 @@ def _weights(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         table(
             ["", "relative squared error (0 is exact)", "explained of the deviation from the mean (1 is exact)"],
             rows,
-            names.index(model.default_prior),
+            default_row(model, names),
         ),
     ]
 
@@ -203,67 +215,6 @@ def _speed(record: dict[str, Any]) -> list[str]:
     if "picture" in seconds:
         rows.append(["one picture, many LoRAs in a batch", f"{seconds['picture']:.3f} s"])
     return ["<h2>Speed</h2>", "<p>On the machine that ran the evaluation.</p>", table(["", "median"], rows)]
-
-
-def _memorisation(model: Synthesizer, record: dict[str, Any]) -> list[str]:
-    """Whether LoRAs are copies of the zoo's."""
-    heading = "<h2>Memorisation</h2>"
-    if "memorisation" not in record:
-        return [
-            heading,
-            "<p>Not measured: give the zoo that the model learned from, "
-            "<code>lorasynth evaluate MODEL --trained-on ZOO</code>.</p>",
-        ]
-    found = record["memorisation"]
-    names, own = in_order(found["methods"]), found["own"]
-    rows = [
-        [
-            titled(n), f"{m['distance']['p50']:.3g}", percent(m["too_near"]),
-            f"{m['cosine']['p50']:.3f}", percent(m["too_aligned"]),
-            f"{m['closest']['id']} at {m['closest']['distance']:.3g}", _over_nearest(record["methods"], n),
-        ]
-        for n in names for m in [found["methods"][n]]
-    ]  # fmt: skip
-    default = found["methods"][model.default_prior]
-    good = max(default["too_near"], default["too_aligned"]) <= GOOD_SHARE
-    verdict = f"{titled(model.default_prior)}: {'not copies' if good else 'some may be copies'}"
-    parts = [
-        heading,
-        f"<p><strong>{text(verdict)}</strong> ({percent(default['too_near'])} too near, {percent(default['too_aligned'])} too "
-        f"aligned; good is at most {percent(GOOD_SHARE)} of each).</p>",
-        f"<p>Each LoRA is held against its nearest of the {found['zoo_loras']:,} training LoRAs of {text(found['zoo'])}. Too "
-        "near, or too aligned, is what 99 of 100 of those LoRAs are not to their own nearest of another person "
-        f"({found['sampled']:,} were looked at). Cosines are of deviations from the mean LoRA and blind to size: a copy made "
-        "larger is far away and aligned. People held back are new people's own LoRAs, copies of nothing: they show what chance "
-        "gives.</p>",
-        table(
-            ["", "median distance", "too near", "median cosine", "too aligned", "closest to", "better than retrieval"],
-            rows,
-            names.index(model.default_prior),
-        ),
-    ]
-    plots = [
-        ("distance", "Distance to the nearest LoRA, ‖ΔW − ΔW′‖", own["distance"]["p01"], "too near: left of this"),
-        ("cosine", "Largest cosine with a LoRA", own["cosine"]["p99"], "too aligned: right of this"),
-    ]
-    for key, title, mark, label in plots:
-        drawn = [(titled("own"), own[key]), *((titled(n), found["methods"][n][key]) for n in names)]
-        parts.append(f"<h3>{title}</h3>{ranges(drawn, mark, label)}")
-    return parts
-
-
-def _over_nearest(methods: dict[str, Any], name: str) -> str:
-    """Whether a method beats the nearest neighbour's LoRA: in similarity, person by person; else by the weights explained."""
-    if name not in methods or name == "nearest":
-        return "–"
-    if "nearest" not in methods:
-        return "not known: no prior 'nearest'"
-    if "explained" in methods[name]:
-        more = methods[name]["explained"] - methods["nearest"]["explained"]
-        return f"{'yes' if more > 0 else 'no'}, explained {more:+.3f}"
-    more = methods[name]["over_nearest"]
-    answer = "yes" if more["low"] > 0 else "no" if more["high"] < 0 else "not certain"
-    return f"{answer}, similarity {more['mean']:+.3f} ({more['low']:+.3f} to {more['high']:+.3f})"
 
 
 def _facts(model: Synthesizer, record: dict[str, Any]) -> list[str]:
@@ -292,4 +243,4 @@ def _facts(model: Synthesizer, record: dict[str, Any]) -> list[str]:
 def _verified(method: dict[str, Any]) -> str:
     if "verified_similarity" not in method:
         return "–"
-    return f"{percent(method['verified_similarity'])}, {percent(method['verified_similarity2'])}"
+    return ", ".join(percent(method[f"verified_{kind}"]) for kind in _SCORES if f"verified_{kind}" in method)

@@ -4,65 +4,58 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasynth.evaluate.distribution import frechet_distance, people_spread, picture_spread
-from lorasynth.evaluate.factors import FactorReader
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity, verification_threshold
+from lorasynth.evaluate.identity import embed_pictures, interval, similarity, verification_threshold
 from lorasynth.gallery import Split
-from lorasynth.worlds.domain import Probe
+from lorasynth.subjects import SIMILARITY, Extras, Recogniser, Subjects
+from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.reader import Reader
-from lorasynth.worlds.subjects import REAL_FROM, SCORED_FROM, persons_of
-from lorasynth.worlds.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorer:
     """Knows some people, and what others look like."""
 
-    persons: list[int]
-    nets: dict[str, nn.Module]  # by the score that is theirs
+    subjects: Subjects
+    people: list[int]
+    pictures: int  # of each
+    recognisers: dict[str, Recogniser]  # by the score that is theirs
     centroids: dict[str, Float[Tensor, "N D"]]
     thresholds: dict[str, float]
     others: dict[str, Float[Tensor, "M D"]]  # of as many real photos as are generated, of other people
-    probe: Probe
-    factors: Reader | FactorReader
+    extras: Extras | None
 
     @classmethod
-    def fit(cls, world: World, persons: list[int], pictures: int) -> "Scorer":
+    def fit(cls, subjects: Subjects, people: list[int], pictures: int) -> "Scorer":
         """Look at real photos.
 
         Args:
-            world: whose.
-            persons: whom pictures will be of.
+            subjects: whose.
+            people: whom pictures will be of.
             pictures: how many of each.
         """
-        nets: dict[str, nn.Module] = {"similarity": world.encoder, "similarity2": world.second_recogniser}
-        strangers = persons_of(Split.VALIDATION, len(persons))
+        recognisers = {name: subjects.recogniser(name) for name in subjects.recognisers}
+        others = subjects.real(subjects.people(Split.VALIDATION, len(people)), pictures)
         return cls(
-            persons=persons,
-            nets=nets,
-            centroids={name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()},
-            thresholds={name: verification_threshold(world, net) for name, net in nets.items()},
-            others={
-                name: world.embeddings(strangers, pictures, first=REAL_FROM, net=net).flatten(0, 1)
-                for name, net in nets.items()
-            },
-            probe=world.domain.probe(),
-            factors=world.reader or FactorReader.fit(world.name),
+            subjects=subjects,
+            people=people,
+            pictures=pictures,
+            recognisers=recognisers,
+            centroids={name: subjects.centroids(people, name) for name in recognisers},
+            thresholds={name: verification_threshold(subjects, name) for name in recognisers},
+            others={name: embed_pictures(each, others).flatten(0, 1) for name, each in recognisers.items()},
+            extras=subjects.extras(),
         )
 
-    def real_photos(self, world: World) -> Float[Tensor, "N K 3 H W"]:
-        """Photos of the people that nothing else was given, as many as are generated: the ceiling of every score."""
-        n, count = len(self.persons), len(self.others["similarity"]) // len(self.persons)
-        which = list(range(REAL_FROM, REAL_FROM + count)) * n
-        return world.draw([p for p in self.persons for _ in range(count)], which, world.picture_size).unflatten(
-            0, (n, count)
-        )
+    def real_photos(self) -> Float[Tensor, "N K 3 H W"]:
+        """Photos of the people that no method was given, as many as are generated: the ceiling of every score."""
+        return self.subjects.real(self.people, self.pictures)
 
     def similarity(self, pictures: Float[Tensor, "N K 3 H W"]) -> Float[Tensor, " N"]:
         """By the conditioning encoder, of each person."""
-        return similarity(embed_pictures(self.nets["similarity"], pictures), self.centroids["similarity"])
+        return similarity(embed_pictures(self.recognisers[SIMILARITY], pictures), self.centroids[SIMILARITY])
 
     def score(self, pictures: Float[Tensor, "N K 3 H W"], prompts: list[str]) -> dict[str, Any]:
         """The record of some pictures.
@@ -73,28 +66,38 @@ class Scorer:
 
         Returns:
             By each recogniser: "similarity" (see there), "verified_similarity" (part of pictures that pass for the person where
-            one in a thousand real photos of strangers does), "frechet_similarity" (see `frechet_distance`; to real photos of as
-            many other people), "people_spread_similarity" (see there). Then "factors" (see `Reader`), "factors_by_name",
-            "factor_reader" (its kind), "details" (by a trained reader: each detail, of people who have it and who do not),
-            "picture_spread" (see there), and "obeyed" where there are prompts.
+            one in a thousand real photos of strangers does), "unrecognised_similarity" (part of pictures in which it finds
+            nothing to embed; each counts as similarity 0), "frechet_similarity" (see `frechet_distance`; to real photos of as
+            many other people), "people_spread_similarity" (see there). "picture_spread" (see there). In a drawn world also
+            "factors" (see `Reader`), "factors_by_name", "factor_reader" (its kind), "details" (by a trained reader: each
+            detail, of people who have it and who do not), and "obeyed" where there are prompts.
         """
         record: dict[str, Any] = {}
-        for name, net in self.nets.items():
-            embedded = embed_pictures(net, pictures)
+        for name, recogniser in self.recognisers.items():
+            embedded = embed_pictures(recogniser, pictures)
             cosines = (embedded * self.centroids[name][:, None]).sum(2)
             record[name] = interval(similarity(embedded, self.centroids[name]))
             record[f"verified_{name}"] = (cosines > self.thresholds[name]).float().mean().item()
+            record[f"unrecognised_{name}"] = (embedded.norm(dim=2) == 0).float().mean().item()
             record[f"frechet_{name}"] = frechet_distance(embedded.flatten(0, 1), self.others[name])
             record[f"people_spread_{name}"] = people_spread(embedded)
-        explained = self.factors.explained(pictures, self.persons)
-        record["factors"] = interval(explained.nanmean(1))
-        record["factors_by_name"] = self.factors.by_name(explained)
-        record["factor_reader"] = self.factors.kind
-        if isinstance(self.factors, Reader):
-            record["details"] = detail_scores(self.factors.details_right(pictures, self.persons))
         record["picture_spread"] = interval(picture_spread(pictures))
-        if prompts:
-            record["obeyed"] = self.probe.obeyed(pictures, prompts)
+        if self.extras is not None:
+            record |= self._truth(self.extras.factors, pictures)
+            if prompts:
+                record["obeyed"] = self.extras.probe.obeyed(pictures, prompts)
+        return record
+
+    def _truth(self, factors: Reader | FactorReader, pictures: Float[Tensor, "N K 3 H W"]) -> dict[str, Any]:
+        """What a drawn world knows of its people."""
+        explained = factors.explained(pictures, self.people)
+        record = {
+            "factors": interval(explained.nanmean(1)),
+            "factors_by_name": factors.by_name(explained),
+            "factor_reader": factors.kind,
+        }
+        if isinstance(factors, Reader):
+            record["details"] = detail_scores(factors.details_right(pictures, self.people))
         return record
 
 

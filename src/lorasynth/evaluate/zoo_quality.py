@@ -8,38 +8,43 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import render
-from lorasynth.evaluate.identity import embed_pictures, interval, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, interval, similarity
+from lorasynth.gallery import Role
 from lorasynth.lora.factors import delta_W_pairs
 from lorasynth.lora.layout import Layout
-from lorasynth.worlds.subjects import SCORED_FROM, Role, persons_of
-from lorasynth.worlds.world import get_world
+from lorasynth.subjects import SIMILARITY, Subjects
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.people import train_people
 from lorasynth.zoo.store import Zoo
 
 
-def zoo_quality(zoo: Zoo, people: int, *, report: Callable[[str], None] = print) -> dict[str, object]:
+def zoo_quality(
+    zoo: Zoo, subjects: Subjects, people: int, *, report: Callable[[str], None] = print
+) -> dict[str, object]:
     """Train held-out people twice by the zoo's recipe, with other noise, timesteps and order, and look at the LoRAs.
+
+    Args:
+        zoo: that was built here.
+        subjects: of its people.
+        people: how many.
+        report: gets a line now and then.
 
     Returns:
         "likeness" (similarity of what they draw to other photos of the person, with interval, by the conditioning encoder),
         "agreement" and "agreement_centred" (see `repeatability`), "people".
     """
-    world = get_world(zoo.recipe["world"])
     config = AdaptConfig(**zoo.recipe["adapt"])
-    persons = persons_of(Role.MEASURED, people)
+    measured = subjects.people(Role.MEASURED, people)
+    photos = subjects.zoo_photos(measured, zoo.recipe["photos"], zoo.recipe.get("first_photo", 0))
     trained = []
     for seed in (config.seed, config.seed + 1_000):
-        report(f"training {people} held-out people, seed {seed}")
-        again = replace(config, seed=seed)
-        photos = world.photos(persons, zoo.recipe["photos"], zoo.recipe["first_photo"])
-        trained.append(train_people(world.base, zoo.layout, zoo.init(), photos, again))
-    drawn = render(world.base, list(world.prompts), zoo.layout, trained[0])
-    centroids = person_centroids(world, persons, world.encoder, SCORED_FROM)
+        report(f"training {len(measured)} held-out people, seed {seed}")
+        trained.append(train_people(subjects.base, zoo.layout, zoo.init(), photos, replace(config, seed=seed)))
+    drawn = render(subjects.base, list(subjects.prompts), zoo.layout, trained[0])
     with torch.no_grad():
-        likeness = similarity(embed_pictures(world.encoder, drawn), centroids)
+        likeness = similarity(embed_pictures(subjects.recogniser(SIMILARITY), drawn), subjects.centroids(measured))
     agreement = repeatability(zoo.layout, trained[0], trained[1], zoo.init())
-    return {"likeness": interval(likeness), **agreement, "people": people}
+    return {"likeness": interval(likeness), **agreement, "people": len(measured)}
 
 
 def repeatability(

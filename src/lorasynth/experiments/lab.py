@@ -13,23 +13,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasynth.base import Photos, render
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
-from lorasynth.evaluate.identity import embed_pictures, likeness, person_centroids, similarity
+from lorasynth.evaluate.identity import embed_pictures, likeness, similarity
 from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
 from lorasynth.lora.layout import Layout
+from lorasynth.pipeline.assembling import PICTURE_SCALES as SCALES
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior import DiffusionPrior, PriorConfig, fit_prior
 from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.training import best_ridge
-from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.subjects import Subjects
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
-from lorasynth.world_fitting import SCALES
-from lorasynth.worlds.subjects import SCORED_FROM
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.store import Zoo
 
@@ -46,7 +47,7 @@ class Lab:
     """A zoo in memory and what is fitted to it. Nothing here is random but what is given a seed."""
 
     zoo: Zoo
-    recipe: WorldRecipe
+    recipe: Recipe
     world: World
     people: int  # of the scored ones, whose pictures are drawn
     persons: list[int]
@@ -57,7 +58,7 @@ class Lab:
     scored: Int[Tensor, " s"]
 
     @classmethod
-    def open(cls, zoo: Zoo, recipe: WorldRecipe, people: int = 24) -> "Lab":
+    def open(cls, zoo: Zoo, recipe: Recipe, people: int = 24) -> "Lab":
         """Load a zoo of a drawn world.
 
         Raises:
@@ -93,6 +94,11 @@ class Lab:
             raise ZooError(f"{self.zoo.folder}: expected at least {count} training people, got {len(self.train)}")
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
         return replace(self, train=self.train[order[:count]])
+
+    @cached_property
+    def subjects(self) -> DrawnSubjects:
+        """The world's people, to be scored."""
+        return DrawnSubjects(self.world)
 
     # What is fitted.
 
@@ -202,33 +208,31 @@ class Lab:
         scale = self.best_scale(method, form)
         rows = self.scored[: self.people]
         vectors = form.invert(scale * method(rows))
-        return {"scale": scale} | resemblance(self.world, self.persons_of(rows), self.zoo.layout, vectors)
+        return {"scale": scale} | resemblance(self.subjects, self.persons_of(rows), self.zoo.layout, vectors)
 
     def best_scale(self, method: Method, form: Canonicalizer) -> float:
         """How long a method's canonical vectors should be, by the pictures of some choosing people."""
         rows = self.choosing[:CHOOSING]
-        x, centroids = method(rows), self._centroids(rows, self.world.encoder)
+        x, centroids = method(rows), self.subjects.centroids(self.persons_of(rows))
 
         def value(scale: float) -> float:
-            return likeness(self.world, self.zoo.layout, form.invert(scale * x), centroids, num_prompts=1)
+            return likeness(self.subjects, self.zoo.layout, form.invert(scale * x), centroids, num_prompts=1)
 
         return max(SCALES, key=value)
 
-    def _centroids(self, rows: Int[Tensor, " B"], net: nn.Module) -> Float[Tensor, "B D"]:
-        return person_centroids(self.world, self.persons_of(rows), net, SCORED_FROM)
 
-
-def resemblance(world: World, persons: list[int], layout: Layout, vectors: Float[Tensor, "N P"]) -> Figures:
+def resemblance(subjects: Subjects, people: list[int], layout: Layout, vectors: Float[Tensor, "N P"]) -> Figures:
     """Do a LoRA's pictures show its person? Two prompts, no guidance.
 
     Returns:
         "similarity" and "similarity2" of each person: by the conditioning encoder and by the second recogniser, to photos that
         nothing else was given.
     """
-    drawn = render(world.base, list(world.prompts[:2]), layout, vectors, guidance_scale=1.0)
-    nets = {"similarity": world.encoder, "similarity2": world.second_recogniser}
-    centroids = {name: person_centroids(world, persons, net, SCORED_FROM) for name, net in nets.items()}
-    return {name: similarity(embed_pictures(net, drawn), centroids[name]).tolist() for name, net in nets.items()}
+    drawn = render(subjects.base, list(subjects.prompts[:2]), layout, vectors, guidance_scale=1.0)
+    return {
+        name: similarity(embed_pictures(subjects.recogniser(name), drawn), subjects.centroids(people, name)).tolist()
+        for name in subjects.recognisers
+    }
 
 
 def seeded(loop: LoopConfig, seed: int) -> LoopConfig:

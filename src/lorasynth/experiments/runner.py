@@ -16,7 +16,7 @@ from lorasynth.experiments.experiment import Config, Experiment
 from lorasynth.experiments.lab import Lab, zoo_fingerprint
 from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
-from lorasynth.recipes import get_world_recipe
+from lorasynth.recipes import get_recipe
 from lorasynth.version import __version__
 from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.zoo.store import Zoo
@@ -87,8 +87,8 @@ def run(
 def planned(
     experiment: Experiment, out: Path, *, recipe: str = RECIPE, people: int = PEOPLE, seeds: int = SEEDS
 ) -> list[Task]:
-    """All cells, seed by seed, whether they have a result or not. Arguments as of `run`."""
-    get_world_recipe(recipe)
+    """All cells, seed by seed, whether they have a result or not; arguments as of `run`."""
+    get_recipe(recipe)
     more = "" if (recipe, people) == (RECIPE, PEOPLE) else f" --recipe {recipe} --people {people}"
     command = f"lorasynth experiment {experiment.name} --zoo ZOO --seeds {seeds}{more}"
     results = results_file(experiment, out)
@@ -150,7 +150,7 @@ def _work(pair: tuple[Task, str]) -> str:
 
 @lru_cache(maxsize=1)
 def _lab(folder: str, recipe: str, people: int) -> Lab:
-    return Lab.open(Zoo.open(folder), get_world_recipe(recipe), people)
+    return Lab.open(Zoo.open(folder), get_recipe(recipe), people)
 
 
 def _rounded(figures: Figures, where: str) -> Figures:

@@ -28,6 +28,10 @@ INSTANCE_PROMPT = "a photo of sks person"
 _HEAD = re.compile(
     r"(?:an?\s+)?(?:photo(?:graph)?|picture|portrait|image|painting|drawing)\s+of\s+(?:an?\s+)?(.+)", re.I
 )
+_PROMPTS = tuple(
+    head.format(TRIGGER)
+    for head in ("a photo of {}", "a photo of {} on a beach", "a painting of {}", "a pencil drawing of {}")
+)
 _SAME_SHAPE = 0.02  # that a mask's and its photo's proportions may differ by
 
 
@@ -40,6 +44,7 @@ class PhotoGallery:
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     instance_prompt: str = INSTANCE_PROMPT
+    asked: tuple[str, ...] = ()  # prompts of evaluation, with TRIGGER for the subject; () for the usual ones
     use_masks: bool = True
     hidden: tuple[str, ...] = ()  # subjects whose photos are not looked at; nobody else changes split for it
     contents: Mapping[str, str] = field(default_factory=dict)  # the sha256 of each file, where they are known
@@ -88,9 +93,8 @@ class PhotoGallery:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """The subject as a photo, elsewhere, and in other styles."""
-        heads = ("a photo of {}", "a photo of {} on a beach", "a painting of {}", "a pencil drawing of {}")
-        return tuple(head.format(self.subject) for head in heads)
+        """What was asked for, or the subject as a photo, elsewhere, and in other styles."""
+        return tuple(prompt.replace(TRIGGER, self.subject) for prompt in self.asked or _PROMPTS)
 
     @cached_property
     def by_subject(self) -> dict[str, tuple[PhotoFile, ...]]:

@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from lorasynth.errors import UsageError
-from lorasynth.recipes.recipe import BaseRecipe, Recipe, WorldRecipe
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.zoo.config import ZooConfig
 
 RECIPES = {
@@ -53,24 +53,9 @@ def get_zoo_config(name: str) -> ZooConfig:
     Raises:
         UsageError: there is no recipe of that name, or its zoo is imported.
     """
-    recipe = get_recipe(name)
-    if isinstance(recipe, (WorldRecipe, BaseRecipe)) and recipe.zoo is not None:
-        return recipe.zoo
-    raise UsageError(f"expected a recipe that makes a zoo, got {name!r}, whose zoo is imported (zoo import)")
+    if (config := get_recipe(name).zoo) is None:
+        raise UsageError(f"expected a recipe that makes a zoo, got {name!r}, whose zoo is imported (zoo import)")
+    return config
 
 
-def get_world_recipe(name: str) -> WorldRecipe:
-    """A drawn world's recipe by name, for what can only be done where pictures can be drawn.
-
-    Raises:
-        UsageError: there is none of that name, or it is of a real base.
-    """
-    recipe = get_recipe(name)
-    if not isinstance(recipe, WorldRecipe):
-        raise UsageError(
-            f"expected the recipe of a drawn world, got {name!r}, of a real base; its stages are vae, prior and all"
-        )
-    return recipe
-
-
-__all__ = ["RECIPES", "BaseRecipe", "Recipe", "WorldRecipe", "get_recipe", "get_world_recipe", "get_zoo_config"]
+__all__ = ["RECIPES", "Recipe", "get_recipe", "get_zoo_config"]

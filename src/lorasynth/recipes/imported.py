@@ -8,10 +8,11 @@ Minutes on one core for some hundreds of LoRAs. What to expect: LoRAs that were 
 teach nothing, and training says so (docs/reference/real-bases.md#a-zoo-that-teaches-nothing).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from lorasynth.recipes.recipe import BaseRecipe
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.recipes.sd15_faces import sd15_faces, sd15_faces_small
+from lorasynth.recipes.through_photos import THROUGH_PHOTOS
 from lorasynth.zoo.store import Zoo
 
 BASES = {
@@ -28,22 +29,18 @@ LORAS_A_NUMBER = 8
 """LoRAs for each number of a latent: with 653 LoRAs 64 numbers are learned and 512 are noise (docs/results/figures.md)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportedRecipe(BaseRecipe):
-    """A recipe that leaves base, modules and size to the zoo."""
-
-    def fitted_to(self, zoo: Zoo) -> "ImportedRecipe":
-        """With the zoo's base, and a latent far shorter than the zoo has LoRAs to learn from."""
-        count = sum(item.split == "train" for item in zoo.items)
-        size = max(2, min(512, count // LORAS_A_NUMBER))
-        usual = sd15_faces() if count >= MANY else sd15_faces_small()
-        base, pixels = BASES.get(zoo.layout.base, (zoo.layout.base or "unknown", 512))
-        seeds = {"vae": self.vae.loop.seed, "prior": self.priors[0].loop.seed}
-        vae = replace(usual.vae, num_components=size, latent_dim=size, loop=replace(usual.vae.loop, seed=seeds["vae"]))
-        priors = tuple(replace(p, loop=replace(p.loop, seed=seeds["prior"])) for p in usual.priors)
-        return replace(self, base=base, picture_size=pixels, vae=vae, priors=priors)
+def sized_by(recipe: Recipe, zoo: Zoo) -> Recipe:
+    """A recipe with the zoo's base, and a latent far shorter than the zoo has LoRAs to learn from."""
+    count = sum(item.split == "train" for item in zoo.items)
+    size = max(2, min(512, count // LORAS_A_NUMBER))
+    usual = sd15_faces() if count >= MANY else sd15_faces_small()
+    base, pixels = BASES.get(zoo.layout.base, (zoo.layout.base or "unknown", 512))
+    seeds = {"vae": recipe.vae.loop.seed, "prior": recipe.priors[0].loop.seed}
+    vae = replace(usual.vae, num_components=size, latent_dim=size, loop=replace(usual.vae.loop, seed=seeds["vae"]))
+    priors = tuple(replace(p, loop=replace(p.loop, seed=seeds["prior"])) for p in usual.priors)
+    return replace(recipe, base=base, picture_size=pixels, vae=vae, priors=priors)
 
 
-def imported() -> ImportedRecipe:
+def imported() -> Recipe:
     """Base, modules, rank and size are the zoo's."""
-    return ImportedRecipe(name="imported", base="", layout="", picture_size=512)
+    return Recipe(name="imported", picture_size=512, gauge="procrustes", fit_to_zoo=sized_by, **THROUGH_PHOTOS)

@@ -1,7 +1,7 @@
 """Your photographs, your base: a zoo of LoRAs made from a folder, and what is fitted to it.
 
     lorasynth zoo build sd15 --base BASE --data people/ --encoder SPEC --out runs/zoo
-    lorasynth train all sd15 --zoo runs/zoo --out runs/fit
+    lorasynth train all sd15 --zoo runs/zoo --data people/ --encoder SPEC --out runs/fit
 
 NOTE: nobody has run these at true size. Steps and learning rates are those of the field for one LoRA; the tiny recipes go the
 same way in a minute on any base of the family.
@@ -9,16 +9,17 @@ same way in a minute on any base of the family.
 
 from dataclasses import replace
 
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior.training import PriorConfig
 from lorasynth.recipes.imported import BASES
-from lorasynth.recipes.recipe import BaseRecipe
+from lorasynth.recipes.through_photos import THROUGH_PHOTOS, few_steps
 from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.config import ZooConfig
 
 
-def _recipe(family: str) -> BaseRecipe:
+def _recipe(family: str) -> Recipe:
     base, size = BASES[family]
     adapt = AdaptConfig(steps=400, batch_size=2, learning_rate=1e-3, adam_epsilon=1e-6, beta2=0.999)
     zoo = ZooConfig(
@@ -26,14 +27,14 @@ def _recipe(family: str) -> BaseRecipe:
         pilot=replace(adapt, lora_A="shared"),
     )  # fmt: skip
     loop = LoopConfig(steps=2_000, learning_rate=5e-4, warmup_steps=100, weight_decay=0.05, validate_every=100)
-    return BaseRecipe(
-        name=family, family=family, layout="", base=base, picture_size=size, zoo=zoo, gauge="anchored",
+    return Recipe(
+        name=family, family=family, base=base, picture_size=size, zoo=zoo, **THROUGH_PHOTOS,
         vae=VAEConfig(num_components=64, local_numbers=4_000_000, latent_dim=64),
         priors=tuple(PriorConfig(conditioning=c, dropout=0.1, loop=loop) for c in ("adalora", "adanorm")),
     )  # fmt: skip
 
 
-def _tiny(family: str) -> BaseRecipe:
+def _tiny(family: str) -> Recipe:
     """Every stage for a few steps, from a dozen subjects on."""
     recipe = _recipe(family)
     assert recipe.zoo is not None
@@ -44,57 +45,57 @@ def _tiny(family: str) -> BaseRecipe:
     )  # fmt: skip
     loop = LoopConfig(steps=20, warmup_steps=2, validate_every=10)
     return replace(
-        recipe, name=f"{family}_tiny", zoo=zoo, regression=loop,
+        recipe, name=f"{family}_tiny", zoo=zoo, regression=loop, **few_steps(THROUGH_PHOTOS),
         vae=VAEConfig(num_components=4, latent_dim=2, hidden_dim=8, loop=loop),
         priors=tuple(PriorConfig(conditioning=c, width=16, depth=1, loop=loop) for c in ("adalora", "adanorm")),
     )  # fmt: skip
 
 
-def sd15() -> BaseRecipe:
+def sd15() -> Recipe:
     """Stable Diffusion 1.5."""
     return _recipe("sd15")
 
 
-def sd15_tiny() -> BaseRecipe:
+def sd15_tiny() -> Recipe:
     """The same in a minute, on any base of the family."""
     return _tiny("sd15")
 
 
-def sd2() -> BaseRecipe:
+def sd2() -> Recipe:
     """Stable Diffusion 2."""
     return _recipe("sd2")
 
 
-def sd2_tiny() -> BaseRecipe:
+def sd2_tiny() -> Recipe:
     """The same in a minute, on any base of the family."""
     return _tiny("sd2")
 
 
-def sdxl() -> BaseRecipe:
+def sdxl() -> Recipe:
     """Stable Diffusion XL."""
     return _recipe("sdxl")
 
 
-def sdxl_tiny() -> BaseRecipe:
+def sdxl_tiny() -> Recipe:
     """The same in a minute, on any base of the family."""
     return _tiny("sdxl")
 
 
-def sd3() -> BaseRecipe:
+def sd3() -> Recipe:
     """Stable Diffusion 3."""
     return _recipe("sd3")
 
 
-def sd3_tiny() -> BaseRecipe:
+def sd3_tiny() -> Recipe:
     """The same in a minute, on any base of the family."""
     return _tiny("sd3")
 
 
-def flux() -> BaseRecipe:
+def flux() -> Recipe:
     """FLUX.1."""
     return _recipe("flux")
 
 
-def flux_tiny() -> BaseRecipe:
+def flux_tiny() -> Recipe:
     """The same in a minute, on any base of the family."""
     return _tiny("flux")

@@ -2,20 +2,21 @@
 
 from dataclasses import replace
 
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior.training import PriorConfig
-from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.recipes.drawn import drawn
 from lorasynth.recipes.tiny import tiny
 from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.zoo.config import ZooConfig
 
 
-def portraits() -> WorldRecipe:
+def portraits() -> Recipe:
     """The shipped synthesizer of the portraits world."""
-    return WorldRecipe(name="portraits")
+    return drawn("portraits", ZooConfig())
 
 
-def portraits_64k() -> WorldRecipe:
+def portraits_64k() -> Recipe:
     """A zoo of the paper's size, for a GPU: larger steps, less to hold the priors back, and straight on to end to end."""
     loop = replace(PriorConfig().loop, steps=1_500, weight_decay=0.02)
     prior = PriorConfig(conditioning="adalora", dropout=0.1, batch_size=1_024, loop=loop)
@@ -23,9 +24,9 @@ def portraits_64k() -> WorldRecipe:
         states="drawn", first_person=68_000, people=30_000, people_a_step=1_024,
         loop=replace(RefineConfig().loop, steps=1_000, learning_rate=1.5e-3, validate_every=100),
     )  # fmt: skip
-    return WorldRecipe(
-        name="portraits_64k",
-        zoo=ZooConfig(people=64_000, validation_people=512, bank=512),
+    return drawn(
+        "portraits_64k",
+        ZooConfig(people=64_000, validation_people=512, bank=512),
         vae=VAEConfig(batch_size=1_024, dropout=0.0, loop=replace(VAEConfig().loop, weight_decay=0.01)),
         priors=(prior, replace(prior, conditioning="adanorm")),
         regression=replace(loop, weight_decay=0.1),
@@ -35,6 +36,6 @@ def portraits_64k() -> WorldRecipe:
     )
 
 
-def portraits_tiny() -> WorldRecipe:
+def portraits_tiny() -> Recipe:
     """The same path in a minute or two."""
     return tiny("portraits")

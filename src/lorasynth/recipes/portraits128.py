@@ -2,19 +2,20 @@
 
 from dataclasses import replace
 
-from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.recipes.small import small
 from lorasynth.recipes.tiny import tiny
 
 
-def portraits128() -> WorldRecipe:
+def portraits128() -> Recipe:
     """A synthesizer of the sharp portraits: a modest zoo, then straight on to end to end."""
     return small("portraits128")
 
 
-def portraits128_gpu() -> WorldRecipe:
+def portraits128_gpu() -> Recipe:
     """The same for a GPU: more LoRAs, and many people a step. Not tried on a GPU yet."""
     recipe = portraits128()
+    assert recipe.zoo is not None
     through = recipe.end_to_end.through
     through = replace(through, people_a_step=256, loop=replace(through.loop, steps=500, validate_every=100))
     return replace(
@@ -25,6 +26,6 @@ def portraits128_gpu() -> WorldRecipe:
     )
 
 
-def portraits128_tiny() -> WorldRecipe:
+def portraits128_tiny() -> Recipe:
     """The same path in minutes."""
     return tiny("portraits128")

@@ -26,7 +26,7 @@ import torch
 
 from lorasynth.devices import use_device
 from lorasynth.errors import LorasynthError
-from lorasynth.recipes import get_world_recipe
+from lorasynth.recipes import get_recipe
 from lorasynth.recipes.packing import pack
 from lorasynth.recipes.world_models import WORLD_CONFIGS, make_base, make_world
 from lorasynth.worlds.world import get_domain
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _make(arguments: argparse.Namespace) -> None:
     recipe, config = arguments.recipe, WORLD_CONFIGS[arguments.recipe]()
-    domain = get_domain(get_world_recipe(recipe).zoo.world)
+    domain = get_domain(get_recipe(recipe).family)
     if arguments.base:
         make_base(domain, arguments.base, config)
         return

@@ -13,23 +13,24 @@ What to expect is not known: this recipe has the paper's scale (latent 512, 100,
 
 from dataclasses import replace
 
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior.training import PriorConfig
-from lorasynth.recipes.recipe import BaseRecipe
+from lorasynth.recipes.through_photos import THROUGH_PHOTOS
 from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 
 BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
-def sd15_faces() -> BaseRecipe:
+def sd15_faces() -> Recipe:
     """The paper's scale: tens of thousands of LoRAs, 513 at the very least, and an encoder of 512 numbers or more."""
     loop = LoopConfig(
         steps=100_000, learning_rate=3e-4, warmup_steps=1_000, weight_decay=0.05, ema_decay=0.9995, validate_every=1_000,
         checkpoint_every_s=900.0,
     )  # fmt: skip
     prior = PriorConfig(width=1024, depth=8, dropout=0.1, batch_size=128, loop=loop)
-    return BaseRecipe(
-        name="sd15_faces", base=BASE, layout="sd15-w2w", picture_size=512,
+    return Recipe(
+        name="sd15_faces", family="sd15", base=BASE, layout="sd15-w2w", picture_size=512, gauge="procrustes", **THROUGH_PHOTOS,
         vae=VAEConfig(
             num_components=512, local_numbers=16_000_000, latent_dim=512, hidden_dim=1024, dropout=0.1, batch_size=128,
             loop=LoopConfig(steps=20_000, learning_rate=5e-4, warmup_steps=500, weight_decay=0.05, validate_every=500),
@@ -38,7 +39,7 @@ def sd15_faces() -> BaseRecipe:
     )  # fmt: skip
 
 
-def sd15_faces_small() -> BaseRecipe:
+def sd15_faces_small() -> Recipe:
     """The same for a zoo of some hundreds of LoRAs, 65 at the least: a few minutes on one core.
 
     A latent has to be far shorter than there are LoRAs: what a stem of nearly as many directions finds in them is their noise,

@@ -10,16 +10,16 @@ may be larger than memory (docs/zoo.md). What to expect is not known: nobody has
 
 from dataclasses import replace
 
-from lorasynth.recipes.recipe import BaseRecipe
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.recipes.sd15_faces import sd15_faces
 
 BASE = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
-def sdxl_faces() -> BaseRecipe:
+def sdxl_faces() -> Recipe:
     """As `sd15_faces`, with more directions within modules, of which there are more."""
     recipe = sd15_faces()
     return replace(
-        recipe, name="sdxl_faces", base=BASE, layout="sdxl-attn", picture_size=1024,
+        recipe, name="sdxl_faces", family="sdxl", base=BASE, layout="sdxl-attn", picture_size=1024,
         vae=replace(recipe.vae, local_numbers=48_000_000),
     )  # fmt: skip

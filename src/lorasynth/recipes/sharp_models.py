@@ -17,7 +17,7 @@ import torch
 
 from lorasynth.devices import use_device
 from lorasynth.errors import LorasynthError
-from lorasynth.recipes import get_world_recipe
+from lorasynth.recipes import get_recipe
 from lorasynth.recipes.sharp_stages import STAGES
 from lorasynth.recipes.world_models import WORLD_CONFIGS
 from lorasynth.worlds.world import get_domain
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    domain = get_domain(get_world_recipe(arguments.recipe).zoo.world)
+    domain = get_domain(get_recipe(arguments.recipe).family)
     try:
         use_device(arguments.device)
         STAGES[arguments.stage](domain, arguments.run_dir / domain.name, sharp[arguments.recipe])

@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 
-from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.pipeline.recipe import Recipe
+from lorasynth.recipes.drawn import drawn
 from lorasynth.refining import EndToEndConfig
 from lorasynth.zoo.config import ZooConfig
 
 
-def small(world: str) -> WorldRecipe:
+def small(world: str) -> Recipe:
     """The recipe ``WORLD``: a zoo of 600, and from the priors straight on to end to end."""
     through = EndToEndConfig().through
     through = replace(through, loop=replace(through.loop, steps=1_500))
-    return WorldRecipe(
-        name=world,
-        zoo=ZooConfig(world=world, people=600, validation_people=64),
+    return drawn(
+        world,
+        ZooConfig(world=world, people=600, validation_people=64),
         end_to_end=EndToEndConfig(through=through),
         refined_apart=False,
     )

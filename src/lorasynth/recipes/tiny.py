@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior.training import PriorConfig
-from lorasynth.recipes.recipe import WorldRecipe
+from lorasynth.recipes.drawn import drawn
 from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.worlds.recogniser_training import RecogniserConfig
@@ -11,7 +12,7 @@ from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.config import ZooConfig
 
 
-def tiny(world: str) -> WorldRecipe:
+def tiny(world: str) -> Recipe:
     """The recipe ``WORLD_tiny``."""
     adapt = AdaptConfig(steps=6, batch_size=4)
     zoo = ZooConfig(
@@ -26,9 +27,9 @@ def tiny(world: str) -> WorldRecipe:
         people_a_step=4, validation_people=4, loop=replace(loop, steps=4), critic_people=16, critic=critic
     )
     redraw = replace(refine, states="drawn", drawing_steps=3)
-    return WorldRecipe(
-        name=f"{world}_tiny",
-        zoo=zoo,
+    return drawn(
+        f"{world}_tiny",
+        zoo,
         vae=vae,
         priors=priors,
         regression=replace(loop, steps=20),

@@ -11,8 +11,8 @@ from lorasynth.worlds.recogniser_training import RecogniserConfig
 class RefineConfig:
     """Training of a prior through the base model, and of the critic that it is held against."""
 
-    people: int = 40_000  # of whom there are photos and no LoRAs
-    first_person: int = 3_000  # of them, counted among those that a zoo may hold: behind those of the zoo
+    people: int = 40_000  # at most, of whom there are photos and need be no LoRAs
+    first_person: int = 3_000  # of a drawn world's, counted among those that a zoo may hold: behind those of the zoo
     people_a_step: int = 16
     photos: int = 12  # of each person: as many to be given and as many to be denoised
     validation_people: int = 32
@@ -23,7 +23,7 @@ class RefineConfig:
     drawing_steps: int = 10  # "drawn": of the base's sampler
     identity_weight: float = 1.0
     critic: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=1_600))
-    critic_people: int = 6_000
+    critic_people: int = 6_000  # at most
     critic_noise: float = 0.3  # at most, on the latents it learns from: predictions are not clean
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(

@@ -1,32 +1,99 @@
 """The critic: a third recogniser, which looks at latents and is neither of the two that score."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.base import Base
+from lorasynth.gallery import Role
 from lorasynth.refining.config import RefineConfig
+from lorasynth.subjects import Draw, Subjects
+from lorasynth.training import step_generator
 from lorasynth.worlds.recogniser import LatentNet
-from lorasynth.worlds.recogniser_training import degrade, train_recogniser
-from lorasynth.worlds.subjects import Role, persons_of
-from lorasynth.worlds.world import World
+from lorasynth.worlds.recogniser_training import degrade, train_recogniser, warm_cosine
+from lorasynth.worlds.subjects import persons_of
+
+_PHOTOS = 64
+"""Photos of a subject, at most, that a student learns from."""
 
 
-def latent_net(world: World) -> LatentNet:
-    """An untrained critic for a world's latents."""
-    channels, size, _ = world.base.latent_shape
-    return LatentNet(channels, size=size)
+def latent_net(base: Base, embedding_dim: int = 512) -> LatentNet:
+    """An untrained critic for a base's latents."""
+    channels, height, width = base.latent_shape
+    return LatentNet(channels, size=min(height, width), embedding_dim=embedding_dim)
 
 
-def train_critic(world: World, config: RefineConfig) -> LatentNet:
-    """A recogniser of the base model's latents, on people that the encoder has not learned from; frozen."""
+def train_critic(subjects: Subjects, config: RefineConfig) -> LatentNet:
+    """A recogniser of the base's latents, frozen.
+
+    Where photos can be drawn without end it learns to tell people apart that the encoder has not learned from. Where there are
+    photographs of some hundred subjects, which is too few for that, it is a student of the conditioning encoder.
+
+    Args:
+        subjects: whose photos.
+        config: settings.
+    """
+    if subjects.draw is not None:
+        return recognise(subjects.base, subjects.draw, config)
+    return distil(subjects, config)
+
+
+def recognise(base: Base, draw: Draw, config: RefineConfig) -> LatentNet:
+    """A critic by the ArcFace loss, on people that the encoder has not learned from; frozen."""
 
     def see(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B C h w"]:
-        latents = world.base.encode(degrade(pictures, generator))
-        loud = config.critic_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
-        return latents + loud * torch.randn(latents.shape, generator=generator)
+        return _loud(base.encode(degrade(pictures, generator)), config, generator)
 
     torch.manual_seed(config.critic.seed)
-    net = latent_net(world)
+    net = latent_net(base)
     persons = persons_of(Role.CRITIC, config.critic_people)
-    train_recogniser(world.draw, persons, config.critic, net=net, see=see, size=world.picture_size)
+    train_recogniser(draw, persons, config.critic, net=net, see=see, size=base.picture_size)
     return net.requires_grad_(False)
+
+
+def distil(subjects: Subjects, config: RefineConfig) -> LatentNet:
+    """A critic that says of a photo's latent what the conditioning encoder says of the photo; frozen.
+
+        loss = 1 - cos(student(latent + noise), encoder's embedding of the photo)
+
+    A latent is mirrored half of the time: a mirrored face is the same person's. The student is another network than the encoder
+    and sees latents, not pictures, so that what fools it need not fool the encoder, which scores.
+    """
+    latents, embeddings = _latents_and_embeddings(subjects, subjects.people(Role.ZOO, config.critic_people))
+    student = config.critic
+    torch.manual_seed(student.seed)
+    net = latent_net(subjects.base, embeddings.shape[1]).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=student.weight_decay, fused=True)
+    for step in range(student.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = student.learning_rate * warm_cosine(step / student.steps)
+        generator = step_generator(student.seed, step)
+        rows = torch.randint(len(latents), (student.batch_size,), generator=generator)
+        x, mirrored = latents[rows], torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5
+        x = _loud(torch.where(mirrored, x.flip(-1), x), config, generator)
+        loss = 1 - (net(x) * embeddings[rows]).sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval().requires_grad_(False)
+
+
+def _latents_and_embeddings(
+    subjects: Subjects, people: list[int]
+) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N D"]]:
+    """Every photo of some subjects that may be shown, and what the encoder says of it."""
+    latents, embeddings = [], []
+    for person in people:
+        photos = subjects.fitted([person], _PHOTOS)
+        latents.append(photos.latents[0])
+        embeddings.append(subjects.embedded([person], photos.count)[0])
+    return torch.cat(latents), F.normalize(torch.cat(embeddings), dim=1)
+
+
+def _loud(
+    latents: Float[Tensor, "B C h w"], config: RefineConfig, generator: torch.Generator
+) -> Float[Tensor, "B C h w"]:
+    """Latents with as much noise as the base's predictions have: none of them is clean."""
+    loud = config.critic_noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
+    return latents + loud * torch.randn(latents.shape, generator=generator)

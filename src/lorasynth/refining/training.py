@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from lorasynth.base import Photos
 from lorasynth.devices import fast_matmul
 from lorasynth.errors import UsageError
-from lorasynth.evaluate.identity import likeness, person_centroids
+from lorasynth.evaluate.identity import likeness
+from lorasynth.gallery import Role
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
 from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows
+from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import ALONE, Processes, Share, config_record, step_generator, train
 from lorasynth.vae import zoo_loss
-from lorasynth.worlds.subjects import SCORED_FROM, Role, everybody, persons_of
-from lorasynth.worlds.world import World
 
 
 def refine(
-    world: World,
+    subjects: Subjects,
     model: Synthesizer,
     name: str,
     critic: nn.Module,
@@ -44,7 +44,7 @@ def refine(
     Validation people, seen by nothing else, choose the best weights.
 
     Args:
-        world: whose base, encoder and people.
+        subjects: who teaches, on which base.
         model: holds the prior.
         name: which.
         critic: latents -> unit embeddings; neither of the recognisers that score.
@@ -59,10 +59,10 @@ def refine(
     Raises:
         UsageError: the prior is not a diffusion prior.
     """
-    held = persons_of(Role.STOPPING, config.validation_people)
-    held_embedding = world.embeddings(held, 1)[:, 0]
-    held_photos = world.photos(held, CRITIC_PHOTOS, first=config.photos)
-    judge = Judge(world.base, model.canonicalizer.layout, critic, config)
+    held = subjects.people(Role.STOPPING, config.validation_people)
+    held_embedding = subjects.given(held)[:, 0]
+    held_photos = subjects.shown(held, CRITIC_PHOTOS)
+    judge = Judge(subjects.base, model.canonicalizer.layout, critic, config)
 
     def validate() -> float:
         vectors = _vectors(model, [name], held_embedding, config)
@@ -71,11 +71,11 @@ def refine(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         share = Share(generator, processes)
-        embedding, photos = _people(world, config, share)
+        embedding, photos = _people(subjects, config, share)
         return judge.loss(_vectors(model, [name], embedding, config, processes), photos, share)
 
     priors = _diffusion_priors(model, [name])
-    frozen = [model.vae, critic, world.base.denoiser]
+    frozen = [model.vae, critic, subjects.base.denoiser]
     before, metrics = _train(
         priors, frozen, loss_of, validate, config, config_record(config), f"refine {name}", run_dir, processes
     )
@@ -84,7 +84,7 @@ def refine(
 
 
 def end_to_end(
-    world: World,
+    subjects: Subjects,
     model: Synthesizer,
     names: Sequence[str],
     critic: nn.Module,
@@ -105,7 +105,7 @@ def end_to_end(
     by the conditioning encoder, which no gradient has come through.
 
     Args:
-        world: whose base, encoder and people.
+        subjects: who teaches, on which base.
         model: holds the priors and the VAE. Other priors of its VAE have to be fitted again afterwards.
         names: which priors.
         critic: latents -> unit embeddings; neither of the recognisers that score.
@@ -122,25 +122,25 @@ def end_to_end(
         UsageError: one of the priors is not a diffusion prior.
     """
     through = config.through
-    held = persons_of(Role.STOPPING, through.validation_people)
-    held_embedding = world.embeddings(held, 1)[:, 0]
-    centroids = person_centroids(world, held, world.encoder, SCORED_FROM)
-    judge = Judge(world.base, model.canonicalizer.layout, critic, through)
+    held = subjects.people(Role.STOPPING, through.validation_people)
+    held_embedding = subjects.given(held)[:, 0]
+    centroids = subjects.centroids(held)
+    judge = Judge(subjects.base, model.canonicalizer.layout, critic, through)
 
     def validate() -> float:
         sampled = [_vectors(model, [name], held_embedding, through) for name in names]
-        return 1 - sum(likeness(world, model.canonicalizer.layout, v, centroids) for v in sampled) / len(sampled)
+        return 1 - sum(likeness(subjects, model.canonicalizer.layout, v, centroids) for v in sampled) / len(sampled)
 
     def loss_of(generator: torch.Generator) -> Tensor:
         share = Share(generator, processes)
-        embedding, photos = _people(world, through, share)
+        embedding, photos = _people(subjects, through, share)
         loss = judge.loss(_vectors(model, names, embedding, through, processes), photos, share)
         (rows,) = share.rows(torch.randint(len(zoo), (config.zoo_batch,), generator=generator))
         return loss + config.zoo_weight * zoo_loss(model.vae, zoo[rows], config.kl_weight, share)
 
     learned = _diffusion_priors(model, names)
     learned["vae"] = model.vae
-    frozen = [critic, world.base.denoiser]
+    frozen = [critic, subjects.base.denoiser]
     record = config_record(config) | {"zoo": zoo.digest if isinstance(zoo, Rows) else fingerprint(zoo)}
     before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir, processes)
     model.vae.orthonormalize()
@@ -187,14 +187,13 @@ def _train(
     return before, metrics
 
 
-def _people(world: World, config: RefineConfig, share: Share) -> tuple[Float[Tensor, "N D"], Photos]:
-    """New people, of a batch this process's: the embedding of a photo of each, and other photos."""
-    pool = everybody(Role.ZOO)
-    whole = config.first_person + torch.randint(config.people, (config.people_a_step,), generator=share.generator)
+def _people(subjects: Subjects, config: RefineConfig, share: Share) -> tuple[Float[Tensor, "N D"], Photos]:
+    """People drawn anew, of a batch this process's: the embedding of a photo of each, and other photos."""
+    pool = subjects.teachers(config.first_person, config.people)
+    whole = torch.randint(len(pool), (config.people_a_step,), generator=share.generator)
     given, shown = torch.randint(config.photos, (2,), generator=share.generator).tolist()
-    persons = [pool[i] for i in share.rows(whole)[0].tolist()]
-    embedding = world.embeddings(persons, 1, first=given)[:, 0]
-    return embedding, world.photos(persons, CRITIC_PHOTOS, first=config.photos + shown)
+    people = [pool[i] for i in share.rows(whole)[0].tolist()]
+    return subjects.given(people, first=given)[:, 0], subjects.shown(people, CRITIC_PHOTOS, first=shown)
 
 
 def _vectors(

@@ -6,6 +6,8 @@ prior is trained against (`lorasynth.refining`). It looks at the base model's la
 scores nothing that is reported. So nothing is ever trained against the two that score.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -88,7 +90,7 @@ class LatentNet(nn.Module):
     """A small residual network on the base model's latents, for the ArcFace loss.
 
     What the base predicts are latents: looked at like this they need no decoder, which costs more than the base itself.
-    Latents are 8 or 16 a side (``size``).
+    Latents of any size (``size`` a side) are halved until they are 4 a side.
     """
 
     def __init__(self, channels: int = 16, width: int = 96, embedding_dim: int = 512, size: int = 8):
@@ -97,11 +99,16 @@ class LatentNet(nn.Module):
         self.blocks = nn.Sequential(
             _ResidualBlock(width, width),
             _ResidualBlock(width, 2 * width, stride=2),
-            _ResidualBlock(2 * width, 2 * width, stride=size // 8),
+            _ResidualBlock(2 * width, 2 * width, stride=1 if size <= 8 else 2),
+            *(_ResidualBlock(2 * width, 2 * width, stride=2) for _ in range(int(math.log2(max(16, size) / 16)))),
         )
         self.head = nn.Linear(2 * width * 16, embedding_dim, bias=False)
         self.norm = nn.BatchNorm1d(embedding_dim)
 
     def forward(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D"]:
         """Latents, scaled as the base's -> unit embeddings."""
-        return F.normalize(self.norm(self.head(self.blocks(F.silu(self.stem(latents))).flatten(1))), dim=1)
+        return F.normalize(self.norm(self.head(self._grid(latents).flatten(1))), dim=1)
+
+    def _grid(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B width 4 4"]:
+        h = self.blocks(F.silu(self.stem(latents)))
+        return h if h.shape[-2:] == (4, 4) else F.adaptive_avg_pool2d(h, 4)

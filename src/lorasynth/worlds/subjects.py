@@ -8,7 +8,6 @@ hash, so any picture of a world can be asked for in any order, on any machine, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import overload
 
 import numpy as np
@@ -17,26 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.errors import UsageError
-from lorasynth.gallery.gallery import Split
-
-
-class Role(StrEnum):
-    """The purpose that a person serves. Nobody has two."""
-
-    EVALUATED = "evaluated"  # scores and the demo
-    MEASURED = "measured"  # a zoo's likeness and repeatability
-    BENCHMARKED = "benchmarked"  # benchmarks/
-    CHOOSING = "choosing"  # a zoo's validation LoRAs; settings are chosen by them
-    STRANGERS = "strangers"  # whether LoRAs for people without one are copies of the zoo's
-    STOPPING = "stopping"  # the best weights of what is trained through the base
-    THRESHOLD = "threshold"  # the rate at which strangers pass for a person
-    ZOO = "zoo"  # zoo, VAE and priors
-    PILOT = "pilot"  # a zoo's shared initialisation
-    BASE = "base"  # the base model
-    ENCODER = "encoder"  # the conditioning encoder
-    CRITIC = "critic"  # the recogniser that training through the base is held against
-    RECOGNISER = "recogniser"  # the second recogniser
-    READER = "reader"  # the reader of true factors
+from lorasynth.gallery.gallery import Role, Split
 
 
 @dataclass(frozen=True)
@@ -68,9 +48,11 @@ _TABLE = (
 
 # Photo numbers. Those from SESSION on have the same settings (pose, light, background, clothes) for everybody.
 GIVEN_PHOTO = 0  # the one photo that a synthesizer is given
+SHOWN_FROM = 12  # photos that training through the base denoises
 TUNED_FROM = 100  # photos that a held-out person's LoRA is fine-tuned on
 REAL_FROM = 600  # photos that are scored as if they were generated
 SCORED_FROM = 1_000  # photos that pictures are compared with
+SCORED = 8  # of each person
 SESSION = 32_768
 _NUISANCE_STREAM = 1 << 40
 

@@ -16,6 +16,7 @@ from lorasynth.errors import LorasynthError
 from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.outputs import make_folder
+from lorasynth.subjects.photos import PhotoSource
 from lorasynth.workers.helpers import helpers
 from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.workers.leases import Leases
@@ -25,7 +26,7 @@ from lorasynth.zoo.calibration import measured_bank
 from lorasynth.zoo.config import MEASURED, ZooConfig
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.initialisation import learn_init
-from lorasynth.zoo.materials import DrawnMaterial, FromPhotos, Material
+from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
 from lorasynth.zoo.people import train_people, train_until_done
 from lorasynth.zoo.starts import predictor
 from lorasynth.zoo.store import Zoo
@@ -35,7 +36,7 @@ def build_zoo(
     config: ZooConfig,
     folder: str,
     *,
-    photos: FromPhotos | None = None,
+    photos: PhotoSource | None = None,
     report: Callable[[str], None] | None = print,
 ) -> Zoo:
     """Build a zoo, or go on with one, together with all other processes that are called to do the same, on whatever machine.
@@ -52,7 +53,9 @@ def build_zoo(
         The zoo with all that was asked for.
     """
     say = report or (lambda _: None)
-    material: Material = DrawnMaterial(config) if photos is None else photos.open(config, Path(folder), report=report)
+    material: Material = (
+        DrawnMaterial(config) if photos is None else open_photo_material(photos, config, Path(folder), report=report)
+    )
     make_folder(folder)
     base, layout = material.base, material.base.layout(config.rank)
     zoo = _begin(config, folder, material, layout, say)
@@ -93,7 +96,7 @@ def build_zoo_with_workers(
     folder: str,
     workers: int,
     *,
-    photos: FromPhotos | None = None,
+    photos: PhotoSource | None = None,
     report: Callable[[str], None] = print,
 ) -> Zoo:
     """`build_zoo` by ``workers`` processes of one thread each, this one among them.
@@ -120,7 +123,7 @@ def build_zoo_with_workers(
     return zoo
 
 
-def _work(config: ZooConfig, folder: str, device: str, photos: FromPhotos | None) -> None:
+def _work(config: ZooConfig, folder: str, device: str, photos: PhotoSource | None) -> None:
     torch.set_num_threads(1)
     use_device(device)
     build_zoo(config, folder, photos=photos, report=None)

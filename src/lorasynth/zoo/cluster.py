@@ -11,12 +11,12 @@ import torch
 
 from lorasynth.devices import use_device
 from lorasynth.errors import UsageError
+from lorasynth.subjects.photos import PhotoSource
 from lorasynth.workers.cluster import run_on_cluster
 from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.workers.sharing import require_shareable
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.config import ZooConfig
-from lorasynth.zoo.materials import FromPhotos
 
 
 def build_zoo_on_cluster(
@@ -24,7 +24,7 @@ def build_zoo_on_cluster(
     folder: Path,
     address: str,
     *,
-    photos: FromPhotos | None = None,
+    photos: PhotoSource | None = None,
     tasks: int | None = None,
     device: str = "cpu",
     report: Callable[[str], None] = print,
@@ -60,7 +60,7 @@ def build_zoo_on_cluster(
     return results[0]
 
 
-def _work(config: ZooConfig, folder: str, device: str, photos: FromPhotos | None) -> tuple[int, str]:
+def _work(config: ZooConfig, folder: str, device: str, photos: PhotoSource | None) -> tuple[int, str]:
     require_shareable(Path(folder) / LEASES_NAME)
     torch.set_num_threads(1)
     use_device(device)

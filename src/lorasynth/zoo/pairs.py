@@ -12,6 +12,7 @@ from typing import Any
 
 from lorasynth.encoders.embeddings import ENDINGS
 from lorasynth.errors import UsageError
+from lorasynth.gallery.gallery import composed, person_number
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.tables import read_table, require_columns
 from lorasynth.zoo.importing.finding import (
@@ -78,7 +79,7 @@ def _listing(folder: Path) -> Listing:
     files: Listing = defaultdict(list)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
         stem, ending = os.path.splitext(name)
-        files[_composed(stem) + ending.lower()].append(folder / name)
+        files[composed(stem) + ending.lower()].append(folder / name)
     return files
 
 
@@ -91,7 +92,7 @@ def _beside(lora: Path, listing: Any) -> tuple[Path, ...]:
         files = listing(folder)
 
         def there(endings: Sequence[str], files: Listing = files, name: str = name) -> tuple[Path, ...]:
-            found = [path for ending in endings for path in files.get(_composed(name) + ending, ())]
+            found = [path for ending in endings for path in files.get(composed(name) + ending, ())]
             return tuple(path for path in found if not os.path.isdir(path))
 
         embeddings = there([EMBEDDING_ENDING + ending for ending in ENDINGS] + [".npy"])
@@ -135,11 +136,11 @@ def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], No
                 f"{shown(table)} row {number}: expected each file once, got {printable(str(row['file']))} again; remove one row"
             )
         rows[path] = row
-        names.setdefault(_composed(path.name), []).append(path)
+        names.setdefault(composed(path.name), []).append(path)
     entries, unused = [], set(rows)
     for lora in loras:
         row_path = lora.resolve() if lora.resolve() in rows else None
-        same_name = names.get(_composed(lora.name), [])
+        same_name = names.get(composed(lora.name), [])
         if row_path is None and len(same_name) == 1 and not same_name[0].exists():
             row_path = same_name[0]
         if row_path is None:
@@ -198,23 +199,8 @@ def look_alikes(persons: Iterable[str]) -> list[list[str]]:
     """Names that differ in capitals, blanks or leading zeros only: nobody is guessed to be one person, but it may be a slip."""
     groups: dict[str, set[str]] = defaultdict(set)
     for person in persons:
-        groups["".join(_composed(person).casefold().split()).lstrip("0")].add(person)
+        groups["".join(composed(person).casefold().split()).lstrip("0")].add(person)
     return [sorted(group) for _, group in sorted(groups.items()) if len({person_number(p) for p in group}) > 1]
-
-
-def person_number(person: str) -> int:
-    """A person's number in a zoo: the name if it is one as numbers are written, else 63 bits of its hash, the same everywhere.
-
-    "7" is number 7, and "007" a name. An accent is the same composed and decomposed, as file systems change that.
-    """
-    if person.isascii() and person.isdigit() and len(person) < 18 and str(int(person)) == person:
-        return int(person)
-    content = _composed(person).encode("utf-8", "surrogatepass")  # names of files need not be UTF-8
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def split_of_person(number: int, validation: float, held_out: float) -> str:

@@ -1,12 +1,12 @@
-"""Cards of synthesizers: what each is, what it was made from, what it is not; with the hub's front matter."""
+"""Cards of synthesizers: what one is, what it was made from, what it is not; with the hub's front matter."""
 
 from typing import Any
 
 from lorasynth.encoders.records import describe
-from lorasynth.recipes.recipe import BaseRecipe, WorldRecipe
+from lorasynth.pipeline.choosing import CLEARLY
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming
-from lorasynth.tuning import CLEARLY
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.card import front_matter, licence_fields
 from lorasynth.zoo.store import Zoo
@@ -14,7 +14,7 @@ from lorasynth.zoo.store import Zoo
 TAGS = ["lora", "hypernetwork", "zero-shot", "text-to-image"]
 
 
-def base_card(recipe: BaseRecipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
+def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
     """The card of a real base's synthesizer; ``record`` is its ``made_from``."""
     vae, encoder = record["vae"], model.encoder_record or {}
     rows = "\n".join(
@@ -28,6 +28,11 @@ def base_card(recipe: BaseRecipe, zoo: Zoo, model: Synthesizer, record: dict[str
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})
     said = shortcoming(record["validation"])
+    limits = "nobody has looked at pictures of it; weights are not likeness"
+    if "end_to_end" in record:
+        limits = (
+            f"`lorasynth evaluate` says how like their subjects pictures are; {record['teachers']:,} subjects taught it"
+        )
     warning = f"\n> **Warning**: {said}.\n" if said else ""
     return f"""{fields}
 # lorasynth synthesizer: {recipe.name}
@@ -43,18 +48,31 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.bas
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on validation people through it and back {vae["delta_W_error"]:.3f} (the zoo's mean alone:
   {vae["delta_W_error_of_the_mean"]:.3f}).
-* **Settings** (scale, guidance, temperature) were chosen by the error of ΔW on {record["tune_loras"]} validation LoRAs, since no
-  picture was drawn. That error likes small LoRAs: where pictures show too little of a person, give a larger `scale`.
+{_through_base(recipe, model, record)}
 * **Default prior**: {model.default_prior}{_instead_of(recipe.priors[0].conditioning, model.default_prior)}.
 
 | prior | relative squared error of ΔW, those LoRAs | part explained of their deviation from the zoo's mean | scale |
 |---|---|---|---|
 {rows}
 
-**Limits**: nobody has looked at pictures of it; weights are not likeness. `priors/nearest.safetensors` and
+**Limits**: {limits}. `priors/nearest.safetensors` and
 `priors/kernel.safetensors` hold embeddings of the zoo's people: `push_to_hub` leaves them out.
 Use it for your own face, of someone who agreed, or of nobody.
 """
+
+
+def _through_base(recipe: Recipe, model: Synthesizer, record: dict[str, Any]) -> str:
+    """What the base had to do with it, and how settings were chosen."""
+    if "end_to_end" not in record:
+        return f"""* **Settings** (scale, guidance, temperature) were chosen by the error of ΔW on {record["tune_loras"]}
+  validation LoRAs, since no picture was drawn. That error likes small LoRAs: where pictures show too little of a person,
+  give a larger `scale`."""
+    through, last = recipe.end_to_end.through, record["end_to_end"]
+    return f"""* **End to end**: priors and VAE were then trained through the base for {through.loop.steps:,} steps of
+  {through.people_a_step} subjects, of {record["teachers"]:,} with photos. Similarity of what is drawn for validation subjects,
+  mean over the priors: {last["likeness_before"]:.3f} before, {last["likeness_after"]:.3f} after.
+* **Settings** (scale, guidance, temperature) were chosen by the similarity of pictures of at most {recipe.tune_people}
+  validation subjects."""
 
 
 def _instead_of(usual: str, default: str) -> str:
@@ -64,8 +82,9 @@ def _instead_of(usual: str, default: str) -> str:
     return f", whose error was lower than that of the recipe's {usual} by more than {CLEARLY:g}"
 
 
-def synthesizer_card(recipe: WorldRecipe, zoo: Zoo, record: dict[str, Any]) -> str:
-    """The card of a drawn world's synthesizer."""
+def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
+    """The card of a drawn world's synthesizer; ``record`` is its ``made_from``."""
+    assert recipe.zoo is not None, "a drawn world's zoo is built"
     people = sum(item.split == "train" for item in zoo.items)
     refine, redraw, through = recipe.refine, recipe.redraw, recipe.end_to_end.through
     vae, priors, last = record["vae"], record["priors"], record["end_to_end"]
@@ -110,6 +129,6 @@ One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} L
 
 Similarity of its pictures: `lorasynth evaluate` with this folder. The shipped model: docs/results/figures.md.
 
-**Limits**: it knows {get_domain(recipe.zoo.world).about}. Photographs are
+**Limits**: it knows {get_domain(recipe.family).about}. Photographs are
 refused. It shows the method; for real faces train on a zoo of them.
 """

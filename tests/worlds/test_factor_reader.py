@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorasynth.evaluate.factors import FactorReader
+from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.subjects import Role, persons_of
 

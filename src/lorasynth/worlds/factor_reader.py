@@ -20,13 +20,13 @@ _MEAN, _VARIANCE = 0.5, 1 / 12  # of every factor, by how the world is made
 
 @dataclass(frozen=True, kw_only=True)
 class FactorReader:
-    """Reads a person's identity factors off a picture, by ridge regression on its pixels; no recogniser has a part in it.
+    """Reads a person's identity factors off a picture, by ridge regression on its pixels. No recogniser has a part in it.
 
     For worlds whose models hold no trained reader (`lorasynth.worlds.reader`), which sees far more.
 
-    What it makes of real photos is the floor of the error, and far from none: of a nose's width or a mole's place a picture of 64
-    pixels says little. So hold a method's score against that of real photos, which `explained` of them is; 0 is the mean person
-    drawn for everybody, and below 0 are persons who differ from the mean in wrong ways.
+    Real photos have the least error, and it is far from none: 64 pixels say little of a nose's width or a mole's place. So hold
+    a method's score against that of real photos. A score of 0 is the mean person drawn for everybody. Below 0 are persons who
+    differ from the mean in wrong ways.
     """
 
     domain: Domain

@@ -11,10 +11,10 @@ from torch import Tensor
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
 from lorasynth.lora.factors import delta_W_relative_error
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior import KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
-from lorasynth.recipes.recipe import Recipe
 from lorasynth.storage.files import write_json
 from lorasynth.storage.outputs import make_folder
 from lorasynth.storage.rows import Rows, chunks

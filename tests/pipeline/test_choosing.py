@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from lorasynth import world_fitting
+from lorasynth.pipeline import assembling
+from lorasynth.pipeline.choosing import SAMPLERS, choose_default, choose_settings
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.tuning import SAMPLERS, choose_default, choose_settings
 from lorasynth.worlds.world import get_world
 
 
@@ -60,8 +61,8 @@ def test_default_prior_changes_for_a_clearly_better_one_alone(ridge, kernel, def
 
 def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
     tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
-    monkeypatch.setattr(world_fitting, "choose_settings", lambda *_: tried)
+    monkeypatch.setattr(assembling, "choose_settings", lambda *_: tried)
     model = Synthesizer.from_pretrained()
     assert model.default_prior == "adalora"
-    assert world_fitting.tune(get_world("portraits"), model, 2, report=lambda _: None) == tried
+    assert assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None) == tried
     assert model.default_prior == "adanorm"

@@ -1,0 +1,168 @@
+"""From the fitted parts to a synthesizer's folder: settings chosen by pictures where there are some, else by weights."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final, Literal
+
+from lorasynth.canonical import Canonicalizer
+from lorasynth.evaluate.identity import likeness
+from lorasynth.evaluate.weights import errors_of
+from lorasynth.gallery import Role
+from lorasynth.pipeline.card import base_card, synthesizer_card
+from lorasynth.pipeline.choosing import choose_default, choose_settings, in_words
+from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
+from lorasynth.prior import BASELINES, DiffusionPrior
+from lorasynth.prior.baselines import Baseline
+from lorasynth.storage.reading import read_json
+from lorasynth.subjects import Subjects
+from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.teaching import shortcoming
+from lorasynth.vae import LoRAVAE
+from lorasynth.zoo.store import Zoo
+
+PICTURE_SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
+WEIGHT_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
+END_TO_END: Final = "end-to-end"  # folder of what is trained last
+Stage = Literal["priors", "refined", "end-to-end"]
+Scores = dict[str, dict[str, float]]
+"""By prior, and by the settings in words."""
+
+
+def put_together(work: Workspace, stage: Stage) -> Synthesizer:
+    """A synthesizer of the parts that the stages wrote, its priors with no settings yet.
+
+    Args:
+        work: whose priors, and the folder.
+        stage: whose VAE and priors to take: "priors" (what the zoo teaches), "refined" (its diffusion priors, each then trained
+            through the base) or "end-to-end" (then all of them with the VAE).
+    """
+    fitted, recipe = work.folder, work.fitted
+    last = fitted / END_TO_END if stage == END_TO_END else fitted
+    priors: dict[str, Predictor] = {}
+    for config in recipe.priors:
+        name = f"{config.conditioning}.safetensors"
+        priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
+    dim = next(p.denoiser.embedding_dim for p in priors.values() if isinstance(p, DiffusionPrior))
+    priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
+    return Synthesizer(
+        base=work.base_name, canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"),
+        vae=LoRAVAE.load(last / "vae.safetensors"), priors=priors, default_prior=recipe.priors[0].conditioning,
+        picture_size=work.picture_size, **work.encoder_fields(dim),  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def tune_by_pictures(
+    subjects: Subjects, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
+) -> Scores:
+    """Choose each prior's settings, and the default prior, by likeness on validation people; sets them on ``model``.
+
+    Returns:
+        Likeness of every setting tried.
+    """
+    chosen = subjects.people(Role.CHOOSING, people)
+    embedding, centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
+
+    def score(name: str, settings: dict[str, Any]) -> float:
+        vectors = model.synthesize(embedding, prior=name, **settings)
+        value = likeness(subjects, model.canonicalizer.layout, vectors, centroids)
+        report(f"{name} {in_words(settings)}: likeness {value:.3f}")
+        return value
+
+    tried = choose_settings(model, PICTURE_SCALES, score)
+    choose_default(model, tried, report=report)
+    return tried
+
+
+def tune_by_weights(
+    model: Synthesizer, zoo: Zoo, loras: int, *, report: Callable[[str], None] = print
+) -> tuple[Scores, Scores]:
+    """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs; sets them on ``model``.
+
+    Where there are pictures they are what to choose by (`tune_by_pictures`): the error of weights likes smaller LoRAs than
+    likeness does.
+
+    Returns:
+        The relative error of every setting tried, and `errors_of` of each prior with the settings chosen.
+    """
+    _, rows, embeddings = zoo.open_rows("validation")
+    vectors, embedding = rows[:loras], embeddings[:loras, 0]
+
+    def score(name: str, settings: dict[str, Any]) -> float:
+        return -errors_of(model, vectors, model.synthesize(embedding, prior=name, **settings))["relative_error"]
+
+    scores = choose_settings(model, WEIGHT_SCALES, score)
+    choose_default(model, scores, report=report)
+    tried = {name: {setting: -score for setting, score in each.items()} for name, each in scores.items()}
+    return tried, validation_errors(model, zoo, loras, report=report)
+
+
+def validation_errors(
+    model: Synthesizer, zoo: Zoo, loras: int, *, report: Callable[[str], None] = print
+) -> dict[str, dict[str, float]]:
+    """`errors_of` each prior, with the settings chosen, on the zoo's validation LoRAs."""
+    _, rows, embeddings = zoo.open_rows("validation")
+    vectors, embedding = rows[:loras], embeddings[:loras, 0]
+    errors = {name: errors_of(model, vectors, model.synthesize(embedding, prior=name)) for name in model.priors}
+    for name, error in errors.items():
+        settings = in_words(model.settings.get(name, {}))
+        report(f"{name}: ΔW error {error['relative_error']:.3f} on validation LoRAs {settings}")
+    return errors
+
+
+def assemble(work: Workspace) -> Synthesizer:
+    """Put fitted parts together, choose sampler settings, and write a synthesizer's folder with its card.
+
+    Raises:
+        OutputExistsError: a synthesizer is there.
+    """
+    model = put_together(work, "priors" if work.subjects is None else END_TO_END)
+    drawn = work.recipe.world is not None and work.photos is None and work.subjects is not None
+    made_from, record = (
+        _made_from_drawn(work) if drawn else _made_from(work),
+        {"fine_tuning": asdict(work.recipe.fine_tuning)},
+    )
+    if work.subjects is not None:
+        made_from["settings_tried"] = tune_by_pictures(
+            work.subjects, model, work.recipe.tune_people, report=work.report
+        )
+    if not drawn:
+        if work.subjects is None:
+            tried, errors = tune_by_weights(model, work.zoo, work.recipe.tune_loras, report=work.report)
+            made_from["settings_tried"] = tried
+        else:
+            errors = validation_errors(model, work.zoo, work.recipe.tune_loras, report=work.report)
+        made_from["validation"] = errors
+        if said := shortcoming(errors):
+            work.report(said)
+    model.record = record | {"made_from": made_from}
+    model.card = (synthesizer_card if drawn else base_card)(work.fitted, work.zoo, model, made_from)
+    model.save_pretrained(work.folder / SYNTHESIZER)
+    return model
+
+
+def _made_from_drawn(work: Workspace) -> dict[str, Any]:
+    """What the card of a drawn world's synthesizer says of its making."""
+    recipe, fitted = work.recipe, work.folder
+    assert recipe.zoo is not None
+    names = [config.conditioning for config in recipe.priors]
+    return {
+        "zoo_people": sum(i.split == "train" for i in work.zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
+        "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
+        "refined": {n: read_json(fitted / "refined" / f"{n}.json") for n in names if recipe.refined_apart},
+        "end_to_end": read_json(fitted / END_TO_END / "metrics.json"),
+    }  # fmt: skip
+
+
+def _made_from(work: Workspace) -> dict[str, Any]:
+    """What the card of a real base's synthesizer says of its making."""
+    recipe, zoo = work.fitted, work.zoo
+    splits = [item.split for item in zoo.items]
+    made_from = {
+        "recipe": recipe.name, "zoo_loras": splits.count("train"), "layout": recipe.layout or zoo.layout.hash,
+        "vae": read_json(work.folder / "vae.json"), "priors": read_json(work.folder / "priors.json"),
+        "tune_loras": min(recipe.tune_loras, splits.count("validation")),
+    }  # fmt: skip
+    if work.subjects is not None:
+        made_from["end_to_end"] = read_json(work.folder / END_TO_END / "metrics.json")
+        made_from["teachers"] = len(work.subjects.everybody(Role.ZOO))
+    return made_from

@@ -1,0 +1,55 @@
+"""All stages of a training, one after the other."""
+
+from typing import Any
+
+from lorasynth.errors import OutputExistsError
+from lorasynth.pipeline.assembling import assemble
+from lorasynth.pipeline.fitting import fit_prior_stage, fit_vae_stage
+from lorasynth.pipeline.through_base import end_to_end_stage, refine_with_workers
+from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
+
+
+def require_no_synthesizer(work: Workspace) -> None:
+    """Refuse a folder whose synthesizer is made.
+
+    Raises:
+        OutputExistsError: a synthesizer is there.
+    """
+    target = work.folder / SYNTHESIZER
+    if (target / "config.json").exists():
+        raise OutputExistsError(f"{target}: holds a synthesizer already; choose another --out or remove it")
+
+
+def train_all(work: Workspace, *, workers: int = 1) -> dict[str, Any]:
+    """Every stage of the recipe, and a synthesizer of what they make. Where there are no pictures, the zoo alone teaches.
+
+    Args:
+        work: the training.
+        workers: processes that refine priors; one a prior.
+
+    Returns:
+        What the stages measured, by their names, and the folder of the synthesizer.
+
+    Raises:
+        ZooError: the zoo is not the recipe's, or not large enough for it.
+        OutputExistsError: a synthesizer is there.
+    """
+    require_no_synthesizer(work)
+    recipe, zoo = work.fitted, work.zoo
+    subjects = work.subjects  # before anything long: photographs that cannot be used are refused
+    record: dict[str, Any] = {
+        "vae": fit_vae_stage(recipe, zoo, work.folder), "priors": fit_prior_stage(recipe, zoo, work.folder)
+    }  # fmt: skip
+    if subjects is not None:
+        if recipe.refined_apart:
+            record["refined"] = refine_with_workers(work, workers)
+        record["end_to_end"] = end_to_end_stage(work)
+    elif "data" in zoo.recipe:
+        work.report(
+            "trained by weights alone: give --data, --encoder and --base to train through the base, which lifts similarity most "
+            "(docs/your-pictures.md)"
+        )
+    made_from = assemble(work).record["made_from"]
+    if "validation" in made_from:
+        record["validation"] = made_from["validation"]
+    return record | {"synthesizer": str(work.folder / SYNTHESIZER)}

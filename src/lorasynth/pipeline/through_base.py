@@ -1,0 +1,133 @@
+"""The stages that learn from pictures: priors and VAE trained through the base model."""
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorasynth.devices import use_device
+from lorasynth.pipeline.assembling import END_TO_END, put_together
+from lorasynth.pipeline.fitting import delta_W_errors, fit_baselines, latents_of, open_zoo_rows
+from lorasynth.pipeline.workspace import Workspace, silent
+from lorasynth.refining import end_to_end, latent_net, refine, train_critic
+from lorasynth.storage.files import tensor_shapes, write_json, write_tensors
+from lorasynth.storage.outputs import make_folder
+from lorasynth.training import ALONE
+from lorasynth.workers.main_guard import require_main_guard
+from lorasynth.worlds.recogniser import LatentNet
+from lorasynth.worlds.world import load_recogniser
+
+
+def critic_stage(work: Workspace) -> Path:
+    """Train the critic that priors are held against, unless it is there; returns its file.
+
+    Of several processes the main one trains and writes it, and the others wait.
+
+    Raises:
+        UsageError: there are no pictures.
+    """
+    path, subjects = work.folder / "critic.safetensors", work.require_subjects()
+    if work.processes.is_main and not path.exists():
+        make_folder(work.folder)
+        write_tensors(path, train_critic(subjects, work.recipe.refine).state_dict())
+    work.processes.wait()
+    return path
+
+
+def _critic(work: Workspace) -> LatentNet:
+    path, base = critic_stage(work), work.require_subjects().base
+    embedding_dim, _ = tensor_shapes(path)["head.weight"]
+    return load_recogniser(latent_net(base, embedding_dim), path)
+
+
+def refine_stage(work: Workspace, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Train diffusion priors, one by one, through the base model; write them to the folder's "refined".
+
+    Of several processes, which share every batch, the main one writes.
+
+    Args:
+        work: which base, priors and settings; its folder has the stages before.
+        names: which priors; all of the recipe's by default. They have nothing to do with each other, so that several processes
+            may each do one, after `critic_stage`.
+
+    Returns:
+        `refine`'s figures of each, on "photo" and then on "drawn" states.
+
+    Raises:
+        UsageError: there are no pictures.
+    """
+    subjects, recipe = work.require_subjects(), work.fitted
+    model, critic = put_together(work, "priors"), _critic(work)
+    metrics: dict[str, dict[str, Any]] = {}
+    for name in names or [config.conditioning for config in recipe.priors]:
+        metrics[name] = {
+            config.states: refine(
+                subjects, model, name, critic, config, run_dir=work.folder / f"run-{config.states}-{name}",
+                processes=work.processes,
+            )
+            for config in (recipe.refine, recipe.redraw)
+        }  # fmt: skip
+        if work.processes.is_main:
+            make_folder(work.folder / "refined")
+            model.priors[name].save(work.folder / "refined" / f"{name}.safetensors")
+            write_json(work.folder / "refined" / f"{name}.json", metrics[name])
+    return metrics
+
+
+def refine_with_workers(work: Workspace, workers: int) -> dict[str, dict[str, Any]]:
+    """`refine_stage` of all priors, each in a process of one thread, ``workers`` at once.
+
+    Raises:
+        UsageError: there are no pictures, or the running script cannot be imported by workers.
+    """
+    names = [config.conditioning for config in work.recipe.priors]
+    if workers == 1:
+        return refine_stage(work)
+    require_main_guard()
+    critic_stage(work)
+    device, sent = str(torch.get_default_device()), replace(work, report=silent, processes=ALONE)
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), _begin_worker, (device,)) as pool:
+        parts = pool.starmap(refine_stage, [(sent, [name]) for name in names], chunksize=1)
+    return {name: figures for part in parts for name, figures in part.items()}
+
+
+def _begin_worker(device: str) -> None:
+    torch.set_num_threads(1)
+    use_device(device)
+
+
+def end_to_end_stage(work: Workspace) -> dict[str, Any]:
+    """Train all diffusion priors and the VAE together through the base; write them to the folder's "end-to-end".
+
+    The baselines, which the zoo alone teaches, are fitted again to the VAE as it is then. Of several processes, which share every
+    batch, the main one does that, and writes.
+
+    Returns:
+        `end_to_end`'s figures, and those on ΔW that `fit_vae_stage` gives, of this VAE.
+
+    Raises:
+        UsageError: there are no pictures.
+        ZooError: the zoo is not the recipe's.
+    """
+    subjects, recipe, out = work.require_subjects(), work.fitted, work.folder
+    data, model = open_zoo_rows(recipe, work.zoo), put_together(work, "refined" if recipe.refined_apart else "priors")
+    names = [config.conditioning for config in recipe.priors]
+    x = model.canonicalizer.view(data.vectors)
+    metrics: dict[str, Any] = end_to_end(
+        subjects, model, names, _critic(work), x.take(data.train), recipe.end_to_end,
+        run_dir=out / "run-end-to-end", processes=work.processes,
+    )  # fmt: skip
+    if not work.processes.is_main:
+        return metrics
+    make_folder(out / END_TO_END / "priors")
+    model.vae.save(out / END_TO_END / "vae.safetensors")
+    for name in names:
+        model.priors[name].save(out / END_TO_END / "priors" / f"{name}.safetensors")
+    mean, _ = latents_of(model.vae, x)
+    metrics["ridge"] = {"lambda": fit_baselines(recipe, data, mean, out / END_TO_END / "priors")}
+    metrics |= delta_W_errors(data, model.canonicalizer, model.vae)
+    write_json(out / END_TO_END / "metrics.json", metrics)
+    return metrics

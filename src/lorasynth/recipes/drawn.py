@@ -1,0 +1,23 @@
+"""What the recipes of drawn worlds have in common."""
+
+from typing import Any
+
+from lorasynth.pipeline.recipe import Recipe
+from lorasynth.worlds.world import get_domain
+from lorasynth.zoo.config import ZooConfig
+
+
+def drawn(name: str, zoo: ZooConfig, **settings: Any) -> Recipe:
+    """A recipe of the zoo's world.
+
+    Args:
+        name: of the recipe.
+        zoo: how the zoo is built.
+        **settings: fields of `Recipe`.
+    """
+    world = zoo.world
+    # NOTE: `lorasynth experiment metric` has the reason. The shipped portraits are of before: entries, each tensor alike.
+    return Recipe(
+        name=name, family=world, base=world, picture_size=get_domain(world).picture_size, zoo=zoo,
+        **{"metric": "updates", **settings},
+    )  # fmt: skip

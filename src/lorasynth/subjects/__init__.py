@@ -1,0 +1,5 @@
+"""Subjects as training and scoring need them: photos as a base sees them, embeddings, and who serves which purpose."""
+
+from lorasynth.subjects.protocol import SECOND, SIMILARITY, Draw, Extras, Recogniser, Subjects
+
+__all__ = ["SECOND", "SIMILARITY", "Draw", "Extras", "Recogniser", "Subjects"]

@@ -1,0 +1,319 @@
+"""Subjects of a folder of photographs: prepared once, and then at hand as latents and embeddings for any base and encoder.
+
+A folder's few subjects are shared out by their split. Those of `Split.TRAIN` teach, those of `Split.VALIDATION` choose weights
+and settings, those of `Split.HELD_OUT` are scored. Where a subject has fewer photos than are asked for, they come again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from lorasynth.base import Base, Photos, Prompts
+from lorasynth.drawn.encoder import WorldEncoder
+from lorasynth.encoders.images import to_image
+from lorasynth.encoders.protocol import Encoder, read_each
+from lorasynth.encoders.records import Record
+from lorasynth.errors import PhotoError, UsageError
+from lorasynth.gallery import PhotoRef, Role, Split, Use
+from lorasynth.gallery.gallery import person_number
+from lorasynth.gallery.prepare import DATA_NAME, Prepared, prepare, vae_fingerprint
+from lorasynth.gallery.splits import FEWEST_PHOTOS
+from lorasynth.subjects.protocol import SECOND, SIMILARITY, Recogniser
+
+SPLITS = {
+    Role.ZOO: (Split.TRAIN,),
+    Role.PILOT: (Split.PILOT,),
+    Role.CHOOSING: (Split.VALIDATION,),
+    Role.STOPPING: (Split.VALIDATION,),
+    Role.STRANGERS: (Split.VALIDATION,),
+    # NOTE: no recogniser has learned from a folder's subjects, so those who teach may set the rate of false accepts.
+    Role.THRESHOLD: (Split.VALIDATION, Split.TRAIN),
+    Role.EVALUATED: (Split.HELD_OUT,),
+    Role.MEASURED: (Split.HELD_OUT,),
+}
+"""The splits that subjects of a role are taken from, in this order."""
+_CAPTIONS = 4_096  # whose prompts are kept
+
+
+class PhotoSubjects:
+    """Subjects of a prepared gallery, for any base and any encoder."""
+
+    draw = None
+
+    def __init__(
+        self,
+        base: Base,
+        prepared: Prepared,
+        encoder: Encoder,
+        second: Encoder | None = None,
+        *,
+        data: Record,
+        everybody: bool = False,
+    ):
+        """Take what is opened.
+
+        Args:
+            base: that photos are encoded for.
+            prepared: the gallery.
+            encoder: the conditioning encoder, which `prepared` has its embeddings by.
+            second: another one, for scores alone.
+            data: the record of the whole gallery, those included of whom nothing is used.
+            everybody: whether all subjects serve every purpose: those of a folder that no stage has seen, for scores.
+
+        Raises:
+            UsageError: two subjects have one number.
+        """
+        self.base, self.prepared, self.gallery = base, prepared, prepared.gallery
+        self.data = data
+        self.encoders = {SIMILARITY: encoder} | ({} if second is None else {SECOND: second})
+        self.recognisers = tuple(self.encoders)
+        self._everybody = everybody
+        self._subjects: dict[int, str] = {}
+        for subject in self.gallery.by_subject:
+            if (number := person_number(subject)) in self._subjects:
+                other = self._subjects[number]
+                raise UsageError(f"expected subjects of different numbers, got {other!a} and {subject!a}; rename one")
+            self._subjects[number] = subject
+        self._prompts = lru_cache(_CAPTIONS)(lambda caption: self.base.prompts([caption]))
+
+    @property
+    def name(self) -> str:
+        """The folder's, without its path."""
+        return self.gallery.name
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What evaluation asks for."""
+        return self.gallery.prompts
+
+    def everybody(self, who: Role | Split) -> list[int]:
+        """The subjects of a split, or of a role's splits.
+
+        Raises:
+            UsageError: there are too few subjects to split.
+        """
+        if self._everybody:
+            enough = (s for s, files in self.gallery.by_subject.items() if len(files) >= FEWEST_PHOTOS)
+            return [person_number(subject) for subject in enough]
+        splits = (who,) if isinstance(who, Split) else SPLITS[who]
+        return [person_number(subject) for split in splits for subject in self.gallery.subjects(split)]
+
+    def people(self, who: Role | Split, count: int) -> list[int]:
+        """The first subjects of a role or a split, all of them where there are not so many.
+
+        Raises:
+            UsageError: there is nobody, or there are too few subjects to split.
+        """
+        found = self.everybody(who)[:count]
+        if not found:
+            raise UsageError(f"{self.name}: expected a subject to be {who.value}, got none; add subjects")
+        return found
+
+    def split(self, person: int) -> Split:
+        """Of a subject."""
+        return self._split_of[self._subjects[person]]
+
+    @cached_property
+    def _split_of(self) -> dict[str, Split]:
+        return {subject: split for split in Split for subject in self.gallery.subjects(split)}
+
+    def teachers(self, first: int, count: int) -> list[int]:
+        """All who teach, with a LoRA in the zoo or without.
+
+        Raises:
+            UsageError: there is nobody, or there are too few subjects to split.
+        """
+        return self.people(Role.ZOO, count)
+
+    def given(
+        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = SIMILARITY
+    ) -> Float[Tensor, "N J D"]:
+        """Embeddings of photos that are given."""
+        return self._embeddings(self._refs(people, Use.GIVEN, count, first), by)
+
+    def shown(self, people: Sequence[int], count: int, *, first: int = 0) -> Photos:
+        """Photos that a LoRA of the zoo is fine-tuned on: they are none of those given."""
+        return self.photos(self._refs(people, Use.FIT, count, first))
+
+    def embedded(self, people: Sequence[int], count: int, *, first: int = 0) -> Float[Tensor, "N J D"]:
+        """Embeddings of the photos of `shown`."""
+        return self._embeddings(self._refs(people, Use.FIT, count, first), SIMILARITY)
+
+    def zoo_photos(self, people: Sequence[int], count: int, first: int) -> Photos:
+        """The photos that a LoRA of a zoo is fine-tuned on."""
+        return self.shown(people, count, first=first)
+
+    def fitted(self, people: Sequence[int], count: int) -> Photos:
+        """Photos to fine-tune on, of as many different ones as each has up to ``count``."""
+        most = max(len(self.gallery.photos(self._subjects[person], Use.FIT, count)) for person in people)
+        return self.photos(self._refs(people, Use.FIT, most))
+
+    def given_photos(self, people: Sequence[int]) -> Photos:
+        """The first photo that is given, of each."""
+        return self.photos(self._refs(people, Use.GIVEN, 1))
+
+    def stopping(self, people: Sequence[int], count: int) -> Photos:
+        """Those for stopping, or, of a subject with fewer than 8 photos, those for scoring."""
+        return self.photos(
+            [
+                self._refs([person], Use.STOP if self._has(person, Use.STOP) else Use.SCORE, count)[0]
+                for person in people
+            ]
+        )
+
+    def centroids(self, people: Sequence[int], by: str = SIMILARITY) -> Float[Tensor, "N D"]:
+        """The mean direction of all photos for scoring."""
+        refs = [self.gallery.photos(self._subjects[person], Use.SCORE, len(self.gallery.files)) for person in people]
+        return torch.stack([F.normalize(self._embeddings([photos], by)[0].mean(0), dim=0) for photos in refs])
+
+    def real(self, people: Sequence[int], count: int) -> Float[Tensor, "N K 3 S S"]:
+        """Photos that a LoRA would be fine-tuned on, of the size that the base draws."""
+        refs = self._refs(people, Use.FIT, count)
+        pictures = self.gallery.pictures([photo for photos in refs for photo in photos], self.base.picture_size)
+        return pictures.to(torch.get_default_device()).unflatten(0, (len(people), count))
+
+    def images(self, people: Sequence[int]) -> list[Image.Image]:
+        """The first photo that is given, of each."""
+        return self.gallery.images([photos[0] for photos in self._refs(people, Use.GIVEN, 1)])
+
+    def recogniser(self, by: str) -> Recogniser:
+        """The encoder of a score, of pictures."""
+        encoder = self.encoders[by]
+        return encoder.net if isinstance(encoder, WorldEncoder) else PictureRecogniser(encoder)
+
+    def extras(self) -> None:
+        """None: nobody knows the truth of photographs."""
+
+    def _has(self, person: int, use: Use) -> bool:
+        return bool(self.gallery.photos(self._subjects[person], use, 1))
+
+    def _refs(self, people: Sequence[int], use: Use, count: int, first: int = 0) -> list[list[PhotoRef]]:
+        found = []
+        for person in people:
+            photos = self.gallery.photos(self._subjects[person], use, len(self.gallery.files))
+            found.append([photos[(first + i) % len(photos)] for i in range(count)])
+        return found
+
+    def _embeddings(self, refs: Sequence[Sequence[PhotoRef]], by: str) -> Float[Tensor, "N J D"]:
+        flat = [photo for photos in refs for photo in photos]
+        if by == SIMILARITY:
+            return self.prepared.embeddings(flat).unflatten(0, (len(refs), -1))
+        recognise = PictureRecogniser(self.encoders[by])
+        return torch.cat([recognise.images(self.gallery.images([photo])) for photo in flat]).unflatten(
+            0, (len(refs), -1)
+        )
+
+    def photos(self, refs: Sequence[Sequence[PhotoRef]]) -> Photos:
+        """Photos of each subject, as many of one as of another, as the base sees them."""
+        flat, shape = [photo for photos in refs for photo in photos], (len(refs), len(refs[0]))
+        latents, captions = self.prepared.latents(flat), self.gallery.captions(flat)
+        masks = self.gallery.masks(flat, self.base.picture_size)
+        if masks is not None:
+            masks = F.adaptive_avg_pool2d(masks, (latents.shape[-2], latents.shape[-1])).unflatten(0, shape)
+        place = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        return Photos(
+            latents=latents.unflatten(0, shape), prompts=Prompts.cat([self._prompts(caption) for caption in place]),
+            caption=torch.tensor([place[caption] for caption in captions]).unflatten(0, shape), masks=masks,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PictureRecogniser:
+    """Any encoder of photos as a recogniser of drawn pictures: one in which it finds nothing has the embedding zero."""
+
+    encoder: Encoder
+
+    def __call__(self, pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B D"]:
+        """Pictures in [0, 1] -> unit embeddings, or zero."""
+        return self.images([to_image(picture) for picture in pictures]).to(pictures.device)
+
+    def images(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
+        """The same of Pillow images."""
+        readings = read_each(self.encoder, images)
+        nothing = torch.zeros(self.encoder.dim)
+        return torch.stack([nothing if isinstance(r, PhotoError) else r.embedding.to(nothing) for r in readings])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoSource:
+    """Which photographs, base and encoder, by their names: each process opens them once."""
+
+    data: str
+    base: str
+    encoder: str
+    second_encoder: str | None = None
+    licence: str = "private"
+    family: str = ""  # of the base, by the recipe; "" for any
+    instance_prompt: str | None = None
+    prompts: tuple[str, ...] | None = None  # what pictures are asked for; by default a few of any subject
+    masks: bool = True
+    resolution: int | None = None
+    precision: str = "fp32"
+    gradient_checkpointing: bool = False
+    everybody: bool = False  # whether all subjects are scored, since no stage has seen them
+
+    def open(
+        self,
+        folder: Path,
+        *,
+        hidden: Callable[[int], bool] = lambda _: False,
+        check: Callable[[Base, Record, Encoder], None] = lambda *_: None,
+        report: Callable[[str], None] | None = None,
+    ) -> PhotoSubjects:
+        """Open them, and prepare the photos in a folder, with all other processes that do the same.
+
+        Args:
+            folder: where embeddings and latents are kept, by content.
+            hidden: which subjects' photos are not looked at, by number.
+            check: refuses base, record of the gallery and encoder before any photo is opened.
+            report: gets a line on the photos; None draws no bar either.
+
+        Raises:
+            LorasynthError: one of them cannot be opened, or too few photos can be used.
+        """
+        from lorasynth.opening import open_base, open_encoder, open_photos
+
+        gallery = open_photos(self.data, instance_prompt=self.instance_prompt, masks=self.masks)
+        gallery = gallery if self.prompts is None else replace(gallery, asked=self.prompts)
+        data = gallery.record
+        gallery = gallery.hide([subject for subject in gallery.by_subject if hidden(person_number(subject))])
+        if not self.everybody:
+            gallery.subjects(Split.TRAIN)  # before anything heavy: too few subjects are refused
+        encoder = open_encoder(self.encoder)
+        second = open_encoder(self.second_encoder) if self.second_encoder is not None else None
+        base = open_base(
+            self.base, resolution=self.resolution, precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )  # fmt: skip
+        if self.family not in ("", base.family):
+            raise UsageError(
+                f"{self.base}: expected a base of family {self.family!r} for this recipe, got {base.family!r}; choose the "
+                "recipe of that family"
+            )
+        check(base, data, encoder)
+        of_base = (vae_fingerprint(base.pipe.vae), base.picture_size, base.encode)
+        with tqdm(
+            total=2 * len(gallery.files), desc="photos", unit=" steps", mininterval=5.0, disable=report is None
+        ) as bar:
+
+            def show(stage: str, missing: int) -> None:
+                bar.update((1 + (stage == "latents")) * len(gallery.files) - missing - bar.n)
+
+            prepared = prepare(gallery, encoder, folder, base=of_base, on_look=show)
+        if report is not None:
+            found = prepared.report.record(gallery, encoder.record)
+            for note in found["notes"]:
+                report(note)
+            report(
+                f"{found['usable']} of {found['photos']} photos of {found['subjects']} subjects are used; "
+                f"{folder / DATA_NAME} says why others are not"
+            )
+        return PhotoSubjects(base, prepared, encoder, second, data=data, everybody=self.everybody)

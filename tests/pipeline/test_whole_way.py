@@ -1,0 +1,177 @@
+"""The whole way on a tiny base of each family: photographs to a zoo, training through the base, scores, a file that draws."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from lorasynth.cli.app import app
+from lorasynth.drawn.export import export_people
+from lorasynth.gallery import Split
+from lorasynth.opening import open_photos
+from lorasynth.recipes import get_recipe
+from lorasynth.storage.files import read_tensors
+from lorasynth.synthesizer import Synthesizer
+from lorasynth.worlds.world import get_domain
+from lorasynth.zoo import Zoo
+
+from ..tiny_pipelines import SIZE, pipeline
+
+PEOPLE, PHOTOS = 13, 6
+FAMILIES = ("sd15", "sd2", "sdxl", "sd3", "flux")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos") / "people"
+    export_people(get_domain("portraits"), PEOPLE, PHOTOS, folder, size=64, report=lambda _: None)
+    return folder
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, f"{words}: {result.output} {result.exception!r}"
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.parametrize("family", FAMILIES)
+def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
+    pipe, base = pipeline(family), tmp_path / "base"
+    pipe.save_pretrained(base)
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE)
+    zoo, fit, model = tmp_path / "zoo", tmp_path / "fit", tmp_path / "fit" / "synthesizer"
+    run("zoo", "build", f"{family}_tiny", "--base", base, *photos, "--learning-rate", 0.3, "--out", zoo)
+    assert (Zoo.open(zoo).layout.base, Zoo.open(zoo).verify()) == (family, [])
+    run("train", "all", f"{family}_tiny", "--zoo", zoo, *photos, "--out", fit)
+    # 1. VAE and priors went through the base, and settings were chosen by pictures.
+    before, after = (read_tensors(fit / place / "vae.safetensors")[0] for place in (".", "end-to-end"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    made_from = json.loads((model / "config.json").read_text())["made_from"]
+    assert set(made_from["settings_tried"]) >= {"adalora", "ridge"}
+    assert made_from["end_to_end"]["likeness_after"] >= made_from["end_to_end"]["likeness_before"]
+    # 2. Scores are of the held-out subjects, beside LoRAs fine-tuned on one photo and on all.
+    run("evaluate", model, *photos, "--methods", "adalora,fine_tuned,fine_tuned_one_photo", "--json", tmp_path / "e.json",
+        "--html", tmp_path / "e.html", "--trained-on", zoo)  # fmt: skip
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert set(record["methods"]) == {"adalora", "fine_tuned", "fine_tuned_one_photo", "real"}
+    assert record["people"] == len(open_photos(people).subjects(Split.HELD_OUT))
+    assert record["methods"]["real"]["similarity"]["mean"] > 0.8
+    assert "similarity2" not in record["methods"]["real"]
+    # 3. One photo becomes a file that plain diffusers draws with.
+    photo = max(people.glob("*/00.png"))
+    run(
+        "synthesize",
+        photo,
+        "--model",
+        model,
+        "--encoder",
+        "portraits",
+        "--consent",
+        "self",
+        "-o",
+        tmp_path / "me.safetensors",
+    )
+
+    def drawn():
+        return pipe(
+            ["a photo of sks person"], num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt",
+            height=SIZE, width=SIZE,
+        ).images  # fmt: skip
+
+    plain = drawn()
+    pipe.load_lora_weights(tmp_path, weight_name="me.safetensors")
+    assert (drawn() - plain).abs().max() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def trained(people, tmp_path_factory):
+    """A zoo on a tiny Stable Diffusion, and the stages before pictures are needed."""
+    folder = tmp_path_factory.mktemp("trained")
+    pipeline("sd15").save_pretrained(folder / "base")
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE)
+    run("zoo", "build", "sd15_tiny", "--base", folder / "base", *photos, "--out", folder / "zoo")
+    for stage in ("vae", "prior"):
+        run("train", stage, "sd15_tiny", "--zoo", folder / "zoo", "--out", folder / "fit")
+    return folder
+
+
+@pytest.mark.slow
+def test_stages_one_by_one_end_in_a_synthesizer(people, trained):
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE)
+    for stage in ("refine", "end-to-end", "settings"):
+        run("train", stage, "sd15_tiny", "--zoo", trained / "zoo", *photos, "--out", trained / "fit")
+    model = Synthesizer.from_pretrained(trained / "fit" / "synthesizer", encoder="portraits")
+    assert model.base == str(trained / "base")
+    assert {path.stem for path in (trained / "fit" / "refined").glob("*.safetensors")} == {"adalora", "adanorm"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train end-to-end sd15_tiny --zoo ZOO --out OUT", "expected photographs to train through the base"),
+        ("train end-to-end sd15_tiny --zoo ZOO --out OUT --data PEOPLE", "got no --encoder; give both"),
+        ("train all sd15_tiny --zoo ZOO --out OUT --encoder portraits", "expected --encoder with --data, got it alone"),
+        ("train all sdxl_tiny --zoo ZOO --out OUT --data PEOPLE --encoder portraits", "expected a zoo of family 'sdxl'"),
+        ("train refine sd15_tiny --out OUT --data PEOPLE --encoder portraits", "expected --zoo with --data"),
+        ("evaluate --everybody", "expected --everybody with --data"),
+        ("evaluate --methods ada,base --people 2", "expected methods among base, adalora"),
+        ("evaluate --zoo ZOO --data PEOPLE --encoder portraits", "expected --data or --zoo, got both"),
+    ],
+)  # fmt: skip
+def test_photo_options_that_do_not_go_together(words, message, people, trained, tmp_path):
+    places = {"ZOO": trained / "zoo", "OUT": tmp_path / "out", "PEOPLE": people}
+    result = CliRunner().invoke(app, [str(places.get(word, word)) for word in words.split()])
+    assert message in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zoo_of_another_encoder_is_refused_before_photos_are_opened(people, trained, tmp_path):
+    zoo = shutil.copytree(trained / "zoo", tmp_path / "zoo", ignore=lambda *_: ["prepared"])
+    said = json.loads((zoo / "zoo.json").read_text())
+    said["recipe"]["encoder"]["dim"] = 256
+    (zoo / "zoo.json").write_text(json.dumps(said))
+    words = (
+        "train",
+        "all",
+        "sd15_tiny",
+        "--zoo",
+        zoo,
+        "--out",
+        tmp_path / "out",
+        "--data",
+        people,
+        "--encoder",
+        "portraits",
+    )
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert "another's embeddings mean nothing to what it taught" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+    assert not (zoo / "prepared").exists()
+
+
+@pytest.mark.slow
+def test_prompts_of_a_file_are_what_is_asked_for(people, trained, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a painting of [trigger]\n\n  a photo of [trigger] in the garden\n")
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE, "--prompts", tmp_path / "prompts.txt")
+    if not (trained / "fit" / "synthesizer").exists():
+        for stage in ("end-to-end", "settings"):
+            run("train", stage, "sd15_tiny", "--zoo", trained / "zoo", *photos, "--out", trained / "fit")
+    run("evaluate", trained / "fit" / "synthesizer", *photos, "--methods", "base", "--everybody", "--json", tmp_path / "e.json",
+        "--grid", tmp_path / "e.png")  # fmt: skip
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert record["prompts"] == ["a painting of sks person", "a photo of sks person in the garden"]
+    assert record["people"] == PEOPLE
+    assert Image.open(tmp_path / "e.png").width > SIZE
+
+
+def test_recipes_of_a_family_differ_in_steps_alone():
+    """The tiny recipe walks the same stages."""
+    whole, tiny = get_recipe("sd15"), get_recipe("sd15_tiny")
+    assert (whole.family, whole.refined_apart, whole.gauge) == (tiny.family, tiny.refined_apart, tiny.gauge)
+    assert tiny.end_to_end.through.loop.steps < whole.end_to_end.through.loop.steps
+    assert whole.end_to_end.through.states == tiny.end_to_end.through.states == "drawn"

@@ -1,0 +1,110 @@
+"""Subjects of a folder serve training and scores as those of a drawn world do, and each photo serves one purpose."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from lorasynth.drawn.export import export_people
+from lorasynth.errors import UsageError
+from lorasynth.gallery import Role, Split, Use
+from lorasynth.refining import RefineConfig, train_critic
+from lorasynth.subjects import SECOND, SIMILARITY, Subjects
+from lorasynth.subjects.drawn import DrawnSubjects
+from lorasynth.subjects.photos import PhotoSource, PictureRecogniser
+from lorasynth.worlds.recogniser_training import RecogniserConfig
+from lorasynth.worlds.world import get_domain, get_world
+
+PEOPLE, PHOTOS = 16, 9
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos") / "people"
+    export_people(get_domain("portraits"), PEOPLE, PHOTOS, folder, size=64, report=lambda _: None)
+    return PhotoSource(data=str(folder), base="portraits", encoder="portraits", second_encoder="portraits")
+
+
+@pytest.fixture(scope="module")
+def subjects(source, tmp_path_factory):
+    return source.open(tmp_path_factory.mktemp("prepared"))
+
+
+def test_both_kinds_answer_the_same_questions(subjects):
+    assert isinstance(subjects, Subjects)
+    assert isinstance(DrawnSubjects(get_world("portraits")), Subjects)
+
+
+def test_roles_take_subjects_of_their_splits(subjects):
+    of_split = {split: set(subjects.everybody(split)) for split in Split}
+    assert sum(map(len, of_split.values())) == PEOPLE
+    assert set(subjects.everybody(Role.ZOO)) == of_split[Split.TRAIN] == set(subjects.teachers(3_000, 10**6))
+    assert (
+        set(subjects.everybody(Role.STOPPING)) == set(subjects.everybody(Role.CHOOSING)) == of_split[Split.VALIDATION]
+    )
+    assert set(subjects.everybody(Role.EVALUATED)) == of_split[Split.HELD_OUT]
+    assert not of_split[Split.HELD_OUT] & set(subjects.everybody(Role.THRESHOLD))
+    assert subjects.people(Split.TRAIN, 2) == subjects.everybody(Split.TRAIN)[:2]
+
+
+def test_no_photo_that_is_shown_is_given_or_scored(subjects):
+    for name in subjects.gallery.by_subject:
+        uses = [{photo.name for photo in subjects.gallery.photos(name, use, 99)} for use in Use]
+        assert sum(map(len, uses)) == len(set.union(*uses)) == PHOTOS
+
+
+def test_embeddings_and_photos_are_those_of_the_files(subjects):
+    (person,) = subjects.people(Role.EVALUATED, 1)
+    given = subjects.gallery.photos(str(person), Use.GIVEN, 99)
+    own = subjects.encoders[SIMILARITY].embed(subjects.gallery.images(given))
+    assert torch.allclose(subjects.given([person], len(given))[0], own, atol=1e-5)
+    assert torch.allclose(subjects.given([person], len(given), by=SECOND)[0], own, atol=1e-5)
+    again = subjects.given([person], 1, first=len(given))  # they come again
+    assert torch.equal(again[0, 0], subjects.given([person])[0, 0])
+    scored = subjects.encoders[SIMILARITY].embed(
+        subjects.gallery.images(subjects.gallery.photos(str(person), Use.SCORE, 99))
+    )
+    centroid = torch.nn.functional.normalize(scored.mean(0), dim=0)
+    assert torch.allclose(subjects.centroids([person])[0], centroid, atol=1e-5)
+    shown = subjects.shown([person], 2, first=1)
+    photos = subjects.gallery.photos(str(person), Use.FIT, 99)
+    pictures = subjects.gallery.pictures([photos[1], photos[2 % len(photos)]], 64)
+    assert torch.allclose(shown.latents[0], subjects.base.encode(pictures), atol=2e-3)  # kept in float16
+    assert subjects.fitted([person], 99).count == len(photos)
+    assert subjects.real([person], 3).shape == (1, 3, 3, 64, 64)
+
+
+def test_a_picture_in_which_nothing_is_found_has_the_embedding_zero(subjects):
+    recognise = PictureRecogniser(subjects.encoders[SIMILARITY])
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (person,) = subjects.people(Role.EVALUATED, 1)
+    found = recognise(torch.cat([noise, subjects.real([person], 1)[0]]))
+    assert found[0].norm() == 0
+    assert found[1].norm() == pytest.approx(1, abs=1e-5)
+
+
+def test_all_subjects_of_a_new_folder_are_scored_when_asked_for(source, tmp_path):
+    subjects = replace(source, everybody=True).open(tmp_path)
+    assert len(subjects.people(Split.HELD_OUT, 99)) == len(subjects.everybody(Split.VALIDATION)) == PEOPLE
+
+
+def test_a_student_critic_says_what_the_encoder_says(subjects):
+    """Of photos that it has not seen, of people that it has seen: nearer to their own embedding than to others'."""
+    config = RefineConfig(critic=RecogniserConfig(loss="arcface", steps=60, batch_size=16), critic_noise=0.1)
+    critic = train_critic(subjects, config)
+    people = subjects.people(Role.ZOO, 99)
+    seen = critic(subjects.given_photos(people).latents[:, 0])
+    cosine = seen @ subjects.given(people)[:, 0].T
+    assert seen.norm(dim=1).allclose(torch.ones(len(people)), atol=1e-5)
+    assert cosine.diagonal().mean() > cosine.mean() + 0.2
+    assert not any(p.requires_grad for p in critic.parameters())
+
+
+def test_nobody_to_teach_is_said(source, tmp_path):
+    image = Image.new("RGB", (64, 64))
+    for name in ("a", "b"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        image.save(tmp_path / "few" / name / "1.png")
+    with pytest.raises(UsageError, match="expected at least 10 subjects"):
+        replace(source, data=str(tmp_path / "few")).open(tmp_path / "prepared")
