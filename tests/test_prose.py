@@ -15,8 +15,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PACKAGES = (
-    "base", "canonical", "drawn", "encoders", "experiments", "gallery", "lora", "prior", "storage", "training", "vae",
-    "workers", "worlds",
+    "base", "canonical", "drawn", "encoders", "evaluate", "experiments", "gallery", "lora", "pipeline", "prior", "recipes",
+    "refining", "storage", "subjects", "training", "vae", "workers", "worlds",
 )  # fmt: skip
 """Those whose docstrings were rewritten."""
 

@@ -64,7 +64,7 @@ def _verdict(model: Synthesizer, methods: dict[str, Any]) -> list[str]:
 
 
 def _over_nearest(methods: dict[str, Any], name: str) -> str:
-    """Whether a method beats the nearest neighbour's LoRA: in similarity, person by person; else by the weights explained."""
+    """Whether a method beats the nearest neighbour's LoRA: in similarity, person by person, or by the weights explained."""
     if name not in methods or name == "nearest":
         return "–"
     if "nearest" not in methods:

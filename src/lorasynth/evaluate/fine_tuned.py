@@ -41,7 +41,7 @@ def fine_tuned_vectors(
         layout: of the LoRAs.
         people: whom.
         config: how.
-        num_photos: photos of each; `ONE_PHOTO` for the very photo that a synthesizer is given.
+        num_photos: photos of each, or `ONE_PHOTO` for the very photo that a synthesizer is given.
         seed: of the initialisation.
         cache: a folder where each ten people's LoRAs are kept, and looked for before training. What is found there was made
             with the same base model, layout, people and settings.

@@ -18,7 +18,7 @@ def sheet(
     zoom: int = 2,
     margin: int = 96,
 ) -> Image.Image:
-    """Rows of pictures, a title at the left of each row and above each column; pictures are enlarged ``zoom`` times."""
+    """Rows of pictures with a title at the left of each row and above each column, enlarged ``zoom`` times."""
     size = rows[0].shape[-1] * zoom
     columns = max(len(r) for r in rows)
     top = 4 + 16 * max((title.count("\n") + 1 for title in column_titles), default=0)

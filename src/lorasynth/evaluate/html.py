@@ -21,7 +21,7 @@ TITLES = {
     "held_back": "people held back, their own LoRAs",
     "own": "the zoo's own LoRAs",
 }
-"""How methods are called, in the order of tables; others come last, by their own names."""
+"""Names of methods, in the order of tables. Others come last, by their own names."""
 
 
 def text(value: object) -> str:
@@ -30,7 +30,7 @@ def text(value: object) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], default: int | None = None) -> str:
-    """Rows of cells, which are text; the row of the default method stands out."""
+    """Rows of cells, which are text. The row of the default method stands out."""
     head = "".join(f"<th>{text(cell)}</th>" for cell in header)
     body = "".join(
         ('<tr class="default">' if i == default else "<tr>")

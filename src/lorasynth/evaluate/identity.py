@@ -23,7 +23,7 @@ def embed_pictures(recognise: Recogniser, pictures: Float[Tensor, "N K 3 H W"]) 
 def similarity(embedding: Float[Tensor, "N K D"], centroid: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
     """Mean cosine of a person's pictures with the person's *other* real photos ("R-FaceSim").
 
-    Against other photos, because a copy of the given photo would score 1 and be worthless. 0 is a stranger; real photos of the
+    Against other photos, because a copy of the given photo would score 1 and be worthless. 0 is a stranger. Real photos of the
     person are the ceiling (about 0.95 by this world's encoder).
     """
     return (embedding * centroid[:, None]).sum(2).mean(1)
@@ -33,7 +33,7 @@ def similarity(embedding: Float[Tensor, "N K D"], centroid: Float[Tensor, "N D"]
 def verification_threshold(subjects: Subjects, by: str, rate: float = FALSE_ACCEPT_RATE) -> float:
     """The cosine with a person's centroid that real photos of other people exceed at the given rate (false accept rate).
 
-    The part of pictures above it is the verification rate (TAR at FAR); good is what real photos of the person reach.
+    The part of pictures above it is the verification rate (TAR at FAR). Real photos of the person are the ceiling.
     """
     strangers = subjects.people(Role.THRESHOLD, _STRANGERS)
     cosines = subjects.given(strangers, by=by)[:, 0] @ subjects.centroids(strangers, by).T

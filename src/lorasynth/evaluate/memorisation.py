@@ -116,7 +116,7 @@ class Memorisation:
 def nearest(
     zoo: Zoo, mean: Float[Tensor, " P"], vectors: Float[Tensor, "N P"], persons: list[int] | None = None
 ) -> Nearest:
-    """The zoo's nearest training LoRA of each LoRA, without forming an update; one pass over the zoo's shards.
+    """The zoo's nearest training LoRA of each LoRA, without forming an update, in one pass over the zoo's shards.
 
     In float64, as distances are differences of nearly equal numbers.
 
@@ -124,7 +124,7 @@ def nearest(
         zoo: where to look.
         mean: the LoRA that directions are taken from.
         vectors: LoRAs.
-        persons: of each; the zoo's LoRAs of the same person are passed over.
+        persons: of each. The zoo's LoRAs of the same person are passed over.
     """
     layout, middle = zoo.layout, mean.double()[None]
     n, chunk = len(vectors), _chunk(zoo)
@@ -164,7 +164,7 @@ def quantiles(values: Float[Tensor, " N"]) -> dict[str, float]:
 def _sizes(
     layout: Layout, vectors: Float[Tensor, "N P"], mean: Float[Tensor, "1 P"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """Squared norms of the updates, and their inner products with the mean's; in float64."""
+    """Squared norms of the updates, and their inner products with the mean's, in float64."""
     x = vectors.double()
     return delta_W_norm2(layout, x), delta_W_inner(layout, x, mean)[:, 0]
 

@@ -62,7 +62,7 @@ def lora_vectors(
     cache: Path | None,
     report: Callable[[str], None],
 ) -> dict[str, Float[Tensor, "N P"]]:
-    """LoRAs of held-out people by every method asked for, from one photo each; fine-tuning gets one photo, or several."""
+    """LoRAs of held-out people by every method asked for, from one photo each. Fine-tuning gets one photo, or several."""
     embedding, layout = subjects.given(people)[:, 0], model.canonicalizer.layout
     photos = {FINE_TUNED_ONE_PHOTO: ONE_PHOTO, FINE_TUNED: config.fine_tune_photos}
 
@@ -110,8 +110,8 @@ def evaluate(
         fine_tuning: how the LoRAs that ours are compared with are trained.
         config: what is evaluated.
         people: whom, instead of the first held-out people.
-        cache: a folder that keeps the fine-tuned LoRAs; see `fine_tuned_vectors`.
-        trained_on: the zoo that the model learned from: asks whether LoRAs are copies of it; see `memorisation`.
+        cache: a folder that keeps the fine-tuned LoRAs (`fine_tuned_vectors`).
+        trained_on: the zoo that the model learned from. Asks whether LoRAs are copies of it (`memorisation`).
         report: gets a line now and then.
 
     Returns:
@@ -121,7 +121,7 @@ def evaluate(
 
     Raises:
         UsageError: a method that the model does not hold.
-        LayoutError, ZooError: `trained_on` is not the model's zoo; before any other work.
+        LayoutError, ZooError: `trained_on` is not the model's zoo. Nothing else was done.
     """
     memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
     people = people or subjects.people(Split.HELD_OUT, config.people)

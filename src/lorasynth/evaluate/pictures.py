@@ -58,8 +58,8 @@ def open_for_pictures(
 
     Args:
         folder: of the synthesizer.
-        photos: whose; the model's own base where that names none. None for a drawn world's own people.
-        cache: keeps what is read of photos; else it is kept for as long as the context lasts.
+        photos: whose, on the model's own base where they name none. None for a drawn world's own people.
+        cache: keeps what is read of photos. Without it, that lasts as long as the context.
         report: gets a line on the photos.
 
     Raises:

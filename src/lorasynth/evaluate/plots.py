@@ -31,7 +31,7 @@ def bars(rows: Sequence[tuple[str, Sequence[Interval]]], legend: Sequence[str]) 
 
 
 def curves(lines: Sequence[tuple[str, Sequence[tuple[float, Interval]]]], x_label: str, y_label: str) -> str:
-    """Intervals over something positive, to the right by its logarithm, joined; a line of one point is a level, dashed.
+    """Intervals over something positive, to the right by its logarithm, joined. A line of one point is a dashed level.
 
     Raises:
         ValueError: fewer than two places to the right, one that is not positive, or more lines than there are colours.
@@ -83,7 +83,7 @@ def _apart(places: Sequence[float], axis: "_Axis") -> list[float]:
 
 
 def ranges(rows: Sequence[tuple[str, dict[str, float]]], mark: float, mark_label: str) -> str:
-    """A line from the 1st to the 99th percentile for each label, a bar for the middle half, a tick at the median; one mark."""
+    """A line from the 1st to the 99th percentile for each label, a bar for the middle half, a tick at the median."""
     values = [mark, *(v for _, quantiles in rows for v in quantiles.values())]
     axis = _Axis(min(0.0, *values), max(values))
     drawn, y = [], 0.0

@@ -62,15 +62,20 @@ class Scorer:
 
         Args:
             pictures: of the people, in their order.
-            prompts: what picture k was asked for with; none of real photos.
+            prompts: of picture k. Real photos have none.
 
         Returns:
-            By each recogniser: "similarity" (see there), "verified_similarity" (part of pictures that pass for the person where
-            one in a thousand real photos of strangers does), "unrecognised_similarity" (part of pictures in which it finds
-            nothing to embed; each counts as similarity 0), "frechet_similarity" (see `frechet_distance`; to real photos of as
-            many other people), "people_spread_similarity" (see there). "picture_spread" (see there). In a drawn world also
-            "factors" (see `Reader`), "factors_by_name", "factor_reader" (its kind), "details" (by a trained reader: each
-            detail, of people who have it and who do not), and "obeyed" where there are prompts.
+            By each recogniser:
+
+            * "similarity" (see there),
+            * "verified_similarity": part of pictures that pass for the person where one in a thousand photos of strangers does,
+            * "unrecognised_similarity": part of pictures in which it finds nothing to embed, each of similarity 0,
+            * "frechet_similarity": `frechet_distance` to real photos of as many other people,
+            * "people_spread_similarity" (see there).
+
+            Also "picture_spread" (see there). In a drawn world also "factors" (see `Reader`), "factors_by_name", "factor_reader"
+            (its kind), and "obeyed" where there are prompts. A trained reader adds "details": each detail, of people who have
+            it and of others.
         """
         record: dict[str, Any] = {}
         for name, recogniser in self.recognisers.items():
@@ -102,7 +107,7 @@ class Scorer:
 
 
 def detail_scores(right: dict[str, dict[str, Float[Tensor, " people"]]]) -> dict[str, Any]:
-    """Means over people with intervals, and how many people; what nobody can be asked for is left out."""
+    """Means over people with intervals, and how many people. Details that nobody can be asked for are left out."""
     return {
         name: {kind: {**interval(people), "people": len(people)} for kind, people in kinds.items() if len(people)}
         for name, kinds in right.items()

@@ -54,10 +54,10 @@ def put_together(work: Workspace, stage: Stage) -> Synthesizer:
 def tune_by_pictures(
     subjects: Subjects, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
 ) -> Scores:
-    """Choose each prior's settings, and the default prior, by likeness on validation people; sets them on ``model``.
+    """Choose each prior's settings, and the default prior, by similarity on validation people, and set them on ``model``.
 
     Returns:
-        Likeness of every setting tried.
+        Similarity of every setting tried.
     """
     chosen = subjects.people(Role.CHOOSING, people)
     embedding, centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
@@ -76,10 +76,9 @@ def tune_by_pictures(
 def tune_by_weights(
     model: Synthesizer, zoo: Zoo, loras: int, *, report: Callable[[str], None] = print
 ) -> tuple[Scores, Scores]:
-    """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs; sets them on ``model``.
+    """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs, and set them.
 
-    Where there are pictures they are what to choose by (`tune_by_pictures`): the error of weights likes smaller LoRAs than
-    likeness does.
+    Where there are pictures, choose by them (`tune_by_pictures`): the error of weights likes smaller LoRAs than similarity does.
 
     Returns:
         The relative error of every setting tried, and `errors_of` of each prior with the settings chosen.

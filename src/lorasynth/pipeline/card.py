@@ -1,4 +1,4 @@
-"""Cards of synthesizers: what one is, what it was made from, what it is not; with the hub's front matter."""
+"""Cards of synthesizers, with the hub's front matter."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ TAGS = ["lora", "hypernetwork", "zero-shot", "text-to-image"]
 
 
 def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
-    """The card of a real base's synthesizer; ``record`` is its ``made_from``."""
+    """The card of a real base's synthesizer, whose ``made_from`` is ``record``."""
     vae, encoder = record["vae"], model.encoder_record or {}
     rows = "\n".join(
         f"| {name} | {values['relative_error']:.3f} | {values['explained']:.3f} | "
@@ -83,7 +83,7 @@ def _instead_of(usual: str, default: str) -> str:
 
 
 def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
-    """The card of a drawn world's synthesizer; ``record`` is its ``made_from``."""
+    """The card of a drawn world's synthesizer, whose ``made_from`` is ``record``."""
     assert recipe.zoo is not None, "a drawn world's zoo is built"
     people = sum(item.split == "train" for item in zoo.items)
     refine, redraw, through = recipe.refine, recipe.redraw, recipe.end_to_end.through

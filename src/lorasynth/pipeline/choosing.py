@@ -15,12 +15,12 @@ CLEARLY = 0.01
 def choose_settings(
     model: Synthesizer, scales: Sequence[float], score: Callable[[str, dict[str, Any]], float]
 ) -> dict[str, dict[str, float]]:
-    """Try scales, then sampler settings at the best of them; the best are set on ``model``.
+    """Try scales, then sampler settings at the best of them, and set the best on ``model``.
 
     Args:
-        model: whose priors; the mean, whose canonical vector is zero at any scale, has none to choose.
+        model: whose priors. The mean has nothing to choose: its canonical vector is zero at any scale.
         scales: to try.
-        score: of a prior, by name, with settings of `Synthesizer.synthesize`; the larger the better.
+        score: of a prior, by name, with settings of `Synthesizer.synthesize`. Larger is better.
 
     Returns:
         The score of all that was tried, by prior and by the settings in words.

@@ -55,7 +55,7 @@ def open_zoo_rows(recipe: Recipe, zoo: Zoo) -> ZooRows:
 
 
 def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, float]:
-    """Fit canonical form and VAE; write them to ``out``. Of several processes, which share every batch, the main one writes.
+    """Fit canonical form and VAE, and write them to ``out``. Of several processes, which share every batch, the main one writes.
 
     Returns:
         `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
@@ -87,7 +87,7 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = AL
 
 @torch.no_grad()
 def delta_W_errors(data: ZooRows, canonicalizer: Canonicalizer, vae: LoRAVAE) -> dict[str, float]:
-    """Mean relative squared error on the ΔW of validation people, through form and VAE and back; and that of the zoo's mean."""
+    """Mean relative squared errors on the ΔW of validation people: through form and VAE and back, and of the zoo's mean."""
     average = canonicalizer.invert(torch.zeros(1, canonicalizer.num_features))
     errors, of_the_mean = [], []
     for held in chunks(data.vectors.take(data.validation)):
@@ -101,7 +101,7 @@ def delta_W_errors(data: ZooRows, canonicalizer: Canonicalizer, vae: LoRAVAE) ->
 
 
 def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, Any]:
-    """Fit every prior of the recipe and the baselines on the VAE's latents; write them to ``out / "priors"``.
+    """Fit every prior of the recipe and the baselines on the VAE's latents, and write them to ``out / "priors"``.
 
     Of several processes, which share every batch of the priors, the main one fits the baselines and writes.
     """
@@ -135,7 +135,7 @@ def latents_of(vae: LoRAVAE, x: Rows) -> tuple[Float[Tensor, "N Z"], Float[Tenso
 
 
 def fit_baselines(recipe: Recipe, data: ZooRows, mean: Float[Tensor, "N Z"], folder: Path) -> float:
-    """Fit the baselines on latents; write them to ``folder``; returns ridge's lambda."""
+    """Fit the baselines on latents, write them to ``folder``, and return ridge's lambda."""
     train, held = data.train, data.validation
     ridge, lam = best_ridge(data.embeddings[train], mean[train], data.embeddings[held], mean[held])
     regression = RegressionPrior.fit(

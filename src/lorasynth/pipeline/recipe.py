@@ -55,7 +55,7 @@ class Recipe:
 
     @property
     def world(self) -> str | None:
-        """The drawn world that the recipe is of; None for that of a real base."""
+        """The drawn world of the recipe, or None for a real base's."""
         return self.family if self.family in WORLDS else None
 
     def seeded(self, seed: int) -> "Recipe":
@@ -70,11 +70,11 @@ class Recipe:
         return replace(self, vae=vae, priors=priors, refine=refine, redraw=redraw, end_to_end=last)
 
     def fitted_to(self, zoo: Zoo) -> "Recipe":
-        """The same with what it leaves to the zoo; itself where it leaves nothing."""
+        """The same with the settings that it leaves to the zoo."""
         return self.fit_to_zoo(self, zoo) if self.fit_to_zoo else self
 
     def check_layout(self, layout: Layout) -> None:
-        """Refuse the layout of a zoo that this recipe is not for: another family or other modules; any rank will do.
+        """Refuse a zoo's layout of another family or other modules. Any rank will do.
 
         Raises:
             ZooError: it is such a layout.

@@ -25,7 +25,7 @@ def train_all(work: Workspace, *, workers: int = 1) -> dict[str, Any]:
 
     Args:
         work: the training.
-        workers: processes that refine priors; one a prior.
+        workers: processes that refine priors, one a prior.
 
     Returns:
         What the stages measured, by their names, and the folder of the synthesizer.

@@ -22,7 +22,7 @@ from lorasynth.worlds.world import load_recogniser
 
 
 def critic_stage(work: Workspace) -> Path:
-    """Train the critic that priors are held against, unless it is there; returns its file.
+    """Train the critic that priors are held against, unless it is there, and return its file.
 
     Of several processes the main one trains and writes it, and the others wait.
 
@@ -44,14 +44,14 @@ def _critic(work: Workspace) -> LatentNet:
 
 
 def refine_stage(work: Workspace, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Train diffusion priors, one by one, through the base model; write them to the folder's "refined".
+    """Train diffusion priors, one by one, through the base model, and write them to the folder's "refined".
 
     Of several processes, which share every batch, the main one writes.
 
     Args:
-        work: which base, priors and settings; its folder has the stages before.
-        names: which priors; all of the recipe's by default. They have nothing to do with each other, so that several processes
-            may each do one, after `critic_stage`.
+        work: which base, priors and settings. Its folder has the stages before.
+        names: which priors, by default all of the recipe's. They have nothing to do with each other: several processes may each
+            do one, after `critic_stage`.
 
     Returns:
         `refine`'s figures of each, on "photo" and then on "drawn" states.
@@ -100,7 +100,7 @@ def _begin_worker(device: str) -> None:
 
 
 def end_to_end_stage(work: Workspace) -> dict[str, Any]:
-    """Train all diffusion priors and the VAE together through the base; write them to the folder's "end-to-end".
+    """Train all diffusion priors and the VAE together through the base, and write them to the folder's "end-to-end".
 
     The baselines, which the zoo alone teaches, are fitted again to the VAE as it is then. Of several processes, which share every
     batch, the main one does that, and writes.

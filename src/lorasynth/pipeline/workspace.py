@@ -62,7 +62,7 @@ class Workspace:
 
     @cached_property
     def subjects(self) -> Subjects | None:
-        """Whose photos the base learns from; None where there are none and weights must tell.
+        """Whose photos the base learns from, or None where there are none and weights must tell.
 
         Raises:
             LorasynthError: photographs, base or encoder cannot be opened, or the zoo is of another encoder.

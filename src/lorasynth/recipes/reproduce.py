@@ -3,16 +3,25 @@
     make reproduce            # or: python -m lorasynth.recipes.reproduce --run-dir out/reproduce
     python -m lorasynth.recipes.reproduce --recipe emblems --run-dir out/emblems
     python -m lorasynth.recipes.reproduce --recipe portraits128_gpu --run-dir out/gpu --device cuda --pack out/kept
-    make reproduce-tiny       # all of it in minutes: every stage for a few steps; what comes out is of no use
+    make reproduce-tiny       # all of it in minutes: every stage for a few steps, and a useless model
 
-Two CPU cores, about five hours (added up from single stages, some of them scaled; never run in one go): encoder
-10 min, second recogniser 8 min, decoder 20 min, base 75 min (on both cores), zoo of 2,128 people 45 min (on both cores), VAE and
-priors 5 min, the critic 5 min, training the priors through the base 45 min on photos and 20 min on
-what they draw (one on each core), end to end with the VAE 50 min (one core), choosing their settings 5 min, evaluation 20 min.
-Each stage is skipped where its result is there; decoder, base, zoo, VAE and priors resume inside. What to expect:
-docs/results/figures.md.
+About five hours on two CPU cores, added up from single stages, some of them scaled. It was never run in one go.
 
-The shipped encoder, recogniser and base saw earlier portraits for a part or all of their training; see their cards.
+    encoder                              10 min
+    second recogniser                     8 min
+    decoder                              20 min
+    base, both cores                     75 min
+    zoo of 2,128 people, both cores      45 min
+    VAE and priors                        5 min
+    critic                                5 min
+    priors on photos, a core each        45 min
+    priors on drawings, a core each      20 min
+    end to end, one core                 50 min
+    settings                              5 min
+    evaluation                           20 min
+
+Each stage is skipped where its result is there. Decoder, base, zoo, VAE and priors resume inside. docs/results/figures.md says
+what to expect. The shipped encoder, recogniser and base saw earlier portraits in their training (see their cards).
 """
 
 import argparse

@@ -4,11 +4,11 @@
     lorasynth train all sd15_faces --zoo runs/zoo --out runs/fit
     lorasynth synthesize me.jpg --model runs/fit/synthesizer --encoder SPEC -o me.safetensors --consent self
 
-One CPU core: VAE about half an hour, each of the two priors about 10 hours (0.35 s a step of 128). The zoo stays on disk, 0.2 MB
-a LoRA, and may be larger than memory (docs/zoo.md).
+On one CPU core the VAE takes about half an hour. Each of the two priors takes about 10 hours (0.35 s a step of 128). The zoo
+stays on disk, 0.2 MB a LoRA, and may be larger than memory (docs/zoo.md).
 
-What to expect is not known: this recipe has the paper's scale (latent 512, 100,000 steps of 128) and nobody has run it in full.
-`benchmarks/sd15_size.py` runs it with short training on planted LoRAs of this very shape; see docs/results/figures.md.
+Nobody has run this recipe in full. It has the paper's scale: latent 512, 100,000 steps of 128. `benchmarks/sd15_size.py` runs it
+with short training on planted LoRAs of this very shape (docs/results/figures.md).
 """
 
 from dataclasses import replace
@@ -42,8 +42,8 @@ def sd15_faces() -> Recipe:
 def sd15_faces_small() -> Recipe:
     """The same for a zoo of some hundreds of LoRAs, 65 at the least: a few minutes on one core.
 
-    A latent has to be far shorter than there are LoRAs: what a stem of nearly as many directions finds in them is their noise,
-    and no prior learns anything from its latents that ridge regression does not say (docs/results/figures.md).
+    A latent has to be far shorter than there are LoRAs. A stem of nearly as many directions finds their noise. No prior then
+    learns more from its latents than ridge regression says (docs/results/figures.md).
     """
     recipe = sd15_faces()
     return replace(

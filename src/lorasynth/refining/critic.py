@@ -27,8 +27,8 @@ def latent_net(base: Base, embedding_dim: int = 512) -> LatentNet:
 def train_critic(subjects: Subjects, config: RefineConfig) -> LatentNet:
     """A recogniser of the base's latents, frozen.
 
-    Where photos can be drawn without end it learns to tell people apart that the encoder has not learned from. Where there are
-    photographs of some hundred subjects, which is too few for that, it is a student of the conditioning encoder.
+    Where photos can be drawn without end, it learns to tell people apart whom the encoder has not learned from. A folder has
+    too few subjects for that. There the critic is a student of the conditioning encoder.
 
     Args:
         subjects: whose photos.
@@ -40,7 +40,7 @@ def train_critic(subjects: Subjects, config: RefineConfig) -> LatentNet:
 
 
 def recognise(base: Base, draw: Draw, config: RefineConfig) -> LatentNet:
-    """A critic by the ArcFace loss, on people that the encoder has not learned from; frozen."""
+    """A critic by the ArcFace loss, on people that the encoder has not learned from. It is frozen."""
 
     def see(pictures: Float[Tensor, "B 3 H W"], generator: torch.Generator) -> Float[Tensor, "B C h w"]:
         return _loud(base.encode(degrade(pictures, generator)), config, generator)
@@ -53,12 +53,12 @@ def recognise(base: Base, draw: Draw, config: RefineConfig) -> LatentNet:
 
 
 def distil(subjects: Subjects, config: RefineConfig) -> LatentNet:
-    """A critic that says of a photo's latent what the conditioning encoder says of the photo; frozen.
+    """A critic that says of a photo's latent what the conditioning encoder says of the photo. It is frozen.
 
         loss = 1 - cos(student(latent + noise), encoder's embedding of the photo)
 
     A latent is mirrored half of the time: a mirrored face is the same person's. The student is another network than the encoder
-    and sees latents, not pictures, so that what fools it need not fool the encoder, which scores.
+    and sees latents, not pictures. What fools it need not fool the encoder, which scores.
     """
     latents, embeddings = _latents_and_embeddings(subjects, subjects.people(Role.ZOO, config.critic_people))
     student = config.critic

@@ -1,4 +1,4 @@
-"""What is asked of the base model through people's LoRAs: to denoise their photos, and to predict nobody else."""
+"""The loss of people's LoRAs: the base has to denoise their photos with them, and to predict nobody else."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Judge:
         return of_states(vectors, photos, share)
 
     def photo_loss(self, vectors: Float[Tensor, "N P"], photos: Photos, share: Share) -> Float[Tensor, ""]:
-        """The base's loss and the identity loss of what it predicts for each person's first photo, through the people's LoRAs."""
+        """The base's loss and the identity loss of its predictions of each person's first photo, through the people's LoRAs."""
         config, base, schedule = self.config, self.base, self.base.schedule
         x, prompts = photos.latents[:, 0], photos.states(0)
         noise = share.normal(*x.shape)
@@ -54,10 +54,10 @@ class Judge:
         return F.mse_loss(answer, wanted) + config.identity_weight * self._identity_loss(clean, photos)
 
     def drawing_loss(self, vectors: Float[Tensor, "N P"], photos: Photos, share: Share) -> Float[Tensor, ""]:
-        """The base's loss as in `photo_loss`, at all noise levels; identity loss of what it predicts on its own way to a picture.
+        """The base's loss as in `photo_loss`, at all noise levels, and the identity loss of a prediction while it draws.
 
-        From noise, the sampler takes some of its steps with each person's LoRA, without gradients; what is predicted in the next
-        one is shown to the critic (as ReFL does with its reward, Xu et al., NeurIPS 2023).
+        From noise, the sampler takes some of its steps with each person's LoRA, without gradients. The prediction of the next
+        step is shown to the critic, as ReFL does with its reward (Xu et al., NeurIPS 2023).
         """
         config, base, schedule = self.config, self.base, self.base.schedule
         x, prompts = photos.latents[:, 0], photos.states(0)

@@ -34,9 +34,9 @@ def refine(
     run_dir: Path | None = None,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Train one of a model's diffusion priors, centre and denoiser, through the base; in place.
+    """Train one of a model's diffusion priors, centre and denoiser, through the base, in place.
 
-    Every step takes new people: a photo of each is embedded, the prior samples a latent at temperature 0, and the LoRA it becomes
+    Every step takes new people. A photo of each is embedded, and the prior samples a latent at temperature 0. The LoRA it becomes
     is held against other photos of the person:
 
         loss = v-loss + identity_weight * (1 - cos(critic(predicted latent), critic's mean embedding of the person)).
@@ -47,9 +47,9 @@ def refine(
         subjects: who teaches, on which base.
         model: holds the prior.
         name: which.
-        critic: latents -> unit embeddings; neither of the recognisers that score.
+        critic: latents -> unit embeddings. It is neither of the recognisers that score.
         config: settings.
-        run_dir: for checkpoints and metrics; the same folder again resumes.
+        run_dir: for checkpoints and metrics. The same folder again resumes.
         processes: that share every batch.
 
     Returns:
@@ -94,24 +94,24 @@ def end_to_end(
     run_dir: Path | None = None,
     processes: Processes = ALONE,
 ) -> dict[str, float]:
-    """Train diffusion priors and the VAE together through the base; in place.
+    """Train diffusion priors and the VAE together through the base, in place.
 
-    What a VAE has from the zoo are the directions in which LoRAs vary, and they need not be those in which a picture becomes
-    a person's. Every step gives each prior an equal share of new people, on `refine`'s loss; the VAE goes on holding the zoo:
+    A zoo teaches a VAE the directions in which LoRAs vary. They need not be those in which a picture becomes a person's. Every
+    step gives each prior an equal share of new people, on `refine`'s loss. The VAE goes on holding the zoo:
 
         loss = refine's + zoo_weight * VAE's own loss on LoRAs of the zoo (`zoo_loss`).
 
-    What is drawn for validation people, seen by nothing else, chooses the best weights: the mean similarity of their pictures
-    by the conditioning encoder, which no gradient has come through.
+    Pictures of validation people, seen by nothing else, choose the best weights. Their score is the mean similarity by the
+    conditioning encoder, which no gradient has come through.
 
     Args:
         subjects: who teaches, on which base.
         model: holds the priors and the VAE. Other priors of its VAE have to be fitted again afterwards.
         names: which priors.
-        critic: latents -> unit embeddings; neither of the recognisers that score.
+        critic: latents -> unit embeddings. It is neither of the recognisers that score.
         zoo: canonical vectors of the zoo's training people, in memory or on disk.
         config: settings.
-        run_dir: for checkpoints and metrics; the same folder again resumes.
+        run_dir: for checkpoints and metrics. The same folder again resumes.
         processes: that share every batch.
 
     Returns:
@@ -203,7 +203,7 @@ def _vectors(
     config: RefineConfig,
     processes: Processes = ALONE,
 ) -> Float[Tensor, "N P"]:
-    """LoRAs, with gradients; of the whole batch's people in equal parts by each prior."""
+    """LoRAs, with gradients. Each prior makes those of an equal part of the whole batch's people."""
     parts = torch.arange(processes.count * len(embedding)).tensor_split(len(names))
     (whose,) = processes.share(torch.cat([torch.full((len(part),), k) for k, part in enumerate(parts)]))
     sampler: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": config.num_inference_steps}

@@ -1,4 +1,4 @@
-"""What training through a base, the choice of settings and scores ask of subjects, whether drawn or photographed.
+"""Questions that training through a base, the choice of settings and scores ask of subjects, drawn or photographed.
 
 Shapes: N subjects, J photos of each, K pictures of each, D embedding, S pixels a side, C h w latent.
 """
@@ -15,7 +15,7 @@ from lorasynth.base import Base, Photos
 from lorasynth.gallery import Role, Split
 
 Recogniser = Callable[[Float[Tensor, "B 3 S S"]], Float[Tensor, "B D"]]
-"""Pictures in [0, 1] -> unit embeddings; zero where a picture shows nothing to embed."""
+"""Pictures in [0, 1] -> unit embeddings, or zero where a picture shows nothing to embed."""
 
 Draw = Callable[[list[int], list[int], int], Float[Tensor, "B 3 S S"]]
 """(subjects, numbers of photos, pixels a side) -> pictures in [0, 1]."""
@@ -85,7 +85,7 @@ class Subjects(Protocol):
         ...
 
     def shown(self, people: Sequence[int], count: int, *, first: int = 0) -> Photos:
-        """Photos ``first … first + count`` of those that training through the base denoises; none of them is given."""
+        """Photos ``first … first + count`` of those that training through the base denoises. None of them is given."""
         ...
 
     def zoo_photos(self, people: Sequence[int], count: int, first: int) -> Photos:
@@ -122,9 +122,9 @@ class Subjects(Protocol):
 
     @property
     def draw(self) -> Draw | None:
-        """Draws any photo of any subject, for a critic that learns from thousands; None where photos are all that there is."""
+        """Draws any photo of any subject, for a critic that learns from thousands, or None where photos are all there is."""
         ...
 
     def extras(self) -> Extras | None:
-        """Scores that only a drawn world can give; None for photographs."""
+        """Scores that only a drawn world can give, or None for photographs."""
         ...
