@@ -12,7 +12,8 @@ from lorasynth.gallery import Role, Split, Use
 from lorasynth.refining import RefineConfig, train_critic
 from lorasynth.subjects import SECOND, SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
-from lorasynth.subjects.photos import PhotoSource, PictureRecogniser
+from lorasynth.subjects.recogniser import PictureRecogniser
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.recogniser_training import RecogniserConfig
 from lorasynth.worlds.world import get_domain, get_world
 

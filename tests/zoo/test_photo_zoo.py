@@ -20,7 +20,8 @@ from lorasynth.gallery import PhotoRef, Split, Use
 from lorasynth.lora.factors import LoRA
 from lorasynth.opening import open_base, open_encoder, open_photos
 from lorasynth.recipes import get_zoo_config
-from lorasynth.subjects.photos import PhotoSource, PhotoSubjects
+from lorasynth.subjects.photos import PhotoSubjects
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.build import build_zoo, build_zoo_with_workers

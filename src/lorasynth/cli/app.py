@@ -2,7 +2,7 @@
 
 import typer
 
-from lorasynth.cli import arithmetic, card, create, data, experiments, files, learn, zoo, zoo_care, zoo_import
+from lorasynth.cli import arithmetic, card, create, data, evaluate, experiments, files, learn, zoo, zoo_care, zoo_import
 
 app = typer.Typer(
     name="lorasynth",
@@ -23,7 +23,7 @@ for verb in (
     card.card,
     files.import_legacy,
     create.doctor,
-    learn.evaluate,
+    evaluate.evaluate,
     experiments.experiment,
 ):
     app.command()(verb)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from lorasynth.subjects.photos import PhotoSource
+    from lorasynth.subjects.source import PhotoSource
 
 
 class Masks(StrEnum):
@@ -68,7 +68,7 @@ class PhotoOptions:
             UsageError: --data without --encoder, or an option of --data without it.
         """
         from lorasynth.errors import UsageError
-        from lorasynth.subjects.photos import PhotoSource
+        from lorasynth.subjects.source import PhotoSource
 
         if self.data is None:
             if given := next((f.name for f in fields(self) if getattr(self, f.name) != f.default), None):

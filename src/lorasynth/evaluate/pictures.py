@@ -19,7 +19,7 @@ from lorasynth.evaluate.methods import EvaluationConfig, evaluate
 from lorasynth.storage.reading import read_json
 from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
-from lorasynth.subjects.photos import PhotoSource
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import WORLDS, get_world
 from lorasynth.zoo.adapt import AdaptConfig

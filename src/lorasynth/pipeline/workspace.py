@@ -13,7 +13,8 @@ from lorasynth.pipeline.recipe import Recipe
 from lorasynth.pretrained import UNKNOWN
 from lorasynth.subjects import SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
-from lorasynth.subjects.photos import PhotoSource, PhotoSubjects
+from lorasynth.subjects.photos import PhotoSubjects
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.training import ALONE, Processes
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.rewrite import PREPARED_NAME

@@ -16,7 +16,7 @@ from lorasynth.errors import LorasynthError
 from lorasynth.gallery import Split
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.outputs import make_folder
-from lorasynth.subjects.photos import PhotoSource
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.workers.helpers import helpers
 from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.workers.leases import Leases

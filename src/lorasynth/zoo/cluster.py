@@ -11,7 +11,7 @@ import torch
 
 from lorasynth.devices import use_device
 from lorasynth.errors import UsageError
-from lorasynth.subjects.photos import PhotoSource
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.workers.cluster import run_on_cluster
 from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.workers.sharing import require_shareable

@@ -13,7 +13,8 @@ from lorasynth.encoders.records import Record
 from lorasynth.gallery import Role, Split
 from lorasynth.storage.settings import Settings
 from lorasynth.subjects import SIMILARITY
-from lorasynth.subjects.photos import PhotoSource, PhotoSubjects
+from lorasynth.subjects.photos import PhotoSubjects
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.subjects import persons_of, split_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.config import ZooConfig, zoo_recipe
