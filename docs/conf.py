@@ -1,6 +1,7 @@
 """Sphinx's settings: `make site` builds out/site from these pages and from the package's docstrings."""
 
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.ext.apidoc import main as apidoc
@@ -53,6 +54,19 @@ def write_api(_: Sphinx) -> None:
     apidoc(["-q", "--force", "--no-toc", "--templatedir", template, "-o", str(DOCS / "api"), str(package), *left_out])
 
 
+def keep_drawings(_app: Sphinx, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Indented blocks of a docstring are drawings, commands or tables: they keep their lines."""
+    drawn, before = [], ""
+    for number, line in enumerate(lines):
+        begins = line.startswith("    ") and number > 0 and not lines[number - 1].strip()
+        if begins and before and not before.startswith((" ", ":", "..", "*", "-")) and not before.endswith("::"):
+            drawn += ["::", ""]
+        drawn.append(line)
+        before = line or before
+    lines[:] = drawn
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("builder-inited", write_api)
+    app.connect("autodoc-process-docstring", keep_drawings, priority=900)  # after napoleon
