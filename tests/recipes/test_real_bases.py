@@ -161,7 +161,7 @@ def test_its_card_says_base_licence_and_how_settings_were_chosen(fit):
     card = ModelCard((fit / "synthesizer" / "README.md").read_text())
     assert card.data.to_dict() | {"tags": None} == {
         "library_name": "lorasynth", "license": "cc-by-4.0", "base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "base_model_relation": "adapter", "tags": None, "instance_prompt": "sks person",
+        "base_model_relation": "adapter", "tags": None, "instance_prompt": "sks person", "pipeline_tag": "text-to-image",
     }  # fmt: skip
     assert "lora" in card.data.tags
     assert "were chosen by the error of ΔW on" in card.text

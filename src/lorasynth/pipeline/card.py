@@ -1,10 +1,12 @@
 """Cards of synthesizers, with the hub's front matter."""
 
+from pathlib import Path
 from typing import Any
 
 from lorasynth.encoders.records import describe
 from lorasynth.pipeline.choosing import CLEARLY
 from lorasynth.pipeline.recipe import Recipe
+from lorasynth.storage.hub import is_repo_id
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming
 from lorasynth.worlds.world import get_domain
@@ -23,8 +25,8 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
         for name, values in record["validation"].items()
     )
     fields = front_matter(
-        library_name="lorasynth", **licence_fields(zoo), base_model=recipe.base, base_model_relation="adapter", tags=TAGS,
-        instance_prompt="sks person",
+        library_name="lorasynth", **licence_fields(zoo), **_base_fields(model.base), tags=TAGS, instance_prompt="sks person",
+        pipeline_tag="text-to-image",
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})
     said = shortcoming(record["validation"])
@@ -37,7 +39,7 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
     return f"""{fields}
 # lorasynth synthesizer: {recipe.name}
 {warning}
-A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.base}](https://huggingface.co/{recipe.base}) out:
+A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of {_base_link(model.base)} out:
 {len(zoo.layout.modules)} modules, {zoo.layout.num_parameters:,} numbers.
 
     model = Synthesizer.from_pretrained("FOLDER_OR_ID", encoder="SPEC")   # or without: model.from_embedding(vector)
@@ -59,6 +61,20 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of [{recipe.bas
 `priors/kernel.safetensors` hold embeddings of the zoo's people: `push_to_hub` leaves them out.
 Use it for your own face, of someone who agreed, or of nobody.
 """
+
+
+def _base_fields(base: str) -> dict[str, str]:
+    """What the hub reads of the base model: its id. Nothing of a folder's, which is nobody else's."""
+    return {"base_model": base, "base_model_relation": "adapter"} if _is_on_hub(base) else {}
+
+
+def _base_link(base: str) -> str:
+    return f"[{base}](https://huggingface.co/{base})" if _is_on_hub(base) else f"`{Path(base).name}`"
+
+
+def _is_on_hub(base: str) -> bool:
+    """Whether a base's name is a hub id, and no folder or file here."""
+    return is_repo_id(base) and not Path(base).exists()
 
 
 def _through_base(recipe: Recipe, model: Synthesizer, record: dict[str, Any]) -> str:
@@ -102,12 +118,8 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
   about to draw; identity weighs {redraw.identity_weight:g} there.
 """
     table = "\n".join([head, rule, *rows.values()])
-    return f"""---
-library_name: lorasynth
-license: apache-2.0
-tags: [lora, hypernetwork, zero-shot, text-to-image]
----
-
+    fields = front_matter(library_name="lorasynth", license="apache-2.0", tags=TAGS, pipeline_tag="text-to-image")
+    return f"""{fields}
 # lorasynth synthesizer: {recipe.name}
 
 One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.
