@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -120,24 +121,39 @@ Reasons = dict[int, tuple[str, str]]
 
 def _with_letters(paths: Sequence[Path], left_out: list[LeftOut]) -> tuple[list[Face], np.ndarray]:
     """The fonts that draw distinct letters, and all of their letters, bytes of (faces, letters, side, side)."""
-    faces, shapes = [], []
+    faces: dict[str, Face] = {}
+    shapes = []
     for path in paths:
         family = path.parent.name
         try:
             metrics = Metrics.of(path)
-            letters = np.stack([_small(path, metrics, letter) for letter in LETTERS])
+            shapes.append(_distinct_letters(path, metrics))
         except (OSError, ValueError) as error:
             reason = "unreadable" if isinstance(error, OSError) else "letters"
             left_out.append(LeftOut(font=path.name, family=family, reason=reason, words=str(error)))
             continue
-        distinct = [len(np.unique(case.reshape(26, -1), axis=0)) for case in (letters[:26], letters[26:])]
-        if min(distinct) < _DISTINCT:
-            words = f"draws {distinct[0]} capital and {distinct[1]} small letters that differ"
-            left_out.append(LeftOut(font=path.name, family=family, reason="letters", words=words))
-            continue
-        faces.append(Face(name=f"{family}-{path.stem}", family=family, font=path, metrics=metrics))
-        shapes.append(letters)
-    return faces, np.stack(shapes) if shapes else np.zeros((0, len(LETTERS), _SIDE, _SIDE), np.uint8)
+        name = _unused(f"{family}-{path.stem}", faces)
+        faces[name] = Face(name=name, family=family, font=path, metrics=metrics)
+    return list(faces.values()), np.stack(shapes) if shapes else np.zeros((0, len(LETTERS), _SIDE, _SIDE), np.uint8)
+
+
+def _distinct_letters(font: Path, metrics: Metrics) -> np.ndarray:
+    """Small pictures of all letters.
+
+    Raises:
+        ValueError: too many letters of a case are the same.
+    """
+    letters = np.stack([_small(font, metrics, letter) for letter in LETTERS])
+    distinct = [len(np.unique(case.reshape(26, -1), axis=0)) for case in (letters[:26], letters[26:])]
+    if min(distinct) < _DISTINCT:
+        raise ValueError(f"draws {distinct[0]} capital and {distinct[1]} small letters that differ")
+    return letters
+
+
+def _unused(name: str, taken: Container[str]) -> str:
+    """A name, numbered where it is taken: a font may lie there as OpenType and as TrueType."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def _small(font: Path, metrics: Metrics, letter: str) -> np.ndarray:
@@ -196,16 +212,16 @@ def _duplicates(faces: list[Face], shapes: np.ndarray) -> Reasons:
 def _beyond(faces: list[Face], shapes: np.ndarray, most: int) -> Reasons:
     """The faces of a family beyond the ``most`` that are furthest apart."""
     found = Reasons()
-    for family, count in Counter(face.family for face in faces).items():
+    for family, faces_in_it in Counter(face.family for face in faces).items():
         places = np.array([i for i, face in enumerate(faces) if face.family == family])
-        if count <= most:
+        if faces_in_it <= most:
             continue
         apart = differences(shapes[places], shapes[places])
         chosen, nearest = [0], apart[0].copy()
         while len(chosen) < most:
             chosen.append(int(nearest.argmax()))
             nearest = np.minimum(nearest, apart[chosen[-1]])
-        words = f"its family has {count} faces, of which {most} are used"
+        words = f"its family has {faces_in_it} faces, of which {most} are used"
         found |= {int(i): ("family-full", words) for i in np.delete(places, chosen)}
     return found
 

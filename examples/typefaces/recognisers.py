@@ -32,8 +32,8 @@ class RecogniserConfig:
     scale: float = 32.0
     temperature: float = 0.07
     # Without the margin first: with it from the beginning nothing is learned in the first 200 steps.
-    encoder_apart: LoopConfig = field(default_factory=lambda: _loop(5_000, 2e-3))
-    encoder: LoopConfig = field(default_factory=lambda: _loop(1_500, 1e-3))
+    encoder_apart: LoopConfig = field(default_factory=lambda: _loop(2_500, 2e-3))
+    encoder: LoopConfig = field(default_factory=lambda: _loop(1_000, 1e-3))
     second: LoopConfig = field(default_factory=lambda: _loop(3_000, 5e-4))
     reader: LoopConfig = field(default_factory=lambda: _loop(2_000, 2e-3))
 

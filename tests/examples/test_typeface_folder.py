@@ -114,6 +114,13 @@ def test_captions_say_which_letters(written):
     assert caption("ag", "white on grey", "sks typeface") == "the small letters a, g in sks typeface, white on grey"
 
 
+def test_fonts_of_one_name_become_faces_of_two(tmp_path):
+    make_font(tmp_path / "opentype" / "family" / "face.ttf", style="one")
+    make_font(tmp_path / "truetype" / "family" / "face.ttf", style="two")
+    found = survey(tmp_path, held_out=0, faces_a_family=40)
+    assert [face.name for face in found.train] == ["family-face", "family-face-2"]
+
+
 def test_second_run_changes_no_picture(written, fonts, found):
     pictures = {path: path.stat().st_mtime_ns for path in written.rglob("*.png")}
     assert len(pictures) == 4 * (len(found.train) + len(found.held_out)) >= 4 * 28
