@@ -33,8 +33,8 @@ def few():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     top = tmp_path_factory.mktemp("typefaces")
-    fonts = make_families(top / "fonts", families=5)
-    survey(fonts, held_out=1, faces_a_family=2).save(top / "faces.json", fonts)
+    fonts = make_families(top / "fonts", families=6)
+    survey(fonts, held_out=2, faces_a_family=2).save(top / "faces.json", fonts)
     return top
 
 
