@@ -50,26 +50,31 @@ def open_base(
     return world.base
 
 
-def open_gallery(name: str | Path, *, instance_prompt: str | None = None, masks: bool = True) -> Gallery:
+def open_gallery(
+    name: str | Path, *, instance_prompt: str | None = None, masks: bool = True, keep_alike: bool = False
+) -> Gallery:
     """The gallery of a name.
 
     Args:
         name: a drawn world's name, a folder or .zip of photos (`lorasynth.gallery.forms`), or hf://datasets/OWNER/NAME.
         instance_prompt: the caption of photos that have none; "a photo of sks person" by default.
         masks: whether mask files and transparent parts say where the loss looks.
+        keep_alike: whether subjects that look like one stay; see `PhotoGallery.open`.
 
     Raises:
         UsageError: nothing lies there, there is no photo, or a drawn world is given a prompt.
         MissingExtraError: a data set of the hub needs the extra [data].
     """
     if str(name) not in WORLDS:
-        return open_photos(name, instance_prompt=instance_prompt, masks=masks)
+        return open_photos(name, instance_prompt=instance_prompt, masks=masks, keep_alike=keep_alike)
     if instance_prompt is not None:
         raise UsageError(f"expected no instance prompt with the world {str(name)!r}, whose photos all have captions")
     return DrawnGallery(domain=get_domain(str(name)))
 
 
-def open_photos(name: str | Path, *, instance_prompt: str | None = None, masks: bool = True) -> PhotoGallery:
+def open_photos(
+    name: str | Path, *, instance_prompt: str | None = None, masks: bool = True, keep_alike: bool = False
+) -> PhotoGallery:
     """`open_gallery` of what holds photos.
 
     Raises:
@@ -83,7 +88,7 @@ def open_photos(name: str | Path, *, instance_prompt: str | None = None, masks: 
         )
     tree = HubTree.open(str(name)) if str(name).startswith(PREFIX) else open_tree(Path(name))
     prompt = INSTANCE_PROMPT if instance_prompt is None else instance_prompt
-    return PhotoGallery.open(tree, instance_prompt=prompt, masks=masks)
+    return PhotoGallery.open(tree, instance_prompt=prompt, masks=masks, keep_alike=keep_alike)
 
 
 def open_encoder(spec: str | Path) -> Encoder:

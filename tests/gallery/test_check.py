@@ -55,6 +55,13 @@ def check(encoder):
     return checked
 
 
+def call_again(people):
+    """Other pictures of a person who is there, under another name."""
+    shutil.copytree(people / "100007", people / "again")
+    for path in (people / "again").iterdir():
+        to_image(get_domain("portraits").photos([100_007], [int(path.stem) + PHOTOS], 96)[0]).save(path)
+
+
 def test_good_photos_are_all_used(people, check):
     record, left_out = check(people)
     assert (record["subjects"], record["photos"], record["usable"]) == (PEOPLE, PEOPLE * PHOTOS, PEOPLE * PHOTOS)
@@ -72,12 +79,7 @@ def test_every_fault_of_a_photo_has_its_reason(people, check):
     shutil.copy(people / "100002" / "02.png", people / "100003" / "zz.png")
     Image.open(people / "100004" / "00.png").resize((80, 80)).save(people / "100004" / "small.jpg", quality=85)
     shutil.move(people / "100005" / "03.png", people / "100006" / "stranger.png")
-    shutil.copytree(people / "100007", people / "again")
-    for path in (people / "again").iterdir():  # other pictures of the same person
-        number = int(path.stem) + PHOTOS
-        picture = get_domain("portraits").photos([100_007], [number], 96)[0]
-
-        to_image(picture).save(path)
+    call_again(people)
     (people / "again" / "00.png").unlink()
     record, left_out = check(people)
     assert left_out == {
@@ -93,7 +95,7 @@ def test_every_fault_of_a_photo_has_its_reason(people, check):
     assert words["100003/zz.png"] == "is the same file as 100002/02.png, of 100002"
     assert words["100004/small.jpg"] == "is nearly the same picture as 100004/00.png"
     assert words["100000/broken.jpg"].startswith("damaged or cut off JPEG")
-    assert "put both into one folder" in words["again/01.png"]
+    assert "put both into one folder, else give --alike keep" in words["again/01.png"]
     assert record["notes"] == [
         "subjects with fewer than 3 usable photos, which are not trained on: 1; add photos of them"
     ]
@@ -108,9 +110,9 @@ def found(name, subject, embedding, **values):
     return Finding(file=file, embedding=torch.nn.functional.normalize(torch.tensor(embedding), dim=0), **values)
 
 
-def judged(findings):
+def judged(findings, **values):
     files = tuple(f.file for f in findings)
-    return judge(PhotoGallery(tree=FolderTree(Path(".")), files=files), findings)
+    return judge(PhotoGallery(tree=FolderTree(Path(".")), files=files, **values), findings)
 
 
 def test_everybody_as_one_person_is_said_and_nobody_left_out():
@@ -121,6 +123,19 @@ def test_everybody_as_one_person_is_said_and_nobody_left_out():
     assert re.match(
         "the encoder does not tell the subjects apart: median cosine 1.00 within, 1.00 between", report.notes[0]
     )
+
+
+def test_subjects_that_look_like_one_stay_when_asked():
+    ways = {"a": [1.0, 0.0, 0.0], "b": [1.0, 0.2, 0.0], "c": [0.0, 0.0, 1.0], "d": [0.0, 1.0, 0.0]}
+    findings = [found(f"{s}/{i}", s, ways[s]) for s in ways for i in range(4)]
+    stranger = found("c/x", "c", [1.0, 0.0, 0.0])
+    left_out = judged([*findings, stranger])
+    kept = judged([*findings, stranger], keep_alike=True)
+    assert {one.reason for one in left_out.left_out} == {"somebody-else", "same-person"}
+    assert [one.name for one in kept.left_out] == ["c/x"]
+    assert kept.same_person == left_out.same_person
+    assert [pair[:2] for pair in kept.same_person] == [("a", "b")]
+    assert "pairs of subjects that look like one, and are kept: 1" in kept.notes
 
 
 def test_two_photos_that_disagree_both_go():
@@ -174,6 +189,18 @@ def test_blur_and_profile_leave_a_photo_out(tmp_path, code):
 
 def run(*arguments):
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+def test_data_check_keeps_alike_subjects_when_asked(people, tmp_path):
+    call_again(people)
+    (people / "again" / "00.png").unlink()
+    for words, usable in (([], PEOPLE * PHOTOS), (["--alike", "keep"], PEOPLE * PHOTOS + 3)):
+        result = run("check", people, "--encoder", "portraits", "--json", tmp_path / f"{usable}.json", *words)
+        assert result.exit_code == 0, result.output
+        record = json.loads((tmp_path / f"{usable}.json").read_text())
+        assert record["usable"] == usable
+        assert record["data"].get("alike") == ("keep" if words else None)
+        assert [pair["subjects"] for pair in record["same_person"]] == [["100007", "again"]]
 
 
 def test_data_check_writes_json_and_page(people, tmp_path):

@@ -146,6 +146,7 @@ def test_another_folder_is_another_zoo(built, photos, people, tmp_path):
         {"data": str(changed)},
         {"instance_prompt": "a photo of ohwx woman"},
         {"resolution": 2 * SIZE},
+        {"keep_alike": True},
     ):
         with pytest.raises(ZooError, match=r"holds a zoo of another recipe .*(data|size).*; choose another folder"):
             build_zoo(CONFIG, str(zoo), photos=replace(photos, **other), report=None)
@@ -223,6 +224,7 @@ def test_photos_of_a_few_come_again(photos, tmp_path):
                 "--encoder x",
                 "--instance-prompt x",
                 "--masks ignore",
+                "--alike keep",
                 "--licence CC0",
                 "--resolution 64",
                 "--precision bf16",

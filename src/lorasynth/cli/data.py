@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lorasynth.cli.common import Device, Force, Json, check_folder, check_json, emit, say, setup
+from lorasynth.cli.photos import ALIKE, Alike
 
 Photos = Annotated[
     str, typer.Argument(help="A folder or .zip of photos, a sub-folder a subject; or hf://datasets/OWNER/NAME.")
@@ -26,6 +27,7 @@ def data_check(
     photos: Photos,
     encoder: EncoderName,
     instance_prompt: InstancePrompt = None,
+    alike: Annotated[Alike, typer.Option(help=ALIKE)] = Alike.leave_out,
     json: Json = None,
     html: Annotated[Path | None, typer.Option(help="Write the results with pictures to this HTML page.")] = None,
     device: Device = "cpu",
@@ -51,7 +53,10 @@ def data_check(
     from lorasynth.gallery.page import page
     from lorasynth.opening import open_encoder, open_photos
 
-    gallery, opened = open_photos(photos, instance_prompt=instance_prompt), open_encoder(encoder)
+    gallery, opened = (
+        open_photos(photos, instance_prompt=instance_prompt, keep_alike=alike == Alike.keep),
+        open_encoder(encoder),
+    )
     say(describe(opened.record))
     bar = tqdm(gallery.files, desc="photos", unit=" photos", mininterval=1.0)
     report = judge(gallery, look_at(gallery, opened, bar))

@@ -18,6 +18,16 @@ class Masks(StrEnum):
     ignore = "ignore"
 
 
+class Alike(StrEnum):
+    """What is done with subjects that look like one."""
+
+    leave_out = "leave-out"
+    keep = "keep"
+
+
+ALIKE = "What is done with subjects that look like one: leave all but one out, or keep them, where they are different."
+
+
 class Precision(StrEnum):
     """Of a base's weights."""
 
@@ -49,6 +59,7 @@ class PhotoOptions:
         typer.Option(help="With --data: what pictures are asked for, a prompt a line, [trigger] for the subject."),
     ] = None
     masks: Annotated[Masks, typer.Option(help="With --data: whether masks say where the loss looks.")] = Masks.use
+    alike: Annotated[Alike, typer.Option(help=f"With --data: {ALIKE[0].lower()}{ALIKE[1:]}")] = Alike.leave_out
     resolution: Annotated[
         int | None, typer.Option(min=8, max=4_096, help="With --data: pixels a side; default those of the base.")
     ] = None
@@ -80,6 +91,7 @@ class PhotoOptions:
         return PhotoSource(
             data=self.data, base=self.base or usual_base, encoder=self.encoder, instance_prompt=self.instance_prompt,
             prompts=None if self.prompts is None else read_prompts(self.prompts), masks=self.masks == Masks.use,
+            keep_alike=self.alike == Alike.keep,
             resolution=self.resolution, precision=self.precision.value,
             gradient_checkpointing=self.gradient_checkpointing, **more,
         )  # fmt: skip

@@ -88,7 +88,10 @@ def judge(gallery: PhotoGallery, findings: Iterable[Finding]) -> Report:
     if within - between >= APART:
         good = _drop(good, _strangers(good, between + STRANGER * (within - between)), left_out)
         pairs = _same_person(good, between + SAME * (within - between))
-        good = _drop(good, _second_names(good, pairs), left_out)
+        if gallery.keep_alike and pairs:
+            notes.append(f"pairs of subjects that look like one, and are kept: {len(pairs)}")
+        elif not gallery.keep_alike:
+            good = _drop(good, _second_names(good, pairs), left_out)
     else:
         notes.append(
             f"the encoder does not tell the subjects apart: median cosine {within:.2f} within, {between:.2f} between them; "
@@ -235,7 +238,8 @@ def _second_names(good: Sequence[Finding], pairs: Iterable[tuple[str, str, float
     for finding in good:
         if finding.file.subject in stays:
             one, cosine = stays[finding.file.subject]
-            words = f"the subject looks like {one} (cosine {cosine:.2f}); if they are one, put both into one folder"
+            words = f"the subject looks like {one} (cosine {cosine:.2f}); if they are one, put both into one folder, else give "
+            words += "--alike keep"
             found[finding.file.name] = ("same-person", words)
     return found
 

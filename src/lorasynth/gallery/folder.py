@@ -46,17 +46,23 @@ class PhotoGallery:
     instance_prompt: str = INSTANCE_PROMPT
     asked: tuple[str, ...] = ()  # prompts of evaluation, with TRIGGER for the subject; () for the usual ones
     use_masks: bool = True
+    keep_alike: bool = (
+        False  # whether subjects that look like one are taken for the different ones that they are called
+    )
     hidden: tuple[str, ...] = ()  # subjects whose photos are not looked at; nobody else changes split for it
     contents: Mapping[str, str] = field(default_factory=dict)  # the sha256 of each file, where they are known
 
     @classmethod
-    def open(cls, tree: Tree, *, instance_prompt: str = INSTANCE_PROMPT, masks: bool = True) -> "PhotoGallery":
+    def open(
+        cls, tree: Tree, *, instance_prompt: str = INSTANCE_PROMPT, masks: bool = True, keep_alike: bool = False
+    ) -> "PhotoGallery":
         """List the photos of a folder, archive or data set. None is opened.
 
         Args:
             tree: its files.
             instance_prompt: the caption of photos that have none, such as "a photo of sks person" (DreamBooth's).
             masks: whether mask files and transparent parts say where the loss looks.
+            keep_alike: whether subjects that look like one stay, as typefaces or products do that differ in little.
 
         Raises:
             UsageError: there is no photo, a table cannot be read, or the prompt names nobody.
@@ -65,6 +71,7 @@ class PhotoGallery:
         gallery = cls(
             tree=tree, files=found.photos, left_out=found.left_out, notes=found.notes,
             instance_prompt=" ".join(instance_prompt.split()), use_masks=masks,
+            keep_alike=keep_alike,
         )  # fmt: skip
         if not gallery.subject:
             raise UsageError(f"expected an instance prompt such as {INSTANCE_PROMPT!r}, got {instance_prompt!r:.80}")
@@ -77,12 +84,12 @@ class PhotoGallery:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """How many subjects and photos there are, and a hash of names, sizes, captions and masks."""
+        """How many subjects and photos there are, a hash of names, sizes, captions and masks, and whether alike subjects stay."""
         lines = [[p.name, p.subject, p.size, p.caption, p.mask] for p in self.files]
         digest = hashlib.sha256(json.dumps([self.instance_prompt, self.use_masks, *lines]).encode()).hexdigest()
         return {
             "kind": "photos", "name": self.name, "subjects": len(self.by_subject), "photos": len(self.files),
-            "instance_prompt": self.instance_prompt, "hash": digest,
+            "instance_prompt": self.instance_prompt, "hash": digest, **({"alike": "keep"} if self.keep_alike else {}),
         }  # fmt: skip
 
     @property

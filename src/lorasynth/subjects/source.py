@@ -30,6 +30,7 @@ class PhotoSource:
     instance_prompt: str | None = None
     prompts: tuple[str, ...] | None = None  # what pictures are asked for; by default a few of any subject
     masks: bool = True
+    keep_alike: bool = False
     resolution: int | None = None
     precision: str = "fp32"
     gradient_checkpointing: bool = False
@@ -54,7 +55,9 @@ class PhotoSource:
         Raises:
             LorasynthError: one of them cannot be opened, or too few photos can be used.
         """
-        gallery = open_photos(self.data, instance_prompt=self.instance_prompt, masks=self.masks)
+        gallery = open_photos(
+            self.data, instance_prompt=self.instance_prompt, masks=self.masks, keep_alike=self.keep_alike
+        )
         gallery = gallery if self.prompts is None else replace(gallery, asked=self.prompts)
         data = gallery.record
         gallery = gallery.hide([subject for subject in gallery.by_subject if hidden(person_number(subject))])
