@@ -14,11 +14,7 @@ PAGES = [
     ROOT / "integrations/comfyui/README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PACKAGES = (
-    "base", "canonical", "drawn", "encoders", "evaluate", "experiments", "gallery", "lora", "pipeline", "prior", "recipes",
-    "refining", "storage", "subjects", "training", "vae", "workers", "worlds",
-)  # fmt: skip
-"""Those whose docstrings were rewritten."""
+PACKAGES = sorted(path.parent.name for path in (ROOT / "src/lorasynth").glob("*/__init__.py"))
 
 
 def measured(*files):
@@ -35,6 +31,11 @@ def test_pages_keep_to_the_limits():
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_keep_to_the_limits(package):
     result = measured(*sorted((ROOT / "src/lorasynth" / package).rglob("*.py")))
+    assert result.returncode == 0, result.stdout
+
+
+def test_docstrings_of_single_modules_keep_to_the_limits():
+    result = measured(*sorted((ROOT / "src/lorasynth").glob("*.py")))
     assert result.returncode == 0, result.stdout
 
 

@@ -5,7 +5,7 @@
     images of many people ─▶ zoo ─▶ canonical vectors ─▶ VAE latents ─▶ prior ─▶ latent ─▶ LoRA file ─▶ pictures
                           (bank)   (SVD, gauge, scale)     (β < 1)   (ADALoRA)      (decode, invert)
 
-Data flows one way; each arrow is one folder. `Synthesizer` is the whole of it in one call. Names are imported when first used.
+Data flows one way. Each arrow is one folder. `Synthesizer` is the whole of it in one call. Names are imported when first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -94,7 +94,7 @@ def open_photos(
 def open_encoder(spec: str | Path) -> Encoder:
     """The encoder of a name: a drawn world's, or what `lorasynth.encoders.naming.open_model` opens.
 
-    Its ``record`` says which encoder it is, and under which licence; `lorasynth.encoders.describe` puts that into a line.
+    Its ``record`` says which encoder it is, and under which licence. `lorasynth.encoders.describe` puts that into a line.
 
     Args:
         spec: a drawn world's name, a folder or file of an ONNX recogniser, aligned:FILE, clip:FOLDER, dinov2:FOLDER, or a hub id.

@@ -19,7 +19,7 @@ INSTEAD = (
 
 
 def shortcoming(errors: Any) -> str:
-    """What is to be said of a model by the errors of its priors; empty where they are good enough, or say nothing.
+    """What is to be said of a model by the errors of its priors. Empty where they are good enough, or say nothing.
 
     Args:
         errors: `lorasynth.evaluate.weights.errors_of` of each prior, by name, with the settings chosen.

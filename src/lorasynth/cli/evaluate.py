@@ -66,9 +66,10 @@ def evaluate(
 ) -> None:
     """Similarity of pictures on held-out people, of every method the model holds, with bootstrap intervals.
 
-    A drawn world's model is scored on that world's people. Any other on the subjects of --data: those of the folder that it
-    was trained on who were held out, or, with --everybody, all of a folder that it has not seen. With --zoo, the error of ΔW
-    instead. With --trained-on, whether LoRAs are copies (with --zoo and --html, that zoo's unless another is named).
+    A drawn world's model is scored on that world's people. Any other is scored on subjects of --data. They are those who
+    were held out of the folder that it was trained on, or, with --everybody, all of a folder that it has not seen. With
+    --zoo, the error of ΔW instead. With --trained-on, whether LoRAs are copies (with --zoo and --html, that zoo's unless
+    another is named).
 
     Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
     """

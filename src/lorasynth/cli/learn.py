@@ -127,7 +127,7 @@ def train_end_to_end(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Train all diffusion priors and the VAE together through the base model; fit the baselines to that VAE.
+    """Train all diffusion priors and the VAE together through the base model. Fit the baselines to that VAE.
 
     Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
@@ -156,7 +156,7 @@ def train_settings(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Choose each prior's settings, by pictures where there are photos, else by weights; write the synthesizer.
+    """Choose each prior's settings, by pictures where there are photos, else by weights. Write the synthesizer.
 
     Example: lorasynth train settings portraits --zoo runs/zoo --out runs/fit
     """
@@ -209,7 +209,7 @@ def train_all(
 
 
 def _source(recipe: str, zoo: Path | None, photos: PhotoOptions) -> "PhotoSource | None":
-    """The photographs that the options name; on the base that the zoo was made for, unless another is named.
+    """The photographs that the options name. On the base that the zoo was made for, unless another is named.
 
     Raises:
         UsageError: options that go with --data are given without it, or no zoo is named with it.

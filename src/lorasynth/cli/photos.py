@@ -69,7 +69,7 @@ class PhotoOptions:
     ] = False
 
     def source(self, usual_base: str, **more: Any) -> "PhotoSource | None":
-        """What is to be opened; None where there is no --data.
+        """What is to be opened. None where there is no --data.
 
         Args:
             usual_base: where none is named.
@@ -98,7 +98,7 @@ class PhotoOptions:
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """The prompts of a text file, a line each; empty lines are none.
+    """The prompts of a text file, a line each. Empty lines are none.
 
     Raises:
         UsageError: it holds none, or cannot be read.

@@ -41,7 +41,7 @@ def build_zoo(
 ) -> Zoo:
     """Build a zoo, or go on with one, together with all other processes that are called to do the same, on whatever machine.
 
-    A bank of people is a shard, stored whole; nobody is trained twice, but for banks of processes that were killed.
+    A bank of people is a shard, stored whole. Nobody is trained twice, but for banks of processes that were killed.
 
     Args:
         config: what to build.
@@ -130,7 +130,7 @@ def _work(config: ZooConfig, folder: str, device: str, photos: PhotoSource | Non
 
 
 def _begin(config: ZooConfig, folder: str, material: Material, layout: Layout, say: Callable[[str], None]) -> Zoo:
-    """Open the zoo; one process makes it, the others wait for that."""
+    """Open the zoo. One process makes it, the others wait for that."""
     path = Path(folder)
     leases = Leases(path)
     while not (path / "zoo.json").exists():

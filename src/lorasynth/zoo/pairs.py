@@ -115,7 +115,7 @@ def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], No
     """Each LoRA with its row of a CSV, JSONL or Parquet table with the columns ``file``, ``person`` and ``face``.
 
     ``file`` is a LoRA's path, relative to the table, or its bare name where that is unique. ``face`` is an embedding's file, a
-    photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table. A path is taken as it stands; where
+    photo, a folder of photos, or (JSONL, Parquet) a list of such, relative to the table. A path is taken as it stands. Where
     nothing is there, with slashes for backslashes, and with accents composed or decomposed.
 
     Args:
