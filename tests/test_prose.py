@@ -11,6 +11,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
     ROOT / "integrations/comfyui/README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
