@@ -26,9 +26,9 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import SESSION, Role, persons_of
 from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
+from lorasynth.zoo.early_stopping import Stopping, finetune_with_early_stopping
+from lorasynth.zoo.initial_vectors import predictor
 from lorasynth.zoo.initialisation import random_init
-from lorasynth.zoo.relay import Stopping, relay
-from lorasynth.zoo.starts import predictor
 from lorasynth.zoo.store import Zoo
 
 PLACES = 16
@@ -87,8 +87,8 @@ def main() -> None:
 
         begun = drawn_similarity(list(range(len(persons))), starts).mean().item()
         never = Stopping(every=every, min_gain=-float("inf"))
-        relay(world.base, layout, starts, photos, replace(config, steps=config.steps + 1),
-              never, score, places=PLACES)  # fmt: skip
+        finetune_with_early_stopping(world.base, layout, starts, photos, replace(config, steps=config.steps + 1),
+              never, score, slots=PLACES)  # fmt: skip
         return [(0, begun), *((step, sum(v) / len(v)) for step, v in sorted(looks.items()))]
 
     together, alone = seconds_a_step(world, asked.batch_size, layout)

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from claims.inversion import fit_coefficients, principal_directions
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext, Method, resemblance, seeded
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more, times
-from lorasynth.experiments.lab import AT_ZERO, Lab, Method, resemblance, seeded
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior.baselines import RegressionPrior
 from lorasynth.synthesizer import Synthesizer
@@ -21,62 +21,62 @@ NEIGHBOURS = 5
 TIMED = 3  # people whose LoRAs are made one by one, for the seconds
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A way to make LoRAs from one photo, of people and with a zoo that are the same for all ways.
 
     Returns:
-        `resemblance`'s figures, "explained" (see `Lab.explained`; not of the shipped synthesizer, which has a form of its own),
+        `resemblance`'s figures, "explained" (see `explained`; not of the shipped synthesizer, which has a form of its own),
         the "scale" where one was chosen, and "seconds" of CPU time: the median of a LoRA made alone, from the embedding or
         the encoded photo.
     """
     if config["method"] == "shipped":
         model = Synthesizer.from_pretrained()
-        rows = lab.scored[: lab.people]
-        drawn = model.synthesize(lab.photo(rows), seed=seed)
-        return resemblance(lab.subjects, lab.persons_of(rows), model.canonicalizer.layout, drawn) | {
-            "seconds": _seconds(lab, lambda rows: model.synthesize(lab.photo(rows), seed=seed))
+        rows = context.scored[: context.people]
+        drawn = model.synthesize(context.photo(rows), seed=seed)
+        return resemblance(context.subjects, context.persons_of(rows), model.canonicalizer.layout, drawn) | {
+            "seconds": _seconds(context, lambda rows: model.synthesize(context.photo(rows), seed=seed))
         }
     if config["method"] in ("principal", "zoo"):
         # What is fitted to a photo finds its own size.
-        method, rows = _fitted(lab, config, seed), lab.scored[: lab.people]
-        vectors = lab.canonicalizer.invert(method(rows))
-        figures = resemblance(lab.subjects, lab.persons_of(rows), lab.zoo.layout, vectors)
+        method, rows = _fitted(context, config, seed), context.scored[: context.people]
+        vectors = context.canonicalizer.invert(method(rows))
+        figures = resemblance(context.subjects, context.persons_of(rows), context.zoo.layout, vectors)
     else:
-        method = PREDICTED[config["method"]](lab, config, seed)
-        figures = lab.score(method)
-    return figures | {"seconds": _seconds(lab, method)}
+        method = PREDICTED[config["method"]](context, config, seed)
+        figures = context.score(method)
+    return figures | {"seconds": _seconds(context, method)}
 
 
-def _seconds(lab: Lab, method: Method) -> float:
+def _seconds(context: ExperimentContext, method: Method) -> float:
     taken = []
-    for row in lab.scored[:TIMED].split(1):
+    for row in context.scored[:TIMED].split(1):
         start = time.process_time()
         method(row)
         taken.append(time.process_time() - start)
     return median(taken)
 
 
-def _neighbours(lab: Lab, config: Config, _: int) -> Method:
+def _neighbours(context: ExperimentContext, config: Config, _: int) -> Method:
     """The mean LoRA of the people who look most alike."""
-    faces, x = lab.faces[lab.train], lab.x[lab.train]
-    return lambda rows: x[(lab.photo(rows) @ faces.T).topk(config["count"]).indices].mean(1)
+    faces, x = context.faces[context.train], context.x[context.train]
+    return lambda rows: x[(context.photo(rows) @ faces.T).topk(config["count"]).indices].mean(1)
 
 
-def _gaussian(lab: Lab, config: Config, seed: int) -> Method:
+def _gaussian(context: ExperimentContext, config: Config, seed: int) -> Method:
     """A draw from the Gaussian of principal coefficients given the embedding.
 
     Its mean is ridge regression, its variances, direction by direction, are those of what ridge leaves of the choosing people.
     """
-    basis = _principal(lab, config["num_components"])
-    coefficients = _coefficients(lab.x, basis)
-    ridge = lab.ridge(coefficients)
-    left = coefficients[lab.choosing] - ridge.predict(lab.photo(lab.choosing))
+    basis = _principal(context, config["num_components"])
+    coefficients = _coefficients(context.x, basis)
+    ridge = context.ridge(coefficients)
+    left = coefficients[context.choosing] - ridge.predict(context.photo(context.choosing))
     deviation = left.square().mean(0).sqrt()
 
     def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
         # The same noise for a person whoever else is asked for.
         noise = torch.stack([torch.randn(len(basis), generator=step_generator(seed, int(row))) for row in rows])
-        return (ridge.predict(lab.photo(rows)) + config["temperature"] * deviation * noise) @ basis
+        return (ridge.predict(context.photo(rows)) + config["temperature"] * deviation * noise) @ basis
 
     return method
 
@@ -86,42 +86,42 @@ def _coefficients(x: Float[Tensor, "N F"], basis: Float[Tensor, "K F"]) -> Float
     return x @ basis.T / basis.square().sum(1)
 
 
-def _ridge(lab: Lab, config: Config, _: int) -> Method:
+def _ridge(context: ExperimentContext, config: Config, _: int) -> Method:
     """Ridge regression of whole canonical vectors."""
-    ridge = lab.ridge(lab.x)
-    return lambda rows: ridge.predict(lab.photo(rows))
+    ridge = context.ridge(context.x)
+    return lambda rows: ridge.predict(context.photo(rows))
 
 
-def _mlp(lab: Lab, config: Config, seed: int) -> Method:
+def _mlp(context: ExperimentContext, config: Config, seed: int) -> Method:
     """An MLP from the embedding to the VAE's latent, from ridge's solution on."""
-    train, choosing, target = lab.train, lab.choosing, lab.latents(lab.vae()[0])[0]
+    train, choosing, target = context.train, context.choosing, context.latents(context.vae()[0])[0]
     mlp = RegressionPrior.fit(
-        lab.embeddings[train], target[train], lab.embeddings[choosing], target[choosing], lab.ridge(target),
-        seeded(lab.recipe.regression, seed),
+        context.embeddings[train], target[train], context.embeddings[choosing], target[choosing], context.ridge(target),
+        seeded(context.recipe.regression, seed),
     )  # fmt: skip
-    return lab.decoded(mlp.eval())
+    return context.decoded(mlp.eval())
 
 
-def _adalora(lab: Lab, config: Config, seed: int) -> Method:
+def _adalora(context: ExperimentContext, config: Config, seed: int) -> Method:
     """The paper's synthesizer, of this zoo alone."""
-    return lab.decoded(lab.prior(lab.recipe.priors[0], seed), seed=seed, **AT_ZERO)
+    return context.decoded(context.prior(context.recipe.priors[0], seed), seed=seed, **AT_ZERO)
 
 
-PREDICTED: dict[str, Callable[[Lab, Config, int], Method]] = {
+PREDICTED: dict[str, Callable[[ExperimentContext, Config, int], Method]] = {
     "neighbours": _neighbours, "gaussian": _gaussian, "ridge": _ridge, "mlp": _mlp, "adalora": _adalora,
 }  # fmt: skip
 
 
-def _fitted(lab: Lab, config: Config, seed: int) -> Method:
+def _fitted(context: ExperimentContext, config: Config, seed: int) -> Method:
     """A combination of principal components, or of the LoRAs themselves, fitted to the photo by the denoising loss."""
     if config["method"] == "principal":
-        basis = _principal(lab, config["num_components"])
+        basis = _principal(context, config["num_components"])
     else:
-        basis = lab.x[lab.train] / (len(lab.train) - 1) ** 0.5
+        basis = context.x[context.train] / (len(context.train) - 1) ** 0.5
 
     def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
         return fit_coefficients(
-            lab.world.base, lab.canonicalizer, basis, lab.photo_itself(rows),
+            context.world.base, context.canonicalizer, basis, context.photo_itself(rows),
             steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed,
         )  # fmt: skip
 
@@ -129,8 +129,8 @@ def _fitted(lab: Lab, config: Config, seed: int) -> Method:
 
 
 @lru_cache(maxsize=2)
-def _principal(lab: Lab, num: int) -> Float[Tensor, "K F"]:
-    return principal_directions(lab.x[lab.train], num)
+def _principal(context: ExperimentContext, num: int) -> Float[Tensor, "K F"]:
+    return principal_directions(context.x[context.train], num)
 
 
 def _fitting(method: str, learning_rate: float, num_components: int = 0) -> Config:

@@ -12,28 +12,28 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from claims.vae_shape import reconstruction
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext, resemblance
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import AT_ZERO, Lab, resemblance
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior import DiffusionPrior
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.initial_vectors import with_lora_A
 from lorasynth.zoo.people import train_people
-from lorasynth.zoo.starts import with_lora_A
 
 BANK = 16  # people trained at once, and those of whom a whole zoo's seconds are measured
 HARM = -0.02
 """The most likeness that a cheaper zoo may cost and still be said to teach as much."""
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A zoo of so many people, the rest of it as the cell says, and the recipe's synthesizer fitted to it.
 
     Returns:
-        `Lab.score`'s figures of ADALoRA; "vae explained" of held-out people's own LoRAs; "own similarity" and "own similarity2",
+        `score`'s figures of ADALoRA; "vae explained" of held-out people's own LoRAs; "own similarity" and "own similarity2",
         of the rest's LoRAs themselves to their people; "seconds" of CPU time that a LoRA of the rest takes.
     """
-    part = lab.with_training_people(config["loras"], seed)
+    part = context.with_training_people(config["loras"], seed)
     first = replace(part, train=part.train[: config["first"]])
     rest = part.train[config["first"] :]
     figures: Figures = {}
@@ -44,31 +44,34 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         own = resemblance(part.subjects, part.persons_of(rest[: part.people]), part.zoo.layout, vectors[: part.people])
         figures = {f"own {name}": values for name, values in own.items()} | {"seconds": seconds}
         taught = replace(part, vectors=part.vectors.index_copy(0, rest, vectors))
-    return figures | Taught.by(taught, seed).figures(lab)
+    return figures | Taught.by(taught, seed).figures(context)
 
 
 def _rest(
-    lab: Lab, first: Lab, rows: Int[Tensor, " n"], config: Config, seed: int
+    context: ExperimentContext, first: ExperimentContext, rows: Int[Tensor, " n"], config: Config, seed: int
 ) -> tuple[Float[Tensor, "n P"], float]:
     """The LoRAs of the rest, and the CPU seconds that one takes (without the teacher's, whose training they share)."""
-    whole = AdaptConfig(**lab.zoo.recipe["adapt"])
+    whole = AdaptConfig(**context.zoo.recipe["adapt"])
     if config["start"] == "as it is":  # the zoo has them; a bank is made again for the time
-        return lab.vectors[rows], _trained(lab, lab.zoo.init(), rows[:BANK], whole)[1]
+        return context.vectors[rows], _trained(context, context.zoo.init(), rows[:BANK], whole)[1]
     fewer = replace(whole, steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed)
     if config["start"] == "mean":
-        return _trained(lab, lab.zoo.init(), rows, fewer)
+        return _trained(context, context.zoo.init(), rows, fewer)
     starts = _teacher(first, seed).starts(rows)
     # What is predicted has a zoo's size already.
-    return _trained(lab, starts, rows, replace(fewer, strength=1.0)) if fewer.steps else (starts, 0.0)
+    return _trained(context, starts, rows, replace(fewer, strength=1.0)) if fewer.steps else (starts, 0.0)
 
 
 def _trained(
-    lab: Lab, starts: Float[Tensor, " P"] | Float[Tensor, "n P"], rows: Int[Tensor, " n"], settings: AdaptConfig
+    context: ExperimentContext,
+    starts: Float[Tensor, " P"] | Float[Tensor, "n P"],
+    rows: Int[Tensor, " n"],
+    settings: AdaptConfig,
 ) -> tuple[Float[Tensor, "n P"], float]:
     """People's LoRAs, made as the zoo's are but for the settings, and the CPU seconds of one."""
-    recipe, begun = lab.zoo.recipe, time.process_time()
-    photos = lab.world.photos(lab.persons_of(rows), recipe["photos"], recipe["first_photo"])
-    vectors = train_people(lab.world.base, lab.zoo.layout, starts, photos, settings, bank_size=BANK)
+    recipe, begun = context.zoo.recipe, time.process_time()
+    photos = context.world.photos(context.persons_of(rows), recipe["photos"], recipe["first_photo"])
+    vectors = train_people(context.world.base, context.zoo.layout, starts, photos, settings, bank_size=BANK)
     return vectors, (time.process_time() - begun) / len(rows)
 
 
@@ -76,40 +79,40 @@ def _trained(
 class Taught:
     """The recipe's VAE and ADALoRA prior, as a zoo teaches them."""
 
-    lab: Lab
+    context: ExperimentContext
     vae: LoRAVAE
     prior: DiffusionPrior
 
     @classmethod
-    def by(cls, lab: Lab, seed: int) -> "Taught":
-        """Fitted to a lab's training people, in the recipe's shape as far as so few LoRAs allow."""
-        n, shape = len(lab.train), lab.recipe.vae
+    def by(cls, context: ExperimentContext, seed: int) -> "Taught":
+        """Fitted to a context's training people, in the recipe's shape as far as so few LoRAs allow."""
+        n, shape = len(context.train), context.recipe.vae
         shape = replace(
             shape, num_components=min(shape.num_components, n - 1), latent_dim=min(shape.latent_dim, n // 2)
         )
-        vae, _ = lab.vae(shape, seed)
-        return cls(lab, vae, lab.prior_on(*lab.latents(vae), lab.recipe.priors[0], seed))
+        vae, _ = context.vae(shape, seed)
+        return cls(context, vae, context.prior_on(*context.latents(vae), context.recipe.priors[0], seed))
 
     @torch.no_grad()
     def starts(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "n P"]:
         """LoRAs for people by their embeddings alone, with the zoo's lora_A, as long as draws best for others."""
-        lab, method = self.lab, self.lab.decoded(self.prior, self.vae, **AT_ZERO)
-        scale = lab.best_scale(method, lab.canonicalizer)
-        return with_lora_A(lab.zoo.layout, lab.canonicalizer.invert(scale * method(rows)), lab.zoo.init())
+        context, method = self.context, self.context.decoded(self.prior, self.vae, **AT_ZERO)
+        scale = context.best_scale(method, context.canonicalizer)
+        return with_lora_A(context.zoo.layout, context.canonicalizer.invert(scale * method(rows)), context.zoo.init())
 
-    def figures(self, whole: Lab) -> Figures:
+    def figures(self, whole: ExperimentContext) -> Figures:
         """What it has learned, in units of the whole zoo's mean LoRA."""
-        lab, method = self.lab, self.lab.decoded(self.prior, self.vae, **AT_ZERO)
-        own = lab.canonicalizer.invert(reconstruction(lab, self.vae)(lab.scored))
-        predicted = lab.canonicalizer.invert(method(lab.scored))
+        context, method = self.context, self.context.decoded(self.prior, self.vae, **AT_ZERO)
+        own = context.canonicalizer.invert(reconstruction(context, self.vae)(context.scored))
+        predicted = context.canonicalizer.invert(method(context.scored))
         explained: Figures = {"vae explained": whole.explained(own), "explained": whole.explained(predicted)}
-        return explained | lab.likeness(method, lab.canonicalizer)
+        return explained | context.likeness(method, context.canonicalizer)
 
 
 _TEACHERS: dict[tuple[int, ...], Taught] = {}
 
 
-def _teacher(first: Lab, seed: int) -> Taught:
+def _teacher(first: ExperimentContext, seed: int) -> Taught:
     """What the first LoRAs have taught: the same for all cells of a seed, which are run one after the other."""
     key = (seed, *first.train.tolist())
     if key not in _TEACHERS:

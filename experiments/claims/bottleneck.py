@@ -4,31 +4,31 @@ from dataclasses import replace
 
 import torch
 
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures
 
 SHORTER = (32, 64, 128, 256)
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """Another VAE, and an ADALoRA prior on its latents.
 
     Returns:
-        `Lab.score`'s figures of the prior, "reconstructed" (`Lab.explained` of people's own LoRAs through the VAE),
+        `score`'s figures of the prior, "reconstructed" (`explained` of people's own LoRAs through the VAE),
         "active_units", "kl_per_dimension".
     """
-    recipe = lab.recipe.vae
+    recipe = context.recipe.vae
     m = config["latent_dim"]
     shape = replace(
         recipe, latent_dim=m, kl_weight=config["kl_weight"], num_components=max(m, config["num_components"])
     )
-    vae, fitted = lab.vae(shape, seed)
-    prior = lab.prior_on(*lab.latents(vae), replace(lab.recipe.priors[0], centre="zero"), seed)
+    vae, fitted = context.vae(shape, seed)
+    prior = context.prior_on(*context.latents(vae), replace(context.recipe.priors[0], centre="zero"), seed)
     with torch.no_grad():
-        own = lab.canonicalizer.invert(vae.decode(lab.latents(vae)[0][lab.scored]))
-    return lab.score(lab.decoded(prior, vae, **AT_ZERO)) | {
-        "reconstructed": lab.explained(own),
+        own = context.canonicalizer.invert(vae.decode(context.latents(vae)[0][context.scored]))
+    return context.score(context.decoded(prior, vae, **AT_ZERO)) | {
+        "reconstructed": context.explained(own),
         "active_units": fitted["active_units"],
         "kl_per_dimension": fitted["kl_per_dimension"],
     }

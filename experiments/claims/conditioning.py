@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 
 from lorasynth.errors import UsageError
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more, times
-from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior import Denoiser
 
@@ -14,28 +14,28 @@ RIVALS = ("adanorm", "adaln_zero", "film", "concat", "cross_attention", "lora_mi
 HALF_THE_GAIN = 1.15  # the claim is 1.30; half-way to nothing tells the two apart
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A prior with another conditioning, as wide as the parameters of the reference allow.
 
-    Besides `Lab.score`: the "width" and the denoiser's "parameters".
+    Besides `score`: the "width" and the denoiser's "parameters".
     """
-    conditioning, depth = config["conditioning"], config.get("depth", lab.recipe.priors[0].depth)
-    base = replace(lab.recipe.priors[0], centre=config["centre"])
-    goal = parameters(lab, base.conditioning, base.width, base.depth)
-    width = equal_width(lab, conditioning, depth, goal)
-    prior = lab.prior(replace(base, conditioning=conditioning, width=width, depth=depth), seed)
-    figures = lab.score(lab.decoded(prior, **AT_ZERO))
-    return figures | {"width": float(width), "parameters": float(parameters(lab, conditioning, width, depth))}
+    conditioning, depth = config["conditioning"], config.get("depth", context.recipe.priors[0].depth)
+    base = replace(context.recipe.priors[0], centre=config["centre"])
+    goal = parameters(context, base.conditioning, base.width, base.depth)
+    width = equal_width(context, conditioning, depth, goal)
+    prior = context.prior(replace(base, conditioning=conditioning, width=width, depth=depth), seed)
+    figures = context.score(context.decoded(prior, **AT_ZERO))
+    return figures | {"width": float(width), "parameters": float(parameters(context, conditioning, width, depth))}
 
 
-def parameters(lab: Lab, conditioning: str, width: int, depth: int) -> int:
+def parameters(context: ExperimentContext, conditioning: str, width: int, depth: int) -> int:
     """Trained numbers of a denoiser."""
     with torch.device("meta"):
-        denoiser = Denoiser(lab.recipe.vae.latent_dim, lab.embeddings.shape[2], width, depth, conditioning)
+        denoiser = Denoiser(context.recipe.vae.latent_dim, context.embeddings.shape[2], width, depth, conditioning)
     return sum(p.numel() for p in denoiser.parameters())
 
 
-def equal_width(lab: Lab, conditioning: str, depth: int, goal: int) -> int:
+def equal_width(context: ExperimentContext, conditioning: str, depth: int, goal: int) -> int:
     """The width whose number of parameters is nearest to a goal; they rise with it.
 
     Raises:
@@ -44,12 +44,12 @@ def equal_width(lab: Lab, conditioning: str, depth: int, goal: int) -> int:
     low, high = 4, 4096
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if parameters(lab, conditioning, middle, depth) <= goal else (low, middle)
-    width = min((low, high), key=lambda width: abs(parameters(lab, conditioning, width, depth) - goal))
-    if abs(parameters(lab, conditioning, width, depth) - goal) > 0.1 * goal:
+        low, high = (middle, high) if parameters(context, conditioning, middle, depth) <= goal else (low, middle)
+    width = min((low, high), key=lambda width: abs(parameters(context, conditioning, width, depth) - goal))
+    if abs(parameters(context, conditioning, width, depth) - goal) > 0.1 * goal:
         raise UsageError(
             f"expected {goal:,} parameters, give or take a tenth, for {conditioning} of {depth} blocks, got "
-            f"{parameters(lab, conditioning, width, depth):,} at width {width}; choose a recipe with wider priors"
+            f"{parameters(context, conditioning, width, depth):,} at width {width}; choose a recipe with wider priors"
         )
     return width
 

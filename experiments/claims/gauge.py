@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.canonical.svd import canonical_factors
+from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import Lab
 from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_inner
 from lorasynth.lora.layout import Layout
@@ -18,25 +18,27 @@ from lorasynth.prior.training import RIDGE_LAMBDAS
 Factors = tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """Ridge regression from embedding to LoRA vectors in one gauge; no VAE and no prior, which would have their own say.
 
     Returns:
-        `Lab.score`'s figures; of "products", where what is predicted is ΔW itself and no LoRA of this rank, "explained" only.
+        `score`'s figures; of "products", where what is predicted is ΔW itself and no LoRA of this rank, "explained" only.
     """
-    layout, gauge = lab.zoo.layout, config["gauge"]
+    layout, gauge = context.zoo.layout, config["gauge"]
     if gauge == "products":
-        return {"explained": explained_of_products(lab)}
-    loose = scrambled(layout, lab.vectors, seed) if config["scrambled"] else lab.vectors
+        return {"explained": explained_of_products(context)}
+    loose = scrambled(layout, context.vectors, seed) if config["scrambled"] else context.vectors
     if gauge in ("anchored", "procrustes"):
-        form = Canonicalizer.fit(loose[lab.train], layout, gauge, lab.zoo.init() if gauge == "anchored" else None)
+        form = Canonicalizer.fit(
+            loose[context.train], layout, gauge, context.zoo.init() if gauge == "anchored" else None
+        )
         x = form.apply(loose)
     else:
         flat = torch.cat([each_module(layout, part, GAUGES[gauge]) for part in loose.split(256)])
-        form = plain_form(layout, flat[lab.train])
+        form = plain_form(layout, flat[context.train])
         x = (flat - form.mean) / form.scale
-    ridge = lab.ridge(x)
-    return lab.score(lambda rows: ridge.predict(lab.photo(rows)), form)
+    ridge = context.ridge(x)
+    return context.score(lambda rows: ridge.predict(context.photo(rows)), form)
 
 
 def as_it_is(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> Factors:
@@ -96,18 +98,18 @@ def plain_form(layout: Layout, flat: Float[Tensor, "n P"]) -> Canonicalizer:
     return Canonicalizer(layout=layout, gauge="procrustes", reference=mean, mean=mean, scale=scale, active=active)
 
 
-def explained_of_products(lab: Lab, chunk: int = 64) -> list[float]:
-    """`Lab.explained` of ridge regression to ΔW itself, which knows no gauge, without forming an update.
+def explained_of_products(context: ExperimentContext, chunk: int = 64) -> list[float]:
+    """`explained` of ridge regression to ΔW itself, which knows no gauge, without forming an update.
 
     Ridge's prediction is a mixture of the training people's updates, so its error follows from inner products of updates.
     """
-    n = len(lab.train)
-    everybody = torch.cat([lab.train, lab.choosing, lab.scored])
-    vectors = lab.vectors[everybody].double()
-    gram = torch.cat([delta_W_inner(lab.zoo.layout, part, vectors) for part in vectors.split(chunk)])
-    mean_face = lab.faces[lab.train].mean(0)
-    known = (lab.faces[lab.train] - mean_face).double()
-    seen = (torch.cat([lab.photo(rows) for rows in (lab.choosing, lab.scored)]) - mean_face).double()
+    n = len(context.train)
+    everybody = torch.cat([context.train, context.choosing, context.scored])
+    vectors = context.vectors[everybody].double()
+    gram = torch.cat([delta_W_inner(context.zoo.layout, part, vectors) for part in vectors.split(chunk)])
+    mean_face = context.faces[context.train].mean(0)
+    known = (context.faces[context.train] - mean_face).double()
+    seen = (torch.cat([context.photo(rows) for rows in (context.choosing, context.scored)]) - mean_face).double()
 
     def errors(mixture: Float[Tensor, "m n"]) -> Float[Tensor, " m"]:
         own, cross = gram.diagonal()[n:], gram[n:, :n]
@@ -121,7 +123,7 @@ def explained_of_products(lab: Lab, chunk: int = 64) -> list[float]:
         weight = seen @ torch.linalg.solve(damped, known.T)
         # Each update weighs as much as ridge says, and the mean update what is left.
         tried.append(errors(weight - weight.mean(1, keepdim=True) + mean))
-    choosing = len(lab.choosing)
+    choosing = len(context.choosing)
     best = min(tried, key=lambda error: error[:choosing].mean().item())[choosing:]
     return (1 - best / errors(mean)[choosing:].mean()).tolist()
 

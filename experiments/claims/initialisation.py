@@ -9,8 +9,8 @@ from torch import Tensor
 from claims.gauge import GAUGES, Factors, each_module, explained_of_products, plain_form
 from lorasynth.canonical import Canonicalizer
 from lorasynth.canonical.svd import canonical_factors
+from lorasynth.experiments.context import ExperimentContext, resemblance
 from lorasynth.experiments.experiment import MATTERS, Claim, Config, Criterion, Experiment, Verdict, decide, more
-from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
 from lorasynth.lora.factors import delta_W_inner, delta_W_norm2, delta_W_relative_error
 from lorasynth.zoo.adapt import AdaptConfig
@@ -21,14 +21,14 @@ PHOTOS_A_STEP = 4
 FEW = {"choosing": 24, "scored": 56}  # people, besides those that are learned from
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """LoRAs of some of the zoo's people trained anew, lora_A too, and ridge regression from embedding to LoRA in each gauge.
 
     Returns:
         "none explained", "svd explained", …: part of the variance of the scored people's ΔW about the mean ΔW; of "products",
         what is predicted is ΔW itself. "own similarity" and "own similarity2": of these LoRAs themselves.
     """
-    zoo = _trained_anew(lab.with_training_people(config["loras"], seed), config, seed)
+    zoo = _trained_anew(context.with_training_people(config["loras"], seed), config, seed)
     layout, figures = zoo.zoo.layout, {}
     own, of_mean = delta_W_norm2(layout, zoo.vectors[zoo.scored].double()), _deviations(zoo)
     for name in (*GAUGES, "mean-signs", "procrustes"):
@@ -36,16 +36,16 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         predicted = form.invert(zoo.ridge(x).predict(zoo.photo(zoo.scored)))
         error = delta_W_relative_error(layout, zoo.vectors[zoo.scored], predicted) * own
         figures[f"{name} explained"] = (1 - error / of_mean).tolist()
-    rows = zoo.scored[: lab.people]
-    drawn = resemblance(lab.subjects, zoo.persons_of(rows), layout, zoo.vectors[rows])
+    rows = zoo.scored[: context.people]
+    drawn = resemblance(context.subjects, zoo.persons_of(rows), layout, zoo.vectors[rows])
     return figures | {"products explained": explained_of_products(zoo)} | {f"own {n}": v for n, v in drawn.items()}
 
 
-def _trained_anew(lab: Lab, config: Config, seed: int) -> Lab:
-    """A lab of fewer people whose LoRAs have the cell's rank and beginning, trained by the zoo's optimizer."""
-    parts = [lab.train, lab.choosing[: FEW["choosing"]], lab.scored[: FEW["scored"]]]
+def _trained_anew(context: ExperimentContext, config: Config, seed: int) -> ExperimentContext:
+    """A context of fewer people whose LoRAs have the cell's rank and beginning, trained by the zoo's optimizer."""
+    parts = [context.train, context.choosing[: FEW["choosing"]], context.scored[: FEW["scored"]]]
     rows, places = torch.cat(parts), torch.arange(sum(map(len, parts))).split([len(part) for part in parts])
-    persons, recipe, layout = lab.persons_of(rows), lab.zoo.recipe, lab.zoo.layout.of_rank(config["rank"])
+    persons, recipe, layout = context.persons_of(rows), context.zoo.recipe, context.zoo.layout.of_rank(config["rank"])
     if config["own_lora_A"]:
         starts = torch.stack([random_init(layout, (seed + 1) * 1_000_000 + person) for person in persons])
     else:
@@ -54,22 +54,22 @@ def _trained_anew(lab: Lab, config: Config, seed: int) -> Lab:
         AdaptConfig(**recipe["adapt"]), steps=config["fitting_steps"], batch_size=PHOTOS_A_STEP,
         learning_rate=config["learning_rate"], lora_A="each", strength=1.0, seed=seed,
     )  # fmt: skip
-    photos = lab.world.photos(persons, recipe["photos"], recipe["first_photo"])
-    vectors = train_people(lab.world.base, layout, starts, photos, settings)
+    photos = context.world.photos(persons, recipe["photos"], recipe["first_photo"])
+    vectors = train_people(context.world.base, layout, starts, photos, settings)
     return replace(
-        lab, zoo=replace(lab.zoo, layout=layout), persons=persons, vectors=vectors, embeddings=lab.embeddings[rows],
+        context, zoo=replace(context.zoo, layout=layout), persons=persons, vectors=vectors, embeddings=context.embeddings[rows],
         train=places[0], choosing=places[1], scored=places[2],
     )  # fmt: skip
 
 
-def _deviations(zoo: Lab) -> Float[Tensor, ""]:
+def _deviations(zoo: ExperimentContext) -> Float[Tensor, ""]:
     """Mean squared distance of the scored people's updates from the mean of the training people's."""
     layout, train, scored = zoo.zoo.layout, zoo.vectors[zoo.train].double(), zoo.vectors[zoo.scored].double()
     cross, within = delta_W_inner(layout, scored, train).mean(1), delta_W_inner(layout, train, train).mean()
     return (delta_W_norm2(layout, scored) - 2 * cross + within).mean()
 
 
-def _in_gauge(zoo: Lab, name: str) -> tuple[Canonicalizer, Float[Tensor, "N P"]]:
+def _in_gauge(zoo: ExperimentContext, name: str) -> tuple[Canonicalizer, Float[Tensor, "N P"]]:
     """Everybody's scaled vectors in a gauge, and the form that takes them back."""
     layout = zoo.zoo.layout
     if name == "procrustes":

@@ -7,8 +7,8 @@ import torch
 
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.evaluate.memorisation import PERCENTILE, Memorisation, nearest
+from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Criterion, Experiment, Verdict, decide
-from lorasynth.experiments.lab import Lab
 from lorasynth.experiments.statistics import Figures, Interval, Results, mean
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
@@ -18,7 +18,7 @@ from lorasynth.worlds.subjects import GIVEN_PHOTO, Role, persons_of
 GOOD = 0.05  # of LoRAs too near at most, by the whole interval; by construction 0.01 of the zoo's own are
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """LoRAs for strangers by one method; how near are they to the nearest of the zoo?
 
     Returns:
@@ -26,15 +26,15 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         "too_aligned" (in direction); and "distance", "cosine". See `lorasynth.evaluate.memorisation`.
     """
     strangers = persons_of(Role.STRANGERS, config["people"])
-    embedding = lab.world.embeddings(strangers, 1, first=GIVEN_PHOTO)[:, 0]
-    prior = _prior(lab, config["prior"], seed)
+    embedding = context.world.embeddings(strangers, 1, first=GIVEN_PHOTO)[:, 0]
+    prior = _prior(context, config["prior"], seed)
     settings = {"temperature": config["temperature"]} if isinstance(prior, DiffusionPrior) else {}
-    vae, _ = lab.vae()
+    vae, _ = context.vae()
     with torch.no_grad():
         x = vae.decode(prior.predict(embedding, seed=seed, **settings))
-    vectors = lab.canonicalizer.invert(config["scale"] * x)
-    of_the_zoo = _of_the_zoo(lab)
-    found = nearest(lab.zoo, of_the_zoo.mean, vectors)
+    vectors = context.canonicalizer.invert(config["scale"] * x)
+    of_the_zoo = _of_the_zoo(context)
+    found = nearest(context.zoo, of_the_zoo.mean, vectors)
     return {
         "too_near": (found.distance < of_the_zoo.own.distance.quantile(PERCENTILE)).double().tolist(),
         "too_aligned": (found.cosine > of_the_zoo.own.cosine.quantile(1 - PERCENTILE)).double().tolist(),
@@ -43,22 +43,24 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
     }
 
 
-def _prior(lab: Lab, name: str, seed: int) -> DiffusionPrior | Baseline:
+def _prior(context: ExperimentContext, name: str, seed: int) -> DiffusionPrior | Baseline:
     if name not in BASELINES:
-        return lab.prior(replace(lab.recipe.priors[0], conditioning=name), seed)
-    target, faces = lab.latents(lab.vae()[0])[0], lab.faces
+        return context.prior(replace(context.recipe.priors[0], conditioning=name), seed)
+    target, faces = context.latents(context.vae()[0])[0], context.faces
     if name == "nearest":
-        return NearestPrior(faces[lab.train], target[lab.train])
+        return NearestPrior(faces[context.train], target[context.train])
     if name == "kernel":
-        return KernelPrior.fit(faces[lab.train], target[lab.train], lab.recipe.kernel_lambda)
-    return lab.ridge(target)
+        return KernelPrior.fit(faces[context.train], target[context.train], context.recipe.kernel_lambda)
+    return context.ridge(target)
 
 
 @lru_cache(maxsize=1)
-def _of_the_zoo(lab: Lab) -> Memorisation:
-    base, encoder = lab.zoo.layout.base, WorldEncoder(lab.world)
-    model = Synthesizer(base=base, encoder=encoder, canonicalizer=lab.canonicalizer, vae=lab.vae()[0], priors={})
-    return Memorisation.fit(model, lab.zoo, report=lambda _: None)
+def _of_the_zoo(context: ExperimentContext) -> Memorisation:
+    base, encoder = context.zoo.layout.base, WorldEncoder(context.world)
+    model = Synthesizer(
+        base=base, encoder=encoder, canonicalizer=context.canonicalizer, vae=context.vae()[0], priors={}
+    )
+    return Memorisation.fit(model, context.zoo, report=lambda _: None)
 
 
 def no_copies(cell: str) -> Criterion:

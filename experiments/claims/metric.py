@@ -5,33 +5,33 @@ from dataclasses import replace
 import torch
 
 from lorasynth.canonical import Metric
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures
 
 METRICS: dict[str, Metric] = {"canonical": "entries", "delta_W": "updates"}
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """The recipe's VAE and ADALoRA prior, and ridge regression of its latents, on canonical vectors with the cell's distances.
 
     Returns:
-        `Lab.score`'s figures of the prior and ("ridge …") of ridge; "reconstructed": `Lab.explained` of people's own LoRAs
+        `score`'s figures of the prior and ("ridge …") of ridge; "reconstructed": `explained` of people's own LoRAs
         through the VAE.
     """
-    lab = in_metric(lab, config["metric"])
-    vae, _ = lab.vae(seed=seed)
-    mean, logvar = lab.latents(vae)
+    context = in_metric(context, config["metric"])
+    vae, _ = context.vae(seed=seed)
+    mean, logvar = context.latents(vae)
     with torch.no_grad():
-        own = lab.canonicalizer.invert(vae.decode(mean[lab.scored]))
-    adalora = lab.decoded(lab.prior_on(mean, logvar, lab.recipe.priors[0], seed), vae, **AT_ZERO)
-    ridge = lab.score(lab.decoded(lab.ridge(mean), vae), prefix="ridge ")
-    return lab.score(adalora) | ridge | {"reconstructed": lab.explained(own)}
+        own = context.canonicalizer.invert(vae.decode(mean[context.scored]))
+    adalora = context.decoded(context.prior_on(mean, logvar, context.recipe.priors[0], seed), vae, **AT_ZERO)
+    ridge = context.score(context.decoded(context.ridge(mean), vae), prefix="ridge ")
+    return context.score(adalora) | ridge | {"reconstructed": context.explained(own)}
 
 
-def in_metric(lab: Lab, name: str) -> Lab:
+def in_metric(context: ExperimentContext, name: str) -> ExperimentContext:
     """The same zoo in a canonical form with another metric."""
-    return replace(lab, recipe=replace(lab.recipe, metric=METRICS[name]))
+    return replace(context, recipe=replace(context.recipe, metric=METRICS[name]))
 
 
 EXPERIMENT = Experiment(

@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures
 
 SAMPLED = {"temperature": 1.0, "num_inference_steps": 20}
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A prior that predicts something else, sampled from noise or at temperature 0."""
-    base = replace(lab.recipe.priors[0], centre=config["centre"], prediction_type=config["prediction_type"])
+    base = replace(context.recipe.priors[0], centre=config["centre"], prediction_type=config["prediction_type"])
     sampler = SAMPLED if config["sampled"] else AT_ZERO
-    return lab.score(lab.decoded(lab.prior(base, seed), seed=seed, **sampler))
+    return context.score(context.decoded(context.prior(base, seed), seed=seed, **sampler))
 
 
 PREDICTED = {"v": "v_prediction", "x0": "sample", "noise": "epsilon"}

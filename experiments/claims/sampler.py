@@ -4,24 +4,24 @@ from dataclasses import replace
 
 import torch.nn.functional as F
 
+from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import Lab
 from lorasynth.experiments.statistics import Figures
 
 STANDARD = {"guidance_scale": 1.0, "num_inference_steps": 8, "temperature": 0.0}
 GUIDED = (1.5, 2.0, 4.0)
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """One ADALoRA prior a seed, sampled otherwise.
 
     Returns:
-        `Lab.score`'s figures, and "agreement": the cosine of two canonical vectors for the same photo, of different noise.
+        `score`'s figures, and "agreement": the cosine of two canonical vectors for the same photo, of different noise.
     """
-    prior = lab.prior(replace(lab.recipe.priors[0], centre="zero"), seed)
-    one, other = (lab.decoded(prior, seed=s, **config)(lab.scored) for s in (seed, seed + 1_000))
+    prior = context.prior(replace(context.recipe.priors[0], centre="zero"), seed)
+    one, other = (context.decoded(prior, seed=s, **config)(context.scored) for s in (seed, seed + 1_000))
     agreement = F.cosine_similarity(one, other, dim=1)
-    return lab.score(lab.decoded(prior, seed=seed, **config)) | {"agreement": agreement.tolist()}
+    return context.score(context.decoded(prior, seed=seed, **config)) | {"agreement": agreement.tolist()}
 
 
 EXPERIMENT = Experiment(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import Photos
+from lorasynth.experiments.context import ExperimentContext, resemblance
 from lorasynth.experiments.experiment import (
     MATTERS,
     Claim,
@@ -21,7 +22,6 @@ from lorasynth.experiments.experiment import (
     decide,
     more,
 )
-from lorasynth.experiments.lab import Lab, resemblance
 from lorasynth.experiments.statistics import Figures, Results, difference, scores
 from lorasynth.gallery import Split
 from lorasynth.lora.bank import AdapterBank
@@ -38,7 +38,7 @@ BANK = 16
 ZERO_SHOT = "zero-shot"
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """LoRAs of held-out people by the shipped synthesizer, by fine-tuning, or by fine-tuning from the synthesizer's.
 
     Fine-tuning is `FINE_TUNING` with another number of steps, and the learning rate that is best for so many.
@@ -47,8 +47,8 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         `resemblance`'s figures; "seconds", the median of a LoRA made alone, from encoding the photo on, in CPU time, which
         others on the machine do not change; "steps".
     """
-    model, world = Synthesizer.from_pretrained(), lab.world
-    persons = persons_of(Split.HELD_OUT, lab.people)
+    model, world = Synthesizer.from_pretrained(), context.world
+    persons = persons_of(Split.HELD_OUT, context.people)
     pictures = world.draw(persons, [GIVEN_PHOTO] * len(persons), world.picture_size)
     photos = world.photos(persons, config["photos"], GIVEN_PHOTO if config["photos"] == 1 else TUNED_FROM)
 

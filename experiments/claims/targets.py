@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import principal_stem
@@ -15,41 +15,41 @@ from lorasynth.vae.stem import principal_stem
 NO_POSTERIOR = -20.0  # the log-variance of a target that is a point
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """The same diffusion prior, steps and width on another target, decoded to canonical vectors.
 
     The prior is centred on zero, as the paper's: what a regression on the target would add is another question.
 
     Returns:
-        `Lab.score`'s figures, "explained_canonical" (see there), the denoiser's "parameters", and "target_numbers".
+        `score`'s figures, "explained_canonical" (see there), the denoiser's "parameters", and "target_numbers".
     """
     vae = None
-    mean, logvar = lab.x, torch.full_like(lab.x, NO_POSTERIOR)
+    mean, logvar = context.x, torch.full_like(context.x, NO_POSTERIOR)
     if config["target"] != "canonical":
-        vae = _vae(lab, config)
-        mean, logvar = lab.latents(vae)
+        vae = _vae(context, config)
+        mean, logvar = context.latents(vae)
         if config["target"] == "pca":
             logvar = torch.full_like(logvar, NO_POSTERIOR)
-    prior = lab.prior_on(mean, logvar, replace(lab.recipe.priors[0], centre="zero"), seed)
+    prior = context.prior_on(mean, logvar, replace(context.recipe.priors[0], centre="zero"), seed)
 
     @torch.no_grad()
     def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
-        z = prior.predict(lab.photo(rows), **AT_ZERO)
+        z = prior.predict(context.photo(rows), **AT_ZERO)
         return z if vae is None else vae.decode(z)
 
-    return lab.score(method) | {
-        "explained_canonical": lab.explained_canonical(method(lab.scored)),
+    return context.score(method) | {
+        "explained_canonical": context.explained_canonical(method(context.scored)),
         "parameters": float(sum(p.numel() for p in prior.denoiser.parameters())),
         "target_numbers": float(mean.shape[1]),
     }
 
 
-def _vae(lab: Lab, config: Config) -> LoRAVAE:
-    recipe = lab.recipe.vae
+def _vae(context: ExperimentContext, config: Config) -> LoRAVAE:
+    recipe = context.recipe.vae
     if config["target"] == "vae":
-        return lab.vae(replace(recipe, stem=config["stem"]))[0]
-    x = lab.x[lab.train]
-    stem = principal_stem(x, recipe.num_components, lab.canonicalizer.blocks, recipe.local_numbers)
+        return context.vae(replace(recipe, stem=config["stem"]))[0]
+    x = context.x[context.train]
+    stem = principal_stem(x, recipe.num_components, context.canonicalizer.blocks, recipe.local_numbers)
     return LoRAVAE.from_stem(x, stem, recipe.latent_dim, recipe.hidden_dim).eval()  # untrained it is PCA
 
 

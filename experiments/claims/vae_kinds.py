@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from claims.metric import in_metric
 from claims.vae_shape import reconstruction
+from lorasynth.experiments.context import ExperimentContext, seeded
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import Lab, seeded
 from lorasynth.experiments.statistics import Figures
 from lorasynth.training import train
 from lorasynth.vae import LoRAVAE
@@ -81,43 +81,43 @@ def plain_vae(kind: str, blocks: list[int], config: Config, dropout: float) -> P
     )
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A VAE of another kind, for as many steps; scored by what it leaves of people's own LoRAs.
 
     Returns:
-        `Lab.score`'s figures of people's own LoRAs through the VAE, and "parameters" of encoder and decoder.
+        `score`'s figures of people's own LoRAs through the VAE, and "parameters" of encoder and decoder.
     """
-    lab = in_metric(lab, config["loss"])
-    vae = (_ours if config["kind"] == "ours" else _plain)(lab, config, seed)
-    return lab.score(reconstruction(lab, vae)) | {"parameters": float(sum(p.numel() for p in vae.parameters()))}
+    context = in_metric(context, config["loss"])
+    vae = (_ours if config["kind"] == "ours" else _plain)(context, config, seed)
+    return context.score(reconstruction(context, vae)) | {"parameters": float(sum(p.numel() for p in vae.parameters()))}
 
 
-def _ours(lab: Lab, config: Config, seed: int) -> LoRAVAE:
+def _ours(context: ExperimentContext, config: Config, seed: int) -> LoRAVAE:
     """From the best linear VAE on."""
-    recipe = lab.recipe.vae
+    recipe = context.recipe.vae
     shape = replace(
         recipe, stem="principal", hidden_dim=config["hidden_dim"], latent_dim=config["latent_dim"],
         loop=replace(recipe.loop, steps=config["fitting_steps"]),
     )  # fmt: skip
-    return lab.vae(shape, seed)[0]
+    return context.vae(shape, seed)[0]
 
 
-def _plain(lab: Lab, config: Config, seed: int) -> PlainVAE:
+def _plain(context: ExperimentContext, config: Config, seed: int) -> PlainVAE:
     """From random weights on; the choosing people choose among the averages of the way."""
     torch.manual_seed(seed)
-    x, recipe = lab.x, lab.recipe.vae
-    vae = plain_vae(config["kind"], lab.canonicalizer.blocks, config, recipe.dropout)
+    x, recipe = context.x, context.recipe.vae
+    vae = plain_vae(config["kind"], context.canonicalizer.blocks, config, recipe.dropout)
     loop = replace(seeded(recipe.loop, seed), steps=config["fitting_steps"], learning_rate=config["learning_rate"])
 
     def loss_of(generator: torch.Generator) -> Tensor:
-        seen = x[lab.train[torch.randint(len(lab.train), (recipe.batch_size,), generator=generator)]]
+        seen = x[context.train[torch.randint(len(context.train), (recipe.batch_size,), generator=generator)]]
         mean, logvar = vae.encode(seen)
         z = sample_posterior(mean, logvar, torch.randn(mean.shape, generator=generator))
         return vae_loss(seen, vae.decode(z), mean, logvar, recipe.kl_weight)
 
     @torch.no_grad()
     def validate() -> float:
-        held = x[lab.choosing]
+        held = x[context.choosing]
         return reconstruction_error(held, vae.decode(vae.encode(held)[0])).item()
 
     train(vae, loss_of, loop, validate=validate, label=config["kind"])

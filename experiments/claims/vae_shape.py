@@ -7,25 +7,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lorasynth.experiments.context import ExperimentContext, Method
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.lab import Lab, Method
 from lorasynth.experiments.statistics import Figures
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A VAE of another shape; scored by what it leaves of people's own LoRAs.
 
     Returns:
-        `Lab.score`'s figures of people's own LoRAs through the VAE, and "parameters" of encoder and decoder.
+        `score`'s figures of people's own LoRAs through the VAE, and "parameters" of encoder and decoder.
     """
     recipe = replace(
-        lab.recipe.vae, stem=config["stem"], hidden_dim=config["hidden_dim"], latent_dim=config["latent_dim"]
+        context.recipe.vae, stem=config["stem"], hidden_dim=config["hidden_dim"], latent_dim=config["latent_dim"]
     )
     if not config["trained"]:  # its start is the best linear VAE
         recipe = replace(recipe, loop=replace(recipe.loop, steps=0))
-    vae, _ = lab.vae(recipe, seed)
+    vae, _ = context.vae(recipe, seed)
     parts = (vae.encoder, vae.logvar, vae.decoder)
-    return lab.score(reconstruction(lab, vae)) | {
+    return context.score(reconstruction(context, vae)) | {
         "parameters": float(sum(p.numel() for part in parts for p in part.parameters()))
     }
 
@@ -41,12 +41,12 @@ class Autoencoder(Protocol):
         """Vectors."""
 
 
-def reconstruction(lab: Lab, vae: Autoencoder) -> Method:
+def reconstruction(context: ExperimentContext, vae: Autoencoder) -> Method:
     """People's own LoRAs through a VAE."""
 
     @torch.no_grad()
     def method(rows: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
-        return vae.decode(vae.encode(lab.x[rows])[0])
+        return vae.decode(vae.encode(context.x[rows])[0])
 
     return method
 

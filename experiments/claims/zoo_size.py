@@ -10,6 +10,7 @@ from torch import Tensor
 
 from claims.law import PowerLaw
 from claims.vae_shape import reconstruction
+from lorasynth.experiments.context import AT_ZERO, ExperimentContext
 from lorasynth.experiments.experiment import (
     MATTERS,
     Claim,
@@ -22,7 +23,6 @@ from lorasynth.experiments.experiment import (
     decide,
     more,
 )
-from lorasynth.experiments.lab import AT_ZERO, Lab
 from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
 from lorasynth.prior import DiffusionPrior, KernelPrior
 from lorasynth.prior.baselines import Baseline
@@ -36,16 +36,16 @@ CELLS = (*(f"n{n}" for n in SIZES), "all")
 EARLIER = 512  # a law of so many LoRAs and fewer is held against the whole zoo
 
 
-def run(lab: Lab, config: Config, seed: int) -> Figures:
+def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """Everything fitted to a part of the zoo, drawn by the seed: canonical form, VAE, ridge, kernel, ADALoRA.
 
     The stem has as many directions and the latent as many numbers as the recipe, or as such a part can give: one less than it has
     LoRAs, and half of them.
 
     Returns:
-        "loras"; "vae explained" of people's own LoRAs; and `Lab.score`'s figures of each method, its name before each.
+        "loras"; "vae explained" of people's own LoRAs; and `score`'s figures of each method, its name before each.
     """
-    part = lab.with_training_people(config["loras"] or len(lab.train), seed)
+    part = context.with_training_people(config["loras"] or len(context.train), seed)
     n, recipe = len(part.train), part.recipe
     shape = replace(
         recipe.vae, num_components=min(recipe.vae.num_components, n - 1), latent_dim=min(recipe.vae.latent_dim, n // 2)
@@ -59,12 +59,12 @@ def run(lab: Lab, config: Config, seed: int) -> Figures:
         "adalora": part.prior_on(target, logvar, recipe.priors[0], seed),
     }
     # In units of the whole zoo's mean LoRA, so that all sizes are measured against one thing.
-    figures: Figures = {"loras": float(n), "vae explained": lab.explained(own)}
+    figures: Figures = {"loras": float(n), "vae explained": context.explained(own)}
     for name, prior in methods.items():
         settings = AT_ZERO if name == "adalora" else {}
         method = part.decoded(prior, vae, **settings)
         predicted = part.canonicalizer.invert(method(part.scored))
-        figures[f"{name} explained"] = lab.explained(predicted)
+        figures[f"{name} explained"] = context.explained(predicted)
         scored = part.likeness(method, part.canonicalizer)
         figures |= {f"{name} {figure}": values for figure, values in scored.items()}
     return figures

@@ -17,7 +17,7 @@ from lorasynth.storage.outputs import make_folder
 from lorasynth.storage.tables import read_table
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.importing.finding import PHOTOS, is_trace
-from lorasynth.zoo.pairs import photos_in
+from lorasynth.zoo.importing.pairing import photos_in
 
 REPORT = "report.jsonl"
 _ENDING = ".safetensors"

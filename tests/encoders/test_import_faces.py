@@ -14,7 +14,7 @@ from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
 from lorasynth.opening import open_encoder
-from lorasynth.zoo.pairs import person_number
+from lorasynth.zoo.importing.pairing import person_number
 from lorasynth.zoo.store import Zoo
 
 

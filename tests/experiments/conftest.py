@@ -1,4 +1,4 @@
-"""A real zoo of 32 people, trained for a few steps, and its lab."""
+"""A real zoo of 32 people, trained for a few steps, and its context."""
 
 import pytest
 
@@ -13,8 +13,8 @@ def zoo(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def lab(zoo):
-    from lorasynth.experiments.lab import Lab
+def context(zoo):
+    from lorasynth.experiments.context import ExperimentContext
     from lorasynth.recipes import get_recipe
 
-    return Lab.open(zoo, get_recipe("portraits_tiny"), people=2)
+    return ExperimentContext.open(zoo, get_recipe("portraits_tiny"), people=2)

@@ -14,7 +14,7 @@ from claims.law import PowerLaw
 from claims.metric import in_metric
 from lorasynth.errors import UsageError
 from lorasynth.experiments import experiment_names, get_experiment
-from lorasynth.experiments.lab import Lab
+from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.runner import load
 from lorasynth.prior import Denoiser
 
@@ -54,11 +54,11 @@ every_cell = pytest.mark.parametrize(
 
 
 @every_cell
-def test_cells_give_figures_of_people(name, lab, monkeypatch):
-    monkeypatch.setattr("lorasynth.experiments.lab.SCALES", (1.0, 2.0))
+def test_cells_give_figures_of_people(name, context, monkeypatch):
+    monkeypatch.setattr("lorasynth.experiments.context.SCALES", (1.0, 2.0))
     experiment = get_experiment(name)
     for cell in SMALL[name]:
-        figures = experiment.run(lab, smaller(experiment.cells[cell]), 0)
+        figures = experiment.run(context, smaller(experiment.cells[cell]), 0)
         lists = [values for values in figures.values() if isinstance(values, list)]
         assert lists
         assert all(np.isfinite(v).all() for v in figures.values())
@@ -113,66 +113,66 @@ def test_experiment_that_is_not_there_is_named():
         get_experiment("nonsense")
 
 
-# --- The lab -----------------------------------------------------------------------------------------------------------
+# --- The context -----------------------------------------------------------------------------------------------------------
 
 
-def test_nobody_who_is_scored_has_a_say(lab):
-    parts = [set(rows.tolist()) for rows in (lab.train, lab.choosing, lab.scored)]
-    assert sum(map(len, parts)) == len(set().union(*parts)) == len(lab.persons)
-    assert (len(lab.choosing), len(lab.scored)) == (4, 4)
+def test_nobody_who_is_scored_has_a_say(context):
+    parts = [set(rows.tolist()) for rows in (context.train, context.choosing, context.scored)]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(context.persons)
+    assert (len(context.choosing), len(context.scored)) == (4, 4)
 
 
-def test_true_loras_explain_all_and_the_mean_nothing(lab):
-    own, mean = lab.vectors[lab.scored], lab.canonicalizer.mean.expand(4, -1)
-    assert lab.explained(own) == pytest.approx([1.0] * 4, abs=1e-4)
-    assert np.mean(lab.explained(mean)) == pytest.approx(0, abs=1e-5)
+def test_true_loras_explain_all_and_the_mean_nothing(context):
+    own, mean = context.vectors[context.scored], context.canonicalizer.mean.expand(4, -1)
+    assert context.explained(own) == pytest.approx([1.0] * 4, abs=1e-4)
+    assert np.mean(context.explained(mean)) == pytest.approx(0, abs=1e-5)
     # The same LoRA in another gauge is the same LoRA.
-    other = scrambled(lab.zoo.layout, lab.vectors, 0)[lab.scored]
+    other = scrambled(context.zoo.layout, context.vectors, 0)[context.scored]
     assert (other - own).abs().max() > 0.1
-    assert lab.explained(other) == pytest.approx([1.0] * 4, abs=1e-4)
+    assert context.explained(other) == pytest.approx([1.0] * 4, abs=1e-4)
 
 
-def test_explained_is_of_updates_formed_by_hand(lab):
-    layout, rows = lab.zoo.layout, lab.scored
-    predicted = lab.canonicalizer.invert(0.5 * lab.x[rows])
+def test_explained_is_of_updates_formed_by_hand(context):
+    layout, rows = context.zoo.layout, context.scored
+    predicted = context.canonicalizer.invert(0.5 * context.x[rows])
 
     def updates(vectors):
         return torch.cat([(B @ A).flatten(1) for A, B in layout.split(vectors.double()).values()], dim=1)
 
-    true, mean = updates(lab.vectors[rows]), updates(lab.canonicalizer.mean[None])
+    true, mean = updates(context.vectors[rows]), updates(context.canonicalizer.mean[None])
     deviation = (true - mean).square().sum(1).mean()
     expected = 1 - (updates(predicted) - true).square().sum(1) / deviation
-    assert lab.explained(predicted) == pytest.approx(expected.tolist(), abs=1e-4)
+    assert context.explained(predicted) == pytest.approx(expected.tolist(), abs=1e-4)
 
 
-def test_cells_count_entries_unless_they_say_updates(lab):
-    updates = in_metric(lab, "delta_W")
-    assert (lab.recipe.metric, updates.recipe.metric) == ("entries", "updates")
+def test_cells_count_entries_unless_they_say_updates(context):
+    updates = in_metric(context, "delta_W")
+    assert (context.recipe.metric, updates.recipe.metric) == ("entries", "updates")
     mean = updates.canonicalizer.mean.expand(4, -1)
     assert np.mean(updates.explained(mean)) == pytest.approx(0, abs=1e-4)
     # One half of the deviation is one half of it in either form.
-    halves = [part.explained(part.canonicalizer.invert(0.5 * part.x[part.scored])) for part in (lab, updates)]
+    halves = [part.explained(part.canonicalizer.invert(0.5 * part.x[part.scored])) for part in (context, updates)]
     assert halves[0] == pytest.approx(halves[1], abs=1e-3)
-    assert not torch.allclose(lab.x, updates.x, atol=0.1)
+    assert not torch.allclose(context.x, updates.x, atol=0.1)
 
 
-def test_part_of_people_is_drawn_by_seed_and_scored_on_the_same(lab):
-    parts = [lab.with_training_people(10, seed) for seed in (0, 0, 1)]
+def test_part_of_people_is_drawn_by_seed_and_scored_on_the_same(context):
+    parts = [context.with_training_people(10, seed) for seed in (0, 0, 1)]
     chosen = [set(part.train.tolist()) for part in parts]
     assert chosen[0] == chosen[1] != chosen[2]
-    assert all(len(c) == 10 and c <= set(lab.train.tolist()) for c in chosen)
-    assert torch.equal(parts[0].scored, lab.scored)
+    assert all(len(c) == 10 and c <= set(context.train.tolist()) for c in chosen)
+    assert torch.equal(parts[0].scored, context.scored)
 
 
 # --- What cells are made of ------------------------------------------------------------------------------------------------
 
 
-def test_conditionings_are_compared_at_equal_parameters(lab):
-    goal = parameters(lab, "adalora", 64, 2)
+def test_conditionings_are_compared_at_equal_parameters(context):
+    goal = parameters(context, "adalora", 64, 2)
     for name in ("adanorm", "film", "adalora-r2"):
-        assert parameters(lab, name, equal_width(lab, name, 2, goal), 2) == pytest.approx(goal, rel=0.02)
+        assert parameters(context, name, equal_width(context, name, 2, goal), 2) == pytest.approx(goal, rel=0.02)
     with pytest.raises(UsageError, match=r"expected 10,000 parameters.* for cross_attention of 2 blocks"):
-        equal_width(lab, "cross_attention", 2, 10_000)
+        equal_width(context, "cross_attention", 2, 10_000)
 
 
 @pytest.mark.parametrize("conditioning", ["adalora", "adalora-r2", "adalora-r32", "adalora-depth4", *RIVALS])
@@ -188,18 +188,18 @@ def test_equal_parameters_are_equal_multiplications(conditioning):
     assert counted.get_total_flops() / 2 / 3 / numbers == pytest.approx(expected, rel=0.01)
 
 
-def test_products_are_predicted_as_anchored_with_shared_lora_A(lab):
+def test_products_are_predicted_as_anchored_with_shared_lora_A(context):
     """Two ways to the same ridge regression: of updates by inner products, and of a form that is linear in the update."""
-    assert lab.zoo.recipe["adapt"]["lora_A"] == "frozen"
-    ridge = lab.ridge(lab.x)
-    anchored = lab.explained(lab.canonicalizer.invert(ridge.predict(lab.photo(lab.scored))))
-    assert explained_of_products(lab) == pytest.approx(anchored, abs=2e-3)
+    assert context.zoo.recipe["adapt"]["lora_A"] == "frozen"
+    ridge = context.ridge(context.x)
+    anchored = context.explained(context.canonicalizer.invert(ridge.predict(context.photo(context.scored))))
+    assert explained_of_products(context) == pytest.approx(anchored, abs=2e-3)
 
 
-def test_plain_form_gives_vectors_back(lab):
-    form = plain_form(lab.zoo.layout, lab.vectors)
-    scaled = (lab.vectors - form.mean) / form.scale
-    torch.testing.assert_close(form.invert(scaled), lab.vectors)
+def test_plain_form_gives_vectors_back(context):
+    form = plain_form(context.zoo.layout, context.vectors)
+    scaled = (context.vectors - form.mean) / form.scale
+    torch.testing.assert_close(form.invert(scaled), context.vectors)
     assert scaled.square().mean(0).max() > 0
 
 
@@ -264,4 +264,4 @@ def test_lab_needs_people_on_both_sides(zoo):
 
     few = replace(zoo, items=tuple(i for i in zoo.items if i.split == "train"))
     with pytest.raises(ZooError, match=r"expected at least 8 training and 8 validation people.* got 24 and 0"):
-        Lab.open(few, get_recipe("portraits_tiny"))
+        ExperimentContext.open(few, get_recipe("portraits_tiny"))

@@ -41,11 +41,11 @@ def test_people_who_are_scored_have_no_say_in_the_signs():
     torch.testing.assert_close([x[train] for x in before], [x[train] for x in after])
 
 
-def test_deviations_are_of_updates_formed_by_hand(lab):
+def test_deviations_are_of_updates_formed_by_hand(context):
     def updates(rows):
         return torch.cat(
-            [(B @ A).flatten(1) for A, B in lab.zoo.layout.split(lab.vectors[rows].double()).values()], dim=1
+            [(B @ A).flatten(1) for A, B in context.zoo.layout.split(context.vectors[rows].double()).values()], dim=1
         )
 
-    expected = (updates(lab.scored) - updates(lab.train).mean(0)).square().sum(1).mean()
-    torch.testing.assert_close(_deviations(lab), expected)
+    expected = (updates(context.scored) - updates(context.train).mean(0)).square().sum(1).mean()
+    torch.testing.assert_close(_deviations(context), expected)

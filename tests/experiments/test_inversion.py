@@ -19,11 +19,11 @@ def test_principal_directions_are_those_of_the_svd():
     assert len(principal_directions(x, 99)) == 11
 
 
-def test_photo_is_denoised_better_with_what_was_fitted_to_it(lab):
-    form, rows, base = lab.canonicalizer, lab.scored[:2], lab.world.base
-    photos = lab.photo_itself(rows)
-    basis = principal_directions(lab.x[lab.train], 8)
-    fitted = fit_coefficients(lab.world.base, form, basis, photos, steps=12, learning_rate=0.3)
+def test_photo_is_denoised_better_with_what_was_fitted_to_it(context):
+    form, rows, base = context.canonicalizer, context.scored[:2], context.world.base
+    photos = context.photo_itself(rows)
+    basis = principal_directions(context.x[context.train], 8)
+    fitted = fit_coefficients(context.world.base, form, basis, photos, steps=12, learning_rate=0.3)
 
     def loss(x):
         """Of noises that fitting has not seen."""
@@ -40,11 +40,11 @@ def test_photo_is_denoised_better_with_what_was_fitted_to_it(lab):
     torch.testing.assert_close(inside, fitted, rtol=1e-3, atol=1e-3 * float(fitted.abs().max()))
 
 
-def test_nobody_feels_who_else_is_fitted(lab):
-    basis = principal_directions(lab.x[lab.train], 4)
+def test_nobody_feels_who_else_is_fitted(context):
+    basis = principal_directions(context.x[context.train], 4)
     settings = {"steps": 3, "learning_rate": 0.1}
     both, alone = (
-        fit_coefficients(lab.world.base, lab.canonicalizer, basis, lab.photo_itself(rows), **settings)
-        for rows in (lab.scored[:2], lab.scored[:1])
+        fit_coefficients(context.world.base, context.canonicalizer, basis, context.photo_itself(rows), **settings)
+        for rows in (context.scored[:2], context.scored[:1])
     )
     assert both[0].tolist() == pytest.approx(alone[0].tolist(), abs=1e-3)

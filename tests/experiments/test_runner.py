@@ -21,15 +21,15 @@ from lorasynth.storage.reading import read_json
 RUNS = []
 
 
-def cell(lab, config, seed):
+def cell(context, config, seed):
     RUNS.append((config["value"], seed))
     if config["value"] == "nan":
         return {"similarity": [float("nan")]}
-    return {"similarity": [config["value"] + 0.01 * seed, config["value"]], "loras": float(len(lab.train))}
+    return {"similarity": [config["value"] + 0.01 * seed, config["value"]], "loras": float(len(context.train))}
 
 
-def sized_cell(lab, config, seed):
-    return cell(lab, config, seed) | {"loras": 100 * config["value"]}
+def sized_cell(context, config, seed):
+    return cell(context, config, seed) | {"loras": 100 * config["value"]}
 
 
 def toy(**cells):

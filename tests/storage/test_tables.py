@@ -7,7 +7,7 @@ import pytest
 
 from lorasynth.errors import UsageError
 from lorasynth.storage.tables import read_table, rows_of
-from lorasynth.zoo.pairs import pair_by_table
+from lorasynth.zoo.importing.pairing import pair_by_table
 
 TEXT = "file,person,face\r\nloras/cl\u00e9o.safetensors,Cl\u00e9o,loras/cl\u00e9o.npy\r\n"
 AS_SAVED = {

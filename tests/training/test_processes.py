@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from lorasynth.errors import UsageError
-from lorasynth.training.processes import ALONE, Processes, launched, require_alone
+from lorasynth.training.processes import SINGLE_PROCESS, Processes, launched, require_alone
 
 SCRIPT = """
 import sys, time
@@ -136,7 +136,7 @@ def test_batch_that_cannot_be_shared_equally_is_refused():
 def test_without_a_launcher_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with launched() as processes:
-        assert processes is ALONE
+        assert processes is SINGLE_PROCESS
     require_alone("train all")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="train all: expected to be started once, got 2 processes"):

@@ -23,8 +23,8 @@ from lorasynth.zoo.config import ZooConfig
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.importing.candidates import candidates_of
 from lorasynth.zoo.importing.importer import import_zoo
+from lorasynth.zoo.importing.pairing import find_loras, pair_by_name, person_number
 from lorasynth.zoo.manifest import read_manifest, to_line
-from lorasynth.zoo.pairs import find_loras, pair_by_name, person_number
 from lorasynth.zoo.repair import repair_zoo
 from lorasynth.zoo.report import LEFTOVER
 from lorasynth.zoo.resize import resize_zoo

@@ -26,8 +26,8 @@ from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.build import build_zoo, build_zoo_with_workers
 from lorasynth.zoo.forget import forget_person
+from lorasynth.zoo.importing.pairing import person_number
 from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
-from lorasynth.zoo.pairs import person_number
 from lorasynth.zoo.store import FILES
 
 from ..tiny_pipelines import SIZE, pipeline

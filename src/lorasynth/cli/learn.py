@@ -237,9 +237,9 @@ def _workspace(
 ) -> "Workspace":
     from lorasynth.pipeline.workspace import Workspace
     from lorasynth.recipes import get_recipe
-    from lorasynth.training import ALONE
+    from lorasynth.training import SINGLE_PROCESS
 
     return Workspace(
-        recipe=get_recipe(recipe).seeded(seed), folder=out, zoo_folder=zoo, photos=source, processes=processes or ALONE,
+        recipe=get_recipe(recipe).seeded(seed), folder=out, zoo_folder=zoo, photos=source, processes=processes or SINGLE_PROCESS,
         report=say,
     )  # fmt: skip

@@ -161,7 +161,7 @@ def zoo_forget(
     from dataclasses import asdict
 
     from lorasynth.zoo.forget import forget_person
-    from lorasynth.zoo.pairs import person_number
+    from lorasynth.zoo.importing.pairing import person_number
 
     done = forget_person(zoo, person_number(person))
     say(f"{zoo}: {len(done.ids)} LoRAs forgotten, {done.items} are left; train again what learned from them")

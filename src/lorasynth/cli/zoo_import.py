@@ -152,7 +152,7 @@ def _listed(
 ) -> _Found:
     """Files and folders, each with the person whom a table or a name says."""
     from lorasynth.zoo.importing.candidates import candidates_of
-    from lorasynth.zoo.pairs import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
+    from lorasynth.zoo.importing.pairing import find_loras, look_alikes, pair_by_name, pair_by_table, passed_over
 
     loras = find_loras(paths)
     entries = pair_by_name(loras) if table is None else pair_by_table(loras, table, say)

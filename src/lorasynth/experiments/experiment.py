@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lorasynth.experiments.lab import Lab
+from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.statistics import Figures, Interval, Results, best, difference, ratio
 
 Config = dict[str, Any]
@@ -68,7 +68,7 @@ class Experiment:
     name: str
     title: str  # what was run, in a sentence
     cells: dict[str, Config]
-    run: Callable[[Lab, Config, int], Figures]  # (lab, config, seed) -> figures of the cell
+    run: Callable[[ExperimentContext, Config, int], Figures]  # (context, config, seed) -> figures of the cell
     claims: tuple[Claim, ...]
     plotted: tuple[str, ...] = ("similarity", "similarity2")  # one or two figures
     curves: tuple[Curves, ...] = ()

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from lorasynth.errors import UsageError, ZooError
+from lorasynth.experiments.context import ExperimentContext, zoo_fingerprint
 from lorasynth.experiments.experiment import Config, Experiment
-from lorasynth.experiments.lab import Lab, zoo_fingerprint
 from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
 from lorasynth.recipes import get_recipe
@@ -33,7 +33,7 @@ class Task:
 
     results: ResultsFile
     record: Record  # all but the zoo, the figures and the seconds
-    run: Callable[[Lab, Config, int], Figures]
+    run: Callable[[ExperimentContext, Config, int], Figures]
     found: Record | None  # the same cell's result; one whose configuration has changed since is not
 
 
@@ -136,10 +136,10 @@ def _work(pair: tuple[Task, str]) -> str:
     """Run a cell and write its result. Returns a line to report."""
     task, folder = pair
     record = task.record
-    lab = _lab(folder, record["recipe"], record["people"])
+    context = _context(folder, record["recipe"], record["people"])
     start = time.perf_counter()
     try:
-        figures = task.run(lab, record["config"], record["seed"])
+        figures = task.run(context, record["config"], record["seed"])
     except ZooError as error:
         raise ZooError(f"{record['experiment']} {record['cell']}: {error}") from None
     seconds = time.perf_counter() - start
@@ -149,8 +149,8 @@ def _work(pair: tuple[Task, str]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _lab(folder: str, recipe: str, people: int) -> Lab:
-    return Lab.open(Zoo.open(folder), get_recipe(recipe), people)
+def _context(folder: str, recipe: str, people: int) -> ExperimentContext:
+    return ExperimentContext.open(Zoo.open(folder), get_recipe(recipe), people)
 
 
 def _rounded(figures: Figures, where: str) -> Figures:

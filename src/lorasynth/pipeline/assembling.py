@@ -9,7 +9,7 @@ from lorasynth.evaluate.identity import likeness
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, synthesizer_card
-from lorasynth.pipeline.choosing import choose_default, choose_settings, in_words
+from lorasynth.pipeline.choosing import choose_default, choose_settings, format_settings
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
 from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
@@ -65,7 +65,7 @@ def tune_by_pictures(
     def score(name: str, settings: dict[str, Any]) -> float:
         vectors = model.synthesize(embedding, prior=name, **settings)
         value = likeness(subjects, model.canonicalizer.layout, vectors, centroids)
-        report(f"{name} {in_words(settings)}: likeness {value:.3f}")
+        report(f"{name} {format_settings(settings)}: likeness {value:.3f}")
         return value
 
     tried = choose_settings(model, PICTURE_SCALES, score)
@@ -103,7 +103,7 @@ def validation_errors(
     vectors, embedding = rows[:loras], embeddings[:loras, 0]
     errors = {name: errors_of(model, vectors, model.synthesize(embedding, prior=name)) for name in model.priors}
     for name, error in errors.items():
-        settings = in_words(model.settings.get(name, {}))
+        settings = format_settings(model.settings.get(name, {}))
         report(f"{name}: ΔW error {error['relative_error']:.3f} on validation LoRAs {settings}")
     return errors
 

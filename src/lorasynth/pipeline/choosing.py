@@ -29,7 +29,7 @@ def choose_settings(
 
     def best_of(name: str, options: list[dict[str, Any]]) -> dict[str, Any]:
         scores = [score(name, option) for option in options]
-        tried.setdefault(name, {}).update(zip(map(in_words, options), scores, strict=True))
+        tried.setdefault(name, {}).update(zip(map(format_settings, options), scores, strict=True))
         return options[max(range(len(options)), key=scores.__getitem__)]
 
     for name, prior in model.priors.items():
@@ -63,6 +63,6 @@ def choose_default(
         model.default_prior = winner
 
 
-def in_words(settings: dict[str, Any]) -> str:
+def format_settings(settings: dict[str, Any]) -> str:
     """Settings as a line: ``scale=1.4 temperature=0``."""
     return " ".join(f"{key}={value:g}" for key, value in settings.items())

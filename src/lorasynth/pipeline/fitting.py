@@ -18,7 +18,7 @@ from lorasynth.prior.training import best_ridge
 from lorasynth.storage.files import write_json
 from lorasynth.storage.outputs import make_folder
 from lorasynth.storage.rows import Rows, chunks
-from lorasynth.training import ALONE, Processes
+from lorasynth.training import SINGLE_PROCESS, Processes
 from lorasynth.vae import LoRAVAE, fit_vae
 from lorasynth.zoo.store import Zoo
 
@@ -54,7 +54,7 @@ def open_zoo_rows(recipe: Recipe, zoo: Zoo) -> ZooRows:
     return ZooRows(persons, vectors, embeddings, train, validation)
 
 
-def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, float]:
+def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, float]:
     """Fit canonical form and VAE, and write them to ``out``. Of several processes, which share every batch, the main one writes.
 
     Returns:
@@ -100,7 +100,7 @@ def delta_W_errors(data: ZooRows, canonicalizer: Canonicalizer, vae: LoRAVAE) ->
     }
 
 
-def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = ALONE) -> dict[str, Any]:
+def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Fit every prior of the recipe and the baselines on the VAE's latents, and write them to ``out / "priors"``.
 
     Of several processes, which share every batch of the priors, the main one fits the baselines and writes.
@@ -141,7 +141,7 @@ def fit_baselines(recipe: Recipe, data: ZooRows, mean: Float[Tensor, "N Z"], fol
     regression = RegressionPrior.fit(
         data.embeddings[train], mean[train], data.embeddings[held], mean[held], ridge, recipe.regression
     )
-    few = train[: recipe.remembered]
+    few = train[: recipe.max_stored_subjects]
     people = torch.nn.functional.normalize(data.embeddings[few].mean(1), dim=1)
     baselines: dict[str, Baseline] = {
         "ridge": ridge, "regression": regression, "mean": MeanPrior(mean[train]), "nearest": NearestPrior(people, mean[few]),

@@ -36,7 +36,9 @@ class Recipe:
         default_factory=lambda: LoopConfig(steps=2_000, learning_rate=1e-3, weight_decay=3.0)
     )
     kernel_lambda: float = 0.1
-    remembered: int = 2_000  # people whom the baselines "nearest" and "kernel" hold: their files grow with them
+    max_stored_subjects: int = (
+        2_000  # people whom the baselines "nearest" and "kernel" hold: their files grow with them
+    )
     fit_to_zoo: "Callable[[Recipe, Zoo], Recipe] | None" = None  # sets what this recipe leaves to the zoo
     # 3. Through the base.
     refine: RefineConfig = field(default_factory=RefineConfig)  # of each prior, and the critic

@@ -15,7 +15,7 @@ from lorasynth.subjects import SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.photos import PhotoSubjects
 from lorasynth.subjects.source import PhotoSource
-from lorasynth.training import ALONE, Processes
+from lorasynth.training import SINGLE_PROCESS, Processes
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo
@@ -39,7 +39,7 @@ class Workspace:
     folder: Path
     zoo_folder: Path | None = None
     photos: PhotoSource | None = None  # None: of a drawn world's recipe its people; else there are no pictures
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
     report: Callable[[str], None] = field(default=print, compare=False)
 
     @cached_property

@@ -13,7 +13,7 @@ from lorasynth.prior.baselines import RidgePrior
 from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior, PredictionType
 from lorasynth.storage.fingerprint import fingerprint
-from lorasynth.training import ALONE, LoopConfig, Processes, config_record, step_generator, train
+from lorasynth.training import SINGLE_PROCESS, LoopConfig, Processes, config_record, step_generator, train
 
 RIDGE_LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -61,7 +61,7 @@ def fit_prior(
     train_rows: Int[Tensor, " n"],
     validation_rows: Int[Tensor, " m"],
     run_dir: Path | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[DiffusionPrior, dict[str, float]]:
     """Train a prior on some people. Others choose the best weights.
 

@@ -20,7 +20,7 @@ from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows
 from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.training import ALONE, Processes, Share, config_record, step_generator, train
+from lorasynth.training import SINGLE_PROCESS, Processes, Share, config_record, step_generator, train
 from lorasynth.vae import zoo_loss
 
 
@@ -32,7 +32,7 @@ def refine(
     config: RefineConfig,
     *,
     run_dir: Path | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Train one of a model's diffusion priors, centre and denoiser, through the base, in place.
 
@@ -92,7 +92,7 @@ def end_to_end(
     config: EndToEndConfig,
     *,
     run_dir: Path | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Train diffusion priors and the VAE together through the base, in place.
 
@@ -201,7 +201,7 @@ def _vectors(
     names: Sequence[str],
     embedding: Float[Tensor, "N D"],
     config: RefineConfig,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Float[Tensor, "N P"]:
     """LoRAs, with gradients. Each prior makes those of an equal part of the whole batch's people."""
     parts = torch.arange(processes.count * len(embedding)).tensor_split(len(names))

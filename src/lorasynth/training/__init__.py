@@ -3,11 +3,11 @@
 from lorasynth.storage.settings import config_record
 from lorasynth.training.ema import ExponentialAverage
 from lorasynth.training.loop import LoopConfig, train
-from lorasynth.training.processes import ALONE, Processes, Share, launched, require_alone
+from lorasynth.training.processes import SINGLE_PROCESS, Processes, Share, launched, require_alone
 from lorasynth.training.seeding import epoch_batch, local_seed, step_generator, stratified_uniform
 
 __all__ = [
-    "ALONE",
+    "SINGLE_PROCESS",
     "ExponentialAverage",
     "LoopConfig",
     "Processes",

@@ -25,7 +25,7 @@ from lorasynth.storage.files import write_bytes, write_json
 from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.settings import config_record
 from lorasynth.training.checkpoint import load_checkpoint, run_lock
-from lorasynth.training.processes import ALONE, Processes
+from lorasynth.training.processes import SINGLE_PROCESS, Processes
 from lorasynth.training.seeding import DROPOUT_STREAM, local_seed, step_generator
 from lorasynth.training.state import TrainingState
 
@@ -66,7 +66,7 @@ def train(
     config_record: dict[str, Any] | None = None,
     label: str = "training",
     progress: bool = True,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Train a model in place.
 

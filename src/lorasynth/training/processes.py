@@ -92,7 +92,7 @@ class Processes:
             )
 
 
-ALONE = Processes(0, 1)
+SINGLE_PROCESS = Processes(0, 1)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Share:
     """
 
     generator: torch.Generator
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
 
     def rows(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """This process's rows of tensors of the whole batch. See `Processes.share`."""
@@ -156,14 +156,14 @@ def _number(name: str, default: int) -> int:
 
 @contextmanager
 def launched() -> Iterator[Processes]:
-    """The processes that ``torchrun`` or ``accelerate launch`` started. `ALONE` without them.
+    """The processes that ``torchrun`` or ``accelerate launch`` started. `SINGLE_PROCESS` without them.
 
     On GPUs (default device "cuda") each takes the one of its number on its machine.
     """
     count = _number("WORLD_SIZE", 1)
     rank = _number("RANK", 0)
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     on_gpu = torch.get_default_device().type == "cuda"
     if on_gpu:

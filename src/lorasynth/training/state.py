@@ -12,7 +12,7 @@ from lorasynth.errors import CheckpointError
 from lorasynth.storage.schema import ANYTHING, Misfit, fit, number, record, require_shapes, rows, table, text, whole
 from lorasynth.training.checkpoint import Checkpoint, save_checkpoint
 from lorasynth.training.ema import ExponentialAverage, copy_into
-from lorasynth.training.processes import ALONE, Processes
+from lorasynth.training.processes import SINGLE_PROCESS, Processes
 
 
 @dataclass(kw_only=True)
@@ -61,7 +61,9 @@ class TrainingState:
         self.best = {n: t.clone() for n, t in self.average.tensors.items()}
         self.result = LoopResult()
 
-    def update(self, loss: Tensor, learning_rate: float, gradient_clip: float, processes: Processes = ALONE) -> Tensor:
+    def update(
+        self, loss: Tensor, learning_rate: float, gradient_clip: float, processes: Processes = SINGLE_PROCESS
+    ) -> Tensor:
         """One AdamW step. Gives the mean loss of the processes. Nothing changes where it or its gradient is not finite."""
         self.optimizer.zero_grad()
         loss.backward()

@@ -12,7 +12,7 @@ from torch import Tensor
 from lorasynth.errors import ZooError
 from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows, chunks
-from lorasynth.training import ALONE, LoopConfig, Processes, Share, config_record, train
+from lorasynth.training import SINGLE_PROCESS, LoopConfig, Processes, Share, config_record, train
 from lorasynth.vae.loss import active_units, kl_divergence, reconstruction_error, sample_posterior, vae_loss
 from lorasynth.vae.model import LoRAVAE
 from lorasynth.vae.stem import predictable_stem, principal_stem
@@ -50,7 +50,7 @@ def fit_vae(
     blocks: Sequence[int] | None = None,
     embeddings: Float[Tensor, "N D"] | None = None,
     run_dir: Path | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[LoRAVAE, dict[str, float]]:
     """Train a VAE on some rows. Other rows (other people) choose the best weights.
 

@@ -25,10 +25,10 @@ from lorasynth.workers.sharing import require_shareable
 from lorasynth.zoo.calibration import measured_bank
 from lorasynth.zoo.config import MEASURED, ZooConfig
 from lorasynth.zoo.filling import fill
+from lorasynth.zoo.initial_vectors import predictor
 from lorasynth.zoo.initialisation import learn_init
 from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
 from lorasynth.zoo.people import train_people, train_until_done
-from lorasynth.zoo.starts import predictor
 from lorasynth.zoo.store import Zoo
 
 

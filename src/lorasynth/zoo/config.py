@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from lorasynth.storage.settings import Settings, config_record
 from lorasynth.worlds.subjects import SESSION
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.relay import Stopping
-from lorasynth.zoo.starts import MEAN
+from lorasynth.zoo.early_stopping import Stopping
+from lorasynth.zoo.initial_vectors import MEAN
 
 MEASURED = 0
 """Instead of a bank's size: to be measured, once, by who begins the zoo. The zoo's recipe then says the number."""

@@ -45,7 +45,7 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
 
     Args:
         folder: the zoo's. No other writer may be at work; those that append wait.
-        person: their number; `lorasynth.zoo.pairs.person_number` of their name.
+        person: their number; `lorasynth.zoo.importing.pairing.person_number` of their name.
 
     Raises:
         ZooError: nothing in the zoo is of that person, or the zoo is damaged, so that nobody can say what is.

@@ -10,7 +10,7 @@ from lorasynth.base import Base, Photos
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.adapt import AdaptConfig, adapt
-from lorasynth.zoo.relay import Stopping, held_out_loss, relay
+from lorasynth.zoo.early_stopping import Stopping, finetune_with_early_stopping, held_out_loss
 
 
 def train_people(
@@ -55,4 +55,4 @@ def train_until_done(
 ) -> Float[Tensor, "N P"]:
     """Fine-tuned LoRAs, ``places`` at once, each until the base's loss on held-out photos of its subject gains no more."""
     score = held_out_loss(base, layout, held_out, seed=config.seed)
-    return relay(base, layout, starts, photos, config, stopping, score, places=places).vectors
+    return finetune_with_early_stopping(base, layout, starts, photos, config, stopping, score, slots=places).vectors

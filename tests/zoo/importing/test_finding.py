@@ -7,7 +7,7 @@ import pytest
 
 from lorasynth.errors import UsageError
 from lorasynth.zoo.importing.finding import find_loras, passed_over
-from lorasynth.zoo.pairs import look_alikes, pair_by_name, pair_by_table, person_number
+from lorasynth.zoo.importing.pairing import look_alikes, pair_by_name, pair_by_table, person_number
 
 
 def touch(folder, *names):

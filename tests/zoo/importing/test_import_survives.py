@@ -23,7 +23,7 @@ from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.importing.candidates import Brought, Candidate, Content, candidates_of
 from lorasynth.zoo.importing.finding import passed_over
 from lorasynth.zoo.importing.importer import import_zoo
-from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number
+from lorasynth.zoo.importing.pairing import find_loras, pair_by_name, pair_by_table, person_number
 from lorasynth.zoo.resize import resize_zoo
 
 NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in ("to_q", "to_v")]

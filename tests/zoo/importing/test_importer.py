@@ -27,7 +27,14 @@ from lorasynth.zoo.importing.candidates import bring_to, candidates_of
 from lorasynth.zoo.importing.duplicates import Sketcher
 from lorasynth.zoo.importing.importer import import_zoo
 from lorasynth.zoo.importing.outliers import Sizes
-from lorasynth.zoo.pairs import find_loras, pair_by_name, pair_by_table, person_number, read_table, split_of_person
+from lorasynth.zoo.importing.pairing import (
+    find_loras,
+    pair_by_name,
+    pair_by_table,
+    person_number,
+    read_table,
+    split_of_person,
+)
 
 TEXT_ENCODER = {"lora_down.weight": (2, 768), "lora_up.weight": (3072, 2), "alpha": ()}
 NAMES = [f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.{n}" for n in ("to_q", "to_v")]

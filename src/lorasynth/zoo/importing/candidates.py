@@ -21,7 +21,7 @@ from lorasynth.lora.layout import Layout
 from lorasynth.lora.names import text_encoder_keys
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.header import parse_header
-from lorasynth.zoo.pairs import Entry, person_number
+from lorasynth.zoo.importing.pairing import Entry, person_number
 
 MARKS = ("synthetic", "consent")
 """What a LoRA's header says of the person, as ``lorasynth.synthetic`` and ``lorasynth.consent``: a zoo keeps it."""

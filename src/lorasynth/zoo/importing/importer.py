@@ -20,7 +20,7 @@ from lorasynth.zoo.importing.candidates import Brought, Candidate
 from lorasynth.zoo.importing.finding import PassedOver
 from lorasynth.zoo.importing.known import Known
 from lorasynth.zoo.importing.outcomes import KINDS, REPORT_NAME, Outcome, write_report
-from lorasynth.zoo.pairs import person_number, split_of_person
+from lorasynth.zoo.importing.pairing import person_number, split_of_person
 from lorasynth.zoo.store import Zoo
 
 __all__ = ["KINDS", "REPORT_NAME", "Outcome", "import_zoo"]

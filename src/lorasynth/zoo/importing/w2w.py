@@ -19,7 +19,7 @@ from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.importing.candidates import Brought, Candidate, Content
-from lorasynth.zoo.pairs import read_table, require_columns
+from lorasynth.zoo.importing.pairing import read_table, require_columns
 
 FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
 HOW_TO_READ_LABELS = (

@@ -43,7 +43,7 @@ AT_ZERO: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": 8}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lab:
+class ExperimentContext:
     """A zoo in memory and what is fitted to it. Nothing here is random but what is given a seed."""
 
     zoo: Zoo
@@ -58,7 +58,7 @@ class Lab:
     scored: Int[Tensor, " s"]
 
     @classmethod
-    def open(cls, zoo: Zoo, recipe: Recipe, people: int = 24) -> "Lab":
+    def open(cls, zoo: Zoo, recipe: Recipe, people: int = 24) -> "ExperimentContext":
         """Load a zoo of a drawn world.
 
         Raises:
@@ -84,7 +84,7 @@ class Lab:
             train=train, choosing=held[:half], scored=held[half:],
         )  # fmt: skip
 
-    def with_training_people(self, count: int, seed: int) -> "Lab":
+    def with_training_people(self, count: int, seed: int) -> "ExperimentContext":
         """The same with fewer people to learn from, drawn by the seed.
 
         Raises:
@@ -120,7 +120,7 @@ class Lab:
         """Everybody's mean embedding, a unit vector."""
         return F.normalize(self.embeddings.mean(1), dim=1)
 
-    @lru_cache(maxsize=2)  # noqa: B019 (a lab lives as long as its process)
+    @lru_cache(maxsize=2)  # noqa: B019 (a context lives as long as its process)
     def vae(self, config: VAEConfig | None = None, seed: int = 0) -> tuple[LoRAVAE, dict[str, float]]:
         """A VAE, the recipe's by default, and `fit_vae`'s figures. The choosing people choose its weights."""
         config = config or self.recipe.vae

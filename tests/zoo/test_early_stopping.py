@@ -10,9 +10,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from lorasynth.base import denoising_loss
 from lorasynth.errors import UsageError
 from lorasynth.zoo.adapt import AdaptConfig, draw_samples
+from lorasynth.zoo.early_stopping import Stopping, finetune_with_early_stopping, held_out_loss
 from lorasynth.zoo.initialisation import random_init
 from lorasynth.zoo.optimizer import BankAdamW, clip_each
-from lorasynth.zoo.relay import Stopping, held_out_loss, relay
 
 RATES = (1e-3, 3e-3, 5e-4)
 
@@ -41,13 +41,15 @@ def leaving_after(steps):
     return score
 
 
-def run(tiny, rows, places, steps, *, lora_A="each", **settings):
+def run(tiny, rows, slots, steps, *, lora_A="each", **settings):
     base, layout, photos = tiny
     some = photos.subjects(rows)
     starts = random_init(layout, 0).to(photos.latents.dtype).expand(len(rows), -1)
     config = AdaptConfig(steps=20, batch_size=4, adam_epsilon=1e-6, lora_A=lora_A)
     stopping = Stopping(every=1, target=1.0, min_gain=-1.0)
-    return relay(base, layout, starts, some, config, stopping, leaving_after(steps), places=places, **settings)
+    return finetune_with_early_stopping(
+        base, layout, starts, some, config, stopping, leaving_after(steps), slots=slots, **settings
+    )
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
@@ -61,9 +63,9 @@ def test_who_comes_and_goes_is_trained_as_alone(exact, lora_A):
         torch.testing.assert_close(together.vectors[row], alone.vectors[0], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(("places", "rounds"), [(1, 8), (2, 4), (3, 4), (8, 4)])
-def test_no_place_idles(tiny, places, rounds):
-    assert run(tiny, [0, 1, 2], places, [2, 4, 2]).rounds == rounds
+@pytest.mark.parametrize(("slots", "rounds"), [(1, 8), (2, 4), (3, 4), (8, 4)])
+def test_no_slot_idles(tiny, slots, rounds):
+    assert run(tiny, [0, 1, 2], slots, [2, 4, 2]).rounds == rounds
 
 
 def test_each_is_a_peft_training_with_its_own_rate_and_clipping(exact):
@@ -165,7 +167,7 @@ def test_lora_stops_when_its_held_out_photos_gain_no_more(tiny):
 
     def steps_with(min_gain):
         stopping = Stopping(every=3, min_gain=min_gain)
-        return relay(base, layout, starts, photos, config, stopping, score, places=2)
+        return finetune_with_early_stopping(base, layout, starts, photos, config, stopping, score, slots=2)
 
     assert steps_with(1e3).steps.tolist() == [6, 6, 6]  # the second look is the first that can find no gain
     whole = steps_with(-1e3)
@@ -175,10 +177,10 @@ def test_lora_stops_when_its_held_out_photos_gain_no_more(tiny):
     torch.testing.assert_close(score([2, 0], whole.vectors[[2, 0]]), score([0, 1, 2], whole.vectors)[[2, 0]])
 
 
-@pytest.mark.parametrize(("places", "lora_A"), [(0, "each"), (2, "shared")])
-def test_what_cannot_be_trained_apart_is_refused(tiny, places, lora_A):
-    with pytest.raises(UsageError, match="expected places and people, and lora_A 'each' or 'frozen'"):
-        run(tiny, [0, 1], places, [1, 1], lora_A=lora_A)
+@pytest.mark.parametrize(("slots", "lora_A"), [(0, "each"), (2, "shared")])
+def test_what_cannot_be_trained_apart_is_refused(tiny, slots, lora_A):
+    with pytest.raises(UsageError, match="expected slots and people, and lora_A 'each' or 'frozen'"):
+        run(tiny, [0, 1], slots, [1, 1], lora_A=lora_A)
 
 
 def test_parameters_of_unequally_many_adapters_are_refused():

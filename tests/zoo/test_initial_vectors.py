@@ -11,8 +11,8 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.config import ZooConfig
-from lorasynth.zoo.relay import Stopping
-from lorasynth.zoo.starts import predictor, with_lora_A
+from lorasynth.zoo.early_stopping import Stopping
+from lorasynth.zoo.initial_vectors import predictor, with_lora_A
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.layout import Layout
 
 ZERO, MEAN = "zero", "mean"
-Predictor = Callable[[Float[Tensor, " P"], Float[Tensor, "N J D"]], Float[Tensor, "N P"]]
+InitialVectors = Callable[[Float[Tensor, " P"], Float[Tensor, "N J D"]], Float[Tensor, "N P"]]
 """(the zoo's shared initialisation, embeddings of N people) -> where their LoRAs start, all with the initialisation's lora_A."""
 
 
-def predictor(start: str, model: str, layout: Layout) -> Predictor:
+def predictor(start: str, model: str, layout: Layout) -> InitialVectors:
     """A start by name.
 
     Args:

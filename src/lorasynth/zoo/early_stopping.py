@@ -1,4 +1,4 @@
-"""Fine-tuning many people in few places of a batch: who is done leaves, and the next person begins there and then.
+"""Fine-tuning many people in few slots of a batch: who is done leaves, and the next person begins there and then.
 
 Nobody feels the others: each LoRA is, but for rounding, what training this person alone to the same step gives.
 """
@@ -33,7 +33,7 @@ class Stopping:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a relay gives."""
+    """What `finetune_with_early_stopping` gives."""
 
     vectors: Float[Tensor, "M P"]
     steps: Int[Tensor, " M"]  # that each LoRA took
@@ -41,15 +41,15 @@ class Trained:
 
 
 @dataclass
-class _Place:
-    """One place of the batch."""
+class _Slot:
+    """One slot of the batch."""
 
     person: int
     step: int = 0
     score: float = -float("inf")
 
 
-def relay(
+def finetune_with_early_stopping(
     base: Base,
     layout: Layout,
     starts: Float[Tensor, "M P"],
@@ -58,11 +58,11 @@ def relay(
     stopping: Stopping,
     score: Score,
     *,
-    places: int,
+    slots: int,
     learning_rates: Float[Tensor, " M"] | None = None,
     max_grad_norm: float = float("inf"),
 ) -> Trained:
-    """Train M people's LoRAs, ``places`` at a time, each until it is done.
+    """Train M people's LoRAs, ``slots`` at a time, each until it is done.
 
     As nobody knows when that is, the learning rate stays constant, and the LoRA is the mean of the weights so far with weights
     that grow along the way (polynomial-decay averaging, Shamir & Zhang, ICML 2013, with eta = 3).
@@ -75,21 +75,21 @@ def relay(
         config: steps at most, batch and optimizer; schedule and strength are not used.
         stopping: when a LoRA is done.
         score: what it is done by.
-        places: people trained at once.
+        slots: people trained at once.
         learning_rates: one each, instead of the configuration's.
         max_grad_norm: each LoRA's gradient is cut to that.
 
     Raises:
-        UsageError: no places, no people, or a lora_A to be trained for all at once, which ties them together.
+        UsageError: no slots, no people, or a lora_A to be trained for all at once, which ties them together.
     """
-    if places < 1 or not len(starts) or config.lora_A == "shared":
+    if slots < 1 or not len(starts) or config.lora_A == "shared":
         raise UsageError(
-            f"expected places and people, and lora_A 'each' or 'frozen', got {places}, {len(starts)}, {config.lora_A!r}"
+            f"expected slots and people, and lora_A 'each' or 'frozen', got {slots}, {len(starts)}, {config.lora_A!r}"
         )
     rates = torch.full((len(starts),), config.learning_rate) if learning_rates is None else learning_rates
     vectors, steps = starts.clone(), torch.zeros(len(starts), dtype=torch.long)
     waiting = list(range(len(starts)))[::-1]
-    taken = [_Place(waiting.pop()) for _ in range(min(places, len(starts)))]
+    taken = [_Slot(waiting.pop()) for _ in range(min(slots, len(starts)))]
     bank = AdapterBank(base.denoiser, layout, len(taken), starts[[p.person for p in taken]], lora_A=config.lora_A)
     optimizer = BankAdamW(trained(bank), betas=(config.beta1, config.beta2), eps=config.adam_epsilon)
     rounds = 0
@@ -103,9 +103,9 @@ def relay(
                 clip_each(optimizer.parameters, max_grad_norm)
             optimizer.step(rates[people])
             rounds += 1
-            for place in taken:
-                place.step += 1
-            now = torch.tensor([[4 / (place.step + 3)] for place in taken])
+            for slot in taken:
+                slot.step += 1
+            now = torch.tensor([[4 / (slot.step + 3)] for slot in taken])
             vectors[people] = vectors[people].lerp(bank.vectors(), now)
             done = _done(taken, vectors, config.steps, stopping, score)
             if not done:
@@ -116,7 +116,7 @@ def relay(
             refilled = done[: len(waiting)]
             current = bank.vectors()
             for i in refilled:
-                taken[i] = _Place(waiting.pop())
+                taken[i] = _Slot(waiting.pop())
                 current[i] = starts[taken[i].person]
                 optimizer.restart(i)
             stay = [i for i in range(len(taken)) if i in refilled or i not in done]
@@ -138,10 +138,10 @@ def _losses(
     base: Base,
     bank: AdapterBank,
     photos: Photos,
-    taken: list[_Place],
+    taken: list[_Slot],
     config: AdaptConfig,
 ) -> Float[Tensor, " n"]:
-    """Each place's mean loss, on what its own step draws."""
+    """Each slot's mean loss, on what its own step draws."""
     drawn = {p.step: draw_samples(photos, config, p.step) for p in taken}
     photo, noise, part = (torch.stack(x) for x in zip(*(drawn[p.step] for p in taken), strict=True))
     person = torch.tensor([p.person for p in taken])[:, None]
@@ -152,9 +152,9 @@ def _losses(
 
 
 def _done(
-    taken: list[_Place], vectors: Float[Tensor, "M P"], most_steps: int, stopping: Stopping, score: Score
+    taken: list[_Slot], vectors: Float[Tensor, "M P"], most_steps: int, stopping: Stopping, score: Score
 ) -> list[int]:
-    """The places whose LoRAs are done."""
+    """The slots whose LoRAs are done."""
     done = [i for i, p in enumerate(taken) if p.step >= most_steps]
     looked_at = [i for i, p in enumerate(taken) if p.step % stopping.every == 0 and i not in done]
     if looked_at:
