@@ -90,8 +90,8 @@ class Parts:
 
 def vae(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """Canonical form and VAE, as `lorasynth train vae` fits them."""
-    from lorasynth import fitting
     from lorasynth.canonical import Canonicalizer
+    from lorasynth.pipeline import fitting
     from lorasynth.zoo import Zoo
 
     parts, trained, fit_vae = Parts(), [], fitting.fit_vae
@@ -111,7 +111,7 @@ def vae(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
 
 def prior(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """Latents, priors and baselines, as `lorasynth train prior` fits them."""
-    from lorasynth import fitting
+    from lorasynth.pipeline import fitting
     from lorasynth.zoo import Zoo
 
     parts, trained, fit_prior = Parts(), [], fitting.fit_prior
