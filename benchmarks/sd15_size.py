@@ -135,9 +135,9 @@ def bring_in(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def train(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """`lorasynth train all sd15_faces_small`; and what `sd15_faces` does, with fewer steps and the small priors."""
-    from lorasynth.pipeline.assembling import fit_all
+    from lorasynth.pipeline.stages import train_all
+    from lorasynth.pipeline.workspace import Workspace
     from lorasynth.recipes import get_recipe
-    from lorasynth.zoo import Zoo
 
     call("train", "all", "sd15_faces_small", "--zoo", out / "zoo", "--out", out / "small", "--json", out / "small.json")
     recipe = get_recipe("sd15_faces")
@@ -146,7 +146,7 @@ def train(out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         vae=replace(recipe.vae, loop=replace(recipe.vae.loop, steps=500, warmup_steps=50, validate_every=100)),
         priors=get_recipe("sd15_faces_small").priors,
     )  # fmt: skip
-    record = fit_all(short, Zoo.open(out / "zoo"), out / "fit")
+    record = train_all(Workspace(recipe=short, folder=out / "fit", zoo_folder=out / "zoo"))
     prior = short.priors[0]
     steps = {"vae_steps": 500, "prior_steps": prior.loop.steps, "prior_width": prior.width, "prior_depth": prior.depth}
     return {**steps, "sd15_faces": record, "sd15_faces_small": json.loads((out / "small.json").read_text())}
