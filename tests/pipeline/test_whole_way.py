@@ -130,7 +130,7 @@ def test_photo_options_that_do_not_go_together(words, message, people, trained, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_zoo_of_another_encoder_is_refused_before_photos_are_opened(people, trained, tmp_path):
+def test_zoo_of_another_encoder_is_refused_before_photos(people, trained, tmp_path):
     zoo = shutil.copytree(trained / "zoo", tmp_path / "zoo", ignore=lambda *_: ["prepared"])
     said = json.loads((zoo / "zoo.json").read_text())
     said["recipe"]["encoder"]["dim"] = 256

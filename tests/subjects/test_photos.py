@@ -76,7 +76,7 @@ def test_embeddings_and_photos_are_those_of_the_files(subjects):
     assert subjects.real([person], 3).shape == (1, 3, 3, 64, 64)
 
 
-def test_a_picture_in_which_nothing_is_found_has_the_embedding_zero(subjects):
+def test_picture_in_which_nothing_is_found_is_zero(subjects):
     recognise = PictureRecogniser(subjects.encoders[SIMILARITY])
     noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     (person,) = subjects.people(Role.EVALUATED, 1)
@@ -85,12 +85,12 @@ def test_a_picture_in_which_nothing_is_found_has_the_embedding_zero(subjects):
     assert found[1].norm() == pytest.approx(1, abs=1e-5)
 
 
-def test_all_subjects_of_a_new_folder_are_scored_when_asked_for(source, tmp_path):
+def test_all_of_a_new_folder_are_scored_when_asked_for(source, tmp_path):
     subjects = replace(source, everybody=True).open(tmp_path)
     assert len(subjects.people(Split.HELD_OUT, 99)) == len(subjects.everybody(Split.VALIDATION)) == PEOPLE
 
 
-def test_a_student_critic_says_what_the_encoder_says(subjects):
+def test_student_critic_says_what_the_encoder_says(subjects):
     """Of photos that it has not seen, of people that it has seen: nearer to their own embedding than to others'."""
     config = RefineConfig(critic=RecogniserConfig(loss="arcface", steps=60, batch_size=16), critic_noise=0.1)
     critic = train_critic(subjects, config)
