@@ -253,12 +253,15 @@ def test_text_encoders_part_is_left_out_only_where_asked_for(run, tmp_path, lora
     assert_refused(run("convert", start, out), str(start), "one of a text encoder", "--unet-only")
     code, seen, err = run("inspect", start)
     assert (code, "--unet-only" in err, json.loads(seen)["faults"][0]["fatal"]) == (2, True, True)
+    asked = json.loads(seen)
     code, seen, _ = run("inspect", start, "--unet-only")
     (fault,) = json.loads(seen)["faults"]
     assert (code, fault["code"], fault["fatal"]) == (0, "text-encoder", False)
-    assert fault["actual"] == "2 tensors of text encoders, left out"
+    assert (asked["norm"], asked["faults"][1]["actual"] + ", left out") == (json.loads(seen)["norm"], fault["actual"])
+    share = 16 / (16 + lora.norm() ** 2)  # of ‖ones(2, 2) @ ones(2, 2)‖²
+    assert fault["actual"] == f"2 tensors of text encoders, with {share:.2g} of the file's ‖ΔW‖², left out"
     code, report, _ = run("convert", start, out, "--unet-only")
-    assert (code, json.loads(report)["faults"]) == (0, [fault])
+    assert (code, json.loads(report)["faults"][0]["actual"]) == (0, "2 tensors of text encoders, left out")
     assert torch.equal(LoRA.load(out).vector, lora.vector)
 
 
@@ -339,14 +342,14 @@ def test_reader_of_the_target_proves_the_file(run, tmp_path, target, base, rows,
 
 def test_file_that_the_reader_does_not_take_is_refused(run, tmp_path, monkeypatch):
     """As if diffusers lost a module on the way: what is applied nowhere is not written with error 0."""
-    from lorasynth.lora import base_models
+    from lorasynth.lora import base_readers
 
-    real = base_models.read_as_diffusers
+    real = base_readers.read_as_diffusers
 
     def losing(base, tensors):
         return {key: t for key, t in real(base, tensors).items() if "to_k" not in key}
 
-    monkeypatch.setattr(base_models, "read_as_diffusers", losing)
+    monkeypatch.setattr(base_readers, "read_as_diffusers", losing)
     modules = tuple(Module(name=f"{BLOCK}.attn1.to_{p}", in_features=320, out_features=320, rank=1) for p in "qkv")
     start = LoRA.random(Layout(base="sd15", modules=modules)).save(tmp_path / "start.safetensors")
     result = run("convert", start, tmp_path / "x.safetensors", "--format", "diffusers")

@@ -15,7 +15,7 @@ from lorasynth.zoo.store import Zoo
 
 from .making import sd15_layout
 
-HEAVY = ("diffusers", "transformers", "peft", "accelerate", "torch._dynamo", "onnxruntime")
+HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "torch._dynamo", "onnxruntime")
 WATCHED = """
 import contextlib, io, json, sys
 from lorasynth.cli import main
@@ -42,28 +42,34 @@ def zoo(tmp_path_factory):
 
 
 @pytest.mark.parametrize("verb", ["info", "verify"])
-def test_looking_at_a_zoo_imports_nothing_heavy(zoo, verb):
-    assert imported_by("zoo", verb, zoo) == []
+def test_looking_at_a_zoo_imports_no_torch(zoo, verb, tmp_path):
+    assert imported_by("zoo", verb, zoo, "--json", tmp_path / "seen.json") == []
+    assert json.loads((tmp_path / "seen.json").read_text())["items"] == 1
 
 
 @pytest.mark.integration
 def test_doctor_imports_nothing_heavy():
-    assert imported_by("doctor") == []
+    assert imported_by("doctor") == ["torch"]
 
 
-@pytest.mark.parametrize("words", [("inspect", "LORA"), ("resize", "LORA", "--rank", "1", "-o", "OUT")])
-def test_reading_a_lora_imports_nothing_heavy(words, tmp_path):
-    out = tmp_path / "out.safetensors"
-    places = {"LORA": LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), "OUT": out}
-    assert imported_by(*(places.get(word, word) for word in words)) == []
-    assert out.is_file() == ("OUT" in words)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_inspect_imports_no_torch(dtype, tmp_path):
+    path = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors", dtype=dtype)
+    assert imported_by("inspect", path, "--json", tmp_path / "seen.json") == []
+    assert json.loads((tmp_path / "seen.json").read_text())["num_modules"] == 64
+
+
+def test_resize_imports_torch_alone(tmp_path):
+    path, out = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), tmp_path / "out.safetensors"
+    assert imported_by("resize", path, "--rank", "1", "-o", out) == ["torch"]
+    assert out.is_file()
 
 
 @pytest.mark.integration
 def test_synthesize_imports_nothing_heavy(tmp_path):
     to_image(get_domain("portraits").photos([3], [0], 128)[0]).save(tmp_path / "photo.png")
     out = tmp_path / "me.safetensors"
-    assert imported_by("synthesize", tmp_path / "photo.png", "--consent", "synthetic", "-o", out) == []
+    assert imported_by("synthesize", tmp_path / "photo.png", "--consent", "synthetic", "-o", out) == ["torch"]
     assert out.is_file()
 
 

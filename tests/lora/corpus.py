@@ -249,6 +249,14 @@ CONTENT = [
     Row(69, "lokr-0-d", "dimensions", "lokr_w1", ["2 or 4 dimensions"],
         lambda _: save({f"{KOHYA_Q}.lokr_w1": torch.tensor(1.0), f"{KOHYA_Q}.lokr_w2": numbers(3, 4)})),
     Row(69, "lokr", "kind", "lokr_w1", ["LoKr of lokr_w1 alone"], with_key(f"{KOHYA_Q}.lokr_w1")),
+    *(Row(69, f"{kind}-alone", "kind", part, [what, "LoRA, LoHa and LoKr are read"], save({f"{KOHYA_Q}.{part}": numbers(4, 4)}))
+      for part, kind, what in (
+          ("oft_diag", "oft", "OFT"), ("oft_R.default.weight", "oft-of-peft", "OFT"), ("boft_R", "boft", "OFT"),
+          ("ia3_l", "ia3", "IA3"), ("on_input", "ia3-of-lycoris", "IA3"), ("a1.weight", "glora", "GLoRA"),
+          ("vera_lambda_b", "vera", "VeRA"), ("lora_E", "adalora", "AdaLoRA"), ("fourierft_spectrum", "fourierft", "FourierFT"),
+          ("w_norm", "norm", "a change of a norm"), ("diff", "diff", "base weight"),
+          ("lora_magnitude_vector", "dora", "DoRA"))),
+    Row(69, "norm-beside", "kind", "mid_block_norm.b_norm", ["a change of a norm"], with_key("lora_unet_mid_block_norm.b_norm")),
     Row(69, "tucker", "kind", "lora_mid", ["Tucker"], with_key(f"{KOHYA_Q}.lora_mid.weight")),
     Row(69, "bias", "kind", "lora_B.bias", ["a bias"], save(new_style() | {f"unet.{Q}.lora_B.bias": numbers(6)})),
     Row(69, "metadata-dora", "kind", f"{METADATA} use_dora", ["a plain LoRA", "True", "through PEFT"], adapter(use_dora=True)),
@@ -266,6 +274,12 @@ CONTENT = [
         with_key(f"{KOHYA_Q}.lora_strange.weight")),
     Row(72, "extra-tensor", "unknown-key", "embedding", ["another tensor"], with_key("embedding")),
     Row(72, "no-lora-at-all", "no-lora", "conv_in.weight", ["lora_A"], save({"conv_in.weight": numbers(4, 4)})),
+    *(Row(72, f"no-lora-{end}", "no-lora", end, ["lora_A.weight", "none in the file", "save it again"],
+          save({f"{KOHYA_Q}.{end}": numbers(2, 8), f"{KOHYA_Q}.other": numbers(6, 2)}))
+      for end in ("lora_down", "lora_A.weight.default", "lora_Down.weight")),
+    *(Row(73, f"text-encoder-{prefix}", "text-encoder", prefix, ["one of a text encoder and 1 more", "--unet-only"],
+          save(kohya() | {f"{prefix}.text_model.x.{half}": numbers(2, 2) for half in ("lora_down.weight", "lora_up.weight")}))
+      for prefix in ("clip_l", "clip_g", "t5xxl", "cond_stage_model.transformer", "conditioner.embedders.0")),
     Row(73, "text-encoder", "text-encoder", TEXT_KEY, ["UNet only", "--unet-only"], with_key(TEXT_KEY)),
     Row(73, "text-encoder-2", "text-encoder", "text_encoder_2.", ["UNet only"],
         save(new_style() | {"text_encoder_2.x.lora_A.weight": numbers(2, 4)})),
@@ -275,6 +289,9 @@ CONTENT = [
     Row(75, "one-module-two-names", "duplicate-module", Q, ["each module once"],
         save({**new_style(), f"{Q}.lora_A.weight": numbers(2, 8), f"{Q}.lora_B.weight": numbers(6, 2)})),
     Row(75, "kohya-module-two-names", "duplicate-module", SGM_K, ["each module once", SAME_K], both(SGM_K, SAME_K)),
+    Row(75, "one-module-in-other-letters", "duplicate-module", KOHYA_Q, ["each module once", f"{KOHYA_Q.upper()} too"],
+        save(kohya() | {k.replace(KOHYA_Q, KOHYA_Q.upper()): v for k, v in kohya().items() if KOHYA_Q in k})),
+    Row(76, "alpha-fp8", "dtype", ALPHA, ["F16, BF16 or F32", "float8"], but(alpha=torch.tensor(2.0).to(torch.float8_e5m2))),
     Row(76, "int8", "dtype", DOWN, ["F16, BF16 or F32", "int8"], but(down=torch.ones(2, 8, dtype=torch.int8))),
     Row(76, "bool", "dtype", DOWN, ["bool"], but(down=torch.ones(2, 8, dtype=torch.bool))),
     Row(76, "fp8", "dtype", DOWN, ["float8"], but(down=torch.ones(2, 8).to(torch.float8_e4m3fn))),

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from lorasynth.lora import base_models, bases
+from lorasynth.lora import base_models, base_names, base_tables, bases
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.presets import PRESETS
 
@@ -32,7 +32,7 @@ def test_table_is_the_library_model(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_names_are_the_library_converter_s(name):
     variant = VARIANTS[name]
-    assert base_models.table_of(variant.base, name) == (variant.modules, variant.layers)
+    assert base_names.table_of(variant.base, name) == (variant.modules, variant.layers)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -49,9 +49,9 @@ def test_no_name_means_two_modules(name):
 
 def test_tables_are_stored_as_they_are_made():
     stored = json.loads(bases.PATH.read_text())
-    assert base_models.text_of(stored) == bases.PATH.read_text()
+    assert base_tables.text_of(stored) == bases.PATH.read_text()
     rows = {name: [*shape[:2], *(shape[2] or ())] for name, shape in VARIANTS["sdxl"].modules.items()}
-    assert base_models.compressed(rows) == stored["sdxl"]["sdxl"]["modules"]
+    assert base_tables.compressed(rows) == stored["sdxl"]["sdxl"]["modules"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +12,9 @@ from safetensors.torch import save
 from lorasynth.cli import main
 from lorasynth.errors import LayoutError, LoRAFileError
 from lorasynth.lora.factors import LoRA
-from lorasynth.lora.gate import inspect_file, read_header, read_lora, read_lora_bytes
+from lorasynth.lora.gate import inspect_file, read_lora, read_lora_bytes
 from lorasynth.lora.layout import Layout, Module
-from lorasynth.storage.container import read_bytes
+from lorasynth.storage.container import read_bytes, read_header
 from lorasynth.storage.faults import shown
 
 from .corpus import ACCEPTED, CONTAINER, CONTENT
@@ -143,10 +142,14 @@ def test_file_that_may_not_be_read_is_named_with_owner_and_mode(tmp_path, inspec
     path = write(tmp_path, GOOD)
     path.chmod(0o000)
 
-    def denied(*_):
-        raise PermissionError(13, "Permission denied")  # as root one may read all
+    opened = os.open
 
-    monkeypatch.setattr(Path, "open", denied)
+    def denied(file, *rest, **named):
+        if file == path:
+            raise PermissionError(13, "Permission denied")  # as root one may read all
+        return opened(file, *rest, **named)
+
+    monkeypatch.setattr(os, "open", denied)
     code, _, err = inspect(path)
     assert code == 2
     assert (
@@ -184,9 +187,9 @@ def test_bytes_are_read_as_the_file_that_they_came_from(tmp_path):
 
 def test_header_of_many_patterns_and_modules_takes_no_time():
     """All patterns times all modules would be 40 million; the whole test has five minutes, the fuzzer a second a file."""
-    from lorasynth.lora.formats.scaling import scaled_by
+    from lorasynth.lora.scaling import scaled_by
 
-    pairs = {f"blocks.{i}.attn1.to_q": (numbers(1, 2), numbers(2, 1)) for i in range(2_000)}
+    pairs = {f"blocks.{i}.attn1.to_q": (numbers(1, 2).numpy(), numbers(2, 1).numpy()) for i in range(2_000)}
     patterns = {f"blocks.{i}.attn9": 1 for i in range(20_000)} | {"blocks.7.attn1.to_q": 2, "to_q": 1}
     stored = scaled_by(pairs, {"r": 1, "lora_alpha": 3, "alpha_pattern": patterns}, "metadata")
     assert (stored["blocks.7.attn1.to_q"].scaling, stored["blocks.8.attn1.to_q"].scaling) == (2, 1)

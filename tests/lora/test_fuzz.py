@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load, save
 
 from lorasynth.errors import LoRAFileError
-from lorasynth.lora.formats.scaling import Pairs
 from lorasynth.lora.gate import read_lora_bytes
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout
+from lorasynth.lora.products import Pairs
 from lorasynth.storage.files import sorted_header
 
 from .making import BLOCK, KOHYA_Q, kohya, loha, new_style, numbers, pack, peft_style, unpack

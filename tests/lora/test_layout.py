@@ -12,7 +12,8 @@ from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora import base_models
-from lorasynth.lora.layout import Layout, Module, natural_order
+from lorasynth.lora.layout import Layout, Module
+from lorasynth.lora.names import natural_order
 
 
 # NOTE: plain rows, made into layouts inside the tests: beartype draws random numbers, which a strategy must not.

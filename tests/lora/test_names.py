@@ -50,7 +50,7 @@ def seen_of(tensors):
     for key, tensor in tensors.items():
         name = names.parse(key)
         assert name is not None, key
-        halves.setdefault(name.raw, Halves(spellings=name.spellings)).add(name, key, tensor)
+        halves.setdefault(name.raw, Halves(spellings=name.spellings)).add(name, key, tensor.numpy())
     identity = identify({raw: half.layer for raw, half in halves.items()}, {}, None)
     return identity.base, [module for parts in identity.parts.values() for module, _ in parts], identity.faults
 

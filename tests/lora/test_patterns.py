@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
 from lorasynth.errors import LoRAFileError
-from lorasynth.lora.formats.patterns import Patterns
+from lorasynth.lora.patterns import Patterns
 
 NAMES = [
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",

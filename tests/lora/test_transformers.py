@@ -350,3 +350,34 @@ def test_flux_lora_is_refused_where_a_unet_is_expected(tmp_path):  # row 50
     save_file(tensors, tmp_path / "x.safetensors", {"ss_base_model_version": "flux1"})
     with pytest.raises(LayoutError, match="expected the 1 modules of layout 'sd15', got 3 of another, perhaps flux"):
         LoRA.load(tmp_path / "x.safetensors", layout)
+
+
+JOINT, REFINER = "joint_blocks.3.x_block.attn.qkv", "txt_in.individual_token_refiner.blocks.1.self_attn_qkv"
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "shape", "modules"),
+    [
+        ("sd3", JOINT, (1536, 4608), [f"transformer_blocks.3.attn.{part}" for part in ("to_k", "to_q", "to_v")]),
+        ("sd3", "joint_blocks.0.context_block.mlp.fc1", (1536, 6144), ["transformer_blocks.0.ff_context.net.0.proj"]),
+        ("sd3", "joint_blocks.37.x_block.mlp.fc2", (9728, 2432), ["transformer_blocks.37.ff.net.2"]),
+        ("hunyuan-video", REFINER, (3072, 9216),
+         [f"context_embedder.token_refiner.refiner_blocks.1.attn.{part}" for part in ("to_k", "to_q", "to_v")]),
+        ("chroma", "distilled_guidance_layer.layers.4.in_layer", (5120, 5120),
+         ["distilled_guidance_layer.layers.4.linear_1"]),
+        ("z-image", "final_layer.linear", (3840, 64), ["all_final_layer.2-1.linear"]),
+        ("z-image", "x_embedder", (64, 3840), ["all_x_embedder.2-1"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("style", ["kohya", "comfyui"])
+def test_original_names_are_those_of_the_checkpoint(tmp_path, base, name, shape, modules, style):
+    """diffusers' converters of LoRAs know none of them; those of whole checkpoints do, in these rows."""
+    inputs, out = shape
+    key = f"lora_unet_{name.replace('.', '_')}" if style == "kohya" else f"diffusion_model.{name}"
+    down, up = ("lora_down", "lora_up") if style == "kohya" else ("lora_A", "lora_B")
+    A, B = numbers(2, inputs), numbers(out, 2)
+    save_file({f"{key}.{down}.weight": A, f"{key}.{up}.weight": B}, tmp_path / "x.safetensors")
+    lora = LoRA.load(tmp_path / "x.safetensors", base=base)
+    assert (lora.layout.base, [m.name for m in lora.layout.modules]) == (base, modules)
+    fused = torch.cat([lora.delta_W(module) for module in sorted(modules, key=lambda m: "qkv".find(m[-1]))])
+    torch.testing.assert_close(fused, torch.cat([B[rows] @ A for rows in torch.arange(out).chunk(len(modules))]))

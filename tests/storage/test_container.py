@@ -1,10 +1,15 @@
 """The container, read strictly: what the library writes is accepted; test_corpus.py holds what is refused."""
 
+import os
+from pathlib import Path
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from lorasynth.storage.container import read_bytes
 from lorasynth.storage.faults import FaultyFileError
 from lorasynth.storage.header import parse_header
 
@@ -29,3 +34,13 @@ def test_flipped_bit_or_cut_is_refused_or_leaves_whole_container(at, bit, end):
         except FaultyFileError:
             continue
         assert sum(e["data_offsets"][1] - e["data_offsets"][0] for e in entries.values()) == 32
+
+
+def test_pipe_in_a_files_place_is_not_waited_for(tmp_path, monkeypatch):
+    """Between the look at a path and its opening anything may happen: opening a pipe waits for a writer, for ever."""
+    pipe, file = tmp_path / "x.safetensors", tmp_path / "y.safetensors"
+    os.mkfifo(pipe)
+    file.write_bytes(GOOD)
+    monkeypatch.setattr(Path, "stat", lambda _: os.stat(file))
+    with pytest.raises(FaultyFileError, match="expected a regular file, got a pipe"):
+        read_bytes(pipe)

@@ -59,14 +59,20 @@ def setup(device: str = "cpu") -> None:
     Raises:
         UsageError: an unknown device, or one this machine has not.
     """
-    import warnings
-
+    setup_without_torch()
     import torch
 
     from lorasynth.devices import use_device
 
     use_device(device)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or "1"))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def setup_without_torch() -> None:
+    """`setup` for verbs that only look at files: importing torch takes several times as long as they do."""
+    import warnings
+
+    os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
     warnings.filterwarnings("ignore")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

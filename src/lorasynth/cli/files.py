@@ -19,6 +19,7 @@ from lorasynth.cli.common import (
     emit,
     say,
     setup,
+    setup_without_torch,
 )
 from lorasynth.errors import UsageError
 
@@ -43,7 +44,7 @@ def inspect(
     Example: lorasynth inspect me.safetensors
     """
     check_json(json, file, force=force)
-    setup()
+    setup_without_torch()
     from lorasynth.lora.gate import inspect_file
 
     seen = inspect_file(file, unet_only=unet_only, base=force_base)
@@ -84,9 +85,9 @@ def convert(
     from lorasynth.lora.gate import read_flat
 
     layout, vector, metadata, seen = read_flat(source, unet_only=unet_only, base=force_base)
-    if seen.norm == 0 and not allow_zero:
-        raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
     lora, numbers = LoRA(layout, vector, metadata, seen.own_format), getattr(torch, dtype.value)
+    if (norm := lora.norm()) == 0 and not allow_zero:
+        raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
     try:
         error, proof = read_back(lora, format.value, numbers)
     except UsageError as reason:
@@ -96,7 +97,7 @@ def convert(
     say(f"{target}: {len(lora.layout.modules)} modules, from {seen.format} to {format.value}; {taken}")
     record = {
         "in": str(source), "out": str(target), "format": {"from": seen.format, "to": format.value}, "base": lora.layout.base,
-        "modules": len(lora.layout.modules), "rank": seen.rank, "norm": seen.norm, "dtype": dtype.value,
+        "modules": len(lora.layout.modules), "rank": seen.rank, "norm": norm, "dtype": dtype.value,
         "squared_relative_error": error, "proved_by": proof.by or None, "not_proved": proof.why_not or None,
         "faults": [fault.to_dict() for fault in seen.faults],
     }  # fmt: skip

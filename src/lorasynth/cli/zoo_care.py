@@ -18,6 +18,7 @@ from lorasynth.cli.common import (
     emit,
     say,
     setup,
+    setup_without_torch,
 )
 from lorasynth.errors import ZooError
 
@@ -44,7 +45,9 @@ def zoo_info(
     Example: lorasynth zoo info runs/zoo --measure 32
     """
     check_json(json, zoo, force=force)
-    setup(device)
+    setup_without_torch()
+    if measure:
+        setup(device)
     from lorasynth.zoo.store import Zoo
     from lorasynth.zoo.verify import verify
 
@@ -109,7 +112,7 @@ def zoo_verify(zoo: ZooFolder, json: Json = None, force: Force = False) -> None:
     Example: lorasynth zoo verify runs/zoo --json faults.json
     """
     check_json(json, zoo, force=force)
-    setup()
+    setup_without_torch()
     from lorasynth.zoo.verify import verify
 
     report = verify(zoo)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.compiled import require_uncompiled
 from lorasynth.lora.formats.diffusers import named_factors
-from lorasynth.lora.layout import Module, require_plain
+from lorasynth.lora.layout import Module
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def attach(lora: "LoRA", model: nn.Module, adapter_name: str) -> None:
     """See `LoRA.attach`."""
-    require_plain(model)
+    require_uncompiled(model)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter_name):
         raise UsageError(
             f"expected an adapter's name of letters, digits, '_' and '-', got {adapter_name!r:.80}; rename it"

@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.lora.layout import Layout, Module, require_plain
+from lorasynth.lora.compiled import require_uncompiled
+from lorasynth.lora.layout import Layout, Module
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -23,7 +24,7 @@ def adapted_layers(model: nn.Module, layout: Layout) -> list[Layer]:
     Raises:
         LayoutError: the model lacks one, has it in another shape, or is wrapped by torch.compile.
     """
-    require_plain(model)
+    require_uncompiled(model)
     found = dict(model.named_modules())
     layers: list[Layer] = []
     for m in layout.modules:

@@ -1,6 +1,5 @@
 """One LoRA: a flat vector and the layout that says what its numbers are."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.lora.formats.scaling import largest_of
+from lorasynth.lora.effect import update_norm2
 from lorasynth.lora.layout import Layout
-from lorasynth.lora.products import update_inner, update_norm2
+from lorasynth.lora.products import update_inner
 from lorasynth.storage.files import write_large_tensors
 from lorasynth.storage.outputs import require_new_output
 from lorasynth.version import __version__
@@ -115,7 +114,8 @@ class LoRA:
 
     def norm(self) -> float:
         """Frobenius norm of all updates together."""
-        return sum(update_norm2(A[0], B[0]) for A, B in self.layout.split(self.vector[None]).values()) ** 0.5
+        factors = self.layout.split(self.vector[None].detach().float().cpu())
+        return sum(update_norm2(A[0].numpy(), B[0].numpy()) for A, B in factors.values()) ** 0.5
 
     def scaled(self, factor: float) -> "LoRA":
         """The LoRA with its update multiplied by ``factor``."""
@@ -209,7 +209,7 @@ class LoRA:
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise UsageError(f"expected dtype float32, float16 or bfloat16, got {dtype}")
         # Rounding keeps the order: if the largest fits, all do.
-        if not math.isfinite(float(torch.tensor(largest_of(self.vector)).to(dtype))):
+        if not torch.isfinite(torch.stack(self.vector.aminmax()).to(dtype)).all():
             at = int((~torch.isfinite(self.vector.to(dtype))).nonzero()[0])
             name = next(n for n, (_, last) in self.layout.slices.items() if at < last.stop)
             raise UsageError(

@@ -48,6 +48,8 @@ class Layer:
         """What it is in a model. None if the model has no such layer, or not in this shape."""
         i, o, kernel = self.shape
         for name in self.spellings:
+            if not variant.may_have(name):
+                continue
             for module, rows in (parts := variant.spelled.get(name, ())):
                 width, _, size = variant.modules[module]
                 if width != i or (size != kernel and {size, kernel} != {None, (1, 1)}):

@@ -2,21 +2,28 @@
 
 import hashlib
 import json
-import re
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from jaxtyping import Float, Shaped
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.bases import Shape
+from lorasynth.lora.compiled import require_uncompiled
+from lorasynth.lora.names import natural_order
 from lorasynth.lora.presets import PRESETS
 from lorasynth.storage.schema import LINE, Misfit, fit, record, rows, text, whole
+
+# NOTE: looking at a LoRA file asks for no torch, whose import takes ten times as long. So it is imported where models are.
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module as Network
+else:
+    Tensor = Network = Any
 
 Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
 """Module name -> (lora_A, lora_B) of N adapters."""
@@ -36,8 +43,10 @@ class Module:
     kernel: tuple[int, int] | None = None  # height and width; None for a linear layer
 
     @classmethod
-    def of(cls, name: str, layer: nn.Module | None, rank: int) -> "Module | None":
+    def of(cls, name: str, layer: Network | None, rank: int) -> "Module | None":
         """What PEFT adapts in a layer. None for what is no linear layer or 2-D convolution, or one in groups or dilated."""
+        from torch import nn
+
         if isinstance(layer, nn.Linear):
             return cls(name=name, in_features=layer.in_features, out_features=layer.out_features, rank=rank)
         if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
@@ -57,23 +66,6 @@ class Module:
     def num_parameters(self) -> int:
         """Numbers in lora_A and lora_B together."""
         return self.rank * (self.in_features + self.out_features)
-
-
-def require_plain(model: nn.Module) -> None:
-    """Refuse a model within ``torch.compile``: its modules have other names, and its graph knows no adapter.
-
-    Raises:
-        LayoutError: it is one.
-    """
-    if hasattr(model, "_orig_mod"):
-        raise LayoutError(
-            "expected a model as it was loaded, got one wrapped by torch.compile; give model._orig_mod, and compile afterwards"
-        )
-
-
-def natural_order(name: str) -> list[str | int]:
-    """A sort key under which "blocks.2" stands before "blocks.10"."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def _kernel(*sizes: int) -> tuple[int, int] | None:
@@ -206,19 +198,20 @@ class Layout:
 
     @classmethod
     def from_factors(
-        cls, factors: dict[str, tuple[Float[Tensor, "R I *kernel"], Float[Tensor, "O R *one"]]], base: str = ""
+        cls, factors: dict[str, tuple[Shaped[Any, "R I *kernel"], Shaped[Any, "O R *one"]]], base: str = ""
     ) -> "Layout":
         """The layout of one adapter's factors, a convolution's with its kernel: (R, channels, height, width) and (O, R, 1, 1)."""
         modules = tuple(
             Module(
-                name=name, in_features=A[0].numel(), out_features=B.shape[0], rank=A.shape[0], kernel=_kernel(*A.shape[2:])
+                name=name, in_features=math.prod(A.shape[1:]), out_features=B.shape[0], rank=A.shape[0],
+                kernel=_kernel(*A.shape[2:]),
             )
             for name, (A, B) in factors.items()
         )  # fmt: skip
         return cls(base=base, modules=modules)
 
     @classmethod
-    def from_model(cls, model: nn.Module, target_modules: Sequence[str], rank: int, base: str = "") -> "Layout":
+    def from_model(cls, model: Network, target_modules: Sequence[str], rank: int, base: str = "") -> "Layout":
         """The layout that PEFT's ``LoraConfig(r=rank, target_modules=...)`` gives ``model``.
 
         Args:
@@ -231,7 +224,9 @@ class Layout:
             LayoutError: the model is wrapped by torch.compile, nothing matches, or a match is neither a linear layer nor a plain
                 2-D convolution.
         """
-        require_plain(model)
+        from torch import nn
+
+        require_uncompiled(model)
         modules = []
         for name, layer in model.named_modules():
             if not any(name == t or name.endswith("." + t) for t in target_modules):
@@ -300,4 +295,6 @@ class Layout:
 
     def join(self, factors: Factors) -> Float[Tensor, "N P"]:
         """Factors -> flat vectors: the inverse of `split`."""
+        import torch
+
         return torch.cat([part.flatten(1) for m in self.modules for part in factors[m.name]], dim=1)

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float32
 
-from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME
-from lorasynth.lora.formats.scaling import Numbers, check_alpha, largest_of
+from lorasynth.lora.configuration import CONFIG_KEY, CONFIG_NAME
+from lorasynth.lora.scaling import Numbers, check_alpha
+from lorasynth.storage.arrays import WEIGHTS, Array, float32, is_number, largest_of, number, type_name
 from lorasynth.storage.faults import Fault, note, refuse
 
 KEPT = 0.99999
@@ -42,8 +42,8 @@ class _Shape(NamedTuple):
 
 
 def as_plain(
-    tensors: dict[str, Tensor], extra: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, str], list[Fault]]:
+    tensors: dict[str, Array], extra: Mapping[str, str]
+) -> tuple[dict[str, Array], dict[str, str], list[Fault]]:
     """A file's tensors with all LoHa and LoKr modules as LoRA's, and what that cost.
 
     Args:
@@ -81,13 +81,13 @@ def as_plain(
 _APPLY = "apply it with the program that made it"
 
 
-def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[str, Tensor]]]:
+def _modules(tensors: Mapping[str, Array]) -> dict[str, dict[str, tuple[str, Array]]]:
     """The file's name of a module -> part -> key and tensor.
 
     Raises:
         FaultyFileError: a part is there twice.
     """
-    modules: dict[str, dict[str, tuple[str, Tensor]]] = {}
+    modules: dict[str, dict[str, tuple[str, Array]]] = {}
     for key, tensor in tensors.items():
         if found := _PART.fullmatch(key):
             parts = modules.setdefault(found["name"], {})
@@ -97,7 +97,7 @@ def _modules(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, tuple[str, Te
     return modules
 
 
-def _kind(name: str, parts: Mapping[str, tuple[str, Tensor]]) -> str:
+def _kind(name: str, parts: Mapping[str, tuple[str, Array]]) -> str:
     """LoHa or LoKr, whole and of finite numbers.
 
     Raises:
@@ -110,16 +110,16 @@ def _kind(name: str, parts: Mapping[str, tuple[str, Tensor]]) -> str:
         got = f"a {kind} of {', '.join(sorted(parts))} alone"
         raise refuse("kind", key, f"all tensors of one adapter of {name}", got, "compare it with the file it is from")
     for key, tensor in parts.values():
-        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-            raise refuse("dtype", key, "F16, BF16 or F32", f"{tensor.dtype}", "get it in one of these types")
-        if tensor.dim() not in (2, 4) or 0 in tensor.shape:
-            raise refuse("dimensions", key, "2 or 4 dimensions, none of size 0", f"{tuple(tensor.shape)}", _APPLY)
+        if tensor.dtype not in WEIGHTS:
+            raise refuse("dtype", key, "F16, BF16 or F32", type_name(tensor), "get it in one of these types")
+        if tensor.ndim not in (2, 4) or 0 in tensor.shape:
+            raise refuse("dimensions", key, "2 or 4 dimensions, none of size 0", f"{tensor.shape}", _APPLY)
         if not math.isfinite(largest_of(tensor)):
             raise refuse("not-finite", key, "finite numbers", "NaN or infinite ones", "do not use this file")
     return kind
 
 
-def _shape(name: str, kind: str, parts: Mapping[str, Tensor]) -> _Shape:
+def _shape(name: str, kind: str, parts: Mapping[str, Array]) -> _Shape:
     """The layer's shape by its tensors, which have to fit each other.
 
     Raises:
@@ -128,7 +128,7 @@ def _shape(name: str, kind: str, parts: Mapping[str, Tensor]) -> _Shape:
     try:
         shape = _loha_shape(parts) if kind == "LoHa" else _lokr_shape(parts)
     except ValueError:
-        got = ", ".join(f"{part} {tuple(tensor.shape)}" for part, tensor in parts.items())
+        got = ", ".join(f"{part} {tensor.shape}" for part, tensor in parts.items())
         raise refuse("dimensions", name, f"tensors of a {kind} that fit each other", got, _APPLY) from None
     if shape.inputs * shape.out > MAX_NUMBERS:
         got = f"{shape.inputs} -> {shape.out}"
@@ -143,14 +143,14 @@ def _require(*equal: tuple[int, int]) -> None:
         raise ValueError
 
 
-def _matrix(parts: Mapping[str, Tensor], a: str, b: str) -> tuple[int, int, int]:
+def _matrix(parts: Mapping[str, Array], a: str, b: str) -> tuple[int, int, int]:
     """Rows, columns and rank of a product of two matrices."""
     (rows, rank), (again, columns) = parts[a].shape, parts[b].shape
     _require((rank, again))
     return rows, columns, rank
 
 
-def _loha_shape(parts: Mapping[str, Tensor]) -> _Shape:
+def _loha_shape(parts: Mapping[str, Array]) -> _Shape:
     if "hada_t1" in parts:
         shapes = []
         for i in (1, 2):
@@ -169,7 +169,7 @@ def _loha_shape(parts: Mapping[str, Tensor]) -> _Shape:
     return shapes[0]
 
 
-def _lokr_shape(parts: Mapping[str, Tensor]) -> _Shape:
+def _lokr_shape(parts: Mapping[str, Array]) -> _Shape:
     rank, kernel, area = None, None, 1
     if "lokr_w1" in parts:
         out_1, in_1 = parts["lokr_w1"].shape
@@ -204,7 +204,7 @@ class _Scales:
             self.ranks = Numbers(self.config, "r", "rank_pattern", CONFIG_NAME)
             self.alphas = Numbers(self.config, "alpha", "alpha_pattern", CONFIG_NAME)
 
-    def __call__(self, name: str, kind: str, shape: _Shape, alpha: Tensor | None) -> float:
+    def __call__(self, name: str, kind: str, shape: _Shape, alpha: Array | None) -> float:
         """The scale of a module.
 
         Raises:
@@ -212,23 +212,23 @@ class _Scales:
         """
         if self.config is not None:
             module = name.removeprefix("base_model.model.")
-            rank, number = self.ranks(module), self.alphas(module)
+            rank, said = self.ranks(module), self.alphas(module)
             if not rank >= 1 or (shape.rank is not None and shape.rank != rank):
                 fix = "keep the weights and the configuration of one adapter together"
                 raise refuse(
                     "rank", f"{CONFIG_NAME} r of {module}", f"{shape.rank}, as its tensors are", f"{rank:g}", fix
                 )
-            check_alpha(f"{CONFIG_NAME} alpha of {module}", number, int(rank))
-            return number / rank
+            check_alpha(f"{CONFIG_NAME} alpha of {module}", said, int(rank))
+            return said / rank
         # LyCORIS: where nothing is factorised, alpha is the rank, whatever the file says (lycoris/modules/lokr.py).
         if alpha is None or shape.rank is None:
             return 1.0
-        if alpha.numel() != 1 or alpha.dtype == torch.bool:
-            raise refuse("alpha", f"{name}.alpha", "one number", f"{tuple(alpha.shape)} {alpha.dtype}", _APPLY)
-        check_alpha(f"{name}.alpha", float(alpha), shape.rank)
-        return float(alpha) / shape.rank
+        if not is_number(alpha):
+            raise refuse("alpha", f"{name}.alpha", "one number", f"{alpha.shape} of {type_name(alpha)}", _APPLY)
+        check_alpha(f"{name}.alpha", number(alpha), shape.rank)
+        return number(alpha) / shape.rank
 
-    def plain(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    def plain(self, tensors: Mapping[str, Array]) -> dict[str, str]:
         """What stands beside the plain LoRA: for PEFT a configuration at scale 1."""
         if self.config is None:
             return self.extra
@@ -241,13 +241,14 @@ class _Scales:
 
 
 def _converted(
-    kind: str, parts: Mapping[str, tuple[str, Tensor]], shape: _Shape, scale: float
-) -> tuple[Float[Tensor, "R I *kernel"], Float[Tensor, "O R *one"], float, float]:
+    kind: str, parts: Mapping[str, tuple[str, Array]], shape: _Shape, scale: float
+) -> tuple[Float32[np.ndarray, "R I *kernel"], Float32[np.ndarray, "O R *one"], float, float]:
     """Factors of one module's update, the update's squared norm, and how much of that is lost.
 
     Raises:
         FaultyFileError: the update is beyond float32.
     """
+    import torch
     from peft import LoHaConfig, LoKrConfig, convert_to_lora, inject_adapter_in_model
 
     with torch.device("meta"):  # of the layer itself only the shape is asked for
@@ -258,11 +259,11 @@ def _converted(
     for part in layer.adapter_layer_names:
         getattr(layer, part).clear()
     for part, (_, tensor) in parts.items():
-        getattr(layer, part)["default"] = torch.nn.Parameter(tensor.float(), requires_grad=False)
+        getattr(layer, part)["default"] = torch.nn.Parameter(torch.tensor(float32(tensor)), requires_grad=False)
     layer.scaling["default"] = scale
     with torch.no_grad():
         update_OI = layer.get_delta_weight("default")
-        if not math.isfinite(size := float(update_OI.double().square().sum())) or largest_of(update_OI) > 1e19:
+        if not math.isfinite(size := float(update_OI.double().square().sum())) or float(update_OI.abs().max()) > 1e19:
             key = next(iter(parts.values()))[0]
             raise refuse("too-large", key, "an update that fits F32", "a larger one", "check the training")
         try:
@@ -275,6 +276,7 @@ def _converted(
     A_RI, B_OR = state["layer.lora_A.weight"], state["layer.lora_B.weight"]
     back_OI = B_OR @ A_RI
     lost = float((update_OI.double() - back_OI.double()).square().sum())
+    A, B = A_RI.detach().numpy(), B_OR.detach().numpy()
     if shape.kernel is not None:
-        return A_RI.reshape(len(A_RI), -1, *shape.kernel), B_OR[..., None, None], size, lost
-    return A_RI, B_OR, size, lost
+        return A.reshape(len(A), -1, *shape.kernel), B[..., None, None], size, lost
+    return A, B, size, lost

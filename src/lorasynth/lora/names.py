@@ -4,13 +4,10 @@ Programs mix these parts freely, so no file has one style. What a module's name 
 """
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
-from torch import Tensor
-
-from lorasynth.storage.faults import Fault, refuse
-
+KEPT = 1 << 15  # keys whose parts are remembered: files of one base have the same ones
 _PREFIX = re.compile(
     r"base_model\.model\.|(model\.)?diffusion_model\.|unet\.|transformer\.|pipe\.dit\.|module\.|_orig_mod\."
     r"|lora_unet_|lora_transformer_|lycoris_"
@@ -26,11 +23,6 @@ _HALF = re.compile(
 _PARTS = {"A": "lora_A", "B": "lora_B", "down": "lora_A", "up": "lora_B"}
 # diffusers' attention processors of 2022, whose output layer had no number.
 _PROCESSOR = re.compile(r"(?P<head>.+)\.processor\.(?P<last>to_\w+|add_\w+)")
-_TEXT_ENCODER = re.compile(
-    r"lora_te\d?_|text_encoder(_\d)?\.|text_encoders\.|base_model\.model\.(text_model|encoder)\.|lycoris_text_model_"
-)
-# Textual inversions, as OneTrainer bundles them with a LoRA and as A1111 stores them alone.
-_EMBEDDING = re.compile(r"bundle_emb\..+|emb_params|string_to_param\.\*|(clip_[lg]|t5(xxl)?)(_out)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,7 @@ class Name:
     adapter: str = ""
 
 
+@lru_cache(KEPT)
 def parse(key: str) -> Name | None:
     """A tensor's name by the grammar. None if it is no LoRA's."""
     if not (found := _HALF.fullmatch(key)):
@@ -85,35 +78,7 @@ def _spellings(raw: str, *, is_2022: bool) -> tuple[str, ...]:
     return tuple(filter(None, names)) or (raw,)
 
 
-def is_embedding(key: str) -> bool:
-    """Whether a key is a textual inversion's."""
-    return _EMBEDDING.fullmatch(key) is not None
-
-
-def is_text_encoders(key: str) -> bool:
-    """Whether a tensor belongs to a text encoder, or is an embedding that goes into one."""
-    return _TEXT_ENCODER.match(key) is not None or is_embedding(key)
-
-
-def text_encoder_keys(keys: Iterable[str]) -> list[str]:
-    """Those of a file's keys that belong to text encoders."""
-    return [key for key in keys if is_text_encoders(key)]
-
-
-def without_text_encoders(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[Fault]]:
-    """What is not a text encoder's, and a note that says what was left out.
-
-    Raises:
-        FaultyFileError: nothing remains.
-    """
-    left_out = text_encoder_keys(tensors)
-    rest = {key: tensor for key, tensor in tensors.items() if not is_text_encoders(key)}
-    if not left_out:
-        return tensors, []
-    fix = "as asked"
-    if not rest:
-        fix = "this LoRA changes a text encoder alone and is not supported"
-        raise refuse("text-encoder", left_out[0], "modules of the UNet or transformer", "none", fix)
-    got = f"{len(left_out)} tensors of text encoders, left out"
-    what = "modules of the UNet or transformer only"
-    return rest, [Fault(code="text-encoder", key=left_out[0], expected=what, actual=got, fix=fix, fatal=False)]
+@lru_cache(KEPT)
+def natural_order(name: str) -> tuple[str | int, ...]:
+    """A sort key under which "blocks.2" stands before "blocks.10"."""
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name)))

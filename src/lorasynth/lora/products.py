@@ -4,6 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+Pairs = dict[str, tuple[Tensor, Tensor]]
+"""Module name -> (lora_A (R, I), lora_B (O, R))."""
+
 _NUMBERS = 2**19  # of one factor at a time, in float64: some MB, even where a rank is a layer's width
 
 
@@ -21,19 +24,6 @@ def update_inner(
         for C, D in zip(C_NSI.split(step, 1), D_NOS.split(step, 2), strict=True):
             total_N += ((B.mT @ D.double()) * (A @ C.double().mT)).sum((1, 2))
     return total_N
-
-
-def update_norm2(A_RI: Float[Tensor, "R I"], B_OR: Float[Tensor, "O R"]) -> float:
-    """Squared Frobenius norm of one update ``B A``, in float64. Never below 0."""
-    step = _ranks_at_a_time(A_RI[None], B_OR[None])
-    parts = list(zip(A_RI.split(step), B_OR.split(step, 1), strict=True))
-    total = 0.0
-    for i, (A, B) in enumerate(parts):
-        A, B = A.double(), B.double()
-        for C, D in parts[i:]:  # of two that differ, the other order has the same product
-            product = float(((B.mT @ D.double()) * (A @ C.double().mT)).sum())
-            total += product if C is parts[i][0] else 2 * product
-    return max(total, 0.0)
 
 
 def _ranks_at_a_time(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"]) -> int:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
+from lorasynth.lora.effect import update_norm2
 from lorasynth.lora.formats.peft import PREFIX
-from lorasynth.lora.formats.scaling import Pairs
-from lorasynth.lora.products import update_norm2
+from lorasynth.lora.products import Pairs
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
@@ -73,11 +73,11 @@ def _as_diffusers(base: str, tensors: dict[str, Tensor]) -> tuple[str, Pairs]:
     """
     from diffusers import __version__
 
-    from lorasynth.lora import base_models
+    from lorasynth.lora import base_readers
 
-    if (loader := base_models.loader_of(base)) is None:
+    if (loader := base_readers.loader_of(base)) is None:
         raise LookupError(f"diffusers {__version__} has no reader for LoRAs of {base}")
-    return f"diffusers {__version__}, {loader.__name__}", _pairs(base_models.read_as_diffusers(base, tensors))
+    return f"diffusers {__version__}, {loader.__name__}", _pairs(base_readers.read_as_diffusers(base, tensors))
 
 
 def _as_peft(tensors: dict[str, Tensor]) -> tuple[str, Pairs]:
@@ -99,6 +99,8 @@ def _error(lora: "LoRA", pairs: Pairs) -> float:
     for name, (A_new, B_new) in pairs.items():
         A, B = lora.lora_A(name), lora.lora_B(name)
         A_new, B_new = A_new.flatten(1).float(), B_new.flatten(1).float()
-        total += update_norm2(A, B)
-        lost += update_norm2(torch.cat([A, A_new]), torch.cat([B, -B_new], 1))
+        total += update_norm2(A.numpy(), B.numpy())
+        if torch.equal(A, A_new) and torch.equal(B, B_new):
+            continue  # nothing is lost, where the difference of two equal sums would round
+        lost += update_norm2(torch.cat([A, A_new]).numpy(), torch.cat([B, -B_new], 1).numpy())
     return lost / total if total else lost

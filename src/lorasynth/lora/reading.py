@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lorasynth.lora.bases import Parts
 from lorasynth.lora.checks import Halves
-from lorasynth.lora.formats.peft import CONFIG_KEY, CONFIG_NAME, configuration
-from lorasynth.lora.formats.scaling import (
+from lorasynth.lora.configuration import CONFIG_KEY, CONFIG_NAME, configuration
+from lorasynth.lora.identity import Identity
+from lorasynth.lora.layout import Layout
+from lorasynth.lora.scaling import (
     METADATA_KEY,
-    Pairs,
+    Halved,
     Scaled,
     Stored,
     check_alpha,
@@ -18,8 +19,7 @@ from lorasynth.lora.formats.scaling import (
     require_one_scale,
     scaled_by,
 )
-from lorasynth.lora.identity import Identity
-from lorasynth.lora.layout import Layout
+from lorasynth.storage.arrays import Array, is_zero, nonzero, number
 from lorasynth.storage.faults import Fault, refuse
 
 _ONE_BY_ONE = (1, 1)
@@ -37,7 +37,7 @@ def stored_of(halves: dict[str, Halves], identity: Identity, metadata: Mapping[s
         FaultyFileError: a module under two names, scales that disagree or cannot be meant, or a configuration that asks for
             something else than a plain LoRA.
     """
-    pairs: Pairs = {}
+    pairs: Halved = {}
     said: dict[str, float] = {}
     keys: dict[str, str] = {}
     for raw in list(halves):
@@ -60,7 +60,7 @@ def _scaling_of(raw: str, half: Halves) -> float | None:
     rank = half.rank or 1
     if half.alpha is None:
         return 1.0 if raw.startswith("lora_") else None
-    alpha = float(half.alpha[1])
+    alpha = number(half.alpha[1])
     check_alpha(half.alpha[0], alpha, rank)
     return alpha / rank
 
@@ -95,18 +95,26 @@ def without_padding(stored: Stored, metadata: Mapping[str, str], base: str) -> S
     """
     if not (stated := metadata.get("lorasynth.layout")):
         return stored
-    trimmed = {}
-    for name, (A, B, scaling) in stored.items():
-        used = (A.flatten(1).any(1) | B.flatten(1).any(0)).nonzero()
-        rank = int(used[-1]) + 1 if len(used) else 1
-        trimmed[name] = Scaled(A[:rank], B[:, :rank], scaling)
+    trimmed = {name: _used_ranks(parts) for name, parts in stored.items()}
+    if all(len(parts.lora_A) == len(stored[name].lora_A) for name, parts in trimmed.items()):
+        return stored
     layout = Layout.from_factors(
         {name: (A, B) for name, (A, B, _) in trimmed.items()}, base=metadata.get("lorasynth.base", base)
     )
     return trimmed if layout.hash == stated else stored
 
 
-def _taken_apart(parts: Parts, A: Tensor, B: Tensor) -> Pairs:
+def _used_ranks(parts: Scaled) -> Scaled:
+    """Without rows of lora_A that are zero at its end, where lora_B's columns are too. One stays."""
+    A, B, scaling = parts
+    if not (is_zero(A[-1]) and is_zero(B[:, -1])):
+        return parts
+    used = np.flatnonzero(nonzero(A).reshape(len(A), -1).any(1) | nonzero(B).reshape(B.shape[:2]).any(0))
+    rank = int(used[-1]) + 1 if len(used) else 1
+    return Scaled(A[:rank], B[:, :rank], scaling)
+
+
+def _taken_apart(parts: Parts, A: Array, B: Array) -> Halved:
     """The modules that a layer is, with their factors. Parts that are zero altogether were never trained, and are left out.
 
     A block-diagonal lora_B, as kohya's converter writes parts of one rank, gives each part its own rows of lora_A. Any other is
@@ -114,32 +122,32 @@ def _taken_apart(parts: Parts, A: Tensor, B: Tensor) -> Pairs:
     """
     if len(parts) == 1:
         ((module, rows),) = parts
-        return {module: (A, B if len(rows) == 1 else torch.cat([B[first:last] for first, last in rows]))}
+        return {module: (A, B if len(rows) == 1 else np.concatenate([B[first:last] for first, last in rows]))}
     cut = {module: B[first:last] for module, ((first, last),) in parts}
     rank, rest = divmod(len(A), len(cut))
     columns = [slice(i * rank, (i + 1) * rank) for i in range(len(cut))]
     found = {module: (A, rows) for module, rows in cut.items()}
     if not rest and all(_is_zero_outside(B_part, own) for B_part, own in zip(cut.values(), columns, strict=True)):
         found = {module: (A[own], B_part[:, own]) for (module, B_part), own in zip(cut.items(), columns, strict=True)}
-    trained = {module: halves for module, halves in found.items() if halves[0].any() or halves[1].any()}
+    trained = {module: halves for module, halves in found.items() if not (is_zero(halves[0]) and is_zero(halves[1]))}
     return trained or found
 
 
-def _is_zero_outside(B: Tensor, columns: slice) -> bool:
-    return not (B[:, : columns.start].any() or B[:, columns.stop :].any())
+def _is_zero_outside(B: Array, columns: slice) -> bool:
+    return is_zero(B[:, : columns.start]) and is_zero(B[:, columns.stop :])
 
 
-def _as_the_layer_is(identity: Identity, module: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+def _as_the_layer_is(identity: Identity, module: str, A: Array, B: Array) -> tuple[Array, Array]:
     """A matrix for what the model has as a 1 x 1 convolution, and the other way round: the same update in the layer's shape."""
     kernel = identity.model.modules[module][2] if identity.model is not None else None
-    if kernel == _ONE_BY_ONE and A.dim() == 2:
+    if kernel == _ONE_BY_ONE and A.ndim == 2:
         return A[..., None, None], B[..., None, None]
-    if identity.model is not None and kernel is None and A.dim() == 4:
-        return A.flatten(1), B.flatten(1)
+    if identity.model is not None and kernel is None and A.ndim == 4:
+        return A.reshape(len(A), -1), B.reshape(len(B), -1)
     return A, B
 
 
-def _scaled(pairs: Pairs, said: dict[str, float], metadata: Mapping[str, str]) -> Stored:
+def _scaled(pairs: Halved, said: dict[str, float], metadata: Mapping[str, str]) -> Stored:
     """Each module's factors with the scaling of its tensors, of PEFT's configuration, of both if they agree, or 1.
 
     Args:

@@ -4,6 +4,7 @@ Files are never mapped: a file that changes under a mapping kills the process.
 """
 
 import io
+import math
 import mmap
 import os
 import stat
@@ -12,14 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from lorasynth.storage.arrays import TYPES, Array
 from lorasynth.storage.faults import FaultyFileError, refuse
-from lorasynth.storage.header import DTYPES, MAX_HEADER_BYTES, parse_header
+from lorasynth.storage.header import MAX_HEADER_BYTES, parse_header
 
 MAX_FILE_MB = 4_096
 _PAGES = 65_536  # bytes from which a tensor gets pages of its own
+_SMALL = 2**24  # bytes of a file that is read in one piece
 
 
 def read_bytes(path: Path, max_file_mb: int = MAX_FILE_MB) -> bytes:
@@ -58,7 +60,7 @@ def read_header(path: str | Path) -> tuple[dict[str, dict[str, Any]], dict[str, 
         raise FaultyFileError(error.fault, path) from None
 
 
-def read_tensors(path: Path, max_file_mb: int = MAX_FILE_MB) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, max_file_mb: int = MAX_FILE_MB) -> tuple[dict[str, Array], dict[str, str]]:
     """A safetensors file's tensors, in the order of its data, and its metadata: in memory of the file's size.
 
     Raises:
@@ -66,19 +68,23 @@ def read_tensors(path: Path, max_file_mb: int = MAX_FILE_MB) -> tuple[dict[str, 
     """
     with _at_rest(path, max_file_mb) as (file, size):
         entries, metadata = _header(file, size)
-        return {key: _tensor(entry, file.readinto) for key, entry in entries.items()}, metadata
+        if size <= _SMALL:
+            data = bytearray(sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in entries.values()))
+            if file.readinto(data) != len(data):
+                raise _changed()
+            return _views(entries, data), metadata
+        return {key: _tensor(key, entry, file.readinto) for key, entry in entries.items()}, metadata
 
 
-def tensors_of(content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+def tensors_of(content: bytes) -> tuple[dict[str, Array], dict[str, str]]:
     """`read_tensors` of a file's bytes.
 
     Raises:
         FaultyFileError: a fault of the header.
     """
     entries, metadata = parse_header(content)
-    data = io.BytesIO(content)
-    data.seek(8 + int.from_bytes(content[:8], "little"))
-    return {key: _tensor(entry, data.readinto) for key, entry in entries.items()}, metadata
+    start = 8 + int.from_bytes(content[:8], "little")
+    return _views(entries, bytearray(memoryview(content)[start:])), metadata
 
 
 def _header(file: io.BufferedReader, size: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -89,19 +95,38 @@ def _header(file: io.BufferedReader, size: int) -> tuple[dict[str, dict[str, Any
     return parse_header(start + file.read(length if length <= min(size, MAX_HEADER_BYTES) else 64), size)
 
 
-def _tensor(entry: dict[str, Any], read: Callable[[bytearray | mmap.mmap], int]) -> Tensor:
+def _views(entries: dict[str, dict[str, Any]], data: bytearray) -> dict[str, Array]:
+    """The tensors of a file whose data are in memory."""
+    views = {}
+    for key, entry in entries.items():
+        shape, dtype = entry["shape"], TYPES[entry["dtype"]]
+        if count := math.prod(shape):
+            views[key] = np.frombuffer(data, dtype, count, entry["data_offsets"][0]).reshape(shape)
+        else:
+            views[key] = _empty(key, shape, dtype)
+    return views
+
+
+def _empty(key: str, shape: list[int], dtype: np.dtype[Any]) -> Array:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError:  # sizes beside a zero that no memory has
+        raise refuse("bad-shape", f"{key} shape", "sizes of a tensor", f"{shape}", "get the file again") from None
+
+
+def _tensor(key: str, entry: dict[str, Any], read: Callable[[bytearray | mmap.mmap], int]) -> Array:
     """The next tensor.
 
     NOTE: a large one in pages of its own, which go back to the system with it. What malloc gives, it mostly keeps.
     """
     first, last = entry["data_offsets"]
-    dtype, size = DTYPES[entry["dtype"]], last - first
+    dtype, size = TYPES[entry["dtype"]], last - first
     if size == 0:
-        return torch.empty(entry["shape"], dtype=dtype)
+        return _empty(key, entry["shape"], dtype)
     place = mmap.mmap(-1, size) if size >= _PAGES else bytearray(size)
     if read(place) != size:
         raise _changed()
-    return torch.frombuffer(place, dtype=dtype).reshape(entry["shape"])
+    return np.frombuffer(place, dtype).reshape(entry["shape"])
 
 
 def _changed() -> FaultyFileError:
@@ -112,8 +137,8 @@ def _changed() -> FaultyFileError:
 def _at_rest(path: Path, max_file_mb: int) -> Iterator[tuple[io.BufferedReader, int]]:
     """A regular file, open, and its size. An error if it changed until it is closed."""
     with _refused(path):
-        _require_regular(path.stat(), max_file_mb)
-        file = path.open("rb")
+        _require_regular(path.stat(), max_file_mb)  # first: opening a device can already do something
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # opening never waits
     with file:
         before = os.fstat(file.fileno())
         _require_regular(before, max_file_mb)

@@ -11,16 +11,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save, save_file
-from torch import Tensor
-
 from lorasynth.errors import UsageError
 from lorasynth.storage.outputs import require_replaceable
-from lorasynth.storage.tensorfile import TensorFile
 
+# NOTE: writing JSON asks for no torch, whose import takes seconds.
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
+else:
+    Tensor = Any
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -88,6 +87,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole, the header's metadata in sorted order so that equal content is equal bytes."""
+    from safetensors.torch import save
+
     content = save(_on_cpu(tensors), metadata=dict(metadata) if metadata else None)
     write_bytes(path, *_sorted_header_and_body(content))
 
@@ -99,6 +100,8 @@ def write_large_tensors(
 
     A process that is killed may leave a temporary file of the library's in the same folder, ``.tmp`` and six letters.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     def write(part: Path) -> None:
         try:
@@ -145,6 +148,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ModelError: the file is missing, no file, or not safetensors.
     """
+    from lorasynth.storage.tensorfile import TensorFile
+
     with TensorFile(path) as file:
         return file.read(), file.metadata
 
@@ -155,5 +160,7 @@ def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: the file is missing, no file, or not safetensors.
     """
+    from lorasynth.storage.tensorfile import TensorFile
+
     with TensorFile(path) as file:
         return dict(file.shapes)

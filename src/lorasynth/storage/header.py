@@ -6,10 +6,10 @@ The library accepts doubled keys, names with control characters and 100,000 empt
 import json
 import math
 import re
+from collections import Counter
 from typing import Any
 
-import torch
-
+from lorasynth.storage.arrays import TYPES
 from lorasynth.storage.faults import refuse
 
 # NOTE: kohya writes the tags of all photos into the metadata, ModelSpec a thumbnail: tens of MB are sound. The part about tensors
@@ -18,13 +18,9 @@ from lorasynth.storage.faults import refuse
 MAX_HEADER_BYTES = 64_000_000
 MAX_TENSORS_BYTES = 4_000_000
 MAX_KEYS = 16_384
-DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 # Names of tensors; OneTrainer's and A1111's embeddings have a user's word, or a star, in theirs.
 _KEY = re.compile(r"[A-Za-z0-9_.\-]{1,300}|bundle_emb\.[^/\\]{1,280}|string_to_param\.\*")
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _METADATA = re.compile(rb'"__metadata__"\s*+:\s*+(?=\{)')
 _PAIR = re.compile(rb"[{,]\s*+" + _STRING + rb"\s*+:\s*+" + _STRING + rb"\s*+", re.DOTALL)
@@ -137,11 +133,10 @@ def _parse_json(text: bytes, start: int) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in record:
-            raise refuse("duplicate-key", key, "each key once", "the key twice", _BY_LIBRARY)
-        record[key] = value
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise refuse("duplicate-key", twice, "each key once", "the key twice", _BY_LIBRARY)
     return record
 
 
@@ -164,12 +159,11 @@ def _check_entry(key: str, entry: Any) -> None:
             f"{len(key)} characters, some others",
             "save it again with the program that made it",
         )
-    fields = {"dtype", "shape", "data_offsets"}
-    if not isinstance(entry, dict) or set(entry) != fields:
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         got = ", ".join(sorted(map(str, entry))) if isinstance(entry, dict) else type(entry).__name__
         raise refuse("bad-entry", key, "dtype, shape and data_offsets", got or "nothing", _BY_LIBRARY)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in TYPES:
         raise refuse(
             "dtype", key, "dtype F16, BF16 or F32", f"{dtype}", "get it in one of these from where it was made"
         )
@@ -180,7 +174,7 @@ def _check_entry(key: str, entry: Any) -> None:
     begin, end = offsets
     if begin > end:
         raise refuse("bad-offsets", f"{key} data_offsets", "begin <= end", f"{begin} > {end}", _BY_LIBRARY)
-    size = math.prod(shape) * DTYPES[dtype].itemsize
+    size = math.prod(shape) * TYPES[dtype].itemsize
     if size != end - begin:
         raise refuse("size", key, f"{size} bytes for {dtype} {shape}", f"{end - begin}", _BY_LIBRARY)
 

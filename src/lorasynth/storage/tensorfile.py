@@ -20,10 +20,16 @@ from torch import Tensor
 
 from lorasynth.errors import ModelError
 from lorasynth.storage.faults import FaultyFileError
-from lorasynth.storage.header import DTYPES, parse_header
+from lorasynth.storage.header import parse_header
 from lorasynth.storage.reading import open_regular, parse_json
 from lorasynth.storage.schema import Misfit, Shapes, Type, fit
 
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""safetensors' name of a type -> torch's."""
 MAX_MB = 1 << 16
 MAX_HEADER_BYTES = 1 << 22
 

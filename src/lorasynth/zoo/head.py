@@ -3,10 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
-from torch import Tensor
 
 from lorasynth.errors import ModelError, ZooError
 from lorasynth.lora.layout import Layout
@@ -14,7 +13,12 @@ from lorasynth.storage.files import write_json
 from lorasynth.storage.reading import read_json, sha256_file
 from lorasynth.storage.schema import ANYTHING, dimensions, table, text, whole
 from lorasynth.storage.schema import record as fields
-from lorasynth.storage.tensorfile import TensorFile
+
+# NOTE: looking at a zoo asks for no torch, whose import takes ten times as long.
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 
 HEAD_NAME = "zoo.json"
 INIT_NAME = "init.safetensors"
@@ -75,6 +79,8 @@ def read_init(folder: Path, layout: Layout) -> Float[Tensor, " P"]:
         raise ZooError(
             f"{folder}: expected a shared initialisation, got an imported zoo; use a recipe with gauge 'procrustes'"
         )
+    from lorasynth.storage.tensorfile import TensorFile
+
     with TensorFile(path) as file:
         dimensions(file.shapes, {"init": "P"}, P=layout.num_parameters)
         init = file.read()["init"]

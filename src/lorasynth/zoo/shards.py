@@ -6,16 +6,21 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from lorasynth.errors import LoRAFileError, ModelError, ZooError
 from lorasynth.storage.container import read_bytes, read_start
 from lorasynth.storage.faults import shown
 from lorasynth.storage.header import parse_header
+
+# NOTE: looking at a zoo asks for no torch, whose import takes ten times as long.
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
 
 MAX_SHARD_MB = 1 << 20
 HEADER_BYTES = 1 << 14
@@ -45,6 +50,8 @@ class Shard:
         """Some rows' LoRAs and embeddings in float16, bit for bit as stored."""
         vectors = np.stack([np.frombuffer(self.vector_bytes(row), np.float16) for row in rows])
         embeddings = np.stack([np.frombuffer(self.embedding_bytes(row), np.float16) for row in rows])
+        import torch
+
         return torch.from_numpy(vectors), torch.from_numpy(embeddings.reshape(len(rows), *self.embedding_shape))
 
 
@@ -165,4 +172,4 @@ def open_header(folder: Path, name: str, num_parameters: int | None = None) -> S
 
 def row_hash(row: Tensor | memoryview) -> str:
     """The sha256 of a row as stored, in hex."""
-    return hashlib.sha256(row.numpy().tobytes() if isinstance(row, Tensor) else row).hexdigest()
+    return hashlib.sha256(row if isinstance(row, memoryview) else row.numpy().tobytes()).hexdigest()

@@ -8,9 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from lorasynth.errors import ZooError
 from lorasynth.lora.layout import Layout
@@ -18,19 +16,22 @@ from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_bytes, write_tensors
 from lorasynth.storage.hub import local_copy, publish
 from lorasynth.storage.outputs import make_folder
-from lorasynth.storage.rows import Rows
 from lorasynth.storage.settings import config_difference
 from lorasynth.workers.locks import locked
-from lorasynth.zoo.card import zoo_card
 from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, bring_head_up_to_date, read_head, read_init, write_head
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_manifest
-from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.shards import row_hash, shard_path
 from lorasynth.zoo.verify import verify
 
+# NOTE: looking at a zoo asks for no torch, whose import takes ten times as long.
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from torch import Tensor
+
+    from lorasynth.storage.rows import Rows
+else:
+    Tensor = Rows = Any
 
 FILES = (HEAD_NAME, MANIFEST_NAME, INIT_NAME, "shard-*.safetensors", "README.md")
 """What a zoo's folder consists of; README.md is its card, where it was published or somebody wrote one."""
@@ -151,6 +152,8 @@ class Zoo:
             ZooError: an item is not as the manifest says.
             UsageError: it is no repository's name, or the hub refused.
         """
+        from lorasynth.zoo.card import zoo_card
+
         if faults := self.verify():
             raise ZooError(
                 f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]}); run "
@@ -203,11 +206,11 @@ class Zoo:
             UsageError: the disk is full, or the zoo cannot be written.
         """
         rows, faces = vectors.half().cpu().contiguous(), embeddings.half().cpu().contiguous()
-        if not torch.isfinite(rows).all():
+        if not rows.isfinite().all():
             raise ZooError(
                 f"{shard or self.folder}: a LoRA is not finite; its training diverged, lower the learning rate"
             )
-        if not torch.isfinite(faces).all():
+        if not faces.isfinite().all():
             raise ZooError(
                 f"{shard or self.folder}: an embedding is not finite; check the encoder, or leave its photo out"
             )
@@ -270,6 +273,8 @@ class Zoo:
             ZooError: there are none, or embeddings of several shapes.
             ModelError: a shard is missing or damaged.
         """
+        from lorasynth.zoo.rows import open_rows
+
         items = sorted((i for i in self.items if split in (None, i.split)), key=lambda i: i.person)
         if not items:
             held = Counter(item.split for item in self.items)
@@ -282,6 +287,8 @@ class Zoo:
 
     def rows(self, shard: str) -> list[tuple[str, Float[Tensor, " P"], Float[Tensor, "J D"]]]:
         """Id, LoRA and embeddings of one shard's items, in fp32."""
+        from lorasynth.zoo.rows import open_rows
+
         here = self._by_shard.get(shard, [])
         if not here:
             return []

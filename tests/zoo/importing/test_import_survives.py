@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from lorasynth.encoders.embeddings import read_embedding
 from lorasynth.errors import PhotoError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.lora.gate import read_lora_file
+from lorasynth.lora.gate import inspect_file
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.export import export_items
@@ -248,7 +248,9 @@ def test_marks_of_a_header_survive_import_and_export(tmp_path):
     resized, _ = resize_zoo(zoo, tmp_path / "resized", 1, report=lambda _: None)
     for of in (zoo, resized):
         files = export_items(of, [o.id for o in outcomes], tmp_path / f"out-{of.folder.name}")
-        marks = [{k: v for k, v in read_lora_file(f)[1].items() if k.endswith(("synthetic", "consent"))} for f in files]
+        marks = [
+            {k: v for k, v in inspect_file(f).metadata.items() if k.endswith(("synthetic", "consent"))} for f in files
+        ]
         assert marks == [{"lorasynth.synthetic": "true", "lorasynth.consent": "self"}, {}]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
-from lorasynth.lora.formats.scaling import METADATA_KEY
+from lorasynth.lora.scaling import METADATA_KEY
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA

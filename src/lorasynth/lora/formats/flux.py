@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
-from lorasynth.lora.formats.scaling import Pairs
+from lorasynth.lora.products import Pairs
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA

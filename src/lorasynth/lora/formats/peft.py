@@ -3,23 +3,19 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lorasynth.lora.configuration import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
-from lorasynth.lora.formats.scaling import require_plain
-from lorasynth.storage.faults import refuse
 from lorasynth.storage.files import write_json, write_large_tensors
 from lorasynth.storage.outputs import require_new_adapter
 
 if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
 
-CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
-CONFIG_KEY = "adapter_config"
-"""Where readers look for the text of adapter_config.json: the scale is in no other place."""
 PREFIX = "base_model.model."
 
 
@@ -46,19 +42,3 @@ def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mappin
     write_large_tensors(folder / WEIGHTS_NAME, tensors, {**metadata, "format": "pt"})
     write_json(folder / CONFIG_NAME, json.loads(header[CONFIG_KEY]))
     return folder
-
-
-def configuration(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration beside PEFT's weights, which has to be a plain LoRA's.
-
-    Raises:
-        FaultyFileError: it is not JSON, or asks for more.
-    """
-    try:
-        config: Any = json.loads(metadata[CONFIG_KEY])
-    except (ValueError, RecursionError) as error:
-        raise refuse("bad-metadata", CONFIG_NAME, "JSON", f"{error}", "save the adapter again") from None
-    if not isinstance(config, dict):
-        raise refuse("bad-metadata", CONFIG_NAME, "an object", type(config).__name__, "save the adapter again")
-    require_plain(config, CONFIG_NAME)
-    return config

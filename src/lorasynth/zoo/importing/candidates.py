@@ -18,7 +18,7 @@ from lorasynth.errors import LayoutError, PhotoError
 from lorasynth.lora.factors import LoRA, delta_W_norm2
 from lorasynth.lora.gate import Raw, read_raw
 from lorasynth.lora.layout import Layout
-from lorasynth.lora.names import text_encoder_keys
+from lorasynth.lora.text_encoders import text_encoder_keys
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.header import parse_header
 from lorasynth.zoo.importing.pairing import Entry, person_number

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasynth.errors import UsageError
-from lorasynth.lora.formats.peft import WEIGHTS_NAME
+from lorasynth.lora.configuration import WEIGHTS_NAME
 from lorasynth.storage.faults import shown
 
 PHOTOS = (".png", ".jpg", ".jpeg", ".webp")

@@ -13,7 +13,7 @@ from lorasynth.errors import LayoutError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import read_raw
 from lorasynth.lora.layout import Layout, Module
-from lorasynth.lora.names import text_encoder_keys
+from lorasynth.lora.text_encoders import text_encoder_keys
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.header import parse_header
 

@@ -2,27 +2,26 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from lorasynth.lora.formats.patterns import Patterns
+from lorasynth.lora.configuration import require_plain
+from lorasynth.lora.patterns import Patterns
+from lorasynth.storage.arrays import Array
 from lorasynth.storage.faults import refuse
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers writes PEFT's configurations into a header, each field after the name of its model and a dot."""
 
-Pairs = dict[str, tuple[Tensor, Tensor]]
+Halved = dict[str, tuple[Array, Array]]
 """Module name -> (lora_A (R, I), lora_B (O, R))."""
 
 
 class Scaled(NamedTuple):
     """One module as a file holds it: factors of any floating-point type, whose effect is ``scaling * lora_B @ lora_A``."""
 
-    lora_A: Tensor
-    lora_B: Tensor
+    lora_A: Array
+    lora_B: Array
     scaling: float
 
 
@@ -33,34 +32,9 @@ Stored = dict[str, Scaled]
 _SCALES = (1e-6, 1e5)
 _MODELS = ("unet.", "transformer.", "transformer_2.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
 _AGAIN = "save it again, with the program that trained it"
-_USE_PEFT = "use it through PEFT: here only plain LoRAs are read"
-# What PEFT's adapters may start from and still be plain LoRAs: the base model's weights are the published ones (None: not said).
-_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
-def pair(tensors: Mapping[str, Tensor]) -> Pairs:
-    """``<module>.lora_A.weight`` and ``<module>.lora_B.weight`` -> module name -> both.
-
-    Raises:
-        FaultyFileError: a half is missing, there twice, or a key is neither.
-    """
-    halves: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        found = re.fullmatch(r"(.+)\.lora_([AB])\.weight", key)
-        if not found:
-            raise refuse("unknown-key", key, "lora_A or lora_B of a module", "another tensor", _AGAIN)
-        name, which = found.groups()
-        if which in halves.setdefault(name, {}):
-            raise refuse("duplicate-module", key, "each module once", "it again under another name", _AGAIN)
-        halves[name][which] = tensor
-    for name, half in halves.items():
-        if missing := {"A", "B"} - half.keys():
-            key = f"{name}.lora_{missing.pop()}.weight"
-            raise refuse("missing-half", key, "both lora_A and lora_B", "one of the two", _AGAIN)
-    return {name: (half["A"], half["B"]) for name, half in halves.items()}
-
-
-def scaled_by(pairs: Pairs, config: Mapping[str, Any], where: str) -> Stored:
+def scaled_by(pairs: Halved, config: Mapping[str, Any], where: str) -> Stored:
     """Each module's factors with the scaling that a PEFT configuration gives it.
 
     Args:
@@ -110,7 +84,7 @@ def header_config(metadata: Mapping[str, str], prefix: str) -> dict[str, Any] | 
 
 
 def require_one_scale(stored: Stored, config: Mapping[str, Any] | None, source: str) -> None:
-    """Refuse a header that gives a module another scale than its tensors do. diffusers takes no file with both.
+    """Refuse a header that gives a module another scale than its tensors do; diffusers takes no file with both.
 
     Args:
         stored: modules with the scales of their tensors.
@@ -130,12 +104,6 @@ def require_one_scale(stored: Stored, config: Mapping[str, Any] | None, source: 
             raise refuse("two-scales", METADATA_KEY, what, f"{others[name].scaling:g}", fix)
 
 
-def largest_of(tensor: Tensor) -> float:
-    """The largest absolute value, NaN if there is one. No copy is made of what may be large."""
-    low, high = (float(extreme) for extreme in tensor.aminmax())
-    return max(-low, high)
-
-
 def check_alpha(key: str, alpha: float, rank: int) -> None:
     """Refuse an alpha that cannot be meant.
 
@@ -147,35 +115,6 @@ def check_alpha(key: str, alpha: float, rank: int) -> None:
         expected = f"alpha / rank from {low:g} to {high:g} (rank {rank})"
         fix = "get the file again from where it was made; whatever reads it would apply this scale"
         raise refuse("alpha", key, expected, f"alpha {alpha:g}", fix)
-
-
-def require_plain(config: Mapping[str, Any], where: str) -> None:
-    """Only what is a plain LoRA: B·A times a number, nothing else changed in the model.
-
-    Raises:
-        FaultyFileError: the configuration asks for more, or does not say the scale.
-    """
-    for field in (
-        "use_dora", "lora_bias", "fan_in_fan_out", "modules_to_save", "megatron_config", "use_qalora", "use_bdlora",
-        "kasa_config", "arrow_config", "layer_replication", "monteclora_config", "target_parameters", "trainable_token_indices",
-        "alora_invocation_tokens",
-    ):  # fmt: skip
-        if config.get(field):
-            raise refuse("kind", f"{where} {field}", "a plain LoRA", f"{config[field]}", _USE_PEFT)
-    if config.get("bias") not in (None, "none"):
-        raise refuse("kind", f"{where} bias", "none", f"{config['bias']}", _USE_PEFT)
-    if str(config.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
-        raise refuse("kind", f"{where} peft_type", "LORA", f"{config['peft_type']}", _USE_PEFT)
-    start = config.get("init_lora_weights")
-    if start not in _PLAIN_STARTS and str(start).lower() not in _PLAIN_STARTS:
-        # Section 3.1 of PiSSA (arXiv 2404.02948): the base loses what the factors start with, so ΔW is B·A - B₀·A₀.
-        expected = "a start that leaves the base model as it was, such as true or 'gaussian'"
-        got = f"{start!r}, whose update needs the first factors too"
-        fix = "save it with PEFT's path_initial_model_for_weight_conversion"
-        raise refuse("kind", f"{where} init_lora_weights", expected, got, fix)
-    if missing := {"r", "lora_alpha"} - config.keys():
-        got = f"no {min(missing)}"
-        raise refuse("bad-metadata", where, "an object with r and lora_alpha, which make the scale", got, _AGAIN)
 
 
 class Numbers:
