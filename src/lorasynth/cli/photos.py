@@ -79,7 +79,6 @@ class PhotoOptions:
             UsageError: --data without --encoder, or an option of --data without it.
         """
         from lorasynth.errors import UsageError
-        from lorasynth.subjects.source import PhotoSource
 
         if self.data is None:
             if given := next((f.name for f in fields(self) if getattr(self, f.name) != f.default), None):
@@ -88,6 +87,8 @@ class PhotoOptions:
             return None
         if self.encoder is None:
             raise UsageError("expected --data with photographs and --encoder, got no --encoder; give both")
+        from lorasynth.subjects.source import PhotoSource  # which imports torch
+
         return PhotoSource(
             data=self.data, base=self.base or usual_base, encoder=self.encoder, instance_prompt=self.instance_prompt,
             prompts=None if self.prompts is None else read_prompts(self.prompts), masks=self.masks == Masks.use,

@@ -47,6 +47,12 @@ def zoo_build(
     licence: Annotated[
         str, typer.Option(help="With --data: what the LoRAs may be used for; kept with every item.")
     ] = PRIVATE,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="The settings.json of a `zoo pilot`, instead of the recipe's; options given here come first."
+        ),
+    ] = None,
     rank: Annotated[int | None, typer.Option(min=1, max=256, help="Of the LoRAs, instead of the recipe's.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of each LoRA's training, instead of the recipe's.")] = None,
     learning_rate: Annotated[
@@ -77,8 +83,10 @@ def zoo_build(
 
     from lorasynth.errors import UsageError
     from lorasynth.recipes import get_recipe, get_zoo_config
+    from lorasynth.zoo.settings import read_settings
 
     found, config = get_recipe(recipe), get_zoo_config(recipe)
+    config = config if settings is None else read_settings(settings, found.family).applied(config)
     config = replace(
         config, seed=seed, people=people or config.people, rank=rank or config.rank,
         adapt=replace(

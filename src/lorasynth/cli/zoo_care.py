@@ -1,7 +1,7 @@
 """Verbs for who tends a zoo: info, verify, repair, resize, forget, export, nearest."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,25 +20,33 @@ from lorasynth.cli.common import (
     setup,
     setup_without_torch,
 )
-from lorasynth.errors import ZooError
+from lorasynth.cli.options import expanded
+from lorasynth.cli.photos import PhotoOptions
+from lorasynth.errors import UsageError, ZooError
+
+if TYPE_CHECKING:
+    from lorasynth.subjects.source import PhotoSource
+    from lorasynth.zoo.store import Zoo
 
 
+@expanded
 def zoo_info(
     zoo: ZooFolder,
+    photos: PhotoOptions,
     measure: Annotated[
         int,
         typer.Option(
             min=0,
             max=256,
-            help="Measure likeness and repeatability on this many held-out people; of an imported zoo, what it can teach, by the "
-            "weights of this many LoRAs.",
+            help="Measure similarity, repeatability and which modules carry a subject, on this many held-out subjects. Of an "
+            "imported zoo, or without the --data of a zoo of photographs: what it can teach, by the weights of this many LoRAs.",
         ),
     ] = 0,
     json: Json = None,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """What a zoo holds. With --measure, its two qualities: likeness and repeatability, or what an imported one can teach.
+    """What a zoo holds. With --measure, how it is trained: similarity and repeatability, or what an imported one can teach.
 
     Faults are those that lines and sizes show. `zoo verify` holds every byte against its checksum.
 
@@ -62,20 +70,33 @@ def zoo_info(
         "faults": [str(fault) for fault in verify(zoo, hashes=False).faults],
         "recipe": opened.recipe,
     }
-    if measure and "world" not in opened.recipe:
+    source = _photos_of(opened, photos, measure)
+    if measure and (source is not None or "world" in opened.recipe):
+        from lorasynth.evaluate.zoo_quality import open_subjects, zoo_quality
+
+        record["quality"] = zoo_quality(opened, open_subjects(opened, source, report=say), measure, report=say)
+    elif measure:
         from lorasynth.zoo.measuring import measure_weights
 
         record["quality"] = measure_weights(opened, measure)
         if said := record["quality"]["verdict"]:
             say(said)
-    elif measure:
-        from lorasynth.evaluate.zoo_quality import zoo_quality
-        from lorasynth.subjects.drawn import DrawnSubjects
-        from lorasynth.worlds.world import get_world
-
-        subjects = DrawnSubjects(get_world(opened.recipe["world"]))
-        record["quality"] = zoo_quality(opened, subjects, measure, report=say)
     emit(record, json)
+
+
+def _photos_of(zoo: "Zoo", photos: PhotoOptions, measure: int) -> "PhotoSource | None":
+    """The photographs that a zoo was built from, where they are named.
+
+    Raises:
+        UsageError: they are named for a zoo that was not built from photographs, or for nothing to measure.
+    """
+    if photos.data is not None and not measure:
+        raise UsageError("expected --data with --measure, got it alone; say how many subjects to measure")
+    if photos.data is not None and "data" not in zoo.recipe:
+        raise UsageError(
+            f"{zoo.folder}: expected --data for a zoo that was built from photographs, got another; leave it out"
+        )
+    return photos.source(str(zoo.recipe.get("base", "")))
 
 
 def zoo_resize(

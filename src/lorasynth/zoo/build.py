@@ -57,7 +57,7 @@ def build_zoo(
         DrawnMaterial(config) if photos is None else open_photo_material(photos, config, Path(folder), report=report)
     )
     make_folder(folder)
-    base, layout = material.base, material.base.layout(config.rank)
+    base, layout = material.base, material.base.layout(config.rank, config.targets)
     zoo = _begin(config, folder, material, layout, say)
     config, init = replace(config, bank=zoo.recipe["bank"]), zoo.init()
     predict = predictor(config.start, config.start_model, layout)

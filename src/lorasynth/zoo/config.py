@@ -1,4 +1,4 @@
-"""What decides each LoRA of a zoo that is made from a drawn world."""
+"""What decides each LoRA of a zoo that is made here."""
 
 from dataclasses import asdict, dataclass, field, fields
 
@@ -24,6 +24,7 @@ class ZooConfig:
     # common to all of the zoo and falls into its mean; with photos of their own it is much of what tells two LoRAs apart.
     first_photo: int = SESSION
     rank: int = 4
+    targets: tuple[str, ...] = ()  # endings of the names of the modules that are adapted; (): those usual for the base
     embedding_photos: int = 12
     bank: int = 16  # people trained at once; MEASURED: what is fastest where the zoo is begun
     pilot_people: int = 48
@@ -37,11 +38,16 @@ class ZooConfig:
     places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
 
 
+_CHOICES = ("targets", "start", "start_model", "stopping", "places")
+
+
 def zoo_recipe(config: ZooConfig) -> Settings:
     """The settings as the zoo's folder says them: all but how many people, which may grow."""
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
     # Zoos made before there was a choice say nothing of it.
     for choice in fields(config):
-        if choice.name in ("start", "start_model", "stopping", "places") and recipe[choice.name] == choice.default:
+        if choice.name in _CHOICES and recipe[choice.name] == choice.default:
             del recipe[choice.name]
+    if config.targets:
+        recipe["targets"] = list(config.targets)
     return Settings(recipe, config_record(config).defaults)

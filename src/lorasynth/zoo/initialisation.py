@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import Base, Photos
+from lorasynth.errors import ZooError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.adapt import adapt
@@ -46,6 +47,9 @@ def learn_init(
         photos_of: a round's number -> photos of its people, who are in no zoo.
         config: of the zoo; ``pilot`` says how they are trained.
         report: gets a line for each round.
+
+    Raises:
+        ZooError: the pilot's training diverged.
     """
     init = random_init(layout, config.seed)
     for number in range(config.pilot_rounds):
@@ -59,5 +63,10 @@ def learn_init(
         settings = replace(config.pilot, seed=config.seed + 1 + number)
         trained = adapt(base, bank, photos, settings, on_step=keep)
         init = trained.mean(0)
+        if not init.isfinite().all():
+            raise ZooError(
+                f"expected a pilot that learns, got one that diverged at learning rate {settings.learning_rate:g}; give a lower "
+                "--learning-rate, or find one with `zoo pilot`"
+            )
         report(f"pilot round {number + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
     return init

@@ -173,7 +173,7 @@ def open_photo_material(
     """
 
     def check(base: Base, data: Record, encoder: Encoder) -> None:
-        layout = base.layout(config.rank)  # a rank that the base is too small for is refused
+        layout = base.layout(config.rank, config.targets)  # what the base has no layers for is refused
         if (folder / "zoo.json").exists():  # another zoo's is refused before anything of it is changed
             zoo, recipe = Zoo.open(folder), photo_recipe(config, base, data, encoder.record)
             zoo.require_recipe(layout, recipe | {"bank": zoo.recipe.get("bank")})
