@@ -62,6 +62,7 @@ def test_help_imports_nothing_heavy():
         ["convert"],
         ["import-legacy"],
         ["zoo", "build"],
+        ["zoo", "pilot"],
         *(["zoo", verb] for verb in ("resize", "verify", "repair", "forget", "export", "nearest")),
         ["train", "all"],
         ["evaluate"],

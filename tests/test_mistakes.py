@@ -46,6 +46,7 @@ CASES = [
     (BAD_FILES, ["zoo", "import", "lora.safetensors", "--layout", "{}", "--out", "new", "--licence", "x"]),
     (BAD_FILES, ["synthesize", "{}", "-o", "new.safetensors", "--consent", "self"]),
     (BAD_FILES, ["synthesize", "--embedding", "{}", "-o", "new.safetensors", "--consent", "self"]),
+    (BAD_FILES, ["zoo", "build", "portraits_tiny", "--settings", "{}", "--out", "new"]),
     (BAD_MODELS, ["synthesize", "photo.png", "--model", "{}", "-o", "new.safetensors", "--consent", "self"]),
     (BAD_MODELS, ["evaluate", "{}", "--people", "2"]),
     *((BAD_ZOOS, ["zoo", verb, "{}", *rest]) for verb, rest in (
@@ -56,6 +57,7 @@ CASES = [
     (BAD_ZOOS, ["experiment", "sampler", *FIT]), (BAD_ZOOS, ["evaluate", "--zoo", "{}"]),
     *((BAD_FOLDERS, words) for words in (
         ["demo", "--out", "{}"], ["zoo", "build", "portraits_tiny", "--out", "{}"],
+        ["zoo", "pilot", "portraits_tiny", "--out", "{}"],
         ["zoo", "import", "lora.safetensors", "--out", "{}", "--licence", "x"],
         ["zoo", "resize", "zoo", "--rank", "1", "--out", "{}"], ["zoo", "export", "zoo", "--item", "a-1", "--out", "{}"],
         ["train", "vae", "portraits_tiny", "--zoo", "zoo", "--out", "{}"], ["train", "refine", "portraits_tiny", "--out", "{}"],

@@ -2,7 +2,20 @@
 
 import typer
 
-from lorasynth.cli import arithmetic, card, create, data, evaluate, experiments, files, learn, zoo, zoo_care, zoo_import
+from lorasynth.cli import (
+    arithmetic,
+    card,
+    create,
+    data,
+    evaluate,
+    experiments,
+    files,
+    learn,
+    zoo,
+    zoo_care,
+    zoo_import,
+    zoo_pilot,
+)
 
 app = typer.Typer(
     name="lorasynth",
@@ -30,6 +43,7 @@ for verb in (
 
 zoo_app = typer.Typer(help="Make and tend a zoo of LoRAs.", no_args_is_help=True)
 zoo_app.command("build")(zoo.zoo_build)
+zoo_app.command("pilot")(zoo_pilot.zoo_pilot)
 zoo_app.command("import")(zoo_import.zoo_import)
 zoo_app.command("info")(zoo_care.zoo_info)
 zoo_app.command("verify")(zoo_care.zoo_verify)
