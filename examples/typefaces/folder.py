@@ -4,6 +4,7 @@
 
 A subject is a face. ``train`` has the faces to learn from, ``held-out`` those of families that nothing learns from.
 ``faces.json`` says which font is where, and why others are left out. ``README.md`` is the card, with licences by family.
+``prompts.txt`` has what pictures are asked for in training through the base and in evaluation.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from drawing import LETTERS, caption, draw, draw_letters, draw_look
 from faces import Face, Survey, survey
 from licences import licences_of
 
-TABLE, SURVEY, CARD = "metadata.jsonl", "faces.json", "README.md"
+TABLE, SURVEY, CARD, PROMPTS = "metadata.jsonl", "faces.json", "README.md", "prompts.txt"
+_ASKED = "HamburgefonstivQK"
 TRAIN, HELD_OUT = "train", "held-out"
 
 
@@ -93,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     found.save(given.out / SURVEY, given.fonts)
     write_card(found, given.out / CARD, given.licences)
+    (given.out / PROMPTS).write_text("".join(caption(letter, "black on white") + "\n" for letter in _ASKED))
     for name, faces in ((TRAIN, found.train), (HELD_OUT, found.held_out)):
         write_folder(faces, given.out / name, given.photos)
         families = len({face.family for face in faces})

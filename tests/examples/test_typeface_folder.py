@@ -114,6 +114,12 @@ def test_captions_say_which_letters(written):
     assert caption("ag", "white on grey", "sks typeface") == "the small letters a, g in sks typeface, white on grey"
 
 
+def test_prompts_ask_for_letters_of_the_subject(written):
+    lines = (written / "prompts.txt").read_text().splitlines()
+    assert len(set(lines)) == len(lines) > 10
+    assert all(line.startswith(("the capital letter ", "the small letter ")) and "[trigger]" in line for line in lines)
+
+
 def test_fonts_of_one_name_become_faces_of_two(tmp_path):
     make_font(tmp_path / "opentype" / "family" / "face.ttf", style="one")
     make_font(tmp_path / "truetype" / "family" / "face.ttf", style="two")

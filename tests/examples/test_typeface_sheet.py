@@ -49,12 +49,24 @@ def encoder(top):
     return f"aligned:{top / 'models' / 'encoder.onnx'}"
 
 
+def photos(top, name, encoder):
+    data = ("--data", top / "data" / name, "--encoder", encoder, "--instance-prompt", PROMPT, "--alike", "keep")
+    return ("--base", top / "models" / "base", *data)
+
+
+def asked(top):
+    """Two of the letters that are asked for: all of them take minutes."""
+    path = top / "two.txt"
+    path.write_text("".join((top / "data" / "prompts.txt").read_text().splitlines(keepends=True)[:2]))
+    return ("--prompts", path)
+
+
 @pytest.fixture(scope="module")
 def fitted(top, encoder):
     """A zoo and a synthesizer, by the documented commands."""
-    data = ("--data", top / "data" / "train", "--encoder", encoder, "--instance-prompt", PROMPT)
-    run("zoo", "build", "sd15_tiny", "--base", top / "models" / "base", *data, "--out", top / "zoo")
-    run("train", "all", "sd15_tiny", "--zoo", top / "zoo", "--out", top / "fit")
+    data = photos(top, "train", encoder)
+    run("zoo", "build", "sd15_tiny", *data, "--out", top / "zoo")
+    run("train", "all", "sd15_tiny", "--zoo", top / "zoo", *data, *asked(top), "--out", top / "fit")
     return top
 
 
@@ -119,6 +131,22 @@ def test_commands_lead_from_three_letters_to_a_picture(fitted, encoder, tmp_path
     run("render", "--base", fitted / "models" / "base", "--lora", lora, "-p", prompt, "-o", picture)
     assert LoRA.load(lora, base="sd15").layout.base == "sd15"
     assert picture.exists()
+
+
+def test_evaluation_scores_every_held_out_face(fitted, encoder, tmp_path):
+    second = ("--second-encoder", f"aligned:{fitted / 'models' / 'second.onnx'}")
+    words = (
+        *photos(fitted, "held-out", encoder),
+        *second,
+        *asked(fitted),
+        "--everybody",
+        "--json",
+        tmp_path / "s.json",
+    )
+    run("evaluate", fitted / "fit" / "synthesizer", *words)
+    record = json.loads((tmp_path / "s.json").read_text())
+    assert record["people"] == len(Survey.load(fitted / "data" / "faces.json").held_out)
+    assert {"similarity", "similarity2"} <= set(record["methods"]["adalora"])
 
 
 def test_sheet_has_scores_of_every_method(drawn):
