@@ -175,11 +175,17 @@ def test_tiny_recipe_goes_all_the_way(tmp_path):
         "adanorm",
         "adalora",
         "fine_tuned",
+        "fine_tuned_one_photo",
         "real",
     } <= methods.keys()
     assert methods["real"]["similarity"]["mean"] > 0.8
     assert record["memorisation"]["zoo_loras"] == 24
-    assert record["memorisation"]["methods"].keys() == methods.keys() - {"base", "fine_tuned", "real"} | {"held_back"}
+    assert record["memorisation"]["methods"].keys() == methods.keys() - {
+        "base",
+        "fine_tuned",
+        "fine_tuned_one_photo",
+        "real",
+    } | {"held_back"}
     assert record["seconds"]["photo_to_lora"]["adalora"] < 60
     assert "data:image/png;base64," in report
     assert "24 training LoRAs" in report

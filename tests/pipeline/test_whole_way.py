@@ -73,6 +73,8 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
         "portraits",
         "--consent",
         "self",
+        "--format",
+        "diffusers",  # kohya's names know no transformer as tiny as these
         "-o",
         tmp_path / "me.safetensors",
     )

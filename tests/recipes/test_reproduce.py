@@ -57,7 +57,15 @@ def test_everything_is_made_from_nothing_and_only_once(tmp_path):
     for name in ("encoder.safetensors", "recogniser.safetensors", "base/model_index.json"):
         assert (tmp_path / "portraits" / name).is_file()
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert set(scores["methods"]) == {"real", "fine_tuned", "base", "adalora", "adanorm", *BASELINES}
+    assert set(scores["methods"]) == {
+        "real",
+        "fine_tuned",
+        "fine_tuned_one_photo",
+        "base",
+        "adalora",
+        "adanorm",
+        *BASELINES,
+    }
     assert scores["people"] == 2
     assert {"adalora", "nearest"} <= set(scores["memorisation"]["methods"])
     assert "zero-shot, ADALoRA" in (tmp_path / "scores.html").read_text()
@@ -75,7 +83,15 @@ def test_everything_is_made_from_nothing_and_only_once(tmp_path):
 def test_other_worlds_go_the_same_way(world, tmp_path):
     reproduce(f"{world}_tiny", tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert set(scores["methods"]) == {"real", "fine_tuned", "base", "adalora", "adanorm", *BASELINES}
+    assert set(scores["methods"]) == {
+        "real",
+        "fine_tuned",
+        "fine_tuned_one_photo",
+        "base",
+        "adalora",
+        "adanorm",
+        *BASELINES,
+    }
     assert scores["prompts"] == list(get_domain(world).prompts)
     assert len(scores["methods"]["adalora"]["obeyed"]) >= 2
     card = (tmp_path / "fit" / "synthesizer" / "README.md").read_text()

@@ -13,6 +13,7 @@ from lorasynth.evaluate.picture_vae import people_with_details
 from lorasynth.recipes.sharp_models import main
 from lorasynth.recipes.sharp_stages import STAGES, tiny_sharp
 from lorasynth.refining import RefineConfig, train_critic
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.base import BaseConfig, build_pipeline, build_unet
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.reader import Reader
@@ -157,7 +158,7 @@ def test_critic_looks_at_latents_of_16_a_side(tmp_path):
     pipe = build_pipeline(DOMAIN.vocabulary, vae, BaseConfig(channels=(32, 32), num_heads=1, text_width=32))
     world.__dict__["base"] = base = DrawnBase(pipe=pipe, name=world.name, picture_size=128)
     critic = RecogniserConfig(loss="arcface", steps=1, batch_size=4)
-    net = train_critic(world, RefineConfig(critic=critic, critic_people=8))
+    net = train_critic(DrawnSubjects(world), RefineConfig(critic=critic, critic_people=8))
     latents = base.encode(world.draw([1, 2], [0, 0], 128))
     assert latents.shape == (2, 16, 16, 16)
     torch.testing.assert_close(net(latents).norm(dim=1), torch.ones(2))

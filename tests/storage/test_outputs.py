@@ -122,7 +122,11 @@ GIVEN = {
     "zoo build": ["portraits_tiny", "--out", "new"], "zoo import": ["f", "--out", "new", "--licence", "x"], "zoo info": ["z"],
     "zoo verify": ["z"], "zoo repair": ["z"], "zoo resize": ["z", "--rank", "1", "--out", "new"],
     "zoo forget": ["z", "--person", "1"], "zoo export": ["z", "--item", "a", "--out", "new"], "zoo nearest": ["z", "f"],
-    **{f"train {stage}": ["portraits_tiny", "--zoo", "z", "--out", "new"] for stage in ("vae", "prior", "end-to-end", "all")},
+    **{
+        f"train {stage}": ["portraits_tiny", "--zoo", "z", "--out", "new"]
+        for stage in ("vae", "prior", "end-to-end", "settings", "all")
+    },
+    "zoo pilot": ["portraits_tiny", "--out", "new"], "card": ["f", "--out", "new", "--licence", "x"],
     "train refine": ["portraits_tiny", "--out", "new"],
     "data check": ["z", "--encoder", "portraits"], "data export": ["portraits", "--out", "new"],
 }  # fmt: skip

@@ -15,12 +15,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save
 
 from lorasynth.errors import UsageError
-from lorasynth.storage import files
 from lorasynth.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 FORK = multiprocessing.get_context("fork")
@@ -214,7 +214,7 @@ def killed_in_the_library(run, written):
             (part.parent / ".tmpAbCdEf").write_bytes(save(tensors)[:written])
             os.kill(os.getpid(), signal.SIGKILL)
 
-        files.save_file = save_file
+        safetensors.torch.save_file = save_file
         save_checkpoint(run, checkpoint(3))
 
     return ended(child)
@@ -257,7 +257,7 @@ def full_at(number):
 
     return calls, [
         wrap(tempfile, "mkstemp"),
-        wrap(files, "save_file"),
+        wrap(safetensors.torch, "save_file"),
         wrap(io, "open"),
         wrap(os, "fsync"),
         wrap(Path, "replace"),

@@ -18,6 +18,7 @@ import numpy as np
 from lorasynth.storage.arrays import TYPES, Array
 from lorasynth.storage.faults import FaultyFileError, refuse
 from lorasynth.storage.header import MAX_HEADER_BYTES, parse_header
+from lorasynth.storage.system import AT_ONCE
 
 MAX_FILE_MB = 4_096
 _PAGES = 65_536  # bytes from which a tensor gets pages of its own
@@ -138,7 +139,7 @@ def _at_rest(path: Path, max_file_mb: int) -> Iterator[tuple[io.BufferedReader, 
     """A regular file, open, and its size. An error if it changed until it is closed."""
     with _refused(path):
         _require_regular(path.stat(), max_file_mb)  # first: opening a device can already do something
-        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # opening never waits
+        file = os.fdopen(os.open(path, os.O_RDONLY | AT_ONCE), "rb")  # opening never waits
     with file:
         before = os.fstat(file.fileno())
         _require_regular(before, max_file_mb)
