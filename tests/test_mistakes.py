@@ -187,6 +187,7 @@ def test_another_encoding_than_utf8_ends_no_command(tmp_path):
         assert len(refused.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_name_that_is_no_text_is_kept_in_results(tmp_path):
     name = os.fsdecode(b"caf\xe9.safetensors")
     LoRA.random(sd15_layout(true_shape=True)).save(tmp_path / name)

@@ -1,5 +1,6 @@
 """Scores mean what they say."""
 
+import pytest
 import torch
 
 from lorasynth.evaluate.identity import interval, similarity, verification_threshold
@@ -24,6 +25,7 @@ def test_bootstrap_interval_covers_mean_as_often_as_it_says():
     assert 0.89 <= inside / 200 <= 0.99
 
 
+@pytest.mark.slow
 def test_threshold_lets_one_in_a_hundred_strangers_pass():
     """Counted on other people and other photos than those the threshold was set on."""
     subjects = DrawnSubjects(get_world("portraits"))

@@ -11,6 +11,8 @@ from lorasynth.worlds.reader import Reader, ReaderNet
 from lorasynth.worlds.subjects import Role, persons_of
 from lorasynth.worlds.world import World, get_world
 
+pytestmark = pytest.mark.slow
+
 BY_EACH = ("similarity", "similarity2")
 
 

@@ -50,6 +50,7 @@ def made(data, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_base_opens_as_stable_diffusion_of_small_pictures(made):
     base = open_base(str(made / "base"))
     assert (base.family, base.picture_size) == ("sd15", 64)
@@ -101,6 +102,7 @@ def test_second_run_of_a_stage_changes_nothing(made, data):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 3])
 def test_stopped_encoder_goes_on_to_the_same_file(made, data, tmp_path, stopped_in_step, step):
     with stopped_in_step(step):

@@ -185,6 +185,7 @@ def test_bytes_are_read_as_the_file_that_they_came_from(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_header_of_many_patterns_and_modules_takes_no_time():
     """All patterns times all modules would be 40 million; the whole test has five minutes, the fuzzer a second a file."""
     from lorasynth.lora.scaling import scaled_by

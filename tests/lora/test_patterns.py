@@ -85,6 +85,7 @@ def test_expression_that_runs_for_hours_elsewhere_ends_at_once(pattern):
     assert time.process_time() - start < 2
 
 
+@pytest.mark.slow
 def test_more_expressions_than_can_be_followed_are_refused():
     patterns = Patterns([f"{i}.*" for i in range(20_000)], "where")
     with pytest.raises(LoRAFileError, match="far too many to follow"):

@@ -169,6 +169,7 @@ def test_its_card_says_base_licence_and_how_settings_were_chosen(fit):
     assert max(len(line) for line in card.text.splitlines()) < 220
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_recipes")
 def test_stages_one_by_one_are_those_of_all_at_once(zoo, fit, tmp_path):
     for stage in ("vae", "prior"):
@@ -178,6 +179,7 @@ def test_stages_one_by_one_are_those_of_all_at_once(zoo, fit, tmp_path):
         assert (tmp_path / "fit/synthesizer" / file).read_bytes() == (fit / "synthesizer" / file).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_recipes")
 def test_model_of_unnamed_embeddings_takes_embeddings_only(loras, tmp_path):
     zoo = bring_in(loras, tmp_path / "zoo")

@@ -80,6 +80,7 @@ def config(steps, **changes):
     return RefineConfig(**{"people_a_step": 4, "validation_people": 4, "loop": loop} | changes)
 
 
+@pytest.mark.slow
 def test_held_people_are_predicted_better_and_only_prior_changes(world, model, critic):
     frozen = [*world.base.denoiser.parameters(), *model.vae.state_dict().values(), *critic.state_dict().values()]
     before = [t.clone() for t in frozen]
@@ -167,6 +168,7 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
     assert loss == pytest.approx(total / 3, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_training_by_what_is_drawn_lowers_its_loss(world, model, critic):
     metrics = refine(DrawnSubjects(world), model, "adalora", critic, config(12, states="drawn", drawing_steps=3))
     assert metrics["loss_after"] < metrics["loss_before"] - 0.01
@@ -248,6 +250,7 @@ def test_end_to_end_learns_the_same_from_a_zoo_on_disk(world, model, critic, lat
         assert all(torch.equal(tensor, two.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, critic, later_is_better):
     zoo = zoo_of(model)
     start, errors = copy.deepcopy(model.vae.state_dict()), []
@@ -276,6 +279,7 @@ def test_people_in_a_batch_do_not_mix(world, model, critic, states):
     assert torch.allclose(losses[0], losses[1], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_run_that_was_stopped_ends_with_the_same_weights(world, model, critic, tmp_path, stopped_in_step):
     start = {n: t.clone() for n, t in model.priors["adalora"].state_dict().items()}
     refine(DrawnSubjects(world), model, "adalora", critic, config(6))

@@ -42,6 +42,7 @@ def test_factors_have_names_of_their_own_and_there_are_many(domain):
     assert len(set(domain.identity) | set(domain.nuisance)) == len(domain.identity) + len(domain.nuisance)
 
 
+@pytest.mark.slow
 def test_every_factor_changes_some_pictures(domain):
     identity, nuisance = domain.identity_factors(PEOPLE), domain.nuisance_factors(PEOPLE, PEOPLE)
     before = domain.draw(identity, nuisance, 48)
@@ -68,6 +69,7 @@ def test_resolution_does_not_change_what_is_drawn(domain, pictures):
     assert (shrunk - pictures[:40]).abs().mean() < 0.03
 
 
+@pytest.mark.slow
 def test_captions_are_true_by_probe_and_untrue_of_other_pictures(domain, pictures, probe):
     captions = domain.captions(PEOPLE, PEOPLE)
     assert all(caption.startswith(domain.head.format(domain.subject)) for caption in captions)
@@ -98,6 +100,7 @@ def test_every_caption_uses_known_words_only(domain):
     assert 40 < sum(domain.subject in text for text in said) < 160
 
 
+@pytest.mark.slow
 def test_factors_are_read_off_pictures_of_people_nobody_has_seen(domain):
     persons = persons_of(Role.EVALUATED, 100)
     reader = FactorReader.fit(domain.name)

@@ -6,6 +6,8 @@ from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.subjects import Role, persons_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reader():

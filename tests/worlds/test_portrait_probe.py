@@ -8,6 +8,8 @@ from lorasynth.worlds.portraits.domain import DOMAIN
 from lorasynth.worlds.portraits.probe import PortraitProbe
 from lorasynth.worlds.probes import background_obeyed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def probe():

@@ -20,6 +20,7 @@ def drawn():
     return lambda prompt: render(world.base, [prompt] * STARTS, layout, nobody)
 
 
+@pytest.mark.slow
 def test_smiles_and_frowns_are_obeyed(drawn):
     fidelity = PortraitProbe.fit()
     smile, frown = (fidelity.expression(drawn(f"a photo of a person, {word}")[0]) for word in ("smiling", "frowning"))
@@ -28,6 +29,7 @@ def test_smiles_and_frowns_are_obeyed(drawn):
     assert (smile > frown).float().mean() > 0.85
 
 
+@pytest.mark.slow
 def test_backgrounds_are_obeyed(drawn):
     fidelity = PortraitProbe.fit()
     for colour in ("blue", "green", "yellow"):

@@ -133,6 +133,7 @@ def kill_and_build(tmp_path, items, kills):
     return folder, killed
 
 
+@pytest.mark.slow
 def test_kill_at_each_change_is_finished_to_the_same_bytes(tmp_path):
     whole, folder, number = digests(one_worker(tmp_path / "one", 3 * BANK)), tmp_path / "many", 1
     while killed_at(number, folder, lambda: build(folder, 3 * BANK)):

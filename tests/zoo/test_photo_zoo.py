@@ -109,6 +109,7 @@ def test_embeddings_are_of_photos_that_are_given(built, people):
     assert broken["left_out"]["reason"] == "photo"
 
 
+@pytest.mark.slow
 def test_two_workers_and_a_second_call_make_the_same_zoo(built, photos, people, base, tmp_path):
     zoo, _ = built
     words = [
