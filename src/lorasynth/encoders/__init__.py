@@ -1,5 +1,6 @@
 """Photos -> condition vector: one protocol for all encoders, and the safe opening of photo files."""
 
+from importlib import import_module
 from typing import Any
 
 from lorasynth.encoders.embeddings import read_embedding
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Say where `open_encoder` went: it opens the encoders of drawn worlds too, which stand above this package."""
+    """The older place of `open_encoder`, for scripts: it opens drawn worlds' encoders too, which stand above this package."""
     if name == "open_encoder":
-        raise ImportError("expected `from lorasynth import open_encoder`, got lorasynth.encoders; import it from there")
+        return import_module("lorasynth.opening").open_encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,6 +29,7 @@ from lorasynth.lora.statements import check_statements
 from lorasynth.lora.text_encoders import faults_of, without_text_encoders
 from lorasynth.storage.arrays import BFLOAT16, Array, is_number, number
 from lorasynth.storage.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
+from lorasynth.storage.container import read_header as read_header
 from lorasynth.storage.faults import FaultyFileError, refuse
 
 if TYPE_CHECKING:

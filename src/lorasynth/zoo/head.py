@@ -51,7 +51,7 @@ def write_head(folder: Path, layout: Layout, recipe: dict[str, Any]) -> None:
         "schema": SCHEMA_VERSION, "layout": layout.to_dict(), "recipe": recipe,
         "init": sha256_file(init) if init.exists() else None,
     }  # fmt: skip
-    write_json(folder / HEAD_NAME, {**record, "sha256": head_hash(record)})
+    write_json(folder / HEAD_NAME, {**record, "sha256": zoo_json_hash(record)})
 
 
 def bring_head_up_to_date(folder: Path) -> None:
@@ -61,7 +61,7 @@ def bring_head_up_to_date(folder: Path) -> None:
         write_head(folder, Layout.from_dict(record["layout"]), record["recipe"])
 
 
-def head_hash(record: dict[str, Any]) -> str:
+def zoo_json_hash(record: dict[str, Any]) -> str:
     """The sha256 of what zoo.json says, but for that hash itself."""
     values = {key: value for key, value in record.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -19,6 +19,7 @@ from lorasynth.storage.outputs import make_folder
 from lorasynth.storage.settings import config_difference
 from lorasynth.workers.locks import locked
 from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, bring_head_up_to_date, read_head, read_init, write_head
+from lorasynth.zoo.head import zoo_json_hash as zoo_json_hash
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_manifest
 from lorasynth.zoo.shards import row_hash, shard_path

@@ -12,7 +12,7 @@ from lorasynth.errors import LayoutError, ModelError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.files import read_tensors
 from lorasynth.storage.reading import read_json, sha256_file
-from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, SCHEMA_VERSION, head_hash
+from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, SCHEMA_VERSION, zoo_json_hash
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Line, Manifest, read_manifest
 from lorasynth.zoo.report import ZooFault, ZooReport
 from lorasynth.zoo.shards import Shard, ShardHeader, open_header, read_shard, row_hash
@@ -79,7 +79,9 @@ def _check_zoo_json(folder: Path, faults: list[ZooFault]) -> Layout | None:
         if record["schema"] not in range(1, SCHEMA_VERSION + 1):
             raise ValueError(f"schema {record['schema']!r}")
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        if record["schema"] > 1 and (record.get("sha256") != head_hash(record) or path.read_bytes() != text.encode()):
+        if record["schema"] > 1 and (
+            record.get("sha256") != zoo_json_hash(record) or path.read_bytes() != text.encode()
+        ):
             raise ValueError("other contents than were written")
     except (ModelError, LayoutError, LookupError, TypeError, ValueError) as error:
         problem = f"expected what the zoo is of, as it was written, got {error}; restore it from a copy"
