@@ -223,7 +223,7 @@ def test_build_makes_what_repair_dropped_and_nobody_forgotten(tmp_path, monkeypa
         return torch.stack([LoRA.random(layout, seed=person).vector for person in persons])
 
     class People(materials.DrawnMaterial):
-        base, source = SimpleNamespace(layout=lambda rank: layout()), "made"
+        base, source = SimpleNamespace(layout=lambda *_: layout()), "made"
 
         def __init__(self, config):
             self.config = config
