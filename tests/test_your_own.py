@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from lorasynth.drawn.export import export_people
 from lorasynth.worlds.world import get_domain
 
-from .tiny_pipelines import SIZE, pipeline
+from .tiny_pipelines import drawn, pipeline
 
 PEOPLE, PHOTOS = 10, 4
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -67,12 +66,6 @@ def test_lines_make_a_lora_that_plain_diffusers_draws_with(place):
     assert low < high
     pipe = pipeline("sd15")
 
-    def drawn():
-        return pipe(
-            ["a photo of sks person"], num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt",
-            height=SIZE, width=SIZE,
-        ).images  # fmt: skip
-
-    plain = drawn()
+    plain = drawn(pipe)
     pipe.load_lora_weights(place, weight_name="me.safetensors")
-    assert (drawn() - plain).abs().max() > 1e-4
+    assert (drawn(pipe) - plain).abs().max() > 1e-4

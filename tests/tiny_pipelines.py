@@ -144,3 +144,11 @@ def pipeline(family):
             torch.nn.init.normal_(parameter, std=0.1)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def drawn(pipe):
+    """One small picture, always from the same noise."""
+    return pipe(
+        ["a photo of sks person"], num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt",
+        height=SIZE, width=SIZE,
+    ).images  # fmt: skip

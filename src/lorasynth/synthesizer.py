@@ -24,7 +24,7 @@ from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.storage.hub import publish
 from lorasynth.storage.schema import Misfit, fit, record
-from lorasynth.teaching import shortcoming
+from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
 from lorasynth.version import __version__
 from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
@@ -154,8 +154,7 @@ class Synthesizer:
     @property
     def shortcoming(self) -> str:
         """What is to be said where its own record says that it explains nothing. Else empty."""
-        made_from = self.record.get("made_from")
-        return shortcoming(made_from.get("validation")) if isinstance(made_from, dict) else ""
+        return shortcoming_of_model(self.record.get("made_from"))
 
     @torch.no_grad()
     def embed(self, photos: Photo | Sequence[Photo], *, allow_outside: bool = False) -> Float[Tensor, " D"]:

@@ -1,7 +1,7 @@
 """Does a zoo teach anything, and does a synthesizer do anything? One plain sentence where not, with what to do instead.
 
-LoRAs that were trained each from an initialisation of its own are known to teach nothing: ridge regression explains none of
-held-out ΔW in any gauge, and 0.2 of it where all began from one lora_A (docs/results/evidence.md, *initialisation*).
+LoRAs that were trained each from an initialisation of its own teach nothing. Ridge regression explains none of held-out ΔW in
+any gauge. It explains 0.2 where all began from one lora_A (docs/results/evidence.md, *initialisation*).
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ EXPLAINED = 0.05
 """Part of validation LoRAs' deviation from the zoo's mean below which nothing was learned."""
 SIZE = 0.2
 """Size of synthesised LoRAs, beside the zoo's, below which they do next to nothing."""
+GAIN = 0.01
+"""Similarity of pictures that LoRAs have to add to the base's own, below which nothing was learned."""
 INSTEAD = (
     "LoRAs that were trained each from an initialisation of its own teach nothing: train them all from one shared "
     "initialisation. Those of `zoo build` share one: give more people or --steps "
@@ -38,6 +40,32 @@ def shortcoming(errors: Any) -> str:
         f"this zoo taught nothing: the best prior explains {max(0.0, *explained):.2f} of what sets validation people's LoRAs "
         f"apart{little}. {INSTEAD}"
     )
+
+
+def shortcoming_of_pictures(similarity: Any) -> str:
+    """The same by pictures of validation people. Their similarity is "base" without a LoRA, and at "best" with one."""
+    if not isinstance(similarity, Mapping):
+        return ""
+    base, best = similarity.get("base"), similarity.get("best")
+    if not isinstance(base, float) or not isinstance(best, float) or best >= base + GAIN:
+        return ""
+    return (
+        f"nothing was learned: pictures with its LoRAs are as unlike validation people as those without (similarity {best:.3f} "
+        f"and {base:.3f}). Give more people, photos or steps, or look for the base's settings with `zoo pilot` "
+        "(docs/your-pictures.md)"
+    )
+
+
+def shortcoming_of_model(made_from: Any) -> str:
+    """The same by a model's record of its making. Pictures tell where some were drawn, and weights elsewhere.
+
+    A LoRA that was trained through the base draws a person without being near the zoo's LoRAs.
+    """
+    if not isinstance(made_from, Mapping):
+        return ""
+    if "similarity" in made_from:
+        return shortcoming_of_pictures(made_from["similarity"])
+    return shortcoming(made_from.get("validation"))
 
 
 def shortcoming_of_latents(metrics: Any) -> str:

@@ -18,7 +18,7 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
 
-from ..tiny_pipelines import SIZE, pipeline
+from ..tiny_pipelines import SIZE, drawn, pipeline
 
 PEOPLE, PHOTOS = 13, 6
 FAMILIES = ("sd15", "sd2", "sdxl", "sd3", "flux")
@@ -53,6 +53,7 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
     made_from = json.loads((model / "config.json").read_text())["made_from"]
     assert set(made_from["settings_tried"]) >= {"adalora", "ridge"}
+    assert made_from["similarity"].keys() == {"base", "best"}
     assert made_from["end_to_end"]["likeness_after"] >= made_from["end_to_end"]["likeness_before"]
     # 2. Scores are of the held-out subjects, beside LoRAs fine-tuned on one photo and on all.
     run("evaluate", model, *photos, "--methods", "adalora,fine_tuned,fine_tuned_one_photo", "--json", tmp_path / "e.json",
@@ -79,15 +80,9 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
         tmp_path / "me.safetensors",
     )
 
-    def drawn():
-        return pipe(
-            ["a photo of sks person"], num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt",
-            height=SIZE, width=SIZE,
-        ).images  # fmt: skip
-
-    plain = drawn()
+    plain = drawn(pipe)
     pipe.load_lora_weights(tmp_path, weight_name="me.safetensors")
-    assert (drawn() - plain).abs().max() > 1e-4
+    assert (drawn(pipe) - plain).abs().max() > 1e-4
 
 
 @pytest.fixture(scope="module")

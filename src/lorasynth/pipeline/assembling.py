@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final, Literal
 
+import torch
+
 from lorasynth.canonical import Canonicalizer
 from lorasynth.evaluate.identity import likeness
 from lorasynth.evaluate.weights import errors_of
@@ -16,7 +18,7 @@ from lorasynth.prior.baselines import Baseline
 from lorasynth.storage.reading import read_json
 from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Predictor, Synthesizer
-from lorasynth.teaching import shortcoming
+from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.store import Zoo
 
@@ -71,6 +73,13 @@ def tune_by_pictures(
     tried = choose_settings(model, PICTURE_SCALES, score)
     choose_default(model, tried, report=report)
     return tried
+
+
+def base_similarity(subjects: Subjects, model: Synthesizer, people: int) -> float:
+    """Similarity of the base's own pictures to the people of `tune_by_pictures`: what a LoRA has to add to."""
+    centroids = subjects.centroids(subjects.people(Role.CHOOSING, people))
+    layout = model.canonicalizer.layout
+    return likeness(subjects, layout, torch.zeros(len(centroids), layout.num_parameters), centroids)
 
 
 def tune_by_weights(
@@ -130,8 +139,12 @@ def assemble(work: Workspace) -> Synthesizer:
             made_from["settings_tried"] = tried
         else:
             errors = validation_errors(model, work.zoo, work.recipe.tune_loras, report=work.report)
+            made_from["similarity"] = {
+                "base": base_similarity(work.subjects, model, work.recipe.tune_people),
+                "best": max(max(scores.values()) for scores in made_from["settings_tried"].values()),
+            }
         made_from["validation"] = errors
-        if said := shortcoming(errors):
+        if said := shortcoming_of_model(made_from):
             work.report(said)
     model.record = record | {"made_from": made_from}
     model.card = (synthesizer_card if drawn else base_card)(work.fitted, work.zoo, model, made_from)

@@ -8,7 +8,7 @@ from lorasynth.pipeline.choosing import CLEARLY
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.storage.hub import is_repo_id
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.teaching import shortcoming
+from lorasynth.teaching import shortcoming_of_model
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.card import front_matter, licence_fields
 from lorasynth.zoo.store import Zoo
@@ -29,7 +29,7 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
         pipeline_tag="text-to-image",
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})
-    said = shortcoming(record["validation"])
+    said = shortcoming_of_model(record)
     limits = "nobody has looked at pictures of it; weights are not likeness"
     if "end_to_end" in record:
         limits = (
