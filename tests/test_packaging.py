@@ -19,7 +19,16 @@ def workflows():
 def test_version_is_said_in_one_place():
     assert "version" not in PROJECT
     assert PROJECT["dynamic"] == ["version"]
+
+
+def test_version_is_that_of_citation_changelog_and_nodes():
+    released = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    nodes = tomllib.loads((ROOT / "integrations/comfyui/pyproject.toml").read_text())["project"]
+    needed = (ROOT / "integrations/comfyui/requirements.txt").read_text().split()
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == lorasynth.__version__
+    assert released[0] == lorasynth.__version__
+    assert nodes["version"] == lorasynth.__version__
+    assert nodes["dependencies"] == needed == [f"lorasynth>={lorasynth.__version__}"]
 
 
 def test_every_package_of_an_extra_is_pinned():
@@ -66,6 +75,34 @@ def test_release_needs_no_token_and_a_built_wheel():
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
     assert jobs["publish"]["needs"] == "build"
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text()
+
+
+def steps():
+    """Every step of every job, with its workflow's name."""
+    return [
+        (name, step) for name, flow in workflows().items() for job in flow["jobs"].values() for step in job["steps"]
+    ]
+
+
+def test_workflows_name_every_action_by_its_commit():
+    text = "".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml"))
+    used = re.findall(r"uses: (.+)", text)
+    assert len(used) >= 10
+    assert [each for each in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", each)] == []
+    assert len(set(used)) == len({each.partition("@")[0] for each in used})  # one commit an action
+
+
+def test_workflows_leave_no_credentials_and_no_expression_in_a_shell():
+    for name, step in steps():
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False, name
+        assert "${{" not in step.get("run", ""), name
+
+
+def test_workflows_ask_for_the_least_rights_and_end():
+    for name, flow in workflows().items():
+        assert flow["permissions"] == {"contents": "read"}, name
+        assert all(0 < job["timeout-minutes"] <= 90 for job in flow["jobs"].values()), name
 
 
 def test_every_public_name_is_there():
