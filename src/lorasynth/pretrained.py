@@ -1,4 +1,4 @@
-"""A synthesizer's folder: canonical form, VAE, priors, guard, configuration and card. No encoder and no pickle."""
+"""A synthesizer's folder: canonical form, VAE, priors, guard, configuration, card and pictures. No encoder, no pickle."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ from lorasynth.encoders.records import Record, describe, difference
 from lorasynth.errors import ModelError, OutputExistsError, UsageError
 from lorasynth.prior import DiffusionPrior
 from lorasynth.prior.baselines import Baseline
+from lorasynth.storage.cards import CARD, PICTURES, read_pictures
 from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_bytes, write_json, write_tensors
 from lorasynth.storage.hub import local_copy
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from lorasynth.synthesizer import Predictor, Synthesizer
 
 FORMAT_VERSION = 1
-FILES = ("*.safetensors", "config.json", "README.md")
+FILES = ("*.safetensors", "config.json", CARD, f"{PICTURES}/*.png")
 """What a synthesizer's folder consists of."""
 UNKNOWN = "unknown"
 """The kind of an encoder that nobody named."""
@@ -94,7 +95,11 @@ def write_synthesizer(
         model.priors[name].save(_prior_file(folder, name, default))
     if isinstance(model.encoder, WorldEncoder):
         write_tensors(folder / "guard.safetensors", pack(model.encoder.guard.__dict__))
-    write_bytes(folder / "README.md", (model.card if card is None else card).encode())
+    write_bytes(folder / CARD, (model.card if card is None else card).encode())
+    if model.pictures:
+        make_folder(folder / PICTURES)
+    for name, content in model.pictures.items():
+        write_bytes(folder / name, content)
     encoder = model.encoder_record
     if encoder is None:
         encoder = {"world": model.base, "sha256": sha256_file(_encoder_file(model.base))}
@@ -131,12 +136,13 @@ def read_synthesizer(folder: str | Path, encoder: str | Encoder | None) -> dict[
             name: _PRIORS[kind].load(_prior_file(path, name, default)) for name, kind in config["priors"].items()
         },
     }
+    card = read_text(path / CARD, MAX_CONFIG_MB) if os.path.lexists(path / CARD) else ""
     # 3. Whether they are of one model.
     dim = fields["encoder"].dim if fields.get("encoder") else config["encoder"]["dim"]
     _require_one_model(path, fields["canonicalizer"], fields["vae"], fields["priors"], dim)
     return fields | {
         "base": base, "settings": config["settings"], "default_prior": default, "picture_size": config["picture_size"],
-        "card": read_text(path / "README.md", MAX_CONFIG_MB) if os.path.lexists(path / "README.md") else "",
+        "card": card, "pictures": read_pictures(path, card),
         "record": {key: value for key, value in config.items() if key not in _FIELDS},
     }  # fmt: skip
 

@@ -22,6 +22,8 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.pretrained import FILES, SETTINGS, how_to_give, read_synthesizer, write_synthesizer
 from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
+from lorasynth.storage.cards import PICTURES, with_gallery
+from lorasynth.storage.files import png
 from lorasynth.storage.hub import publish
 from lorasynth.storage.schema import Misfit, fit, record
 from lorasynth.teaching import shortcoming_of_model
@@ -31,6 +33,7 @@ from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from PIL.Image import Image
 
 DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
 MAX_SEED = 2**63 - 1
@@ -61,6 +64,7 @@ class Synthesizer:
     default_prior: str = "adalora"
     picture_size: int = 64  # pixels a side of what the base draws
     card: str = ""  # Markdown
+    pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs that the card shows, by their names in its folder
     record: dict[str, Any] = field(default_factory=dict)  # how it was made and what was measured
     last_seconds: float = field(default=0.0, init=False)  # what the last call took
     last_warnings: tuple[str, ...] = field(default=(), init=False)  # why the last photos may serve badly
@@ -233,6 +237,11 @@ class Synthesizer:
             UsageError: no such prior, or not the default one.
         """
         write_synthesizer(self, Path(folder), card, record, list(self.priors) if priors is None else list(priors))
+
+    def show(self, pictures: "Sequence[tuple[Image, str]]") -> None:
+        """Give the card a gallery: pictures with their prompts, in place of those that it had."""
+        self.card = with_gallery(self.card, [prompt for _, prompt in pictures], "model")
+        self.pictures = {f"{PICTURES}/{number}.png": png(image) for number, (image, _) in enumerate(pictures, 1)}
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = True, priors: Sequence[str] | None = None, api: "HfApi | None" = None

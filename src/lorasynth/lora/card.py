@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lorasynth.errors import UsageError
 from lorasynth.lora.factors import LoRA
+from lorasynth.storage.cards import one_line
 from lorasynth.storage.hub import is_repo_id
 
 _TEMPLATE = """---
@@ -72,21 +73,14 @@ def lora_card(
     base_model = base_model or lora.metadata.get("lorasynth.base_model", "")
     if not is_repo_id(base_model):
         raise UsageError(f"expected the base model's hub id, OWNER/NAME, got {base_model!r}; give --base-model")
-    for name, text in (
-        ("licence", licence),
-        ("instance prompt", instance_prompt),
-        *(("prompt", p) for _, p in pictures),
-    ):
-        if not text.strip() or not text.isprintable():
-            raise UsageError(f"expected a {name} of one line, got {text!r:.80}; give its words")
     data = ModelCardData(
-        license=licence,
+        license=one_line("licence", licence),
         base_model=base_model,
-        instance_prompt=instance_prompt,
+        instance_prompt=one_line("instance prompt", instance_prompt),
         pipeline_tag="text-to-image",
         library_name="diffusers",
         tags=["text-to-image", "diffusers", "lora", "template:sd-lora", "lorasynth"],
-        widget=[{"text": prompt, "output": {"url": file}} for file, prompt in pictures],
+        widget=[{"text": one_line("prompt", prompt), "output": {"url": file}} for file, prompt in pictures],
     )
     ranks = sorted({module.rank for module in lora.layout.modules})
     card = ModelCard.from_template(

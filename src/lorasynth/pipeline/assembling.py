@@ -10,13 +10,14 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.evaluate.identity import likeness
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
-from lorasynth.pipeline.card import base_card, synthesizer_card
+from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
 from lorasynth.pipeline.choosing import choose_default, choose_settings, format_settings
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
 from lorasynth.prior import BASELINES, DiffusionPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.storage.reading import read_json
 from lorasynth.subjects import Subjects
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Predictor, Synthesizer
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
@@ -124,7 +125,7 @@ def assemble(work: Workspace) -> Synthesizer:
         OutputExistsError: a synthesizer is there.
     """
     model = put_together(work, "priors" if work.subjects is None else END_TO_END)
-    drawn = work.recipe.world is not None and work.photos is None and work.subjects is not None
+    drawn = isinstance(work.subjects, DrawnSubjects)
     made_from, record = (
         _made_from_drawn(work) if drawn else _made_from(work),
         {"fine_tuning": asdict(work.recipe.fine_tuning)},
@@ -148,6 +149,8 @@ def assemble(work: Workspace) -> Synthesizer:
             work.report(said)
     model.record = record | {"made_from": made_from}
     model.card = (synthesizer_card if drawn else base_card)(work.fitted, work.zoo, model, made_from)
+    if isinstance(work.subjects, DrawnSubjects):
+        model.show(draw_gallery(model, work.subjects))
     model.save_pretrained(work.folder / SYNTHESIZER)
     return model
 

@@ -3,28 +3,51 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from lorasynth.base import render
+from lorasynth.encoders.images import to_image
 from lorasynth.encoders.records import describe
+from lorasynth.gallery import Role
 from lorasynth.pipeline.choosing import CLEARLY
 from lorasynth.pipeline.recipe import Recipe
+from lorasynth.storage.cards import front_matter
 from lorasynth.storage.hub import is_repo_id
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.worlds.world import get_domain
-from lorasynth.zoo.card import front_matter, licence_fields
+from lorasynth.zoo.card import licence_fields
 from lorasynth.zoo.store import Zoo
 
 TAGS = ["lora", "hypernetwork", "zero-shot", "text-to-image"]
 
 
+def draw_gallery(model: Synthesizer, subjects: DrawnSubjects) -> list[tuple[Image.Image, str]]:
+    """Pictures for the card of a drawn world's synthesizer, each with its words: one subject's photo, then what it gives.
+
+    The subject is one of those who are scored, whom no stage has seen.
+    """
+    person = subjects.people(Role.EVALUATED, 8)[-1:]
+    vectors = model.synthesize(subjects.given(person)[:, 0])
+    pictures = render(subjects.base, subjects.prompts, model.canonicalizer.layout, vectors)[0]
+    size = (4 * model.picture_size, 4 * model.picture_size)
+    drawn = [to_image(picture).resize(size, Image.Resampling.BICUBIC) for picture in pictures]
+    photo = subjects.images(person)[0].resize(size, Image.Resampling.BICUBIC)
+    return [(photo, "The photo that the LoRA was made from"), *zip(drawn, subjects.prompts, strict=True)]
+
+
 def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
     """The card of a real base's synthesizer, whose ``made_from`` is ``record``."""
+    from huggingface_hub import ModelCardData
+
     vae, encoder = record["vae"], model.encoder_record or {}
     rows = "\n".join(
         f"| {name} | {values['relative_error']:.3f} | {values['explained']:.3f} | "
         f"{model.settings.get(name, {}).get('scale', 1):g} |"
         for name, values in record["validation"].items()
     )
-    fields = front_matter(
+    data = ModelCardData(
         library_name="lorasynth", **licence_fields(zoo), **_base_fields(model.base), tags=TAGS, instance_prompt="sks person",
         pipeline_tag="text-to-image",
     )  # fmt: skip
@@ -36,7 +59,7 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
             f"`lorasynth evaluate` says how like their subjects pictures are; {record['teachers']:,} subjects taught it"
         )
     warning = f"\n> **Warning**: {said}.\n" if said else ""
-    return f"""{fields}
+    return f"""{front_matter(data)}
 # lorasynth synthesizer: {recipe.name}
 {warning}
 A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of {_base_link(model.base)} out:
@@ -63,7 +86,7 @@ Use it for your own face, of someone who agreed, or of nobody.
 """
 
 
-def _base_fields(base: str) -> dict[str, str]:
+def _base_fields(base: str) -> dict[str, Any]:
     """What the hub reads of the base model: its id. Nothing of a folder's, which is nobody else's."""
     return {"base_model": base, "base_model_relation": "adapter"} if _is_on_hub(base) else {}
 
@@ -100,6 +123,8 @@ def _instead_of(usual: str, default: str) -> str:
 
 def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
     """The card of a drawn world's synthesizer, whose ``made_from`` is ``record``."""
+    from huggingface_hub import ModelCardData
+
     assert recipe.zoo is not None, "a drawn world's zoo is built"
     people = sum(item.split == "train" for item in zoo.items)
     refine, redraw, through = recipe.refine, recipe.redraw, recipe.end_to_end.through
@@ -118,8 +143,10 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
   about to draw; identity weighs {redraw.identity_weight:g} there.
 """
     table = "\n".join([head, rule, *rows.values()])
-    fields = front_matter(library_name="lorasynth", license="apache-2.0", tags=TAGS, pipeline_tag="text-to-image")
-    return f"""{fields}
+    data = ModelCardData(
+        library_name="lorasynth", license="apache-2.0", tags=TAGS, instance_prompt="sks person", pipeline_tag="text-to-image"
+    )  # fmt: skip
+    return f"""{front_matter(data)}
 # lorasynth synthesizer: {recipe.name}
 
 One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.

@@ -72,11 +72,16 @@ def write_bytes(path: str | Path, *contents: bytes | memoryview) -> None:
     atomic_write(path, write)
 
 
-def write_png(path: str | Path, image: "Image.Image") -> None:
-    """Write a picture as PNG, whole."""
+def png(image: "Image.Image") -> bytes:
+    """A picture as PNG."""
     content = io.BytesIO()
     image.save(content, format="PNG")
-    write_bytes(path, content.getvalue())
+    return content.getvalue()
+
+
+def write_png(path: str | Path, image: "Image.Image") -> None:
+    """Write a picture as PNG, whole."""
+    write_bytes(path, png(image))
 
 
 def write_json(path: str | Path, value: Any) -> None:

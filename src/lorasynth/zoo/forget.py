@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasynth.errors import ZooError
+from lorasynth.storage.cards import CARD, PICTURES, without_gallery
+from lorasynth.storage.files import write_bytes
+from lorasynth.storage.reading import read_text
 from lorasynth.workers.locks import locked
 from lorasynth.zoo.importing.outcomes import forget_outcomes
 from lorasynth.zoo.manifest import Tombstone
@@ -22,7 +25,7 @@ class Forgotten:
         ids: of the items that went, now or in an earlier call.
         items: how many the zoo has now.
         rewritten: shards that were written anew without them, by their old names.
-        deleted: files that are gone: the old shards, what killed writers left, and all that lay in quarantine.
+        deleted: files that are gone: the old shards, what killed writers left, all of the quarantine and the card's pictures.
     """
 
     person: int
@@ -35,10 +38,10 @@ class Forgotten:
 def forget_person(folder: str | Path, person: int) -> Forgotten:
     """Take all items of a person out of a zoo, and keep the person out: building and importing pass them over from now on.
 
-    Their rows are in no file of the folder any more: shards that held some are written anew without them. Quarantine, where
-    nobody knows what is whose, and what was computed of photographs are emptied. The manifest keeps a tombstone: the person's
-    number and the ids of their items. Killed at any moment, the same call again finishes. A `repair_zoo` in between leaves a
-    sound zoo, but does not finish it.
+    Their rows are in no file of the folder any more: shards that held some are written anew without them. Quarantine and the
+    card's pictures, where nobody knows what is whose, are emptied, and what was computed of photographs. The manifest keeps a
+    tombstone: the person's number and the ids of their items. Killed at any moment, the same call again finishes. A
+    `repair_zoo` in between leaves a sound zoo, but does not finish it.
 
     NOTE: what learned from the zoo before still knows what it learned, and so do copies of it. The free space of a disk is the
     system's to overwrite.
@@ -55,6 +58,7 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
     with locked(folder), refused(folder):
         require_own(folder / QUARANTINE_NAME)
         require_own(folder / PREPARED_NAME)
+        require_own(folder / PICTURES)
         report = verify(folder)
         if faults := [fault for fault in report.faults if fault.code not in LEFTOVER]:
             raise ZooError(
@@ -75,10 +79,19 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
         deleted = delete([*stray_shards(folder), *report.leftovers])
         deleted += _empty(folder / QUARANTINE_NAME)
         deleted += _empty(folder / PREPARED_NAME)  # is computed again, without them
+        deleted += _empty_gallery(folder)
         forget_outcomes(folder, person, {*before, *theirs})
         return Forgotten(
             person=person, ids=[*before, *theirs], items=len(kept), rewritten=rewritten, deleted=deleted
         )  # fmt: skip
+
+
+def _empty_gallery(folder: Path) -> list[str]:
+    """Delete the pictures of a zoo's card, for nobody knows whom they show."""
+    card = folder / CARD
+    if card.exists() and (folder / PICTURES).exists():
+        write_bytes(card, without_gallery(read_text(card)).encode())
+    return _empty(folder / PICTURES)
 
 
 def _empty(quarantine: Path) -> list[str]:

@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from lorasynth.errors import ZooError
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.cards import CARD, PICTURES
 from lorasynth.storage.faults import printable
-from lorasynth.storage.files import write_bytes, write_tensors
+from lorasynth.storage.files import write_tensors
 from lorasynth.storage.hub import local_copy, publish
 from lorasynth.storage.outputs import make_folder
 from lorasynth.storage.settings import config_difference
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 else:
     Tensor = Rows = Any
 
-FILES = (HEAD_NAME, MANIFEST_NAME, INIT_NAME, "shard-*.safetensors", "README.md")
-"""What a zoo's folder consists of; README.md is its card, where it was published or somebody wrote one."""
+FILES = (HEAD_NAME, MANIFEST_NAME, INIT_NAME, "shard-*.safetensors", CARD, f"{PICTURES}/*.png")
+"""What a zoo's folder consists of. Its card and pictures are there where it was published or somebody made some."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Zoo:
     def push_to_hub(self, repo_id: str, *, private: bool = True, api: "HfApi | None" = None) -> str:
         """Publish the zoo as a data set repository on the Hugging Face hub.
 
-        Its card is the folder's ``README.md``. Where there is none, one is written.
+        Its card is the folder's ``README.md``. Where there is none, `lorasynth.zoo.card.write_card` writes one.
 
         Args:
             repo_id: ``owner/name``; made where there is none.
@@ -153,15 +154,14 @@ class Zoo:
             ZooError: an item is not as the manifest says.
             UsageError: it is no repository's name, or the hub refused.
         """
-        from lorasynth.zoo.card import zoo_card
+        from lorasynth.zoo.card import write_card
 
         if faults := self.verify():
             raise ZooError(
                 f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]}); run "
                 "`lorasynth zoo repair`"
             )
-        if not (self.folder / "README.md").exists():
-            write_bytes(self.folder / "README.md", zoo_card(self).encode())
+        write_card(self)
         return publish(self.folder, repo_id, "dataset", FILES, private=private, api=api)
 
     def init(self) -> Float[Tensor, " P"]:
