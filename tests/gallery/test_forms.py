@@ -4,6 +4,7 @@ import json
 import zipfile
 
 import pytest
+from PIL import Image
 
 from lorasynth.errors import UsageError
 
@@ -88,6 +89,42 @@ def test_masks_lie_beside_photos(write, gallery, mask):
     ]  # fmt: skip
     assert all(f.mask is None for f in gallery(root, masks=False).files)
     assert found.left_out == ()
+
+
+def test_masks_lie_in_a_folder_of_their_own(write, gallery):
+    from lorasynth.gallery import PhotoRef, Use
+
+    half = Image.new("L", (64, 64), 0)
+    half.paste(127, (0, 0, 64, 32))
+    root = write(
+        {
+            "10_sks ann/1.jpg": 1,
+            "10_sks ann/old/2.jpg": 2,
+            "10_sks ann_mask/1.png": half,
+            "10_sks ann_mask/old/2.png": half,
+        }
+        | {"10_sks ann_mask/3.png": 3, "10_sks ann_mask/new/4.png": 4, "bob/1.jpg": 5, "iron_mask/1.jpg": 6}
+    )
+    found = gallery(root)
+    assert [(f.name, f.mask) for f in found.files] == [
+        ("10_sks ann/1.jpg", "10_sks ann_mask/1.png"), ("10_sks ann/old/2.jpg", "10_sks ann_mask/old/2.png"),
+        ("bob/1.jpg", None), ("iron_mask/1.jpg", None),
+    ]  # fmt: skip
+    assert sorted(subjects(found)) == ["bob", "iron_mask", "sks ann"]
+    assert left_out(found) == {"10_sks ann_mask/3.png": "mask", "10_sks ann_mask/new/4.png": "mask"}
+    assert "folders of masks, by their names and their files': 10_sks ann_mask" in found.notes
+    (mask,) = found.masks([PhotoRef("sks ann", "10_sks ann/1.jpg", Use.FIT)], 8)
+    assert [mask[0, 0, 0].item(), mask[0, -1, 0].item()] == pytest.approx([127 / 255, 0], abs=0.01)
+    ignored = gallery(root, masks=False)
+    assert [f.mask for f in ignored.files] == [None] * 4
+    assert sorted(subjects(ignored)) == ["bob", "iron_mask", "sks ann"]
+
+
+def test_second_mask_of_a_photo_is_no_photo(write, gallery):
+    masks = ["a/1-masklabel.png", "a/1_mask.jpg", "a/1_mask.png", "a_mask/1.png"]
+    found = gallery(write({"a/1.jpg": 1} | dict.fromkeys(masks, 2)))
+    assert [(f.name, f.mask in masks) for f in found.files] == [("a/1.jpg", True)]
+    assert left_out(found) == dict.fromkeys(set(masks) - {found.files[0].mask}, "mask")
 
 
 TABLE = [

@@ -5,13 +5,14 @@
     1.jpg, 2.jpg                    without any sub-folder: one subject, of the folder's name
     1.txt, 1.caption                beside 1.jpg: its caption, [trigger] being the subject
     1_mask.png, 1-masklabel.png     beside 1.jpg: where the loss looks
+    alice_mask/1.png                the same, in a folder beside alice (sd-scripts' conditioning_data_dir)
     metadata.jsonl, metadata.csv    file_name, and perhaps text and subject: Hugging Face's imagefolder
 
 Whatever is passed over is listed with the reason.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -75,9 +76,12 @@ def list_photos(tree: Tree, *, masks: bool = True) -> Listing:
     sizes = {name: size for name, size in sizes.items() if name.isprintable()}
     rows, tables = _metadata(tree, sizes)
     pictures = [name for name in sizes if name.lower().endswith(PICTURES)]
-    mask_of = _masks(pictures)
-    used = {*tables, *mask_of.values()}
+    mask_of, spare, mask_folders = _masks(pictures)
+    left_out += spare
+    used = {*tables, *mask_of.values(), *(one.name for one in spare)}
     subjects, notes = _subjects([name for name in pictures if name not in used], rows, tree.name)
+    if mask_folders:
+        notes.append(f"folders of masks, by their names and their files': {', '.join(mask_folders)}")
     caption_of = {_stem(name): name for ending in reversed(CAPTIONS) for name in sizes if name.lower().endswith(ending)}
     photos = []
     for name, subject in subjects.items():
@@ -136,18 +140,39 @@ def _in_split_folders(pictures: Iterable[str]) -> bool:
     return bool(deep) and all(len(parts) > 2 and parts[0].lower() in _SPLIT_FOLDERS for parts in deep)
 
 
-def _masks(pictures: Iterable[str]) -> dict[str, str]:
-    """The mask file of each photo that has one."""
+def _masks(pictures: Iterable[str]) -> tuple[dict[str, str], list[LeftOut], list[str]]:
+    """The mask file of each photo that has one; what lies among masks and is none that is used; folders of masks."""
     stems: dict[str, list[str]] = {}
     for name in pictures:
         stems.setdefault(_stem(name), []).append(name)
     found: dict[str, str] = {}
+    masks: set[str] = set()
+    folders: set[str] = set()
     for stem, names in stems.items():
+        for owner, folder in _owners(stem):
+            if owner in stems:
+                masks |= {*names}
+                folders |= {folder} - {""}
+                for photo in stems[owner]:
+                    found.setdefault(photo, names[0])
+    used = {*found.values()}
+    spare = [
+        LeftOut(name=name, subject=None, reason="mask", words="lies among masks, and is not the mask of a photo")
+        for names in stems.values()
+        for name in names
+        if name not in used and (name in masks or name.startswith(tuple(folder + "/" for folder in folders)))
+    ]
+    return found, spare, sorted(folders)
+
+
+def _owners(stem: str) -> Iterator[tuple[str, str]]:
+    """Photos that a mask of this name may belong to, and the folder of masks, if the mask does not lie beside its photo."""
+    parts = stem.split("/")
+    for i, part in enumerate(parts):
         for ending in _MASKS:
-            owner = stem.removesuffix(ending)
-            if owner != stem and owner in stems:
-                found |= dict.fromkeys(stems[owner], names[0])
-    return found
+            if part.endswith(ending):
+                folder = "/".join(parts[: i + 1]) if i < len(parts) - 1 else ""
+                yield "/".join([*parts[:i], part.removesuffix(ending), *parts[i + 1 :]]), folder
 
 
 def _caption(tree: Tree, row: Mapping[str, Any], file: str | None, sizes: Mapping[str, int]) -> str | None:
