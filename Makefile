@@ -10,7 +10,7 @@ OUT ?= out
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: setup demo test test-all test-comfyui check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel site notebooks clean
+.PHONY: setup demo test test-all test-comfyui test-faces check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel site notebooks clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +36,10 @@ test-comfyui: setup
 	@test -f "$(LORASYNTH_COMFYUI)/folder_paths.py" || { echo "test-comfyui: expected LORASYNTH_COMFYUI=FOLDER, a checkout of ComfyUI," \
 		"got '$(LORASYNTH_COMFYUI)'; clone ComfyUI and name its folder" >&2; exit 2; }
 	LORASYNTH_COMFYUI="$(LORASYNTH_COMFYUI)" $(COMFYUI_PYTHON) -m pytest -n0 tests/integrations/real_comfyui.py
+
+# Published face models on a folder of photographs, a sub-folder a person: make test-faces FACES=people/ MODELS=models/opencv
+test-faces: setup
+	LORASYNTH_FACES="$(FACES)" LORASYNTH_MODELS="$(MODELS)" $(BIN)/python -m pytest -s tests/gallery/real_faces.py
 
 check: setup
 	$(BIN)/ruff format --check src tests benchmarks integrations examples experiments
