@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from unicodedata import normalize
 
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from lorasynth.cli.app import app
 from lorasynth.drawn.export import export_people
 from lorasynth.errors import LorasynthError, UsageError, ZooError
+from lorasynth.evaluate.zoo_quality import open_subjects, zoo_quality
 from lorasynth.gallery import PhotoRef, Split, Use
 from lorasynth.lora.factors import LoRA
 from lorasynth.opening import open_base, open_encoder, open_photos
@@ -28,6 +29,7 @@ from lorasynth.zoo.build import build_zoo, build_zoo_with_workers
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.importing.pairing import person_number
 from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
+from lorasynth.zoo.preservation import Preservation
 from lorasynth.zoo.store import FILES
 
 from ..tiny_pipelines import SIZE, pipeline
@@ -138,6 +140,28 @@ def test_fewer_subjects_get_a_lora_when_asked(photos, tmp_path):
     assert Counter(item.split for item in zoo.items) == {"train": 3, "validation": 2}
 
 
+def test_class_pictures_count_in_every_lora(built, photos, tmp_path, monkeypatch):
+    preservation = Preservation(class_prompt="a photo of person", num_class_images=2)
+    config = replace(CONFIG, people=2, preservation=preservation)
+    zoo = build_zoo(config, str(tmp_path / "zoo"), photos=photos, report=None)
+    assert zoo.recipe["preservation"] == asdict(preservation)
+    assert len(list((tmp_path / "zoo" / "prepared").glob("class-*/latents.safetensors"))) == 1
+    plain = {item.person: vector for item, vector in zip(built[0].items, built[0].load()[1], strict=False)}
+    assert all((vector - plain[p]).abs().max() > 0 for p, vector in zip(*zoo.load()[:2], strict=True) if p in plain)
+    with pytest.raises(ZooError, match=r"holds a zoo of another recipe \(\['preservation'\]\)"):
+        build_zoo(replace(config, preservation=None), str(tmp_path / "zoo"), photos=photos, report=None)
+    seen = []
+
+    def train_twice(subjects, people, photos, *_, **__):
+        seen.append(photos.class_photos)
+        raise InterruptedError
+
+    monkeypatch.setattr("lorasynth.evaluate.zoo_quality.train_twice", train_twice)
+    with pytest.raises(InterruptedError):
+        zoo_quality(zoo, open_subjects(zoo, photos), 2)
+    assert seen[0].count == 2
+
+
 def test_another_folder_is_another_zoo(built, photos, people, tmp_path):
     zoo = shutil.copytree(built[0].folder, tmp_path / "zoo")
     changed = shutil.copytree(people, tmp_path / "people")
@@ -232,6 +256,13 @@ def test_photos_of_a_few_come_again(photos, tmp_path):
                 "--gradient-checkpointing",
             )
         ),
+        (["portraits_tiny", "--class-prompt", "x"], "expected --class-prompt with --data, got it alone"),
+        (
+            ["portraits_tiny", "--num-class-images", "9"],
+            "expected --num-class-images with --class-prompt, got it alone",
+        ),
+        (["portraits_tiny", "--prior-loss-weight", "0"], "expected --prior-loss-weight with --class-prompt"),
+        (["sd15_tiny", "--data", "people", "--encoder", "portraits", "--class-prompt", " "], "expected a class prompt"),
         (["sd15_faces", "--data", "people", "--encoder", "portraits"], "'sd15_faces', whose zoo is imported"),
     ],
 )

@@ -1,7 +1,7 @@
 """Photos of subjects as a base sees them: what fine-tuning reads, encoded once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,8 @@ class Photos:
     prompts: Prompts  # of the different captions
     caption: Int[Tensor, "N J"]  # which of them each photo has
     masks: Float[Tensor, "N J 1 h w"] | None = None  # 1 where the loss looks
+    class_photos: "Photos | None" = None  # of one "subject": others of its class, whose loss is added to everybody's
+    loss_weight: float = 1.0  # of class photos: what their loss is multiplied with
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -30,7 +32,7 @@ class Photos:
     def subjects(self, rows: Sequence[int] | Int[Tensor, " n"]) -> "Photos":
         """The photos of some subjects."""
         masks = None if self.masks is None else self.masks[rows]
-        return Photos(latents=self.latents[rows], prompts=self.prompts, caption=self.caption[rows], masks=masks)
+        return replace(self, latents=self.latents[rows], caption=self.caption[rows], masks=masks)
 
     def batch(
         self, subject: Int[Tensor, "n 1"], photo: Int[Tensor, "n B"]

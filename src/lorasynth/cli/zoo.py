@@ -1,7 +1,7 @@
 """The verb that makes a zoo: build."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from lorasynth.cli.common import (
 )
 from lorasynth.cli.options import expanded
 from lorasynth.cli.photos import PhotoOptions
+
+if TYPE_CHECKING:
+    from lorasynth.zoo.preservation import Preservation
 
 PRIVATE = "private"
 
@@ -58,6 +61,16 @@ def zoo_build(
     learning_rate: Annotated[
         float | None, typer.Option(min=0.0, help="Of each LoRA's training and the pilot's, instead of the recipe's.")
     ] = None,
+    class_prompt: Annotated[
+        str | None,
+        typer.Option(help="With --data: prior preservation, on what the base draws of others: 'a photo of a person'."),
+    ] = None,
+    num_class_images: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="With --class-prompt: how many pictures; 100 by default.")
+    ] = None,
+    prior_loss_weight: Annotated[
+        float | None, typer.Option(min=0.0, help="With --class-prompt: of their loss; 1 by default.")
+    ] = None,
     bank: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +106,7 @@ def zoo_build(
             config.adapt, steps=steps or config.adapt.steps, learning_rate=learning_rate or config.adapt.learning_rate
         ),
         pilot=replace(config.pilot, learning_rate=learning_rate or config.pilot.learning_rate),
+        preservation=_preservation(photos.data, class_prompt, num_class_images, prior_loss_weight),
     )  # fmt: skip
     if photos.data is None and found.world is None:
         raise UsageError(
@@ -115,6 +129,26 @@ def zoo_build(
         zoo = build_zoo_with_workers(config, str(out), workers or 1, photos=source, report=say)
         items, layout = len(zoo), zoo.layout.hash
     emit({"zoo": str(out), "items": items, "layout": layout}, json)
+
+
+def _preservation(
+    data: str | None, class_prompt: str | None, num_class_images: int | None, prior_loss_weight: float | None
+) -> "Preservation | None":
+    """Prior preservation, if a class prompt asks for it."""
+    from lorasynth.errors import UsageError
+    from lorasynth.zoo.preservation import Preservation
+
+    if class_prompt is None:
+        for option, value in (("num-class-images", num_class_images), ("prior-loss-weight", prior_loss_weight)):
+            if value is not None:
+                raise UsageError(f"expected --{option} with --class-prompt, got it alone; give a class prompt")
+        return None
+    if data is None:
+        raise UsageError("expected --class-prompt with --data, got it alone; leave it out, or name your photographs")
+    if not class_prompt.strip():
+        raise UsageError(f"expected a class prompt such as 'a photo of a person', got {class_prompt!r:.80}")
+    given: dict[str, Any] = {"num_class_images": num_class_images, "prior_loss_weight": prior_loss_weight}
+    return Preservation(class_prompt=class_prompt, **{k: v for k, v in given.items() if v is not None})
 
 
 def _bank(text: str) -> int:

@@ -22,8 +22,10 @@ from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.materials import preserved_photos
 from lorasynth.zoo.module_sets import group_of
 from lorasynth.zoo.people import train_people
+from lorasynth.zoo.preservation import Preservation
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo
 
@@ -136,6 +138,8 @@ def zoo_quality(
     """
     measured = subjects.people(Role.MEASURED, people)
     photos = subjects.zoo_photos(measured, zoo.recipe["photos"], zoo.recipe.get("first_photo", 0))
+    if (said := zoo.recipe.get("preservation")) is not None:
+        photos = replace(photos, class_photos=preserved_photos(subjects.base, Preservation(**said), zoo.folder))
     config, prompts = AdaptConfig(**zoo.recipe["adapt"]), list(subjects.prompts)
     trained = train_twice(subjects, measured, photos, zoo.layout, zoo.init(), config, report=report)
     return {

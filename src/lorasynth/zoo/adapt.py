@@ -4,8 +4,8 @@ A zoo has two qualities: how like its person a LoRA makes the base model draw (l
 person come out (repeatability). The second decides what can be learned from a zoo, and most settings below serve it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,6 +38,8 @@ class AdaptConfig:
     seed: int = 0
 
 
+CLASS_SEED = 10_000_000
+"""What is added to a training's seed for class photos: noise and levels of their own."""
 FINE_TUNING = AdaptConfig(
     steps=200, learning_rate=1e-2, adam_epsilon=1e-8, beta2=0.999, average_from=0.8, lora_A="each"
 )
@@ -68,7 +70,7 @@ def adapt(
     Returns:
         The trained LoRAs: for each the average of its weights over the last part of the training.
     """
-    n, everybody = len(photos), torch.arange(len(photos))[:, None]
+    n, everybody = len(photos), torch.arange(len(photos))
     parameters = [p for p in bank.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True
@@ -80,19 +82,14 @@ def adapt(
             # 1. The learning rate of this step.
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step / config.steps)
-            # 2. Common random numbers: photos, noise and levels are the same for all people.
-            photo, noise, part = draw_samples(photos, config, step)
-            x, prompts, mask = photos.batch(everybody, photo.expand(n, -1))
-            level = base.schedule.level(part.repeat(n))
-            # 3. The base's loss of every row, through its own LoRA.
-            losses = denoising_loss(base, x, noise.repeat(n, 1, 1, 1), level, prompts, mask)
+            # 2. The base's loss of everybody through their own LoRA, with common random numbers.
             # A sum over adapters of each one's mean: no adapter feels how many others there are.
-            loss = losses.view(n, -1).mean(1).sum()
-            # 4. One step of all LoRAs at once.
+            loss = subject_losses(base, photos, everybody, config, [step] * n).sum()
+            # 3. One step of all LoRAs at once.
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            # 5. The mean of the weights over the last steps.
+            # 4. The mean of the weights over the last steps.
             if step >= config.average_from * config.steps:
                 averaged += 1
                 now = [p.detach() for p in parameters]
@@ -107,6 +104,29 @@ def adapt(
             for p, start, mean in zip(parameters, begun, average, strict=True):
                 p.copy_(start.lerp(mean, config.strength))
     return bank.vectors()
+
+
+def subject_losses(
+    base: Base, photos: Photos, people: Int[Tensor, " n"], config: AdaptConfig, steps: Sequence[int]
+) -> Float[Tensor, " n"]:
+    """Each subject's mean loss on what its own step draws; with class photos DreamBooth's (Ruiz et al., CVPR 2023, Eq. 2).
+
+    Args:
+        base: with a LoRA for each of the subjects attached to it.
+        photos: of all subjects.
+        people: which of them.
+        config: seed and batch.
+        steps: at which step of its training each subject is.
+    """
+    drawn = {step: draw_samples(photos, config, step) for step in set(steps)}
+    photo, noise, part = (torch.stack(x) for x in zip(*(drawn[step] for step in steps), strict=True))
+    x, prompts, mask = photos.batch(people[:, None], photo)
+    losses = denoising_loss(base, x, noise.flatten(0, 1), base.schedule.level(part.flatten()), prompts, mask)
+    losses = losses.view(len(people), -1).mean(1)
+    if (others := photos.class_photos) is None:
+        return losses
+    config = replace(config, seed=config.seed + CLASS_SEED)
+    return losses + others.loss_weight * subject_losses(base, others, torch.zeros_like(people), config, steps)
 
 
 def draw_samples(

@@ -7,6 +7,7 @@ from lorasynth.worlds.subjects import SESSION
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.early_stopping import Stopping
 from lorasynth.zoo.initial_vectors import MEAN
+from lorasynth.zoo.preservation import Preservation
 
 MEASURED = 0
 """Instead of a bank's size: to be measured, once, by who begins the zoo. The zoo's recipe then says the number."""
@@ -35,10 +36,11 @@ class ZooConfig:
     start: str = MEAN  # where each LoRA starts: "zero", "mean", or what this prior of a synthesizer predicts
     start_model: str = ""  # the synthesizer's folder; the shipped one if empty
     stopping: Stopping | None = None  # by the loss on photos behind those trained on; then `adapt.steps` is the most
+    preservation: Preservation | None = None  # of what the base draws of others of the class; of photographs alone
     places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
 
 
-_CHOICES = ("targets", "start", "start_model", "stopping", "places")
+_CHOICES = ("targets", "start", "start_model", "stopping", "places", "preservation")
 
 
 def zoo_recipe(config: ZooConfig) -> Settings:

@@ -15,7 +15,7 @@ from lorasynth.devices import half_precision
 from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank, attached
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.adapt import AdaptConfig, draw_samples
+from lorasynth.zoo.adapt import AdaptConfig, draw_samples, subject_losses
 from lorasynth.zoo.optimizer import BankAdamW, clip_each
 
 Score = Callable[[list[int], Float[Tensor, "n P"]], Float[Tensor, " n"]]
@@ -96,7 +96,8 @@ def finetune_with_early_stopping(
     with half_precision():
         while taken:
             people = [p.person for p in taken]
-            losses = _losses(base, bank, photos, taken, config)
+            with bank.attached():
+                losses = subject_losses(base, photos, torch.tensor(people), config, [p.step for p in taken])
             optimizer.zero_grad()
             losses.sum().backward()
             if max_grad_norm < float("inf"):
@@ -132,23 +133,6 @@ def finetune_with_early_stopping(
 def trained(bank: AdapterBank) -> list[torch.nn.Parameter]:
     """What a bank trains."""
     return [p for p in bank.parameters() if p.requires_grad]
-
-
-def _losses(
-    base: Base,
-    bank: AdapterBank,
-    photos: Photos,
-    taken: list[_Slot],
-    config: AdaptConfig,
-) -> Float[Tensor, " n"]:
-    """Each slot's mean loss, on what its own step draws."""
-    drawn = {p.step: draw_samples(photos, config, p.step) for p in taken}
-    photo, noise, part = (torch.stack(x) for x in zip(*(drawn[p.step] for p in taken), strict=True))
-    person = torch.tensor([p.person for p in taken])[:, None]
-    x, prompts, mask = photos.batch(person, photo)
-    with bank.attached():
-        losses = denoising_loss(base, x, noise.flatten(0, 1), base.schedule.level(part.flatten()), prompts, mask)
-    return losses.view(len(taken), -1).mean(1)
 
 
 def _done(

@@ -1,6 +1,7 @@
 """What a zoo is made from: people of a drawn world, or subjects of a folder of photographs, as banks need them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.subjects import persons_of, split_of
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.config import ZooConfig, zoo_recipe
+from lorasynth.zoo.preservation import Preservation, class_photos
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo
 
@@ -111,15 +113,16 @@ class DrawnMaterial:
 class PhotoMaterial:
     """Subjects of a folder of photographs, for any base."""
 
-    def __init__(self, subjects: PhotoSubjects, config: ZooConfig, licence: str):
+    def __init__(self, subjects: PhotoSubjects, config: ZooConfig, licence: str, preserved: Photos | None = None):
         """Take what is opened.
 
         Args:
             subjects: of the folder.
             config: of the zoo.
             licence: what the LoRAs may be used for.
+            preserved: pictures of the subjects' class.
         """
-        self.subjects, self.config, self.licence = subjects, config, licence
+        self.subjects, self.config, self.licence, self.preserved = subjects, config, licence, preserved
         self.base = subjects.base
         self.source = f"photos {subjects.name}"
 
@@ -139,7 +142,7 @@ class PhotoMaterial:
 
     def photos(self, persons: list[int]) -> Photos:
         """As many as the settings say."""
-        return self.subjects.shown(persons, self.config.photos)
+        return replace(self.subjects.shown(persons, self.config.photos), class_photos=self.preserved)
 
     def stopping(self, persons: list[int]) -> Photos:
         """Those for stopping."""
@@ -180,7 +183,13 @@ def open_photo_material(
 
     forgotten = forgotten_people(folder)
     subjects = source.open(folder / PREPARED_NAME, hidden=forgotten.__contains__, check=check, report=report)
-    return PhotoMaterial(subjects, config, source.licence)
+    preserved = preserved_photos(subjects.base, config.preservation, folder)
+    return PhotoMaterial(subjects, config, source.licence, preserved)
+
+
+def preserved_photos(base: Base, preservation: Preservation | None, folder: Path) -> Photos | None:
+    """The class's pictures that a zoo's LoRAs are trained on, too, if any; kept in the zoo's folder."""
+    return None if preservation is None else class_photos(base, preservation, folder / PREPARED_NAME)
 
 
 def photo_recipe(config: ZooConfig, base: Base, data: Record, encoder: Record) -> Settings:

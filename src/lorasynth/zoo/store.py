@@ -83,7 +83,7 @@ class Zoo:
         """
         asked = json.loads(json.dumps(recipe))
         if self.layout != layout or config_difference(self.recipe, asked, defaults=getattr(recipe, "defaults", {})):
-            changed = [k for k in asked if self.recipe.get(k) != asked[k]]
+            changed = [k for k in {**self.recipe, **asked} if self.recipe.get(k) != asked.get(k)]
             raise ZooError(
                 f"{self.folder}: holds a zoo of another recipe ({changed or 'layout'}); choose another folder"
             )
