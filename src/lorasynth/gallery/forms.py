@@ -141,7 +141,7 @@ def _in_split_folders(pictures: Iterable[str]) -> bool:
 
 
 def _masks(pictures: Iterable[str]) -> tuple[dict[str, str], list[LeftOut], list[str]]:
-    """The mask file of each photo that has one; what lies among masks and is none that is used; folders of masks."""
+    """The mask file of each photo that has one, what lies among masks and is not used, and the folders of masks."""
     stems: dict[str, list[str]] = {}
     for name in pictures:
         stems.setdefault(_stem(name), []).append(name)
