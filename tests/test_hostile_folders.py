@@ -7,7 +7,7 @@ import torch
 
 from lorasynth.errors import CheckpointError, LorasynthError, ModelError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA
-from lorasynth.pretrained import read_synthesizer
+from lorasynth.model_folder import read_synthesizer
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lorasynth.zoo.store import Zoo

@@ -1,226 +1,139 @@
-"""A synthesizer's folder: canonical form, VAE, priors, guard, configuration, card and pictures. No encoder, no pickle."""
+"""What a synthesizer consists of, written as a folder and published on the Hugging Face hub."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from lorasynth.canonical import Canonicalizer
-from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.protocol import Encoder
-from lorasynth.encoders.records import Record, describe, difference
-from lorasynth.errors import ModelError, OutputExistsError, UsageError
-from lorasynth.prior import DiffusionPrior
-from lorasynth.prior.baselines import Baseline
-from lorasynth.storage.cards import CARD, PICTURES, read_pictures
-from lorasynth.storage.faults import printable
-from lorasynth.storage.files import write_bytes, write_json, write_tensors
-from lorasynth.storage.hub import local_copy
+from lorasynth.encoders.records import Record
+from lorasynth.errors import OutputExistsError, UsageError
+from lorasynth.model_folder import FILES, FORMAT_VERSION, encoder_file, prior_file
+from lorasynth.prior import DiffusionPrior, Predictor, holds_people
+from lorasynth.storage.cards import CARD, PICTURES, with_gallery
+from lorasynth.storage.files import png, write_bytes, write_json, write_tensors
+from lorasynth.storage.hub import publish
 from lorasynth.storage.outputs import make_folder
-from lorasynth.storage.reading import read_json, read_text, sha256_file
-from lorasynth.storage.schema import (
-    ANYTHING,
-    LINE,
-    NAME,
-    SHA256,
-    Misfit,
-    dimensions,
-    fit,
-    number,
-    one_of,
-    record,
-    rows,
-    table,
-    text,
-    whole,
-)
-from lorasynth.storage.tensorfile import TensorFile
-from lorasynth.storage.weights import pack, packed_shapes, read_packed
+from lorasynth.storage.reading import sha256_file
+from lorasynth.storage.schema import NAME, Misfit, fit, rows
+from lorasynth.storage.weights import pack
 from lorasynth.vae import LoRAVAE
 from lorasynth.version import __version__
-from lorasynth.worlds.world import WORLDS, get_world
 
 if TYPE_CHECKING:
-    from lorasynth.synthesizer import Predictor, Synthesizer
-
-FORMAT_VERSION = 1
-FILES = ("*.safetensors", "config.json", CARD, f"{PICTURES}/*.png")
-"""What a synthesizer's folder consists of."""
-UNKNOWN = "unknown"
-"""The kind of an encoder that nobody named."""
-MAX_CONFIG_MB = 16
-SETTINGS = {
-    "guidance_scale": number(0, 20), "temperature": number(0, 20), "scale": number(0, 20), "num_inference_steps": whole(1, 1000)
-}  # fmt: skip
-"""Settings of a sampler; see `Synthesizer.synthesize`."""
-_WORLDS_ENCODER = record({"world": one_of(*WORLDS), "sha256": SHA256})
-_USERS_ENCODER = record({"kind": text(40), "name": LINE, "dim": whole(1, 1 << 16)}, rest=ANYTHING)
+    from huggingface_hub import HfApi
+    from PIL.Image import Image
 
 
-def _encoder(value: Any, place: str) -> Record:
-    """A drawn world's own encoder, or a record of the user's."""
-    found: Record = (_WORLDS_ENCODER if isinstance(value, dict) and "world" in value else _USERS_ENCODER)(value, place)
-    return found
+@dataclass(kw_only=True)
+class Pretrained:
+    """The parts of a synthesizer, which its folder holds."""
 
+    base: str  # a world's name; else the base model, a hub id or folder
+    encoder: Encoder | None = None  # of a drawn world a `WorldEncoder`
+    encoder_record: Record | None = None  # of a real base: what its zoo was embedded by, `UNKNOWN` where nobody said
+    canonicalizer: Canonicalizer
+    vae: LoRAVAE
+    priors: dict[str, Predictor]  # by name; "adalora" is the paper's
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # sampler settings of each prior
+    default_prior: str = "adalora"
+    picture_size: int = 64  # pixels a side of what the base draws
+    card: str = ""  # Markdown
+    pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs that the card shows, by their names in its folder
+    record: dict[str, Any] = field(default_factory=dict)  # how it was made and what was measured
 
-_CONFIG = record(
-    {
-        "format": one_of(FORMAT_VERSION), "base": LINE, "default_prior": NAME, "encoder": _encoder,
-        "priors": table(NAME, one_of("diffusion", "baseline"), most=64),
-        "settings": table(NAME, record(optional=SETTINGS), most=64), "picture_size": whole(1, 1 << 16),
-    },
-    rest=ANYTHING,
-)  # fmt: skip
-_PRIORS: dict[str, type[DiffusionPrior] | type[Baseline]] = {"diffusion": DiffusionPrior, "baseline": Baseline}
-_FIELDS = ("format", "lorasynth", "base", "default_prior", "encoder", "priors", "settings", "picture_size")
+    @property
+    def embedding_dim(self) -> int:
+        """D."""
+        if self.encoder is not None:
+            return self.encoder.dim
+        assert self.encoder_record is not None
+        return int(self.encoder_record["dim"])
 
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        card: str | None = None,
+        *,
+        record: dict[str, Any] | None = None,
+        priors: Sequence[str] | None = None,
+    ) -> None:
+        """Write the folder that `lorasynth.Synthesizer.from_pretrained` reads.
 
-def write_synthesizer(
-    model: "Synthesizer", folder: Path, card: str | None, record: dict[str, Any] | None, priors: list[str]
-) -> None:
-    """See `Synthesizer.save_pretrained`."""
-    default = model.default_prior
-    if default not in priors or not set(priors) <= set(model.priors):
-        raise UsageError(f"expected priors among {sorted(model.priors)}, {default!r} one of them, got {priors}")
-    try:
-        fit(rows(NAME, most=64), priors, "priors")
-    except Misfit as error:
-        raise UsageError(f"{error}; rename it") from None
-    if os.path.lexists(folder / "config.json"):
-        raise OutputExistsError(f"{folder}: holds a synthesizer already; choose another folder or remove it")
-    make_folder(folder / "priors")
-    model.canonicalizer.save(folder / "canonical.safetensors")
-    model.vae.save(folder / "vae.safetensors")
-    for name in priors:
-        model.priors[name].save(_prior_file(folder, name, default))
-    if isinstance(model.encoder, WorldEncoder):
-        write_tensors(folder / "guard.safetensors", pack(model.encoder.guard.__dict__))
-    write_bytes(folder / CARD, (model.card if card is None else card).encode())
-    if model.pictures:
-        make_folder(folder / PICTURES)
-    for name, content in model.pictures.items():
-        write_bytes(folder / name, content)
-    encoder = model.encoder_record
-    if encoder is None:
-        encoder = {"world": model.base, "sha256": sha256_file(_encoder_file(model.base))}
-    config = {
-        "format": FORMAT_VERSION, "lorasynth": __version__, "base": model.base, "default_prior": default, "encoder": encoder,
-        "priors": {n: "diffusion" if isinstance(model.priors[n], DiffusionPrior) else "baseline" for n in priors},
-        "settings": {name: values for name, values in model.settings.items() if name in priors},
-        "picture_size": model.picture_size, **model.record, **(record or {}),
-    }  # fmt: skip
-    write_json(folder / "config.json", config)
+        No encoder is in it: a world's own is named with its checksum, a user's own by its record.
 
+        Args:
+            folder: where; must not hold a synthesizer yet.
+            card: the model card, Markdown; the one it was loaded with by default.
+            record: more for ``config.json``: how it was made and what was measured.
+            priors: which to write, the default one among them; all by default.
 
-def read_synthesizer(folder: str | Path, encoder: str | Encoder | None) -> dict[str, Any]:
-    """The fields of a synthesizer. See `Synthesizer.from_pretrained`."""
-    path = Path(folder)
-    if not os.path.isdir(path):
-        path = local_copy(str(folder), "model", FILES)
-    # 1. What it is: its configuration, every value of its type and within bounds.
-    said = read_json(path / "config.json", record({"format": ANYTHING}, rest=ANYTHING), MAX_CONFIG_MB)
-    if said["format"] != FORMAT_VERSION:
-        raise ModelError(
-            f"{path}: format {printable(repr(said['format']), 40)}, this version reads {FORMAT_VERSION}; upgrade lorasynth"
-        )
-    config = read_json(path / "config.json", _CONFIG, MAX_CONFIG_MB)
-    default, base = config["default_prior"], config["base"]
-    if default not in config["priors"] or not config["settings"].keys() <= config["priors"].keys():
-        raise ModelError(f"{path / 'config.json'}: expected a default prior and settings of its priors, got others")
-    # 2. Its parts.
-    fields = _eyes(path, base, config["encoder"], encoder)
-    fields |= {
-        "canonicalizer": Canonicalizer.load(path / "canonical.safetensors"),
-        "vae": LoRAVAE.load(path / "vae.safetensors"),
-        "priors": {
-            name: _PRIORS[kind].load(_prior_file(path, name, default)) for name, kind in config["priors"].items()
-        },
-    }
-    card = read_text(path / CARD, MAX_CONFIG_MB) if os.path.lexists(path / CARD) else ""
-    # 3. Whether they are of one model.
-    dim = fields["encoder"].dim if fields.get("encoder") else config["encoder"]["dim"]
-    _require_one_model(path, fields["canonicalizer"], fields["vae"], fields["priors"], dim)
-    return fields | {
-        "base": base, "settings": config["settings"], "default_prior": default, "picture_size": config["picture_size"],
-        "card": card, "pictures": read_pictures(path, card),
-        "record": {key: value for key, value in config.items() if key not in _FIELDS},
-    }  # fmt: skip
+        Raises:
+            OutputExistsError: a synthesizer is there.
+            UsageError: no such prior, or not the default one.
+        """
+        folder, priors = Path(folder), list(self.priors) if priors is None else list(priors)
+        default = self.default_prior
+        if default not in priors or not set(priors) <= set(self.priors):
+            raise UsageError(f"expected priors among {sorted(self.priors)}, {default!r} one of them, got {priors}")
+        try:
+            fit(rows(NAME, most=64), priors, "priors")
+        except Misfit as error:
+            raise UsageError(f"{error}; rename it") from None
+        if os.path.lexists(folder / "config.json"):
+            raise OutputExistsError(f"{folder}: holds a synthesizer already; choose another folder or remove it")
+        make_folder(folder / "priors")
+        self.canonicalizer.save(folder / "canonical.safetensors")
+        self.vae.save(folder / "vae.safetensors")
+        for name in priors:
+            self.priors[name].save(prior_file(folder, name, default))
+        if isinstance(self.encoder, WorldEncoder):
+            write_tensors(folder / "guard.safetensors", pack(self.encoder.guard.__dict__))
+        write_bytes(folder / CARD, (self.card if card is None else card).encode())
+        if self.pictures:
+            make_folder(folder / PICTURES)
+        for name, content in self.pictures.items():
+            write_bytes(folder / name, content)
+        encoder = self.encoder_record
+        if encoder is None:
+            encoder = {"world": self.base, "sha256": sha256_file(encoder_file(self.base))}
+        config = {
+            "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": default, "encoder": encoder,
+            "priors": {n: "diffusion" if isinstance(self.priors[n], DiffusionPrior) else "baseline" for n in priors},
+            "settings": {name: values for name, values in self.settings.items() if name in priors},
+            "picture_size": self.picture_size, **self.record, **(record or {}),
+        }  # fmt: skip
+        write_json(folder / "config.json", config)
 
+    def show(self, pictures: "Sequence[tuple[Image, str]]") -> None:
+        """Give the card a gallery: pictures with their prompts, in place of those that it had."""
+        self.card = with_gallery(self.card, [prompt for _, prompt in pictures], "model")
+        self.pictures = {f"{PICTURES}/{number}.png": png(image) for number, (image, _) in enumerate(pictures, 1)}
 
-def _require_one_model(
-    folder: Path, form: Canonicalizer, vae: LoRAVAE, priors: "dict[str, Predictor]", embedding_dim: int
-) -> None:
-    """Check that the parts fit together: embedding -> latent -> canonical vector -> LoRA.
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, priors: Sequence[str] | None = None, api: "HfApi | None" = None
+    ) -> str:
+        """Publish on the Hugging Face hub what `save_pretrained` writes.
 
-    Raises:
-        ModelError: they do not.
-    """
-    if vae.stem.num_features != form.num_features:
-        raise ModelError(
-            f"{folder}: expected a VAE of {form.num_features} numbers, as the canonical form has, got {vae.stem.num_features}; "
-            "get the model again"
-        )
-    for name, prior in priors.items():
-        latent_dim, of_embeddings = prior.sizes
-        if latent_dim != vae.latent_dim or of_embeddings not in (None, embedding_dim):
-            raise ModelError(
-                f"{folder}: expected prior {name!r} from {embedding_dim} to {vae.latent_dim} numbers, got one from "
-                f"{of_embeddings} to {latent_dim}; get the model again"
-            )
+        Args:
+            repo_id: ``owner/name``; made where there is none.
+            private: whether a repository that is made now is seen by its owner only.
+            priors: which to publish. By default all of a drawn world; of a real base, those that hold no embeddings of the zoo's
+                people, which "nearest" and "kernel" do.
+            api: who talks to the hub; by default `huggingface_hub.HfApi`.
 
+        Returns:
+            The address of the repository.
 
-def how_to_give(record: Record) -> str:
-    """What to do for a model that is conditioned on the encoder of this record."""
-    if record["kind"] == UNKNOWN:
-        return (
-            "nobody said which encoder the zoo's embeddings are by: give one by it in place of photos (from_embedding, "
-            "--embedding FILE)"
-        )
-    return f"give the model its own (from_pretrained(..., encoder=SPEC), --encoder SPEC): {describe(record)}"
-
-
-def _prior_file(folder: Path, name: str, default: str) -> Path:
-    """The default prior lies in the open, its rivals in a folder beside it."""
-    return folder / "prior.safetensors" if name == default else folder / "priors" / f"{name}.safetensors"
-
-
-def _encoder_file(world: str) -> Path:
-    return get_world(world).folder / "encoder.safetensors"
-
-
-def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) -> dict[str, Any]:
-    """The fields of a synthesizer that say what it sees photos with."""
-    if "world" in said:
-        if given is not None:
-            raise UsageError(
-                f"{folder}: is of the drawn world {said['world']!r}, which has its encoder; leave encoder out"
-            )
-        if said["world"] != base:
-            raise ModelError(f"{folder}: expected the encoder of world {base!r}, got that of {said['world']!r}")
-        return {"encoder": _world_encoder(folder, **said)}
-    if given is None:
-        return {"encoder_record": said}
-    if said["kind"] == UNKNOWN:
-        raise ModelError(f"{folder}: expected no encoder, got one that cannot be checked; {how_to_give(said)}")
-    if isinstance(given, str):
-        from lorasynth.opening import open_encoder
-
-        given = open_encoder(given)
-    if wrong := difference(said, given.record):
-        raise ModelError(f"{folder}: {wrong}; another's embeddings mean nothing to it")
-    return {"encoder": given, "encoder_record": said}
-
-
-def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
-    """The world's encoder, if it is the one that the synthesizer was made with: another's embeddings mean nothing to it."""
-    if (actual := sha256_file(_encoder_file(world))) != sha256:
-        raise ModelError(
-            f"{folder}: expected the encoder of world {world!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
-            "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
-        )
-    with TensorFile(folder / "guard.safetensors") as file:
-        count = dimensions(packed_shapes(file), DomainCheck.TENSORS)["n"]
-        if count not in (3, 4):  # of older guards, which have no limit of flatness, and of newer ones
-            raise Misfit("limits", "shape (3) or (4)", (count,))
-        guard = DomainCheck(**read_packed(file))
-    return WorldEncoder(get_world(world), guard=guard)
+        Raises:
+            UsageError: it is no repository's name, or the hub refused.
+        """
+        if priors is None and self.encoder_record is not None:
+            priors = [name for name, prior in self.priors.items() if not holds_people(prior)]
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, priors=priors)
+            return publish(Path(folder), repo_id, "model", FILES, private=private, api=api)

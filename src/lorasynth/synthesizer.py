@@ -4,49 +4,34 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import one_thread
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.images import Photo, is_photo
 from lorasynth.encoders.protocol import Encoder, pool_readings, read_all
-from lorasynth.encoders.records import Record
 from lorasynth.errors import UsageError
 from lorasynth.lora.factors import LoRA
-from lorasynth.pretrained import FILES, SETTINGS, how_to_give, read_synthesizer, write_synthesizer
-from lorasynth.prior import DiffusionPrior, KernelPrior, NearestPrior
-from lorasynth.prior.baselines import Baseline
-from lorasynth.storage.cards import PICTURES, with_gallery
-from lorasynth.storage.files import png
-from lorasynth.storage.hub import publish
+from lorasynth.model_folder import SETTINGS, how_to_give, read_synthesizer
+from lorasynth.pretrained import Pretrained
 from lorasynth.storage.schema import Misfit, fit, record
 from lorasynth.teaching import shortcoming_of_model
-from lorasynth.vae import LoRAVAE
 from lorasynth.version import __version__
 from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-    from PIL.Image import Image
-
 DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
 MAX_SEED = 2**63 - 1
-
-Predictor = DiffusionPrior | Baseline
-"""Embeddings -> latents."""
 _PERSON = "sks person"  # what real bases call the subject (DreamBooth's convention)
 _ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
 """What ModelSpec calls the bases that it knows."""
 
 
 @dataclass(kw_only=True)
-class Synthesizer:
+class Synthesizer(Pretrained):
     """What a user downloads and calls: ``Synthesizer.from_pretrained(folder)("me.png").save("me.safetensors")``.
 
     Of one of two kinds. A drawn world's has the world's encoder, which knows at once whether a photo is of that world. A real
@@ -54,18 +39,6 @@ class Synthesizer:
     that it takes.
     """
 
-    base: str  # a world's name; else the base model, a hub id or folder
-    encoder: Encoder | None = None  # of a drawn world a `WorldEncoder`
-    encoder_record: Record | None = None  # of a real base: what its zoo was embedded by, `UNKNOWN` where nobody said
-    canonicalizer: Canonicalizer
-    vae: LoRAVAE
-    priors: dict[str, Predictor]  # by name; "adalora" is the paper's
-    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # sampler settings of each prior
-    default_prior: str = "adalora"
-    picture_size: int = 64  # pixels a side of what the base draws
-    card: str = ""  # Markdown
-    pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs that the card shows, by their names in its folder
-    record: dict[str, Any] = field(default_factory=dict)  # how it was made and what was measured
     last_seconds: float = field(default=0.0, init=False)  # what the last call took
     last_warnings: tuple[str, ...] = field(default=(), init=False)  # why the last photos may serve badly
     last_notes: tuple[str, ...] = field(default=(), init=False)  # what was done to them, beyond the usual
@@ -148,14 +121,6 @@ class Synthesizer:
         return LoRA(layout, vector, metadata)
 
     @property
-    def embedding_dim(self) -> int:
-        """D."""
-        if self.encoder is not None:
-            return self.encoder.dim
-        assert self.encoder_record is not None
-        return int(self.encoder_record["dim"])
-
-    @property
     def shortcoming(self) -> str:
         """What is to be said where its own record says that it explains nothing. Else empty."""
         return shortcoming_of_model(self.record.get("made_from"))
@@ -214,59 +179,6 @@ class Synthesizer:
             z = self.priors[name].predict(embedding, seed=seed, **chosen)
             return self.canonicalizer.invert(scale * self.vae.decode(z))
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        card: str | None = None,
-        *,
-        record: dict[str, Any] | None = None,
-        priors: Sequence[str] | None = None,
-    ) -> None:
-        """Write the folder that `from_pretrained` reads.
-
-        No encoder is in it: a world's own is named with its checksum, a user's own by its record.
-
-        Args:
-            folder: where; must not hold a synthesizer yet.
-            card: the model card, Markdown; the one it was loaded with by default.
-            record: more for ``config.json``: how it was made and what was measured.
-            priors: which to write, the default one among them; all by default.
-
-        Raises:
-            OutputExistsError: a synthesizer is there.
-            UsageError: no such prior, or not the default one.
-        """
-        write_synthesizer(self, Path(folder), card, record, list(self.priors) if priors is None else list(priors))
-
-    def show(self, pictures: "Sequence[tuple[Image, str]]") -> None:
-        """Give the card a gallery: pictures with their prompts, in place of those that it had."""
-        self.card = with_gallery(self.card, [prompt for _, prompt in pictures], "model")
-        self.pictures = {f"{PICTURES}/{number}.png": png(image) for number, (image, _) in enumerate(pictures, 1)}
-
-    def push_to_hub(
-        self, repo_id: str, *, private: bool = True, priors: Sequence[str] | None = None, api: "HfApi | None" = None
-    ) -> str:
-        """Publish on the Hugging Face hub what `save_pretrained` writes.
-
-        Args:
-            repo_id: ``owner/name``; made where there is none.
-            private: whether a repository that is made now is seen by its owner only.
-            priors: which to publish. By default all of a drawn world; of a real base, those that hold no embeddings of the zoo's
-                people, which "nearest" and "kernel" do.
-            api: who talks to the hub; by default `huggingface_hub.HfApi`.
-
-        Returns:
-            The address of the repository.
-
-        Raises:
-            UsageError: it is no repository's name, or the hub refused.
-        """
-        if priors is None and self.encoder_record is not None:
-            priors = [name for name, prior in self.priors.items() if not holds_people(prior)]
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, priors=priors)
-            return publish(Path(folder), repo_id, "model", FILES, private=private, api=api)
-
     @classmethod
     def from_pretrained(
         cls, folder: str | Path = DEFAULT_MODEL, *, encoder: str | Encoder | None = None
@@ -293,8 +205,3 @@ def _as_list(photos: Photo | Sequence[Photo]) -> list[Photo]:
             f"expected a photo or a list of photos, got {type(photos).__name__}; give a file's name, bytes, an array or an image"
         )
     return list(photos)
-
-
-def holds_people(prior: Predictor) -> bool:
-    """Whether a prior's file has the embeddings of the zoo's people in it."""
-    return isinstance(prior.centre if isinstance(prior, DiffusionPrior) else prior, (NearestPrior, KernelPrior))

@@ -13,12 +13,12 @@ from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
 from lorasynth.pipeline.choosing import choose_default, choose_settings, format_settings
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
-from lorasynth.prior import BASELINES, DiffusionPrior
+from lorasynth.prior import BASELINES, DiffusionPrior, Predictor
 from lorasynth.prior.baselines import Baseline
 from lorasynth.storage.reading import read_json
 from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
-from lorasynth.synthesizer import Predictor, Synthesizer
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.store import Zoo

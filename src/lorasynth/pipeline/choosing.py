@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lorasynth.prior import DiffusionPrior, MeanPrior
-from lorasynth.synthesizer import Synthesizer, holds_people
+from lorasynth.prior import DiffusionPrior, MeanPrior, holds_people
+from lorasynth.synthesizer import Synthesizer
 
 SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guidance scale
 SAMPLER_STEPS = 8

@@ -9,8 +9,8 @@ from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import UsageError, ZooError
+from lorasynth.model_folder import UNKNOWN
 from lorasynth.pipeline.recipe import Recipe
-from lorasynth.pretrained import UNKNOWN
 from lorasynth.subjects import SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.photos import PhotoSubjects
