@@ -56,6 +56,7 @@ def test_base_opens_as_stable_diffusion_of_small_pictures(made):
     assert (base.family, base.picture_size) == ("sd15", 64)
 
 
+@pytest.mark.slow
 def test_letters_of_captions_are_one_token_each(made):
     tokenizer = open_base(str(made / "base")).pipe.tokenizer
     tokens = tokenizer.tokenize("the capital letters R, a in sks typeface, white on grey")
@@ -64,6 +65,7 @@ def test_letters_of_captions_are_one_token_each(made):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_order_of_letters_reaches_the_base(made):
     prompts = open_base(str(made / "base")).prompts(
         [f"the small letters {x}, {y} in sks typeface" for x, y in ("ab", "ba")]
@@ -72,6 +74,7 @@ def test_order_of_letters_reaches_the_base(made):
     assert (first - second.flip(0)).norm() > 0.1 * first.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dim"), [("encoder", 512), ("second", 256)])
 def test_recogniser_opens_as_an_aligned_encoder(made, data, name, dim):
     encoder = open_encoder(f"aligned:{made / name}.onnx")
@@ -82,6 +85,7 @@ def test_recogniser_opens_as_an_aligned_encoder(made, data, name, dim):
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(2))
 
 
+@pytest.mark.slow
 def test_report_says_how_good_the_models_are(made):
     record = read_json(made / "report.json")
     assert set(record) >= {
@@ -93,6 +97,7 @@ def test_report_says_how_good_the_models_are(made):
     assert 0 <= record["reader.right"] <= record["reader.right_but_for_case"] <= 1
 
 
+@pytest.mark.slow
 def test_second_run_of_a_stage_changes_nothing(made, data):
     before = {
         path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file() and path.name != "report.json"
@@ -111,6 +116,7 @@ def test_stopped_encoder_goes_on_to_the_same_file(made, data, tmp_path, stopped_
     assert (tmp_path / "encoder.onnx").read_bytes() == (made / "encoder.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_pool_shows_all_letters_equally_often(made, data):
     faces = models.Survey.load(data / "faces.json").train
     pool = open_pool(faces, 52, made / "pool")
@@ -131,6 +137,7 @@ def test_base_is_refused_before_its_picture_vae(data, tmp_path, capsys):
     assert "run the stage 'vae', then this one again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_reader_answers_with_letters(made, data):
     faces = models.Survey.load(data / "faces.json").train
     reader = models.open_reader(made / "reader.safetensors")

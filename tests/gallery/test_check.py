@@ -191,6 +191,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["data", *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_data_check_keeps_alike_subjects_when_asked(people, tmp_path):
     call_again(people)
     (people / "again" / "00.png").unlink()

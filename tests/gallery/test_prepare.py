@@ -148,6 +148,7 @@ def work(people, folder):
     run(people, folder, encoder, expires_after_s=2.0)
 
 
+@pytest.mark.slow
 def test_killed_over_and_over_it_comes_out_the_same(people, whole, tmp_path):
     folder = tmp_path / "killed"
     dice = random.Random(0)

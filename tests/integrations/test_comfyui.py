@@ -197,6 +197,7 @@ def test_settings_are_the_synthesizers_own_unless_given(synthesize, python, phot
     assert torch.equal(synthesize(scale=2.0, prior="ridge").args[1].vector, ours.vector.half().float())
 
 
+@pytest.mark.slow
 def test_synthesizer_is_loaded_again_when_its_folder_changed(package, synthesize, sd15_synthesizer, tmp_path):
     folder = shutil.copytree(sd15_synthesizer, tmp_path / "copy")
     package.nodes._load.cache_clear()

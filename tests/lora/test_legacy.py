@@ -180,6 +180,7 @@ def test_place_is_looked_at_before_the_work(tmp_path):
     assert inspect_file(tmp_path / "new.safetensors").ok
 
 
+@pytest.mark.slow
 def test_command_says_what_came_out_and_exits_with_2_on_bad_file(tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "lorasynth", "import-legacy", *map(str, arguments)]

@@ -116,6 +116,7 @@ def test_every_recipe_can_be_had_by_its_name():
         get_recipe("sd3_faces")
 
 
+@pytest.mark.slow
 def test_imported_files_give_a_synthesizer_of_what_was_planted(fit, zoo):
     model = Synthesizer.from_pretrained(fit / "synthesizer")
     record = json.loads((fit.parent / "record.json").read_text())
@@ -132,6 +133,7 @@ def test_imported_files_give_a_synthesizer_of_what_was_planted(fit, zoo):
         assert methods[name]["relative_error"] < methods["mean"]["relative_error"] / 2
 
 
+@pytest.mark.slow
 def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_path, monkeypatch):
     scores = {"adalora": {"scale=1": -0.3}, "ridge": {"scale=1": -0.2}}
     monkeypatch.setattr(assembling, "choose_settings", lambda *_: scores)
@@ -148,6 +150,7 @@ def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_pat
     assert "* **Default prior**: adalora.\n" in Synthesizer.from_pretrained(fit / "synthesizer").card
 
 
+@pytest.mark.slow
 def test_file_it_writes_is_read_as_a_lora_of_sd15(fit, tmp_path):
     model = Synthesizer.from_pretrained(fit / "synthesizer")
     file = model.from_embedding(torch.ones(512)).save(tmp_path / "me.safetensors", dtype=torch.float16)
@@ -157,6 +160,7 @@ def test_file_it_writes_is_read_as_a_lora_of_sd15(fit, tmp_path):
     assert float(delta_W_norm2(lora.layout, lora.vector[None])) > 0
 
 
+@pytest.mark.slow
 def test_its_card_says_base_licence_and_how_settings_were_chosen(fit):
     card = ModelCard((fit / "synthesizer" / "README.md").read_text())
     assert card.data.to_dict() | {"tags": None} == {
@@ -206,6 +210,7 @@ def test_stages_that_need_pictures_say_so(zoo, tmp_path):
     assert not (tmp_path / "z").exists()
 
 
+@pytest.mark.slow
 def test_model_of_a_real_base_is_not_drawn(fit):
     with pytest.raises(
         UsageError, match=r"expected photographs to score a model of .*; give --data and --encoder, or --zoo ZOO"

@@ -196,6 +196,7 @@ def later_is_better(monkeypatch):
     monkeypatch.setattr(training, "likeness", lambda *_: next(calls) / 1000)
 
 
+@pytest.mark.slow
 def test_end_to_end_priors_and_vae_change_and_nothing_else(world, model, critic, later_is_better):
     model.priors["adanorm"] = copy.deepcopy(model.priors["adalora"])
     names = ["adalora", "adanorm"]
@@ -349,6 +350,7 @@ def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):
         end_to_end(DrawnSubjects(world), model, ["adalora", "ridge"], critic, zoo_of(model), last_config(1))
 
 
+@pytest.mark.slow
 def test_critic_learns_who_is_who_from_latents(world):
     """On people it was not trained on, after a minute's training at most: same people closer than different ones."""
     few = RecogniserConfig(loss="arcface", steps=60, batch_size=32)

@@ -27,6 +27,7 @@ def test_workers_need_a_script_with_a_main_guard(tmp_path, script, said):
     assert said in done.stdout
 
 
+@pytest.mark.slow
 def test_zoo_is_not_begun_by_a_script_without_a_guard(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(

@@ -55,6 +55,7 @@ def test_strength_multiplies_the_deviation_from_the_start(tiny):
     torch.testing.assert_close(strong, 1.4 * plain, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_on_noise_it_has_not_seen(tiny):
     base, layout, photos = tiny
     n, j = photos.latents.shape[:2]

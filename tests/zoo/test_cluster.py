@@ -90,11 +90,13 @@ def test_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster):
     assert digests(folder) == digests(one_worker(tmp_path / "one", BANKS * BANK))
 
 
+@pytest.mark.slow
 def test_what_a_task_says_is_wrong_comes_out(cluster):
     with pytest.raises(ZooError, match="expected what is not there"):
         run_on_cluster(refuse, address=cluster.address, tasks=1)
 
 
+@pytest.mark.slow
 def test_cluster_without_gpus_is_refused_for_cuda(tmp_path, cluster):
     config = get_recipe("portraits_tiny").zoo
     with pytest.raises(UsageError, match="expected a cluster with a GPU for each task, got none"):

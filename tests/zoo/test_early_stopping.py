@@ -158,6 +158,7 @@ def test_clipping_each_is_torchs_clipping_of_each():
             torch.testing.assert_close(q.grad[n], p.grad)
 
 
+@pytest.mark.slow
 def test_lora_stops_when_its_held_out_photos_gain_no_more(tiny):
     base, layout, photos = tiny
     score = held_out_loss(base, layout, photos)

@@ -116,6 +116,7 @@ def test_killed_at_any_moment_it_can_be_finished(zoo, then):
     assert number > 12
 
 
+@pytest.mark.slow
 def test_repair_killed_at_any_moment_can_be_finished(zoo):
     shard, manifest = zoo.folder / "shard-00000.safetensors", zoo.folder / "manifest.jsonl"
     content = bytearray(shard.read_bytes())

@@ -313,6 +313,7 @@ def test_mistakes_leave_no_folder_behind(photos, tmp_path, monkeypatch):
         assert not (tmp_path / "zoo").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_from_a_folder_to_a_lora_that_diffusers_loads(built, base, people, tmp_path):
     zoo, _ = built

@@ -56,6 +56,7 @@ def test_every_planted_fault_is_found_and_named(zoo):
     assert verify(zoo.folder).faults == []
 
 
+@pytest.mark.slow
 def test_repair_leaves_a_sound_zoo_and_loses_nothing_sound(zoo):
     planter, before = Planter(zoo.folder, seed=1), contents(zoo.folder)
     rows = stored(zoo.folder)

@@ -141,6 +141,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(recipe_module, "sd15_faces_small", lambda: few)
 
 
+@pytest.mark.slow
 def test_any_zoo_can_be_learned_from_and_says_if_it_taught_none(tmp_path, quick):
     """Forty random LoRAs under default settings, of a base that no preset is of, and their synthesizer."""
     for n in range(40):
