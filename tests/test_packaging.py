@@ -4,9 +4,12 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+from typer.testing import CliRunner
 
 import lorasynth
+from lorasynth.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -29,6 +32,31 @@ def test_version_is_that_of_citation_changelog_and_nodes():
     assert released[0] == lorasynth.__version__
     assert nodes["version"] == lorasynth.__version__
     assert nodes["dependencies"] == needed == [f"lorasynth>={lorasynth.__version__}"]
+
+
+def test_program_says_its_version():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"lorasynth {lorasynth.__version__}\n")
+
+
+IMPORTED_AS = {"onnxruntime": "onnxruntime", "opencv-python-headless": "cv2", "ray": "ray"}
+
+
+@pytest.mark.parametrize("extra", sorted(PROJECT["optional-dependencies"].keys() - {"dev", "docs"}))
+def test_file_that_imports_an_extras_package_names_the_extra(extra):
+    for package in PROJECT["optional-dependencies"][extra]:
+        name = re.split(r"[>=\[]", package)[0]
+        module = IMPORTED_AS.get(name, name)
+        files = [
+            path
+            for path in (ROOT / "src").rglob("*.py")
+            if re.search(rf"^\s+(import {module}\b|from {module}\b)", path.read_text(), re.MULTILINE)
+        ]
+        assert files, module
+        assert not [
+            p for p in (ROOT / "src").rglob("*.py") if re.search(rf"^(import|from) {module}\b", p.read_text(), re.M)
+        ]
+        assert any(f"pip install 'lorasynth[{extra}]'" in path.read_text() for path in files), module
 
 
 def test_every_package_of_an_extra_is_pinned():

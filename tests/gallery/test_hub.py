@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lorasynth.errors import MissingExtraError, UsageError
+from lorasynth.errors import MissingExtraError, PhotoError, UsageError
 from lorasynth.gallery import PhotoRef, Use
 from lorasynth.gallery.folder import PhotoGallery
 from lorasynth.gallery.hub import HubTree
@@ -64,6 +64,31 @@ def test_rows_are_photos_of_subjects(rows):
     assert gallery.content("train/00000002.png") == images[2]["bytes"]
     assert gallery.pictures(photos, 16).shape == (4, 3, 16, 16)
     assert (gallery.name, gallery.left_out, gallery.notes) == ("faces", (), ())
+
+
+def test_folder_of_pictures_is_read_by_its_files(rows, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)  # the library takes a folder of this name for the data set
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for i, subject in enumerate(["ann", "bob"]):
+        (tmp_path / "mine/people" / subject).mkdir(parents=True)
+        (tmp_path / "mine/people" / subject / "1.jpg").write_bytes(content(i))
+    tree = HubTree.open("hf://datasets/mine/people")
+    gallery = PhotoGallery.open(tree)
+    assert list(gallery.by_subject) == ["ann", "bob"]
+    assert sorted(tree.read(file.name) for file in gallery.files) == sorted([content(0), content(1)])
+
+
+def test_row_that_names_a_file_of_this_machine_is_refused(rows, tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(content(0))
+    images = [{"bytes": None, "path": str(tmp_path / "secret.jpg")}, None]
+    tree = HubTree("faces", {"train": rows({"image": images, "name": ["ann", "ann"]})})
+    for file in ("train/00000000.png", "train/00000001.png"):
+        with pytest.raises(
+            PhotoError, match="expected a picture's bytes, got none; the data set names a file elsewhere"
+        ):
+            tree.read(file)
 
 
 def test_rows_that_name_nobody_are_refused(rows):

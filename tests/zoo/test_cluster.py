@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,17 @@ def test_no_cluster_there_is_said(tmp_path):
     config = get_recipe("portraits_tiny").zoo
     with pytest.raises(UsageError, match="nonsense: expected a Ray cluster's address or 'local'"):
         build_zoo_on_cluster(config, tmp_path, "nonsense")
+
+
+def test_ray_that_does_not_start_is_one_line(tmp_path, monkeypatch):
+    def init(*_, **__):
+        raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(
+        UsageError, match=r"^local: expected .*, got The current node timed out during startup\.; start one"
+    ):
+        build_zoo_on_cluster(get_recipe("portraits_tiny").zoo, tmp_path, "local")
 
 
 def test_folder_that_machines_cannot_share_is_refused_first():

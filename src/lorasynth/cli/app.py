@@ -1,5 +1,7 @@
 """The verbs, put together."""
 
+from typing import Annotated
+
 import typer
 
 from lorasynth.cli import (
@@ -16,6 +18,7 @@ from lorasynth.cli import (
     zoo_import,
     zoo_pilot,
 )
+from lorasynth.version import __version__
 
 app = typer.Typer(
     name="lorasynth",
@@ -25,6 +28,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lorasynth {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="The version.")
+    ] = False,
+) -> None:
+    """What the program takes without a verb."""
+
+
 for verb in (
     create.demo,
     create.synthesize,

@@ -3,9 +3,11 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lorasynth.errors import MissingExtraError, PhotoError, UsageError
+from lorasynth.gallery.trees import FolderTree
 
 PREFIX = "hf://datasets/"
 SUBJECTS = ("subject", "identity", "person", "label", "name")
@@ -87,7 +89,9 @@ class HubTree:
         if file == _TABLE:
             return self._table
         rows, index, column = self._rows[file]
-        content = rows[index][column]
-        if not content or not content["bytes"]:
-            raise PhotoError(f"{file}: expected a picture's bytes, got none; the data set names a file elsewhere")
-        return content["bytes"]
+        content = rows[index][column] or {"bytes": None, "path": None}
+        if content["bytes"]:
+            return content["bytes"]
+        if content["path"] and rows.builder_name == "imagefolder":  # its pictures are the files that the library found
+            return FolderTree(Path()).read(content["path"])
+        raise PhotoError(f"{file}: expected a picture's bytes, got none; the data set names a file elsewhere")

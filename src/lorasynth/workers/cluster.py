@@ -62,7 +62,7 @@ def _connected(address: str, tasks: int | None) -> ModuleType:
             ray.init("local", num_cpus=tasks, include_dashboard=False, object_store_memory=80 * 2**20, **quiet)
         else:
             ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray says no more than that of a node that did not start in time
         raise UsageError(
             f"{address}: expected a Ray cluster's address or 'local', got {str(error).splitlines()[0]}; start one with "
             "`ray start --head`"
