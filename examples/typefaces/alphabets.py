@@ -1,9 +1,11 @@
 """LoRAs of held-out faces by every method, and the alphabets that they draw; kept in a folder, so that a stopped run goes on."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,11 @@ from drawing import LETTERS, PLAIN, caption
 from faces import Face
 from glyph_scores import Embed
 from lorasynth.base import Base, encode_photos, render
-from lorasynth.storage.files import read_tensors, write_tensors
+from lorasynth.errors import UsageError
+from lorasynth.lora.layout import Layout
+from lorasynth.storage.files import read_tensors, write_json, write_tensors
+from lorasynth.storage.reading import read_json
+from lorasynth.storage.settings import config_difference
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
 from lorasynth.zoo.initialisation import random_init
@@ -25,6 +31,7 @@ GIVEN = "Rag"
 THIRTY = GIVEN + "BCEGHMNQSTWbcdefhklmnpqstvw"
 """What a LoRA is fine-tuned on for comparison; the other letters it has not seen."""
 _BANK = 8
+_OF = "drawing.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,39 +59,38 @@ def given_embeddings(embed: Embed, faces: Sequence[Face]) -> Float[Tensor, "N D"
     return F.normalize(means, dim=1)
 
 
-def fine_tuned(
-    base: Base, model: Synthesizer, faces: Sequence[Face], letters: str, how: Drawing
-) -> Float[Tensor, "N P"]:
+def fine_tuned(base: Base, layout: Layout, faces: Sequence[Face], letters: str, how: Drawing) -> Float[Tensor, "N P"]:
     """A LoRA of each face, trained the usual way on true letters."""
     pictures = torch.cat([letters_of(face, letters) for face in faces])
     captions = [caption(letter, PLAIN.ground, SUBJECT) for letter in letters] * len(faces)
     photos = encode_photos(base, pictures, captions, len(letters))
-    layout = model.canonicalizer.layout
     return train_people(base, layout, random_init(layout, how.seed), photos, how.fine_tuning, bank_size=_BANK)
 
 
-def methods(
-    base: Base, model: Synthesizer, embed: Embed, faces: Sequence[Face], how: Drawing
-) -> dict[str, Callable[[], Float[Tensor, "N P"]]]:
-    """How each method gets LoRAs of faces: every prior of the model, fine-tuning on three letters and on thirty, none."""
+Methods = dict[str, Callable[[], Float[Tensor, "N P"]]]
+"""How each gets LoRAs of the faces."""
+
+
+def yardsticks(base: Base, layout: Layout, faces: Sequence[Face], how: Drawing) -> Methods:
+    """What a synthesizer is held against, and what needs none: fine-tuning on three letters and on thirty, and no LoRA."""
+    return {
+        "fine_tuned_three": lambda: fine_tuned(base, layout, faces, GIVEN, how),
+        "fine_tuned_thirty": lambda: fine_tuned(base, layout, faces, THIRTY, how),
+        "base": lambda: torch.zeros(len(faces), layout.num_parameters),
+    }
+
+
+def synthesised(model: Synthesizer, embed: Embed, faces: Sequence[Face], how: Drawing) -> Methods:
+    """Every prior of a synthesizer, from the three given letters."""
     embeddings = given_embeddings(embed, faces)
-    found: dict[str, Callable[[], Tensor]] = {
-        name: partial(model.synthesize, embeddings, seed=how.seed, prior=name) for name in sorted(model.priors)
-    }
-    return found | {
-        "fine_tuned_three": lambda: fine_tuned(base, model, faces, GIVEN, how),
-        "fine_tuned_thirty": lambda: fine_tuned(base, model, faces, THIRTY, how),
-        "base": lambda: torch.zeros(len(faces), model.canonicalizer.layout.num_parameters),
-    }
+    return {name: partial(model.synthesize, embeddings, seed=how.seed, prior=name) for name in sorted(model.priors)}
 
 
-def draw_alphabets(
-    base: Base, model: Synthesizer, embed: Embed, faces: Sequence[Face], how: Drawing, folder: Path
-) -> dict[str, Alphabets]:
-    """Every method's, read from ``folder/METHOD.safetensors`` where they are there. Another model needs another folder."""
-    found, layout = {}, model.canonicalizer.layout
+def draw_alphabets(base: Base, layout: Layout, methods: Methods, how: Drawing, folder: Path) -> dict[str, Alphabets]:
+    """Every method's, read from ``folder/METHOD.safetensors`` where they are there."""
+    found = {}
     prompts = [caption(letter, PLAIN.ground, SUBJECT) for letter in how.letters]
-    for name, vectors_of in methods(base, model, embed, faces, how).items():
+    for name, vectors_of in methods.items():
         path = folder / f"{name}.safetensors"
         if not path.exists():
             vectors = vectors_of()
@@ -92,11 +98,23 @@ def draw_alphabets(
                 base, prompts, layout, vectors, seed=how.seed, chunk=1,
                 guidance_scale=how.guidance_scale, num_inference_steps=how.num_inference_steps,
             )  # fmt: skip
-            folder.mkdir(parents=True, exist_ok=True)
             write_tensors(path, {"vectors": vectors, "pictures": (pictures * 255).round().to(torch.uint8)})
         kept, _ = read_tensors(path)
         found[name] = Alphabets(vectors=kept["vectors"], pictures=kept["pictures"].float() / 255)
     return found
+
+
+def require_same(folder: Path, said: dict[str, Any]) -> None:
+    """Keep with the alphabets what they are of.
+
+    Raises:
+        UsageError: those in the folder are of something else.
+    """
+    said, path = json.loads(json.dumps(said)), folder / _OF
+    if path.exists() and (differs := config_difference(read_json(path), said)):
+        raise UsageError(f"{folder}: holds other alphabets ({differs[0]}); choose another --out, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, said)
 
 
 def in_steps(how: Drawing, steps: int | None) -> Drawing:

@@ -59,14 +59,14 @@ class ModelsConfig:
     each: int = 104  # pictures of a face
     decoder: DecoderConfig = field(
         default_factory=lambda: DecoderConfig(
-            latent_noise=0.1, loop=LoopConfig(steps=4_000, learning_rate=2e-3, warmup_steps=100, weight_decay=0.0)
+            latent_noise=0.1, loop=LoopConfig(steps=3_000, learning_rate=2e-3, warmup_steps=100, weight_decay=0.0)
         )
     )
     base: BaseConfig = field(
         default_factory=lambda: BaseConfig(
             channels=(64, 128),
             loop=LoopConfig(
-                steps=8_000, learning_rate=2e-3, warmup_steps=200, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
+                steps=4_000, learning_rate=2e-3, warmup_steps=200, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
             ),
         )
     )

@@ -4,7 +4,8 @@ r"""Three letters of a face that nothing has learned from, and the alphabets tha
         --zoo out/zoo --out out/alphabets
 
 Writes ``sheet.png``, of ten faces of ten held-out families, and ``scores.json``, of some faces of every held-out family. LoRAs
-and pictures are kept in the folder: the same command goes on.
+and pictures are kept in the folder: the same command goes on. Without ``--model`` it fine-tunes and draws what a synthesizer is
+held against, which may be done while one is trained.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from alphabets import GIVEN, THIRTY, Alphabets, Drawing, draw_alphabets, in_steps
+from alphabets import GIVEN, THIRTY, Alphabets, Drawing, draw_alphabets, in_steps, require_same, synthesised, yardsticks
 from faces import Face, Survey
 from folder import SURVEY, rng_of
 from glyph_scores import Embed, score
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="what folder.py wrote")
     parser.add_argument("--models", type=Path, required=True, help="what models.py wrote")
-    parser.add_argument("--model", type=Path, required=True, help="the synthesizer's folder")
+    parser.add_argument("--model", type=Path, help="the synthesizer's folder")
     parser.add_argument("--zoo", type=Path, required=True, help="that the synthesizer learned from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--faces", type=int, default=2, help="of each held-out family, at most")
@@ -104,16 +105,23 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
     how = in_steps(how or Drawing(), given.fine_tune_steps)
     try:
         faces = faces_to_score(Survey.load(given.data / SURVEY).held_out, given.faces)
-        model, base = Synthesizer.from_pretrained(given.model), open_base(str(given.models / "base"))
+        base, zoo = open_base(str(given.models / "base")), Zoo.open(given.zoo)
+        said = {"faces": [face.name for face in faces], "given": GIVEN, "thirty": THIRTY, "drawing": asdict(how)}
+        require_same(given.out, said | {"layout": zoo.layout.hash})
+        alphabets = draw_alphabets(base, zoo.layout, yardsticks(base, zoo.layout, faces, how), how, given.out)
+        if given.model is None:
+            print(given.out)
+            return 0
+        model = Synthesizer.from_pretrained(given.model)
         encoder, second = (ArcFaceEncoder(given.models / f"{name}.onnx") for name in ("encoder", "second"))
-        alphabets = draw_alphabets(base, model, encoder.embed_crops, faces, how, given.out)
+        methods = synthesised(model, encoder.embed_crops, faces, how)
+        alphabets = draw_alphabets(base, zoo.layout, methods, how, given.out) | alphabets
         true = torch.stack([letters_of(face, how.letters) for face in faces])
         recognisers: dict[str, Embed] = {"similarity": encoder.embed_crops, "similarity2": second.embed_crops}
         record = record_of(alphabets, true, how.letters, recognisers, given.models)
-        copies = Memorisation.fit(model, Zoo.open(given.zoo))
+        copies = Memorisation.fit(model, zoo)
         near = {name: copies.of(drawn.vectors) for name, drawn in alphabets.items() if name in model.priors}
-        record |= {"memorisation": copies.record(near), "drawing": asdict(how), "given": GIVEN, "thirty": THIRTY}
-        record |= {"faces": [face.name for face in faces], "default_prior": model.default_prior}
+        record |= said | {"memorisation": copies.record(near), "default_prior": model.default_prior}
         write_json(given.out / "scores.json", record)
         write_png(given.out / "sheet.png", draw_sheet(alphabets, true, how.letters, model.default_prior))
     except LorasynthError as error:

@@ -70,19 +70,11 @@ def fitted(top, encoder):
     return top
 
 
-def draw(top, out):
-    how = Drawing(letters="RagQb", num_inference_steps=2, fine_tuning=replace(FINE_TUNING, steps=2))
-    words = [
-        "--data",
-        top / "data",
-        "--models",
-        top / "models",
-        "--model",
-        top / "fit" / "synthesizer",
-        "--zoo",
-        top / "zoo",
-    ]
-    return sheet.main([str(word) for word in [*words, "--out", out]], how)
+def draw(top, out, *, model=True, letters="RagQb"):
+    how = Drawing(letters=letters, num_inference_steps=2, fine_tuning=replace(FINE_TUNING, steps=2))
+    words = ["--data", top / "data", "--models", top / "models", "--zoo", top / "zoo", "--out", out]
+    words += ["--model", top / "fit" / "synthesizer"] if model else []
+    return sheet.main([str(word) for word in words], how)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +161,14 @@ def test_sheet_has_scores_of_every_method(drawn):
     assert len(record["faces"]) == 4
     assert len(set(families[:2])) == 2
     assert (drawn / "sheet.png").stat().st_size > 1_000
+
+
+def test_yardsticks_need_no_synthesizer(fitted, tmp_path, capsys):
+    assert draw(fitted, tmp_path, model=False, letters="Ra") == 0
+    assert {path.stem for path in tmp_path.glob("*.safetensors")} == {"fine_tuned_three", "fine_tuned_thirty", "base"}
+    with pytest.raises(SystemExit, match="2"):  # other letters
+        draw(fitted, tmp_path, model=False, letters="Rag")
+    assert "holds other alphabets (drawing.letters: Ra -> Rag)" in capsys.readouterr().err
 
 
 def test_second_call_draws_nothing_anew(fitted, drawn, monkeypatch):

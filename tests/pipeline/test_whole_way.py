@@ -47,7 +47,8 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     zoo, fit, model = tmp_path / "zoo", tmp_path / "fit", tmp_path / "fit" / "synthesizer"
     run("zoo", "build", f"{family}_tiny", "--base", base, *photos, "--learning-rate", 0.3, "--out", zoo)
     assert (Zoo.open(zoo).layout.base, Zoo.open(zoo).verify()) == (family, [])
-    run("train", "all", f"{family}_tiny", "--zoo", zoo, *photos, "--out", fit)
+    run("train", "all", f"{family}_tiny", "--zoo", zoo, *photos, "--steps", 4, "--out", fit)
+    assert json.loads((fit / "run-end-to-end" / "config.json").read_text())["through"]["loop"]["steps"] == 4
     # 1. VAE and priors went through the base, and settings were chosen by pictures.
     before, after = (read_tensors(fit / place / "vae.safetensors")[0] for place in (".", "end-to-end"))
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -113,6 +114,7 @@ def test_stages_one_by_one_end_in_a_synthesizer(people, trained):
         ("train end-to-end sd15_tiny --zoo ZOO --out OUT", "expected photographs to train through the base"),
         ("train end-to-end sd15_tiny --zoo ZOO --out OUT --data PEOPLE", "got no --encoder; give both"),
         ("train all sd15_tiny --zoo ZOO --out OUT --encoder portraits", "expected --encoder with --data, got it alone"),
+        ("train all sd15_tiny --zoo ZOO --out OUT --steps 4", "expected --steps with --data, got no photographs"),
         ("train all sdxl_tiny --zoo ZOO --out OUT --data PEOPLE --encoder portraits", "expected a zoo of family 'sdxl'"),
         ("train refine sd15_tiny --out OUT --data PEOPLE --encoder portraits", "expected --zoo with --data"),
         ("evaluate --everybody", "expected --everybody with --data"),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lorasynth.training import Processes
 
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, max=10_000_000, help="Of the training end to end, instead of the recipe's.")
+]
 
 
 def train_vae(
@@ -122,6 +125,7 @@ def train_end_to_end(
     photos: PhotoOptions,
     zoo: ZooFolder,
     out: Annotated[Path, typer.Option("--out", help="The folder that the stages before wrote to.")],
+    steps: Steps = None,
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
@@ -141,7 +145,7 @@ def train_end_to_end(
 
     source = _source(recipe, zoo, photos)
     with launched() as processes:
-        metrics = end_to_end_stage(_workspace(recipe, seed, zoo, out, source, processes))
+        metrics = end_to_end_stage(_workspace(recipe, seed, zoo, out, source, processes, steps))
         if processes.is_main:
             emit(metrics, json)
 
@@ -185,6 +189,7 @@ def train_all(
         Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")
     ],
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that refine priors; one a prior.")] = 1,
+    steps: Steps = None,
     seed: Seed = 0,
     json: Json = None,
     device: Device = "cpu",
@@ -200,12 +205,18 @@ def train_all(
     check_json(json, zoo, out, force=force)
     check_folder(out)
     setup(device)
+    from lorasynth.errors import UsageError
     from lorasynth.pipeline import stages
+    from lorasynth.recipes import get_recipe
     from lorasynth.training import require_alone
 
     require_alone("train all")
     source = _source(recipe, zoo, photos)
-    emit(stages.train_all(_workspace(recipe, seed, zoo, out, source), workers=workers), json)
+    if steps is not None and source is None and get_recipe(recipe).world is None:
+        raise UsageError(
+            "expected --steps with --data, got no photographs to train end to end on; give both or neither"
+        )
+    emit(stages.train_all(_workspace(recipe, seed, zoo, out, source, steps=steps), workers=workers), json)
 
 
 def _source(recipe: str, zoo: Path | None, photos: PhotoOptions) -> "PhotoSource | None":
@@ -234,12 +245,15 @@ def _workspace(
     out: Path,
     source: "PhotoSource | None",
     processes: "Processes | None" = None,
+    steps: int | None = None,
 ) -> "Workspace":
     from lorasynth.pipeline.workspace import Workspace
     from lorasynth.recipes import get_recipe
     from lorasynth.training import SINGLE_PROCESS
 
+    chosen = get_recipe(recipe).seeded(seed)
+    chosen = chosen if steps is None else chosen.with_end_to_end_steps(steps)
     return Workspace(
-        recipe=get_recipe(recipe).seeded(seed), folder=out, zoo_folder=zoo, photos=source, processes=processes or SINGLE_PROCESS,
+        recipe=chosen, folder=out, zoo_folder=zoo, photos=source, processes=processes or SINGLE_PROCESS,
         report=say,
     )  # fmt: skip

@@ -71,6 +71,12 @@ class Recipe:
         last = replace(self.end_to_end, through=through)
         return replace(self, vae=vae, priors=priors, refine=refine, redraw=redraw, end_to_end=last)
 
+    def with_end_to_end_steps(self, steps: int) -> "Recipe":
+        """The same with another length of the training end to end."""
+        through = self.end_to_end.through
+        through = replace(through, loop=replace(through.loop, steps=steps))
+        return replace(self, end_to_end=replace(self.end_to_end, through=through))
+
     def fitted_to(self, zoo: Zoo) -> "Recipe":
         """The same with the settings that it leaves to the zoo."""
         return self.fit_to_zoo(self, zoo) if self.fit_to_zoo else self
