@@ -9,7 +9,9 @@ from PIL import Image
 from lorasynth.drawn.export import export_people
 from lorasynth.errors import UsageError
 from lorasynth.gallery import Role, Split, Use
+from lorasynth.gallery.splits import in_order
 from lorasynth.refining import RefineConfig, train_critic
+from lorasynth.refining.critic import mirrored_alike
 from lorasynth.subjects import SECOND, SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.recogniser import PictureRecogniser
@@ -76,6 +78,19 @@ def test_embeddings_and_photos_are_those_of_the_files(subjects):
     assert subjects.real([person], 3).shape == (1, 3, 3, 64, 64)
 
 
+@pytest.mark.parametrize(("photo", "alike"), [((0.4, 0.6), True), ((0.9, 0.1), False)])
+def test_critic_sees_mirrored_photos_where_they_are_the_subjects(photo, alike, subjects, monkeypatch):
+    """Two photos of each subject; the encoder sees the brightness of the left half and of the right."""
+
+    def halves(pictures):
+        return torch.nn.functional.normalize(pictures.mean((1, 2)).unflatten(1, (2, -1)).mean(2), dim=1)
+
+    photos = torch.tensor([photo, (0.7, 0.3)]).repeat_interleave(4, 1)[None, :, None, None].expand(3, 2, 3, 8, 8)
+    monkeypatch.setattr(subjects, "recogniser", lambda _: halves)
+    monkeypatch.setattr(subjects, "real", lambda people, count: photos[: len(people), :count])
+    assert mirrored_alike(subjects, [0, 1, 2]) is alike
+
+
 def test_picture_in_which_nothing_is_found_is_zero(subjects):
     recognise = PictureRecogniser(subjects.encoders[SIMILARITY])
     noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -87,6 +102,10 @@ def test_picture_in_which_nothing_is_found_is_zero(subjects):
 
 def test_all_of_a_new_folder_are_scored_when_asked_for(source, tmp_path):
     subjects = replace(source, everybody=True).open(tmp_path)
+    names = subjects.gallery.by_subject
+    assert (
+        subjects.people(Split.HELD_OUT, 3) == [int(name) for name in in_order(names)][:3] != sorted(map(int, names))[:3]
+    )
     assert len(subjects.people(Split.HELD_OUT, 99)) == len(subjects.everybody(Split.VALIDATION)) == PEOPLE
 
 

@@ -5,7 +5,7 @@ move nobody. Below, splits are filled in the order of hashes, so that none is em
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lorasynth.errors import UsageError
 from lorasynth.gallery.gallery import Split, Use
@@ -29,7 +29,7 @@ def split_subjects(subjects: Sequence[str]) -> dict[Split, list[str]]:
             f"expected at least {FEWEST_SUBJECTS} subjects with {FEWEST_PHOTOS} usable photos each, to train on some and "
             f"score on others, got {len(subjects)}; add subjects (`lorasynth data check` lists what is left out)"
         )
-    order = sorted(subjects, key=lambda subject: (_hash("split", subject), subject))
+    order = in_order(subjects)
     found: dict[Split, list[str]] = {}
     start, at = 0, 0.0
     for split, part in PARTS.items():
@@ -42,6 +42,11 @@ def split_subjects(subjects: Sequence[str]) -> dict[Split, list[str]]:
         start = stop
     found[Split.TRAIN] = order[start:]
     return found
+
+
+def in_order(subjects: Iterable[str]) -> list[str]:
+    """Subjects in the order of hashes: the first of them are any, not those of the first letters."""
+    return sorted(subjects, key=lambda subject: (_hash("split", subject), subject))
 
 
 def split_photos(subject: str, photos: Mapping[str, str]) -> dict[Use, list[str]]:

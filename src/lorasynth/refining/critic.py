@@ -8,7 +8,7 @@ from torch import Tensor
 from lorasynth.base import Base
 from lorasynth.gallery import Role
 from lorasynth.refining.config import RefineConfig
-from lorasynth.subjects import Draw, Subjects
+from lorasynth.subjects import SIMILARITY, Draw, Subjects
 from lorasynth.training import step_generator
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.recogniser_training import degrade, train_recogniser, warm_cosine
@@ -16,6 +16,8 @@ from lorasynth.worlds.subjects import persons_of
 
 _PHOTOS = 64
 """Photos of a subject, at most, that a student learns from."""
+_MIRRORED = 64
+"""Subjects that tell whether a mirrored photo is of the same subject."""
 
 
 def latent_net(base: Base, embedding_dim: int = 512) -> LatentNet:
@@ -57,10 +59,12 @@ def distil(subjects: Subjects, config: RefineConfig) -> LatentNet:
 
         loss = 1 - cos(student(latent + noise), encoder's embedding of the photo)
 
-    A latent is mirrored half of the time: a mirrored face is the same person's. The student is another network than the encoder
-    and sees latents, not pictures. What fools it need not fool the encoder, which scores.
+    A latent is mirrored half of the time where `mirrored_alike`. The student is another network than the encoder and sees
+    latents, not pictures. What fools it need not fool the encoder, which scores.
     """
-    latents, embeddings = _latents_and_embeddings(subjects, subjects.people(Role.ZOO, config.critic_people))
+    people = subjects.people(Role.ZOO, config.critic_people)
+    latents, embeddings = _latents_and_embeddings(subjects, people)
+    mirrored_part = 0.5 if mirrored_alike(subjects, people) else 0.0
     student = config.critic
     torch.manual_seed(student.seed)
     net = latent_net(subjects.base, embeddings.shape[1]).train()
@@ -70,13 +74,22 @@ def distil(subjects: Subjects, config: RefineConfig) -> LatentNet:
             group["lr"] = student.learning_rate * warm_cosine(step / student.steps)
         generator = step_generator(student.seed, step)
         rows = torch.randint(len(latents), (student.batch_size,), generator=generator)
-        x, mirrored = latents[rows], torch.rand(len(rows), 1, 1, 1, generator=generator) < 0.5
+        x, mirrored = latents[rows], torch.rand(len(rows), 1, 1, 1, generator=generator) < mirrored_part
         x = _loud(torch.where(mirrored, x.flip(-1), x), config, generator)
         loss = 1 - (net(x) * embeddings[rows]).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def mirrored_alike(subjects: Subjects, people: list[int]) -> bool:
+    """Whether a photo, for the encoder, is nearer to itself mirrored than to another of its subject: of faces, not of letters."""
+    recognise = subjects.recogniser(SIMILARITY)
+    one, other = subjects.real(people[:_MIRRORED], 2).unbind(1)
+    mirrored, other, one = (F.normalize(recognise(x), dim=1) for x in (one.flip(-1), other, one))
+    return bool((mirrored * one).sum() >= (other * one).sum())
 
 
 def _latents_and_embeddings(

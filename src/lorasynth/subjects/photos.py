@@ -21,7 +21,7 @@ from lorasynth.errors import UsageError
 from lorasynth.gallery import PhotoRef, Role, Split, Use
 from lorasynth.gallery.gallery import person_number
 from lorasynth.gallery.prepare import Prepared
-from lorasynth.gallery.splits import FEWEST_PHOTOS
+from lorasynth.gallery.splits import FEWEST_PHOTOS, in_order
 from lorasynth.subjects.protocol import SECOND, SIMILARITY, Recogniser
 from lorasynth.subjects.recogniser import PictureRecogniser
 
@@ -99,7 +99,7 @@ class PhotoSubjects:
         """
         if self._everybody:
             enough = (s for s, files in self.gallery.by_subject.items() if len(files) >= FEWEST_PHOTOS)
-            return [person_number(subject) for subject in enough]
+            return [person_number(subject) for subject in in_order(enough)]
         splits = (who,) if isinstance(who, Split) else SPLITS[who]
         return [person_number(subject) for split in splits for subject in self.gallery.subjects(split)]
 
