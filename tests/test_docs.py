@@ -33,7 +33,7 @@ def parsed(words):
     """
     context, command = PROGRAM.context_class(PROGRAM, info_name="lorasynth"), PROGRAM
     while hasattr(command, "commands"):
-        if words[0] == "--help":
+        if words[0] in ("--help", "--version"):
             return command
         if words[0] not in command.commands:
             raise UsageError(f"no verb {words[0]}")

@@ -99,12 +99,13 @@ def test_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tmp_pa
     assert with_lora > without + 0.3
 
 
-def test_readmes_lines_of_plain_diffusers_run(model, photo, tmp_path, monkeypatch):
-    model(photo).save(tmp_path / "me.safetensors", dtype=torch.float16)
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    lines = next(b for b in readme.split("```python")[1:] if "from diffusers" in b).split("```")[0]
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
+def test_pages_python_makes_a_lora_and_draws_with_it(page, photo, tmp_path, monkeypatch):
+    lines = (Path(__file__).parents[1] / page).read_text().partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "out/demo").mkdir(parents=True)
+    shutil.copy(photo, tmp_path / "out/demo/photo.png")
     monkeypatch.chdir(tmp_path)
-    exec(compile(lines, "README.md", "exec"), {})
+    exec(compile(lines, page, "exec"), {})
     with Image.open(tmp_path / "me.png") as image:
         assert image.size == (64, 64)
 
