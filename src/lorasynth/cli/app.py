@@ -30,10 +30,11 @@ app = typer.Typer(
 )
 
 
-def _say_version(wanted: bool) -> None:
+def _say_version(wanted: bool) -> bool:
     if wanted:
         print(f"lorasynth {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
