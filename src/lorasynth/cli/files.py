@@ -81,11 +81,10 @@ def convert(
     import torch
 
     from lorasynth.lora.conversion import read_back
-    from lorasynth.lora.factors import LoRA
-    from lorasynth.lora.gate import read_flat
+    from lorasynth.lora.writing import FileLoRA
 
-    layout, vector, metadata, seen = read_flat(source, unet_only=unet_only, base=force_base)
-    lora, numbers = LoRA(layout, vector, metadata, seen.own_format), getattr(torch, dtype.value)
+    lora, seen = FileLoRA.read(source, unet_only=unet_only, base=force_base)
+    numbers = getattr(torch, dtype.value)
     if (norm := lora.norm()) == 0 and not allow_zero:
         raise UsageError(f"{source}: expected an update, got zero everywhere; check its training, or give --allow-zero")
     try:

@@ -1,13 +1,16 @@
 """The gate's look at what a LoRA does, once its factors are known: how large it is."""
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 
 from lorasynth.lora.scaling import Stored
-from lorasynth.storage.arrays import LARGEST_FLOAT32, float64, largest_of
+from lorasynth.storage.arrays import LARGEST_FLOAT32, Array, float64, largest_of
 from lorasynth.storage.faults import Fault, note, refuse
 
-_NUMBERS = 2**19  # of one factor at a time, in float64: some MB, even where a rank is a layer's width
+_NUMBERS = 2**17  # of one factor at a time, in float64: a MB
+_RANKS = 512  # at a time: their inner products have 2 MB, even where a rank is a layer's width
 
 
 def norm_of(stored: Stored) -> float:
@@ -16,21 +19,36 @@ def norm_of(stored: Stored) -> float:
 
 
 def update_norm2(lora_A: Shaped[np.ndarray, "R *I"], lora_B: Shaped[np.ndarray, "O R *one"]) -> float:
-    """Squared Frobenius norm of one update ``B A``, in float64. Never below 0.
+    """Squared Frobenius norm of one update ``B A``, in float64. Never below 0."""
+    return max(update_inner(lora_A, lora_B, lora_A, lora_B), 0.0)
 
-    ``‖B A‖² = sum((Bᵀ B) * (A Aᵀ))``, some ranks at a time, without forming the update.
-    """
-    A_RI, B_OR = lora_A.reshape(len(lora_A), -1), lora_B.reshape(lora_B.shape[:2])
-    step = max(64, _NUMBERS // max(A_RI.shape[1], len(B_OR)))
-    starts = range(0, len(A_RI), step)
-    total = 0.0
-    for first in starts:
-        A, B = float64(A_RI[first : first + step]), float64(B_OR[:, first : first + step])
-        total += float(np.vdot(B.T @ B, A @ A.T))
-        for second in starts[first // step + 1 :]:  # the other order of two has the same product
-            C, D = float64(A_RI[second : second + step]), float64(B_OR[:, second : second + step])
-            total += 2 * float(np.vdot(B.T @ D, A @ C.T))
-    return max(total, 0.0)
+
+def update_inner(
+    lora_A: Shaped[np.ndarray, "R *I"],
+    lora_B: Shaped[np.ndarray, "O R *one"],
+    other_A: Shaped[np.ndarray, "S *I"],
+    other_B: Shaped[np.ndarray, "O S *one"],
+) -> float:
+    """Frobenius inner product of two updates ``<B A, D C> = sum((Bᵀ D) * (A Cᵀ))``, in float64, without forming an update."""
+    others = list(_blocks(other_A, other_B))
+    return sum(float(np.vdot(_products(B, D), _products(A, C))) for A, B in _blocks(lora_A, lora_B) for C, D in others)
+
+
+def _blocks(lora_A: Array, lora_B: Array) -> Iterator[tuple[Array, Array]]:
+    """Some ranks at a time of lora_A (R, I) and of lora_B turned (R, O)."""
+    A_RI, B_RO = lora_A.reshape(len(lora_A), -1), lora_B.reshape(lora_B.shape[:2]).T
+    for first in range(0, len(A_RI), _RANKS):
+        yield A_RI[first : first + _RANKS], B_RO[first : first + _RANKS]
+
+
+def _products(x_RN: Array, y_SN: Array) -> Float64[np.ndarray, "R S"]:
+    """Inner products of rows, some columns at a time."""
+    total = np.zeros((len(x_RN), len(y_SN)))
+    step = max(1, _NUMBERS // max(total.shape))
+    for first in range(0, x_RN.shape[1], step):
+        x, y = float64(x_RN[:, first : first + step]), float64(y_SN[:, first : first + step])
+        total += x @ y.T
+    return total
 
 
 def sizes_of(stored: Stored) -> dict[str, tuple[float, float]]:

@@ -11,12 +11,9 @@ from torch import Tensor, nn
 
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
-from lorasynth.lora.effect import update_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.products import update_inner
-from lorasynth.storage.files import write_large_tensors
-from lorasynth.storage.outputs import require_new_output
-from lorasynth.version import __version__
+from lorasynth.lora.writing import Writable
 
 Format = Literal["kohya", "diffusers", "peft"]
 
@@ -69,7 +66,7 @@ def delta_W_relative_error(layout: Layout, x: Float[Tensor, "N P"], y: Float[Ten
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Writable):
     """One adapter. Its effect is exactly ``lora_B @ lora_A`` in each module: the scaling is folded in, always."""
 
     layout: Layout
@@ -95,127 +92,31 @@ class LoRA:
         """A LoRA of normally distributed numbers."""
         return cls(layout, std * noise_on_cpu(layout.num_parameters, seed=seed))
 
+    def factors(self, name: str) -> tuple[Float[Tensor, "R I"], Float[Tensor, "O R"]]:
+        """lora_A and lora_B of one module, as views."""
+        if name not in self.layout.slices:
+            raise LayoutError(f"{name}: no such module in layout {self.layout.base!r}")
+        of_A, of_B = self.layout.slices[name]
+        inputs, outputs, _ = self.layout.shapes[name]
+        return self.vector[of_A].view(-1, inputs), self.vector[of_B].view(outputs, -1)
+
     def lora_A(self, name: str) -> Float[Tensor, "R I"]:
         """lora_A of one module."""
-        return self._part(name, 0)
+        return self.factors(name)[0]
 
     def lora_B(self, name: str) -> Float[Tensor, "O R"]:
         """lora_B of one module."""
-        return self._part(name, 1)
-
-    def _part(self, name: str, which: int) -> Tensor:
-        if name not in self.layout.slices:
-            raise LayoutError(f"{name}: no such module in layout {self.layout.base!r}")
-        return self.layout.split(self.vector[None])[name][which][0]
+        return self.factors(name)[1]
 
     def delta_W(self, name: str) -> Float[Tensor, "O I"]:
         """The update of one module's weight."""
         return self.lora_B(name) @ self.lora_A(name)
-
-    def norm(self) -> float:
-        """Frobenius norm of all updates together."""
-        factors = self.layout.split(self.vector[None].detach().float().cpu())
-        return sum(update_norm2(A[0].numpy(), B[0].numpy()) for A, B in factors.values()) ** 0.5
 
     def scaled(self, factor: float) -> "LoRA":
         """The LoRA with its update multiplied by ``factor``."""
         factors = self.layout.split(self.vector[None])
         vector = self.layout.join({name: (A, B * factor) for name, (A, B) in factors.items()})[0]
         return replace(self, vector=vector)
-
-    def save(
-        self,
-        path: str | Path,
-        format: str = "kohya",
-        dtype: torch.dtype = torch.float32,
-        metadata: Mapping[str, str] | None = None,
-        *,
-        force: bool = False,
-    ) -> Path:
-        """Write the adapter as one file (kohya, diffusers) or a folder (peft). alpha is the rank: the scaling is in lora_B.
-
-        The header gets what of the LoRA's own metadata still holds, base and layout hash, and ``metadata``.
-
-        Args:
-            path: where to; ``.safetensors`` for a file.
-            format: "kohya", "diffusers" or "peft"; "kohya" is read by diffusers, ComfyUI, A1111/Forge and kohya alike, and is
-                there for UNets and FLUX.
-            dtype: of the numbers in the file: float32, float16 or bfloat16.
-            metadata: more for the header; stands above the LoRA's own.
-            force: replace what is there.
-
-        Returns:
-            The path.
-
-        Raises:
-            UsageError: unknown format, a value too large for ``dtype``, or a place that cannot be written.
-            OutputExistsError: something is there already.
-        """
-        from lorasynth.lora import formats
-
-        path = Path(path)
-        if format not in formats.WRITERS:
-            raise UsageError(f"expected a format among {sorted(formats.WRITERS)}, got {format!r}")
-        self.require_nameable(format)
-        self.require_fits(dtype)
-        header = self.header(metadata or {})
-        if format == "peft":
-            return formats.peft.save_folder(self, path, dtype, header, force=force)
-        require_new_output(path, force=force)
-        tensors, fields = formats.WRITERS[format](self, dtype)
-        write_large_tensors(path, tensors, {**header, **fields, "format": "pt"})
-        return path
-
-    def require_nameable(self, format: str) -> None:
-        """Check that a format can name the modules: those of no known base stay in PEFT's, if they are from it.
-
-        Raises:
-            UsageError: it would be a guess.
-        """
-        if self.own_format and (format, self.own_format) != ("peft", "peft"):
-            or_keep = ", or choose format 'peft', which keeps names" if self.own_format == "peft" else ""
-            raise UsageError(
-                f"expected modules of a known base model for format {format!r}, got {self.layout.modules[0].name}; name the base "
-                f"with --force-base, if you know it{or_keep}"
-            )
-
-    def header(self, metadata: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What a file of this LoRA says of itself, whatever its format. ``metadata`` stands above the LoRA's own.
-
-        Raises:
-            UsageError: a value that is no text, or a field that is diffusers' own.
-        """
-        from lorasynth.lora.statements import still_true
-
-        header = {
-            "lorasynth.version": __version__, **still_true(self.metadata, self.layout.base), **(metadata or {}),
-            "lorasynth.base": self.layout.base, "lorasynth.layout": self.layout.hash,
-        }  # fmt: skip
-        for key, value in header.items():
-            if not isinstance(value, str):
-                raise UsageError(f"metadata {key}: expected text, as a header holds nothing else, got {value!r}")
-            if key == "lora_adapter_metadata":
-                raise UsageError(
-                    f"metadata {key}: is diffusers' own field; with kohya's alphas it makes a file unreadable"
-                )
-        return header
-
-    def require_fits(self, dtype: torch.dtype) -> None:
-        """Check that a type of a file holds all numbers.
-
-        Raises:
-            UsageError: it does not, or is no type of a file.
-        """
-        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise UsageError(f"expected dtype float32, float16 or bfloat16, got {dtype}")
-        # Rounding keeps the order: if the largest fits, all do.
-        if not torch.isfinite(torch.stack(self.vector.aminmax()).to(dtype)).all():
-            at = int((~torch.isfinite(self.vector.to(dtype))).nonzero()[0])
-            name = next(n for n, (_, last) in self.layout.slices.items() if at < last.stop)
-            raise UsageError(
-                f"{name}: expected weights of at most {torch.finfo(dtype).max:.6g} for {dtype}, got "
-                f"{self.vector[at].item():.6g}; save as float32"
-            )
 
     @classmethod
     def load(

@@ -25,9 +25,9 @@ from lorasynth.lora.names import natural_order
 from lorasynth.lora.rank import within_widths
 from lorasynth.lora.reading import check_scale, stored_of, without_padding
 from lorasynth.lora.scaling import Stored
-from lorasynth.lora.statements import check_statements
+from lorasynth.lora.statements import check_base_name, check_statements
 from lorasynth.lora.text_encoders import faults_of, without_text_encoders
-from lorasynth.storage.arrays import BFLOAT16, Array, is_number, number
+from lorasynth.storage.arrays import Array, as_tensor, is_number, number
 from lorasynth.storage.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
 from lorasynth.storage.container import read_header as read_header
 from lorasynth.storage.faults import FaultyFileError, refuse
@@ -63,15 +63,15 @@ def read_raw(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> Raw:
         raise FaultyFileError(error.fault, path) from None
 
 
-def read_flat(
+def read_file(
     path: str | Path,
     *,
     max_file_mb: int = MAX_FILE_MB,
     unet_only: bool = False,
     base: str | None = None,
     raw: Raw | None = None,
-) -> "tuple[Layout, Tensor, dict[str, str], Inspection]":
-    """Read a LoRA file, or a PEFT folder, of any format, in memory of twice its size, or of its size in float32 if that is more.
+) -> tuple[Layout, Stored, Inspection]:
+    """Read a LoRA file, or a PEFT folder, of any format, in memory of its size.
 
     Args:
         path: the file or folder.
@@ -81,8 +81,7 @@ def read_flat(
         raw: its bytes, where `read_raw` has read them; the path then only names it.
 
     Returns:
-        Its layout and its vector (P,) in float32 with the scaling folded in; the header's metadata; and what was seen, but for
-        the norm.
+        Its layout; its factors in the file's own types, and the scaling of each; and what was seen, but for the norm.
 
     Raises:
         LoRAFileError: naming file, key, expected and actual, if anything makes the file unsafe to use.
@@ -92,8 +91,22 @@ def read_flat(
         return _open(Path(path), max_file_mb) if raw is None else (*tensors_of(raw[0]), raw[1])
 
     stored, inspection = _examine(str(path), get, unet_only, base)
-    metadata = inspection.require_ok().metadata
-    return *_flat(stored, inspection.base), metadata, inspection
+    inspection.require_ok()
+    return _layout(stored, inspection.base), stored, inspection
+
+
+def read_flat(path: str | Path, **options: Any) -> "tuple[Layout, Tensor, dict[str, str], Inspection]":
+    """`read_file` as a vector, in memory of twice the file's size, or of its size in float32 if that is more.
+
+    Returns:
+        Its layout and its vector (P,) in float32 with the scaling folded in; the header's metadata; and what was seen, but for
+        the norm.
+
+    Raises:
+        LoRAFileError: as `read_file`.
+    """
+    layout, stored, inspection = read_file(path, **options)
+    return layout, _flat(layout, stored), inspection.metadata, inspection
 
 
 def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> "tuple[Pairs, dict[str, str], Inspection]":
@@ -126,7 +139,8 @@ def read_lora_bytes(
     extra = {} if adapter_config is None else {CONFIG_KEY: adapter_config}
     stored, inspection = _examine(name, lambda: (*tensors_of(content), extra))
     metadata = inspection.require_ok().metadata
-    return _pairs(*_flat(stored, inspection.base)), metadata, inspection
+    layout = _layout(stored, inspection.base)
+    return _pairs(layout, _flat(layout, stored)), metadata, inspection
 
 
 def read_stored(tensors: dict[str, Array], metadata: dict[str, str], extra: dict[str, str]) -> Stored:
@@ -152,7 +166,7 @@ def _examine(
     left_out: dict[str, Array] = {}
     try:
         tensors, seen["metadata"], extra = get()
-        _check_base(seen["metadata"])
+        check_base_name(seen["metadata"])
         tensors, left_out = without_text_encoders(tensors)
         tensors, extra, converted = as_plain(tensors, extra)
         seen["faults"] = converted
@@ -212,25 +226,22 @@ def _layout(stored: Stored, base: str) -> Layout:
     return Layout.from_factors({name: (A, B) for name, (A, B, _) in stored.items()}, base=base)
 
 
-def _flat(stored: Stored, base: str) -> "tuple[Layout, Tensor]":
-    """The layout, and the vector in float32 with the scalings folded in. ``stored`` is emptied on the way.
+def _flat(layout: Layout, stored: Stored) -> "Tensor":
+    """The vector in float32 with the scalings folded in. ``stored`` is emptied on the way.
 
     NOTE: straight from the file's own type into the one vector: float16 in twice its size needs just that. And by torch, which
     turns float16 into float32 twenty times as fast as numpy.
     """
     import torch
 
-    layout = _layout(stored, base)
     vector = torch.from_numpy(np.empty(layout.num_parameters, np.float32))
     for name, slices in layout.slices.items():
         A, B, scaling = stored.pop(name)
         for part, here in zip((A, B), slices, strict=True):
-            bits = part.dtype == BFLOAT16
-            stored_part = torch.from_numpy(part.view(np.uint16) if bits else part)
-            vector[here].view(part.shape).copy_(stored_part.view(torch.bfloat16) if bits else stored_part)
+            vector[here].view(part.shape).copy_(as_tensor(part))
         if scaling != 1:
             vector[slices[1]].mul_(scaling)
-    return layout, vector.to(torch.get_default_device())
+    return vector.to(torch.get_default_device())
 
 
 def _pairs(layout: Layout, vector: "Tensor") -> "Pairs":
@@ -286,16 +297,3 @@ def _summary(halves: dict[str, Halves]) -> dict[str, Any]:
         "num_modules": len(halves),
         "modules": sorted(halves, key=natural_order),
     }
-
-
-def _check_base(metadata: dict[str, str]) -> None:
-    """The name of the base goes into messages and layouts."""
-    base = metadata.get("lorasynth.base", "")
-    if not base.isprintable() or len(base) > 200:
-        raise refuse(
-            "bad-metadata",
-            "lorasynth.base",
-            "a name of at most 200 characters",
-            base,
-            "save it again, with the program that made it",
-        )

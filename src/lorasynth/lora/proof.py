@@ -1,5 +1,6 @@
 """Whether the program that a file was written for takes all of it: told by that program's own reader, not by ours."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -7,12 +8,12 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
-from lorasynth.lora.effect import update_norm2
+from lorasynth.lora.effect import update_inner, update_norm2
 from lorasynth.lora.formats.peft import PREFIX
 from lorasynth.lora.products import Pairs
 
 if TYPE_CHECKING:
-    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.writing import Writable
 
 
 class Proof(NamedTuple):
@@ -29,7 +30,7 @@ class Proof(NamedTuple):
     why_not: str
 
 
-def prove(lora: "LoRA", tensors: dict[str, Tensor], format: str) -> Proof:
+def prove(lora: "Writable", tensors: dict[str, Tensor], format: str) -> Proof:
     """Give tensors that are to be written to their program's reader, and hold what it makes of them against the base's model.
 
     A file goes through diffusers' reader for the base; PEFT's tensors have the names of the model itself. What comes out must be
@@ -62,7 +63,7 @@ def prove(lora: "LoRA", tensors: dict[str, Tensor], format: str) -> Proof:
             raise UsageError(
                 f"{name}: expected {models[0].modules[name]} of {base}'s model, got {found}; choose another format"
             )
-    return Proof(by, _error(lora, pairs), "")
+    return Proof(by, squared_relative_error(lora, ((name, *pair) for name, pair in pairs.items())), "")
 
 
 def _as_diffusers(base: str, tensors: dict[str, Tensor]) -> tuple[str, Pairs]:
@@ -93,14 +94,19 @@ def _pairs(tensors: dict[str, Tensor]) -> Pairs:
     return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
 
 
-def _error(lora: "LoRA", pairs: Pairs) -> float:
-    """Squared relative error of all updates together."""
+def squared_relative_error(lora: "Writable", found: Iterable[tuple[str, Tensor, Tensor]]) -> float:
+    """``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of all updates together, in float64.
+
+    Args:
+        lora: the LoRA.
+        found: its modules' names with lora_A and lora_B of the other one, one at a time.
+    """
     total = lost = 0.0
-    for name, (A_new, B_new) in pairs.items():
-        A, B = lora.lora_A(name), lora.lora_B(name)
+    for name, A_new, B_new in found:
+        A, B = lora.factors(name)
         A_new, B_new = A_new.flatten(1).float(), B_new.flatten(1).float()
-        total += update_norm2(A.numpy(), B.numpy())
-        if torch.equal(A, A_new) and torch.equal(B, B_new):
-            continue  # nothing is lost, where the difference of two equal sums would round
-        lost += update_norm2(torch.cat([A, A_new]).numpy(), torch.cat([B, -B_new], 1).numpy())
+        ours, theirs = (A.numpy(), B.numpy()), (A_new.numpy(), B_new.numpy())
+        total += (norm2 := update_norm2(*ours))
+        if not (torch.equal(A, A_new) and torch.equal(B, B_new)):  # else nothing is lost, where sums would round
+            lost += max(norm2 - 2 * update_inner(*ours, *theirs) + update_norm2(*theirs), 0.0)
     return lost / total if total else lost

@@ -7,7 +7,7 @@ from typing import Any
 
 from lorasynth.lora.identity import stated_bases
 from lorasynth.lora.layout import Layout
-from lorasynth.storage.faults import Fault, note
+from lorasynth.storage.faults import Fault, note, refuse
 
 # Of kohya's fields these describe the old file's tensors. Hashes are of its bytes; those of base models (ss_sd_model_hash) stay.
 _OF_THE_OLD_FILE = re.compile(r"sshs_.*|modelspec\.(.*_)?(hash|sha)_?.*|ss_network_(module|dim|alpha|args)")
@@ -56,3 +56,16 @@ def check_statements(layout: Layout, seen: Mapping[str, Any]) -> list[Fault]:
 def _fits(stated: float, found: set[float]) -> bool:
     """Whether a number can be the general one of those found: one of them, or that of the three or four parts of fused layers."""
     return bool({stated, 3 * stated, 4 * stated} & found)
+
+
+def check_base_name(metadata: dict[str, str]) -> None:
+    """The name of the base goes into messages and layouts."""
+    base = metadata.get("lorasynth.base", "")
+    if not base.isprintable() or len(base) > 200:
+        raise refuse(
+            "bad-metadata",
+            "lorasynth.base",
+            "a name of at most 200 characters",
+            base,
+            "save it again, with the program that made it",
+        )

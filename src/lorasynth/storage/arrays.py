@@ -5,10 +5,13 @@ numpy has no bfloat16 and no float8. Here they are structured types of one field
 
 import math
 import struct
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Shaped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 TYPES: dict[str, np.dtype[Any]] = {
@@ -79,3 +82,21 @@ def is_zero(array: Array) -> bool:
 def nonzero(array: Array) -> Bool[np.ndarray, "..."]:
     """Which numbers are not zero."""
     return (array.view(np.uint16) & 0x7FFF if array.dtype.itemsize == 2 else array) != 0
+
+
+def as_tensor(array: Array) -> "Tensor":
+    """The same numbers for torch, in the same memory."""
+    import torch
+
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_array(tensor: "Tensor") -> Array:
+    """The same numbers for numpy, in the same memory."""
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(BFLOAT16)
+    return tensor.numpy()

@@ -9,9 +9,9 @@ from torch import Tensor
 from lorasynth.lora.formats import diffusers, kohya, peft
 
 if TYPE_CHECKING:
-    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.writing import Writable
 
-WRITERS: dict[str, Callable[["LoRA", torch.dtype], tuple[dict[str, Tensor], dict[str, str]]]] = {
+WRITERS: dict[str, Callable[["Writable", torch.dtype], tuple[dict[str, Tensor], dict[str, str]]]] = {
     "kohya": kohya.to_state_dict,
     "diffusers": diffusers.to_state_dict,
     "peft": peft.to_state_dict,

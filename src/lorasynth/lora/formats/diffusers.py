@@ -11,8 +11,8 @@ from lorasynth.lora import bases
 from lorasynth.lora.scaling import METADATA_KEY
 
 if TYPE_CHECKING:
-    from lorasynth.lora.factors import LoRA
     from lorasynth.lora.layout import Layout
+    from lorasynth.lora.writing import Writable
 
 
 def is_transformer(layout: "Layout") -> bool:
@@ -36,26 +36,25 @@ def is_transformer(layout: "Layout") -> bool:
     )
 
 
-def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: "Writable", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors in the newest style and their header. alpha equals rank, so a reader that ignores the header is right too."""
     prefix = "transformer." if is_transformer(lora.layout) else "unet."
     config = {f"{prefix}{field}": value for field, value in peft_config(lora).items()}
     return named_factors(lora, prefix, dtype), {METADATA_KEY: json.dumps(config, sort_keys=True)}
 
 
-def named_factors(lora: "LoRA", prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def named_factors(lora: "Writable", prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """``<prefix><module>.lora_A.weight`` and ``….lora_B.weight`` of every module. A convolution's as kernels."""
     tensors = {}
-    factors = lora.layout.split(lora.vector[None])
     for m in lora.layout.modules:
-        A_RI, B_OR = (factor[0].to(dtype).contiguous() for factor in factors[m.name])
+        A_RI, B_OR = (factor.to(dtype).contiguous() for factor in lora.factors(m.name))
         if m.kernel is not None:
             A_RI, B_OR = A_RI.view(m.rank, -1, *m.kernel), B_OR[..., None, None]
         tensors[f"{prefix}{m.name}.lora_A.weight"], tensors[f"{prefix}{m.name}.lora_B.weight"] = A_RI, B_OR
     return tensors
 
 
-def peft_config(lora: "LoRA") -> dict[str, Any]:
+def peft_config(lora: "Writable") -> dict[str, Any]:
     """The LoraConfig of an adapter with alpha equal to rank in every module."""
     ranks = {m.name: m.rank for m in lora.layout.modules}
     most = max(set(ranks.values()), key=list(ranks.values()).count)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
+from lorasynth.lora.names import natural_order
 from lorasynth.lora.products import Pairs
 
 if TYPE_CHECKING:
-    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.writing import Writable
 
 BASES = ("flux", "chroma")
 """Transformers whose files under kohya's names diffusers, ComfyUI and kohya all read."""
@@ -35,7 +36,7 @@ def _original_layers(base: str) -> dict[str, dict[str, int]]:
     }
 
 
-def to_state_dict(lora: "LoRA", dtype: torch.dtype, base: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: "Writable", dtype: torch.dtype, base: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors under kohya's names for FLUX, with alpha equal to rank, and the header's fields.
 
     Exact: R-rank factors of the k parts of a fused layer are one of rank k·R, lora_down their lora_A one below the other and
@@ -45,19 +46,20 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype, base: str) -> tuple[dict[str
     Raises:
         UsageError: the layout has layers that cannot be written so.
     """
-    factors = {name: (A_NRI[0], B_NOR[0]) for name, (A_NRI, B_NOR) in lora.layout.split(lora.vector[None]).items()}
+    left = {m.name for m in lora.layout.modules}
     tensors: dict[str, Tensor] = {}
     for name, rows in _original_layers(base).items():
-        parts = {module: factors.pop(module) for module in rows if module in factors}
+        parts = {module: lora.factors(module) for module in rows if module in left}
+        left -= parts.keys()
         if parts:
             A, B = next(iter(parts.values())) if len(rows) == 1 else _fused(name, rows, parts)
             tensors[f"{name}.lora_down.weight"] = A.to(dtype).contiguous()
             tensors[f"{name}.lora_up.weight"] = B.to(dtype).contiguous()
             tensors[f"{name}.alpha"] = torch.tensor(float(len(A)))
-    if factors:
+    if left:
+        first = min(left, key=natural_order)
         raise UsageError(
-            f"{next(iter(factors))}: expected layers of FLUX's blocks for format 'kohya', got another; choose 'diffusers' or "
-            "'peft'"
+            f"{first}: expected layers of FLUX's blocks for format 'kohya', got another; choose 'diffusers' or 'peft'"
         )
     ranks = {len(tensor) for key, tensor in tensors.items() if key.endswith(".lora_down.weight")}
     rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"

@@ -14,12 +14,12 @@ from lorasynth.storage.files import write_json, write_large_tensors
 from lorasynth.storage.outputs import require_new_adapter
 
 if TYPE_CHECKING:
-    from lorasynth.lora.factors import LoRA
+    from lorasynth.lora.writing import Writable
 
 PREFIX = "base_model.model."
 
 
-def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: "Writable", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """``base_model.model.<module>.lora_A.weight`` tensors, and the configuration as JSON under `CONFIG_KEY`."""
     config = peft_config(lora) | {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": lora.layout.base or None, "bias": "none",
@@ -28,7 +28,9 @@ def to_state_dict(lora: "LoRA", dtype: torch.dtype) -> tuple[dict[str, Tensor], 
     return named_factors(lora, PREFIX, dtype), {CONFIG_KEY: json.dumps(config, sort_keys=True)}
 
 
-def save_folder(lora: "LoRA", folder: Path, dtype: torch.dtype, metadata: Mapping[str, str], *, force: bool) -> Path:
+def save_folder(
+    lora: "Writable", folder: Path, dtype: torch.dtype, metadata: Mapping[str, str], *, force: bool
+) -> Path:
     """Write a PEFT folder. It holds an adapter only once its configuration is there, which is written last.
 
     Raises:
