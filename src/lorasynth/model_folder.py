@@ -176,7 +176,7 @@ def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
         )
     with TensorFile(folder / "guard.safetensors") as file:
         count = dimensions(packed_shapes(file), DomainCheck.TENSORS)["n"]
-        if count not in (3, 4):  # of older guards, which have no limit of flatness, and of newer ones
-            raise Misfit("limits", "shape (3) or (4)", (count,))
+        if count not in (3, 4, 5):  # older guards have no limit of shading, nor of flatness
+            raise Misfit("limits", "shape (3), (4) or (5)", (count,))
         guard = DomainCheck(**read_packed(file))
     return WorldEncoder(get_world(world), guard=guard)

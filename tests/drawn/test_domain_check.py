@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from lorasynth.drawn.domain_check import LEAST_FLATNESS, DomainCheck
+from lorasynth.drawn.domain_check import LEAST_FLATNESS, MOST_SHADING, DomainCheck
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders import photo_tensor, to_image
 from lorasynth.errors import ModelError, OutsideWorldError
@@ -91,7 +91,6 @@ def passport(seed: int, size: int = 256) -> Image.Image:
 
 
 def test_most_faces_before_a_plain_wall_are_refused(shipped):
-    """A face that is retouched or out of focus is as flat as a drawing at 64 pixels, and may pass."""
     photographs = [passport(seed) for seed in range(40)]
     readings = shipped.guard.readings(torch.stack([photo_tensor(photo, 64) for photo in photographs]))
     by_flatness = int((readings[:, 3] < LEAST_FLATNESS).sum())
@@ -100,6 +99,17 @@ def test_most_faces_before_a_plain_wall_are_refused(shipped):
     least_flat = photographs[int(readings[:, 3].argmin())]
     with pytest.raises(OutsideWorldError, match=r"flatness of the middle 0\.\d+, at least 0\.420"):
         shipped.read([least_flat])
+
+
+@pytest.mark.parametrize(
+    "filtered", [ImageFilter.GaussianBlur(r) for r in (2, 4, 8)] + [ImageFilter.MedianFilter(9)], ids=lambda f: f.name
+)
+def test_blurred_or_retouched_faces_are_refused(shipped, filtered):
+    """What blur and retouching take away is texture; the light on a round face stays."""
+    photographs = [passport(seed).filter(filtered) for seed in range(40)]
+    assert refused(shipped, photographs) >= 37
+    readings = shipped.guard.readings(torch.stack([photo_tensor(photo, 64) for photo in photographs]))
+    assert (readings[:, 4] > MOST_SHADING).sum() >= 37
 
 
 def test_what_is_refused_can_be_asked_for(shipped):
@@ -112,22 +122,23 @@ def test_what_is_refused_can_be_asked_for(shipped):
 def test_guard_fitted_to_a_world_lets_its_pictures_pass(world):
     domain = get_domain(world)
     fitted = DomainCheck.fit(domain.photos(list(range(600)), [0] * 600, 64))
-    assert fitted.limits.shape == (4,)
+    assert fitted.limits.shape == (5,)
     others = domain.photos(list(range(600, 800)), [1] * 200, 64)
-    flatness = fitted.readings(others)[:, 3]
+    flatness, shading = fitted.readings(others)[:, 3:].T
     assert (flatness >= fitted.limits[3]).float().mean() > 0.97
+    assert (shading <= fitted.limits[4]).float().mean() > 0.97
 
 
-@pytest.mark.parametrize("count", [3, 4, 5])
-def test_guard_with_and_without_a_limit_of_flatness_is_read_back(tmp_path, count):
-    """Shipped models have three limits, those that are trained now have four."""
+@pytest.mark.parametrize("count", [3, 4, 5, 6])
+def test_guard_with_and_without_its_newer_limits_is_read_back(tmp_path, count):
+    """Shipped models have three limits, those that are trained now have five."""
     model = Synthesizer.from_pretrained()
     fitted = DomainCheck.fit(model.encoder.world.draw(list(range(600)), [0] * 600, 64))
     limits = torch.cat([fitted.limits, torch.ones(1)])[:count]
     guard = replace(fitted, limits=limits)
     replace(model, encoder=WorldEncoder(model.encoder.world, guard=guard)).save_pretrained(tmp_path / "model")
-    if count == 5:
-        with pytest.raises(ModelError, match=r"guard.safetensors: limits: expected shape \(3\) or \(4\), got"):
+    if count == 6:
+        with pytest.raises(ModelError, match=r"guard.safetensors: limits: expected shape \(3\), \(4\) or \(5\), got"):
             Synthesizer.from_pretrained(tmp_path / "model")
     else:
         loaded = Synthesizer.from_pretrained(tmp_path / "model").encoder.guard
