@@ -1,7 +1,9 @@
 """Colour profiles of files are applied: what a picture looks like, not its numbers, is what is embedded."""
 
 import io
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -111,6 +113,25 @@ def test_profile_that_cannot_be_used_is_noted_and_left_out(icc, said):
     assert said in photo.notes[0]
     assert "taken as sRGB" in photo.notes[0]
     assert np.abs(np.asarray(photo.image).astype(int) - colours()).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        (b"gAMA", struct.pack(">I", 100_000), "its gamma is 1: values are taken as sRGB"),
+        (b"cICP", bytes([12, 13, 0, 1]), "of another space (cICP 12, 13): values are taken as sRGB"),
+        (b"gAMA", struct.pack(">I", 45_455), ""),
+        (b"cICP", bytes([1, 13, 0, 1]), ""),
+    ],
+)
+def test_png_that_says_other_colours_is_noted(kind, data, said):
+    plain = file(Image.fromarray(colours()), "PNG")
+    chunk = struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    photo = read_photo(plain[:33] + chunk + plain[33:])
+    assert [str(note) for note in photo.notes] == (
+        [f"its colours are {said}"] if said.startswith("of") else [said] * bool(said)
+    )
+    assert photo.image.tobytes() == open_photo(plain).tobytes()
 
 
 def test_profile_of_eight_megabytes_takes_no_time():

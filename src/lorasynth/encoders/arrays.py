@@ -6,8 +6,8 @@ from PIL import Image
 from lorasynth.encoders.decoding import check_size
 from lorasynth.encoders.refusals import RefusedError
 
-OVERSHOOT = 0.5
-"""How far resampling may leave 0 to 1; beyond it, numbers are no picture's but 0 to 255, a latent or worse."""
+OVERSHOOT, MEAN_OVERSHOOT = 0.5, 0.01
+"""How far resampling may leave 0 to 1, anywhere and on average; beyond it, numbers are 0 to 255, -1 to 1, a latent or worse."""
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
@@ -21,6 +21,11 @@ def from_array(values: np.ndarray) -> Image.Image:
     Raises:
         RefusedError: another shape or type, values that are no picture's, or a size that is none.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        raise RefusedError(
+            "expected an array of pixels, got one with a mask; fill what is masked, by values.filled(255)"
+        )
+    values = np.asarray(values)  # a matrix has two dimensions whatever is asked of it
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in _MODES):
         raise RefusedError(
             f"expected an array of height x width x 1 to 4 channels, got shape {values.shape}; {_advice(values)}"
@@ -44,9 +49,11 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
             f"expected integers of 8 or 16 bits without sign, or floats from 0 to 1, got {values.dtype}; bring the array to uint8"
         )
     low, high = float(values.min()), float(values.max())
-    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):  # NaN compares as false
+    clipped = values.clip(0, 1)
+    overshoot = np.abs(clipped - values).mean(dtype=np.float64)
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT and overshoot <= MEAN_OVERSHOOT):  # NaN compares as false
         raise RefusedError(f"expected floats from 0 to 1, got {low:g} to {high:g}; scale the array first")
-    return (values.clip(0, 1).astype(np.float32) * np.float32(255)).round().astype(np.uint8)
+    return (clipped.astype(np.float32) * np.float32(255)).round().astype(np.uint8)
 
 
 def grey_of_16_bits(values: np.ndarray) -> np.ndarray:

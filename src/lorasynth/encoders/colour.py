@@ -10,6 +10,9 @@ from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 8_000_000
 """The largest profiles of printing have some 3 MB."""
+CICP, SRGB_CICP = "cicp", (1, 13)
+"""Where a PNG's statement of primaries and transfer is kept (ITU-T H.273), and sRGB's: BT.709 and IEC 61966-2-1."""
+_SRGB_GAMMA = 0.45455
 _SPACES = {
     "RGB": ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "L", "LA", "1", "YCbCr"),
     "GRAY": ("L", "LA", "1"),
@@ -26,13 +29,25 @@ def to_srgb(picture: Image.Image) -> tuple[Image.Image, str]:
     """
     icc = picture.info.get("icc_profile")
     if not icc:
-        about = "CMYK without a colour profile: its colours are approximate" if picture.mode == "CMYK" else ""
-        return _opaque(picture), about
+        return _opaque(picture), _about(picture)
     try:
         return _by_profile(picture, icc), ""
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         return _opaque(picture), f"its colour profile cannot be used ({reason}): values are taken as sRGB"
+
+
+def _about(picture: Image.Image) -> str:
+    """A remark on a picture without a profile, whose file says in another way that its colours are not sRGB's."""
+    if picture.mode == "CMYK":
+        return "CMYK without a colour profile: its colours are approximate"
+    primaries, transfer = picture.info.get(CICP, SRGB_CICP)
+    gamma = picture.info.get("gamma")
+    if (primaries, transfer) != SRGB_CICP:
+        return f"its colours are of another space (cICP {primaries}, {transfer}): values are taken as sRGB"
+    if isinstance(gamma, float) and "srgb" not in picture.info and abs(gamma - _SRGB_GAMMA) > 0.05:
+        return f"its gamma is {gamma:g}: values are taken as sRGB"
+    return ""
 
 
 def _by_profile(picture: Image.Image, icc: bytes) -> Image.Image:

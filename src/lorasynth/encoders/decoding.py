@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from lorasynth.encoders.colour import CICP
 from lorasynth.encoders.headers import PHOTO_FORMATS, file_format, picture_size
 from lorasynth.encoders.jpeg import inspect_jpeg
 from lorasynth.encoders.orientation import orientation_of, orientation_of_info
@@ -114,8 +115,11 @@ def _jpeg(content: bytes, size: tuple[int, int]) -> tuple[Image.Image, int]:
 
 
 def _png(content: bytes, size: tuple[int, int]) -> tuple[Image.Image, int]:
-    _check_chunks(content)
-    return _load(PngImageFile(io.BytesIO(content)), size)
+    colours = _check_chunks(content)
+    picture, orientation = _load(PngImageFile(io.BytesIO(content)), size)
+    if colours is not None:
+        picture.info[CICP] = colours
+    return picture, orientation
 
 
 def _webp(content: bytes, size: tuple[int, int]) -> tuple[Image.Image, int]:
@@ -137,12 +141,19 @@ def _check_same(picture: Image.Image, size: tuple[int, int]) -> None:
         raise ValueError(f"its header says {size[0]} x {size[1]}, its data {picture.size}")
 
 
-def _check_chunks(content: bytes) -> None:
-    """Walk a PNG's chunks, W3C PNG 5.3: a length, four letters, so many bytes and a checksum."""
-    at = 8
+def _check_chunks(content: bytes) -> tuple[int, int] | None:
+    """Walk a PNG's chunks, W3C PNG 5.3: a length, four letters, so many bytes and a checksum.
+
+    Returns:
+        The primaries and the transfer function that a cICP chunk states (11.3.2.6), which Pillow passes over.
+    """
+    at, colours = 8, None
     for _ in range(MAX_CHUNKS):
-        if at + 8 > len(content) or content[at + 4 : at + 8] == b"IEND":
-            return
+        kind = content[at + 4 : at + 8]
+        if at + 8 > len(content) or kind == b"IEND":
+            return colours
+        if kind == b"cICP" and at + 10 <= len(content):
+            colours = content[at + 8], content[at + 9]
         at += 12 + struct.unpack_from(">I", content, at)[0]
     raise RefusedError(f"expected a PNG of at most {MAX_CHUNKS} chunks, got more; save the picture anew")
 

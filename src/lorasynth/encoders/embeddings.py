@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorasynth.errors import PhotoError
 from lorasynth.storage.container import read_bytes
-from lorasynth.storage.faults import printable, shown
+from lorasynth.storage.faults import FaultyFileError, printable, shown
 
 MAX_FILE_MB = 1
 ENDINGS = (".npy", ".safetensors")
@@ -64,4 +64,4 @@ def _only_tensor(content: bytes) -> Float[Tensor, "..."]:
 
 
 def _words(error: Exception) -> str:
-    return printable(str(error) or type(error).__name__)
+    return printable((error.fault.actual if isinstance(error, FaultyFileError) else str(error)) or type(error).__name__)

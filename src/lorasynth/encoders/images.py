@@ -89,7 +89,7 @@ def photo_name(photo: Photo, number: int = 1, count: int = 1) -> str:
     """What to call a photo in messages: its path, else "photo" or, of several, "photo 2 of 3"."""
     if isinstance(photo, (str, os.PathLike)):
         path = os.fspath(photo)
-        return path if path.isprintable() else ascii(path)
+        return path if path and path.isprintable() else ascii(path)
     return "photo" if count == 1 else f"photo {number} of {count}"
 
 
@@ -130,6 +130,8 @@ def to_image(picture: Float[Tensor, "3 H W"]) -> Image.Image:
 
 def _decoded(photo: Photo) -> Decoded:
     """Any photo's picture as it is stored, with its orientation."""
+    if isinstance(photo, str) and not photo:
+        raise RefusedError("expected a file's name, got an empty one; name the picture")
     if isinstance(photo, (str, os.PathLike)):
         return decode(_read_file(Path(photo)))
     if isinstance(photo, _BYTES):
@@ -180,6 +182,8 @@ def _of_image(image: Image.Image) -> Decoded:
         try:
             image.load()
         except Exception as error:  # Pillow's readers raise errors of any class
+            if "closed image" in str(error):
+                raise RefusedError("expected an open image, got one that was closed; open it again") from None
             raise DamagedError(f"damaged or cut off ({' '.join(str(error).split())}); get the file again") from None
         try:
             orientation = int(image.getexif().get(ORIENTATION, 1))
@@ -226,6 +230,8 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
         raise RefusedError(
             f"expected a picture of 8 or 16 bits, got Pillow's mode {picture.mode} of unknown range; give an array of uint8"
         )
+    if picture.mode == "La":  # grey times alpha, which Pillow turns into nothing else
+        return picture.convert("LA")
     if not picture.mode.startswith("I;16"):
         return picture
     grey = Image.fromarray(grey_of_16_bits(np.asarray(picture)))

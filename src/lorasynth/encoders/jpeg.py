@@ -21,6 +21,8 @@ _END, _SCAN, _COMMENT = 0xD9, 0xDA, 0xFE
 _APP0, _APP1, _APP2, _APP14, _APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
 # SOF0 to SOF15 without DHT, JPG and DAC, which share their range.
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Lossless and hierarchical frames, which no decoder of photos takes.
+_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 _MARKER = re.compile(rb"\xff+([^\xff])", re.DOTALL)  # any number of fill bytes may stand before it
 # What ends a scan's data: a marker that is neither a stuffed zero, a restart nor a fill byte.
@@ -40,10 +42,16 @@ def jpeg_size(content: bytes) -> tuple[int, int]:
     """Width and height in pixels, by the frame header.
 
     Raises:
+        RefusedError: it is whole, and of a kind that decoders of photos do not take.
         ValueError: there is none, or it is cut off.
     """
     for marker, at, length in _segments(content):
         if marker in _FRAMES:
+            if marker in _OTHER_FRAMES or content[at + 2] != 8:
+                kind = "a lossless or hierarchical one" if marker in _OTHER_FRAMES else f"one of {content[at + 2]} bits"
+                raise RefusedError(
+                    f"expected a baseline or progressive JPEG of 8 bits, got {kind}; save the picture anew"
+                )
             height, width = struct.unpack_from(">HH", content, at + 3)
             return width, height
         if at + length > len(content):
