@@ -17,6 +17,7 @@ from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import ModelError, UsageError
 from lorasynth.evaluate.methods import EvaluationConfig, evaluate
 from lorasynth.storage.reading import read_json
+from lorasynth.storage.schema import ANYTHING, number, one_of, record, whole
 from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.source import PhotoSource
@@ -89,13 +90,18 @@ def open_for_pictures(
         yield Opened(model=model, subjects=photos.open(kept, check=check, report=report), fine_tuning=fine_tuning)
 
 
+_SHARE = number(0, 1)
+_RECIPE = record({"fine_tuning": record(optional={
+    "steps": whole(1, 1_000_000), "batch_size": whole(1, 4_096), "learning_rate": number(0, 100), "adam_epsilon": _SHARE,
+    "beta1": _SHARE, "beta2": _SHARE, "average_from": _SHARE, "strength": number(0, 1_000),
+    "lora_A": one_of("each", "shared", "frozen"), "seed": whole(0, 2**63 - 1),
+})}, rest=ANYTHING)  # fmt: skip
+
+
 def fine_tuning_recipe(folder: Path) -> AdaptConfig:
     """How the fine-tuned LoRAs beside a model's are trained.
 
     Raises:
         ModelError: the model does not say.
     """
-    try:
-        return AdaptConfig(**read_json(folder / "config.json")["fine_tuning"])
-    except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: expected a fine-tuning recipe in config.json: {error}") from None
+    return AdaptConfig(**read_json(folder / "config.json", _RECIPE)["fine_tuning"])

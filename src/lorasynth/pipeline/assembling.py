@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -12,10 +12,11 @@ from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
 from lorasynth.pipeline.choosing import choose_default, choose_settings, format_settings
+from lorasynth.pipeline.measured import END_TO_END, read_measured
+from lorasynth.pipeline.recipe import Recipe
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
 from lorasynth.prior import BASELINES, DiffusionPrior, Predictor
 from lorasynth.prior.baselines import Baseline
-from lorasynth.storage.reading import read_json
 from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
@@ -25,7 +26,6 @@ from lorasynth.zoo.store import Zoo
 
 PICTURE_SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
 WEIGHT_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
-END_TO_END: Final = "end-to-end"  # folder of what is trained last
 Stage = Literal["priors", "refined", "end-to-end"]
 Scores = dict[str, dict[str, float]]
 """By prior, and by the settings in words."""
@@ -159,13 +159,15 @@ def _made_from_drawn(work: Workspace) -> dict[str, Any]:
     """What the card of a drawn world's synthesizer says of its making."""
     recipe, fitted = work.recipe, work.folder
     assert recipe.zoo is not None
-    names = [config.conditioning for config in recipe.priors]
     return {
         "zoo_people": sum(i.split == "train" for i in work.zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
-        "vae": read_json(fitted / "vae.json"), "priors": read_json(fitted / "priors.json"),
-        "refined": {n: read_json(fitted / "refined" / f"{n}.json") for n in names if recipe.refined_apart},
-        "end_to_end": read_json(fitted / END_TO_END / "metrics.json"),
+        "refined": {}, **read_measured(fitted, _names(recipe), refined=recipe.refined_apart, end_to_end=True),
     }  # fmt: skip
+
+
+def _names(recipe: Recipe) -> list[str]:
+    """The diffusion priors'."""
+    return [config.conditioning for config in recipe.priors]
 
 
 def _made_from(work: Workspace) -> dict[str, Any]:
@@ -174,10 +176,9 @@ def _made_from(work: Workspace) -> dict[str, Any]:
     splits = [item.split for item in zoo.items]
     made_from = {
         "recipe": recipe.name, "zoo_loras": splits.count("train"), "layout": recipe.layout or zoo.layout.hash,
-        "vae": read_json(work.folder / "vae.json"), "priors": read_json(work.folder / "priors.json"),
+        **read_measured(work.folder, _names(recipe), refined=False, end_to_end=work.subjects is not None),
         "tune_loras": min(recipe.tune_loras, splits.count("validation")),
     }  # fmt: skip
     if work.subjects is not None:
-        made_from["end_to_end"] = read_json(work.folder / END_TO_END / "metrics.json")
         made_from["teachers"] = len(work.subjects.everybody(Role.ZOO))
     return made_from

@@ -117,6 +117,17 @@ def ANYTHING(value: Any, place: str) -> Any:
     return value
 
 
+def figures(depth: int) -> Type:
+    """What was measured: a finite number, or an object of such, so many deep at most."""
+    plain = number(-1e300, 1e300)
+
+    def check(value: Any, place: str) -> Any:
+        deeper = depth > 0 and isinstance(value, dict)
+        return (table(text(200), figures(depth - 1), most=10_000) if deeper else plain)(value, place)
+
+    return check
+
+
 def rows(kind: Type, most: int) -> Type:
     """A list of so many values of a type, at most."""
 
