@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from lorasynth.cli import main
 from lorasynth.errors import LayoutError, OutputExistsError, UsageError, ZooError
-from lorasynth.lora.factors import LoRA
+from lorasynth.lora.factors import LoRA, delta_W_pairs
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.export import export_items
@@ -185,3 +185,26 @@ def test_commands_export_an_item_that_nearest_finds_again(zoo, tmp_path, monkeyp
     assert len(said.err.splitlines()) == 1
     said = command("export", zoo.folder, "--item", "sd15-3", "--out", tmp_path / "out", code=2)
     assert "exists already" in said.err
+
+
+def test_rounding_of_float32_changes_no_neighbour(tmp_path):
+    """Two ranks that nearly cancel make an update far smaller than its parts, which float32 puts in another order."""
+    made = Zoo.create(tmp_path / "zoo", layout(), {"source": "import"}, None)
+    g = torch.Generator().manual_seed(0)
+    factors = {}
+    for name in NAMES:
+        row, column = torch.randn(1, 12, generator=g), 30 * torch.randn(1, 10, 1, generator=g)
+        nearly = -column * (1 + 1e-3 * torch.randn(60, 10, 1, generator=g))
+        factors[name] = row.expand(60, 2, 12), torch.cat([column.expand(60, 10, 1), nearly], dim=2)
+    rows = layout().join(factors)
+    made.append("shard-00000", list(range(60)), ["train"] * 60, rows, torch.ones(60, 1, 8), "made", "CC0")
+    zoo = Zoo.open(made.folder)
+    lora = row_of(zoo, "sd15-7")
+    x, expected, rough = whole(lora), [], []
+    for id, vector, _ in zoo.rows("shard-00000"):
+        expected.append((float((x - whole(LoRA(layout(), vector))).norm() / x.norm()), id))
+        inner = [float(delta_W_pairs(layout(), a[None], b[None])) for a, b in ((vector, vector), (vector, lora.vector))]
+        rough.append((inner[0] - 2 * inner[1], id))
+    assert [id for _, id in sorted(rough)] != [id for _, id in sorted(expected)]
+    assert [n.id for n in nearest_items(zoo, lora, 60)] == [id for _, id in sorted(expected)]
+    assert [n.id for n in nearest_items(zoo, lora, 5)] == [id for _, id in sorted(expected)[:5]]
