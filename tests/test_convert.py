@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lorasynth.cli import main
+from lorasynth.errors import UsageError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout, Module
 
@@ -286,6 +287,35 @@ def test_base_can_be_named_against_what_the_file_says(run, tmp_path):
     assert (code, json.loads(report)["base"]) == (0, "sdxl")
     again = LoRA.load(out)
     assert (again.layout.base, torch.equal(again.vector, lora.vector)) == ("sdxl", True)
+
+
+@pytest.mark.parametrize("base", ["", "a\nb", "x" * 201, "\x1b[2J"])
+def test_base_that_is_no_name_is_refused(run, tmp_path, lora, base):
+    start = lora.save(tmp_path / "start.safetensors")
+    for words in (["inspect", start], ["convert", start, tmp_path / "x.safetensors"]):
+        assert_refused(run(*words, "--force-base", base), "--force-base: expected a name of 1 to 200 characters")
+
+
+def test_base_that_has_other_modules_is_to_be_named(run, tmp_path):
+    """Another format would not help."""
+    module = Module(name=f"{BLOCK}.attn2.to_k", in_features=768, out_features=320, rank=1)
+    start = LoRA.random(Layout(base="sd15", modules=(module,))).save(tmp_path / "start.safetensors")
+    code, _, error = run("convert", start, tmp_path / "x.safetensors", "--force-base", "sdxl")
+    assert (code, "--format" in error) == (2, False)
+    assert "expected sd15, the base model by its shapes, got sdxl" in error
+    assert error.endswith("Name the base model that has these modules with --force-base\n")
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.ckpt", "x.bin", "x", "x.safetensors.part"])
+def test_lora_s_file_ends_as_one(run, tmp_path, lora, name):
+    """Under another ending it would be taken for a pickle, or for nothing."""
+    start = lora.save(tmp_path / "start.safetensors")
+    for format in ("kohya", "diffusers"):
+        result = run("convert", start, tmp_path / name, "--format", format)
+        assert_refused(result, "expected a name that ends in .safetensors, got ")
+    with pytest.raises(UsageError, match=r"ends in \.safetensors"):
+        lora.save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == [start]
 
 
 @pytest.mark.parametrize("target", FORMATS)

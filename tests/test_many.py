@@ -126,6 +126,15 @@ def test_verb_makes_many(photos, tmp_path):
     assert (record["people"], record["made"], record["failed"]) == (3, 2, 1)
 
 
+def test_verb_that_makes_nothing_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("person,photo\n../../x,a.png\na,nothing.png\n")
+    words = ["synthesize", "--table", tmp_path / "t.csv", "--out", tmp_path / "out", "--consent", "synthetic"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert isinstance(result.exception, UsageError)
+    assert "out: expected photos of which a LoRA can be made, got none; report.jsonl says why" in str(result.exception)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.jsonl"]
+
+
 @pytest.mark.parametrize(
     "words",
     [

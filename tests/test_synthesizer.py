@@ -178,8 +178,9 @@ def test_scale_multiplies_the_deviation_from_the_zoos_mean(model, photo):
 
 
 def test_settings_out_of_range_are_refused(model, photo):
-    with pytest.raises(UsageError, match="expected a prior among"):
-        model(photo, prior="magic")
+    for name in ("magic", ""):
+        with pytest.raises(UsageError, match="expected a prior among"):
+            model(photo, prior=name)
     with pytest.raises(UsageError, match="num_inference_steps: expected a whole number from 1 to 1000, got 0"):
         model(photo, num_inference_steps=0)
     with pytest.raises(UsageError, match="expected a seed from 0"):

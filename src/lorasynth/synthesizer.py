@@ -105,7 +105,7 @@ class Synthesizer(Pretrained):
         metadata = {
             "lorasynth.version": __version__,
             "lorasynth.base": self.base,
-            "lorasynth.prior": prior or self.default_prior,
+            "lorasynth.prior": self.default_prior if prior is None else prior,
             "lorasynth.seed": str(seed),
             "lorasynth.layout": layout.hash,
             "lorasynth.synthetic": "true",
@@ -162,7 +162,7 @@ class Synthesizer(Pretrained):
         Raises:
             UsageError: no such prior, or a value out of range.
         """
-        name = prior or self.default_prior
+        name = self.default_prior if prior is None else prior
         if name not in self.priors:
             raise UsageError(f"expected a prior among {sorted(self.priors)}, got {name!r}")
         if not 0 <= seed <= MAX_SEED:

@@ -215,6 +215,11 @@ def test_merged_files_are_one_of_a_rank(tmp_path):
         (["merge", "IN"], "expected two files or more to merge, got 1"),
         (["merge", "IN", "IN", "--weights", "1"], "--weights: expected 2 numbers, one for each file, got 1"),
         (
+            ["merge", "IN", "IN", "--weights", "0,0"],
+            "expected an update, got zero everywhere; check the files and the weights",
+        ),
+        (["merge", "IN", "IN", "--weights", "1,-1"], "expected an update, got zero everywhere"),
+        (
             ["merge", "IN", "IN", "--weights", "1,a"],
             "--weights: expected numbers with commas between, as 0.7,0.3, got '1,a'",
         ),

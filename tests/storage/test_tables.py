@@ -51,6 +51,7 @@ REFUSED = {
         r"expected columns file, person, face, got no person; its columns: file",
     ),
     "a column twice": (b"file,person,Person,face\na,b,c,d\n", "two columns of one name"),
+    "a column twice, in the same letters": (b"file,person,face,face\na,b,c,d\n", "two columns of one name, face"),
     "a quote that never ends": (b'file,person,face\n"a,b,c\n', "expected a table, got"),
 }
 

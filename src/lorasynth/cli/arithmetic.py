@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lorasynth.lora.factors import LoRA
 
 
+_NOTHING = 1e-6
+"""Norm of a sum, relative to its parts, that is their rounding."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankOptions:
     """One of three ways to choose a rank, or none."""
@@ -97,12 +101,16 @@ class NewFileOptions:
 
         layout, vector, metadata, seen = read_flat(source, unet_only=self.unet_only, base=self.force_base)
         own = Format.diffusers if seen.format == Format.diffusers else _kind(source)
-        return LoRA(layout, vector, metadata), self.format or own
+        lora = LoRA(layout, vector, metadata, seen.own_format)
+        lora.require_nameable((self.format or own).value)
+        return lora, self.format or own
 
     def write(self, lora: "LoRA", format: Format, relative_error: float, record: dict[str, Any]) -> None:
         """The new file, a line that says so, and the results."""
         import torch
 
+        if record["norm"] == 0:
+            raise UsageError(f"{self.output}: expected an update, got zero everywhere; check the file")
         lora.save(self.output, format.value, getattr(torch, self.dtype.value), force=self.force)
         modules, rank = len(lora.layout.modules), max(m.rank for m in lora.layout.modules)
         say(f"{self.output}: {modules} modules, rank {rank}, relative error {relative_error:.3g}")
@@ -151,6 +159,10 @@ def merge(
     from lorasynth.canonical.resize import merge as add
 
     whole = add([lora for lora, _ in read], factors)
+    if whole.norm() <= _NOTHING * sum(
+        abs(factor) * lora.norm() for factor, (lora, _) in zip(factors, read, strict=True)
+    ):
+        raise UsageError(f"{new.output}: expected an update, got zero everywhere; check the files and the weights")
     merged, lost = rank.apply(whole) if rank.given else (whole, 0.0)
     new.write(merged, read[0][1], lost, {"in": [str(f) for f in files], "weights": factors, "norm": whole.norm()})
 

@@ -44,12 +44,25 @@ class Format(StrEnum):
     peft = "peft"
 
 
+def _base_name(value: str | None) -> str | None:
+    """A base that is named on the command line goes into headers and messages."""
+    if value is not None and not (value.isprintable() and 0 < len(value) <= 200):
+        raise UsageError(
+            f"--force-base: expected a name of 1 to 200 characters, got {value!r:.40}; name the base model"
+        )
+    return value
+
+
 UnetOnly = Annotated[
     bool, typer.Option("--unet-only", help="Leave out what changes text encoders, which is refused otherwise.")
 ]
 ForceBase = Annotated[
     str | None,
-    typer.Option("--force-base", help="The base model that it is for, whatever it says: sd15, sdxl, flux or another."),
+    typer.Option(
+        "--force-base",
+        help="The base model that it is for, whatever it says: sd15, sdxl, flux or another.",
+        callback=_base_name,
+    ),
 ]
 
 
@@ -117,16 +130,39 @@ def check_folder(path: Path) -> None:
     require_output_folder(path)
 
 
-def check_lora(path: Path, format: Format, *, force: bool) -> None:
-    """Fail before the work if a LoRA could not be written: a file, or PEFT's folder.
+def check_zoo(path: Path) -> None:
+    """Fail before the work if no zoo could be made in a folder: it is new or empty, or holds a zoo already.
 
     Raises:
-        OutputExistsError: something is there and ``force`` is not given.
-        UsageError: it cannot be written there.
+        UsageError: it holds LoRA files, which would be lost among the zoo's, or lies in a zoo. Or as `check_folder`.
     """
-    from lorasynth.storage.outputs import require_new_adapter, require_new_output
+    check_folder(path)
+    check_outside_zoos(path.parent)
+    if os.path.isdir(path) and not os.path.exists(path / "zoo.json"):
+        files = (name for name in sorted(os.listdir(path)) if name.lower().endswith(".safetensors"))
+        if other := next((name for name in files if not name.startswith(("shard-", "init."))), ""):
+            raise UsageError(
+                f"{path}: expected a zoo, or an empty folder, got one with {other!r}; choose another folder"
+            )
 
-    (require_new_adapter if format == Format.peft else require_new_output)(path, force=force)
+
+def check_outside_zoos(path: Path) -> None:
+    """Fail before the work if its files would come to lie in a zoo.
+
+    Raises:
+        UsageError: they would.
+    """
+    here = Path(os.path.abspath(path))
+    for place in (here, *here.parents):
+        if os.path.exists(place / "zoo.json"):
+            raise UsageError(f"{path}: expected a folder outside of zoos, got one of the zoo {place}; choose another")
+
+
+def check_lora(path: Path, format: Format, *, force: bool) -> None:
+    """Fail before the work if a LoRA could not be written: `lorasynth.storage.outputs.require_new_lora`."""
+    from lorasynth.storage.outputs import require_new_lora
+
+    require_new_lora(path, format.value, force=force)
 
 
 def _is_within(path: Path, other: Path) -> bool:

@@ -115,7 +115,12 @@ def synthesize(
                 "expected --table with --out FOLDER, and neither photos, --embedding nor --output; leave them out"
             )
         settings["allow_outside"] = allow_outside
-        emit(_synthesize_many(table, out, model, encoder, settings, format, marks, device, json, force), json)
+        record = _synthesize_many(table, out, model, encoder, settings, format, marks, device, json, force)
+        emit(record, json)
+        if record["failed"] and record["failed"] == record["people"]:
+            raise UsageError(
+                f"{out}: expected photos of which a LoRA can be made, got none; report.jsonl says why of each"
+            )
         return
     if output is None or out is not None:
         raise UsageError("expected --output FILE for one person (--out FOLDER goes with --table); give it")

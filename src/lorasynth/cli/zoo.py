@@ -11,8 +11,8 @@ from lorasynth.cli.common import (
     Json,
     RecipeName,
     Seed,
-    check_folder,
     check_json,
+    check_zoo,
     emit,
     say,
     setup,
@@ -90,7 +90,7 @@ def zoo_build(
     Example: lorasynth zoo build sd15 --base BASE --data people/ --encoder models/buffalo_l --out runs/zoo
     """
     check_json(json, out, force=force)
-    check_folder(out)
+    check_zoo(out)
     setup("cpu" if cluster else device)  # the cluster's machines have the device
     from dataclasses import replace
 

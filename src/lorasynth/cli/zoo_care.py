@@ -15,6 +15,8 @@ from lorasynth.cli.common import (
     ZooFolder,
     check_folder,
     check_json,
+    check_outside_zoos,
+    check_zoo,
     emit,
     say,
     setup,
@@ -113,7 +115,7 @@ def zoo_resize(
     Example: lorasynth zoo resize runs/zoo --rank 1 --out runs/zoo-rank-1
     """
     check_json(json, zoo, out, force=force)
-    check_folder(out)
+    check_zoo(out)
     setup()
     from lorasynth.zoo.resize import resize_zoo
     from lorasynth.zoo.store import Zoo
@@ -206,6 +208,7 @@ def zoo_export(
     """
     check_json(json, zoo, out, force=force)
     check_folder(out)
+    check_outside_zoos(out)
     setup()
     from lorasynth.zoo.export import export_items
     from lorasynth.zoo.store import Zoo

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorasynth.cli.common import Device, Force, ForceBase, Json, check_folder, check_json, emit, say, setup
+from lorasynth.cli.common import Device, Force, ForceBase, Json, check_json, check_zoo, emit, say, setup
 from lorasynth.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,11 +22,20 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
+def _licence(value: str) -> str:
+    """A licence goes into every line of the manifest, and into the card."""
+    if not value.strip() or not value.isprintable() or len(value) > 200:
+        raise UsageError(f"--licence: expected a licence in 1 to 200 characters, got {value!r:.40}; CC0-1.0, say")
+    return value
+
+
 def zoo_import(
     out: Annotated[
         Path, typer.Option("--out", help="The zoo's folder; the same again goes on and takes in what is new.")
     ],
-    licence: Annotated[str, typer.Option(help="What the LoRAs may be used for; kept with every item.")],
+    licence: Annotated[
+        str, typer.Option(help="What the LoRAs may be used for; kept with every item.", callback=_licence)
+    ],
     paths: Annotated[
         list[str] | None, typer.Argument(help="LoRA files, PEFT folders, folders of them, glob patterns.")
     ] = None,
@@ -88,7 +97,7 @@ def zoo_import(
     """
     given = (Path(path) for path in paths or [])
     check_json(json, out, *(path for path in (*given, table, w2w, embeddings) if path is not None), force=force)
-    check_folder(out)
+    check_zoo(out)
     setup(device)
     from lorasynth.encoders import describe
     from lorasynth.opening import open_encoder

@@ -1,10 +1,11 @@
 """PEFT's configuration of an adapter, beside its weights or in a header: only that of a plain LoRA is taken."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from lorasynth.storage.faults import refuse
+from lorasynth.storage.reading import parse_json
+from lorasynth.storage.schema import Misfit
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_KEY = "adapter_config"
@@ -29,6 +30,8 @@ def require_plain(config: Mapping[str, Any], where: str) -> None:
     ):  # fmt: skip
         if config.get(field):
             raise refuse("kind", f"{where} {field}", "a plain LoRA", f"{config[field]}", _USE_PEFT)
+    if config.get("use_rslora") not in (None, True, False) or type(config.get("use_rslora")) is int:
+        raise refuse("bad-metadata", f"{where} use_rslora", "true or false", f"{config['use_rslora']!r}", _AGAIN)
     if config.get("bias") not in (None, "none"):
         raise refuse("kind", f"{where} bias", "none", f"{config['bias']}", _USE_PEFT)
     if str(config.get("peft_type", "LORA")).rpartition(".")[2] != "LORA":
@@ -51,11 +54,21 @@ def configuration(metadata: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         FaultyFileError: it is not JSON, or asks for more.
     """
-    try:
-        config: Any = json.loads(metadata[CONFIG_KEY])
-    except (ValueError, RecursionError) as error:
-        raise refuse("bad-metadata", CONFIG_NAME, "JSON", f"{error}", "save the adapter again") from None
-    if not isinstance(config, dict):
-        raise refuse("bad-metadata", CONFIG_NAME, "an object", type(config).__name__, "save the adapter again")
+    config = json_object(metadata[CONFIG_KEY], CONFIG_NAME)
     require_plain(config, CONFIG_NAME)
     return config
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """What a configuration's text says: an object, each of whose keys stands once.
+
+    Raises:
+        FaultyFileError: it is not JSON, no object, or says a key twice.
+    """
+    try:
+        value = parse_json(text)
+    except Misfit as error:
+        raise refuse("bad-metadata", where, "JSON", str(error).removeprefix("expected JSON, got "), _AGAIN) from None
+    if not isinstance(value, dict):
+        raise refuse("bad-metadata", where, "an object", type(value).__name__, _AGAIN)
+    return value

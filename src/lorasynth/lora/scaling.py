@@ -1,11 +1,10 @@
 """From a format's tensors to ours: halves paired by module, and the number that each module's product counts with."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lorasynth.lora.configuration import require_plain
+from lorasynth.lora.configuration import json_object, require_plain
 from lorasynth.lora.patterns import Patterns
 from lorasynth.storage.arrays import Array
 from lorasynth.storage.faults import refuse
@@ -70,12 +69,7 @@ def header_config(metadata: Mapping[str, str], prefix: str) -> dict[str, Any] | 
     """
     if not (text := metadata.get(METADATA_KEY)):
         return None
-    try:
-        config: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise refuse("bad-metadata", METADATA_KEY, "JSON", f"{error}", _AGAIN) from None
-    if not isinstance(config, dict):
-        raise refuse("bad-metadata", METADATA_KEY, "an object", type(config).__name__, _AGAIN)
+    config = json_object(text, METADATA_KEY)
     for field in config:
         if not field.startswith(_MODELS):
             what = f"fields of one of a pipeline's models, such as {prefix}{field:.40}"
@@ -121,7 +115,7 @@ class Numbers:
     """A number for each module: of the first pattern that PEFT would take for it, or the default."""
 
     def __init__(self, config: Mapping[str, Any], default: str, field: str, where: str):
-        patterns = config.get(field) or {}
+        patterns = {} if config.get(field) is None else config[field]
         if not isinstance(patterns, Mapping):
             raise refuse("bad-metadata", f"{where} {field}", "an object", type(patterns).__name__, _AGAIN)
         self.default, self.field, self.where = default, field, where

@@ -36,9 +36,11 @@ def require_new_output(path: str | Path, *, force: bool = False, suffix: str | N
     path = Path(path)
     if str(path) == "-":
         raise UsageError("-: expected a file name to write, got '-'; only --json writes to standard output")
+    is_there = require_replaceable(path)
     if suffix is not None and path.suffix.lower() != suffix:
-        raise UsageError(f"{path!s:.80}: expected a name that ends in {suffix}, got {path.suffix or 'no ending'!r}")
-    if require_replaceable(path) and not force:
+        got = repr(path.suffix) if path.suffix else "no ending"
+        raise UsageError(f"{path!s:.80}: expected a name that ends in {suffix}, got {got}")
+    if is_there and not force:
         raise OutputExistsError(f"{path}: exists already; choose another name or give --force")
     folder = path.parent
     if not os.path.isdir(folder):
@@ -46,6 +48,20 @@ def require_new_output(path: str | Path, *, force: bool = False, suffix: str | N
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: its folder {folder} cannot be written; choose another or change its permissions")
     return path
+
+
+def require_new_lora(path: str | Path, format: str, *, force: bool = False) -> Path:
+    """Check that a LoRA can be written, before any work is done for it: a file, or PEFT's folder.
+
+    Under another ending, programs would not find the file, or take it for a pickle.
+
+    Raises:
+        OutputExistsError: something is there and ``force`` is not given.
+        UsageError: it cannot be written there, or a file's name does not end in ``.safetensors``.
+    """
+    if format == "peft":
+        return require_new_adapter(path, force=force)
+    return require_new_output(path, force=force, suffix=".safetensors")
 
 
 def require_new_adapter(path: str | Path, *, force: bool = False) -> Path:

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def _csv_rows(text: str, columns: Sequence[str]) -> Iterator[Row]:
         ]
         if _fit(found, columns) > _fit(names, columns):
             names, delimiter = found, tried
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise ValueError(f"two columns of one name, {twice[0]}")
     for number, cells in enumerate(
         csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     ):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from lorasynth.cli.app import app
 from lorasynth.encoders.embeddings import read_embedding
-from lorasynth.errors import PhotoError, ZooError
+from lorasynth.errors import PhotoError, UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import inspect_file
 from lorasynth.lora.layout import Layout, Module
@@ -85,6 +87,58 @@ def test_bad_embeddings_file_is_a_refusal_in_one_line(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(PhotoError, match=r"^[^\n]*a\.npy: expected an embedding, one row of numbers, got [^\n]+$"):
         read_embedding(tmp_path / "a.npy")
+
+
+def test_embedding_that_is_no_file_is_said_to_be_none(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(PhotoError, match=r"one row of numbers, got a pipe, socket or device$"):
+        read_embedding(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("part", [float("nan"), -0.1, 1.0])
+def test_parts_of_the_people_are_parts(tmp_path, part):
+    lora(tmp_path / "loras" / "a.safetensors", 0)
+    for parts in ({"validation": part}, {"held_out": part}):
+        with pytest.raises(UsageError, match="expected parts of the people that leave some to learn from"):
+            take(tmp_path / "loras", tmp_path / "zoo", **parts)
+    assert not (tmp_path / "zoo").exists()
+
+
+@pytest.mark.parametrize("value", [True, 1.5, None, {"a": 1}, [["a.npy"]], [None]])
+def test_table_s_face_is_a_name(tmp_path, value):
+    here = lora(tmp_path / "a.safetensors", 0)
+    row = json.dumps({"file": here.name, "person": "a", "face": value})
+    (tmp_path / "t.jsonl").write_text(row + "\n")
+    with pytest.raises(UsageError, match=r"t\.jsonl row 1: expected (a file's name|columns file, person, face), got "):
+        pair_by_table([here], tmp_path / "t.jsonl")
+
+
+def verb(*words):
+    """The error of `lorasynth zoo`; None where it went well."""
+    result = CliRunner().invoke(app, ["zoo", *map(str, words)])
+    return result.exception
+
+
+def test_no_folder_of_loras_becomes_a_zoo(tmp_path):
+    """And nothing comes to lie within a zoo."""
+    loras, zoo = tmp_path / "loras", tmp_path / "zoo"
+    for seed in range(3):
+        lora(loras / f"{seed}.safetensors", seed)
+    take(loras, zoo)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    (id, *_) = (item.id for item in Zoo.open(zoo).items)
+    for words in (
+        ["import", loras, "--out", loras, "--licence", "CC0"], ["resize", zoo, "--rank", "1", "--out", loras],
+        ["resize", zoo, "--rank", "1", "--out", zoo / "inner"], ["import", loras, "--out", zoo / "inner", "--licence", "CC0"],
+        ["export", zoo, "--item", id, "--out", zoo], ["export", zoo, "--item", id, "--out", zoo / "inner"],
+        ["import", loras, "--out", tmp_path / "new", "--licence", " "],
+        ["import", loras, "--out", tmp_path / "new", "--licence", "a\nb"],
+    ):  # fmt: skip
+        error = verb(*words)
+        assert isinstance(error, UsageError), (words, error)
+        assert "expected" in str(error)
+        assert "got" in str(error)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_bad_faces_and_loras_of_every_kind_leave_the_good(tmp_path):

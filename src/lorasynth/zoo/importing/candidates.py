@@ -185,8 +185,11 @@ def bring_to(lora: LoRA, layout: Layout, *, leave_out: bool = False) -> tuple[Fl
         raise LayoutError(
             f"expected a LoRA for {layout.base!r}, got one for {lora.layout.base!r}; import it into a zoo of its own"
         )
+    if lora.layout.modules == layout.modules:
+        return lora.vector, 0.0
     ranks = {m.name: m.rank for m in layout.modules}
-    lost = share_left_out(lora, layout) * lora.norm() ** 2 if leave_out else 0.0
+    share = share_left_out(lora, layout) if leave_out else 0.0
+    lost = share * lora.norm() ** 2 if share else 0.0
     same_rank = Layout(
         base=layout.base,
         modules=tuple(

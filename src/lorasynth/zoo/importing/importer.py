@@ -66,7 +66,7 @@ def import_zoo(
         UsageError: a part of the people outside 0 to 1.
         ZooError: another zoo is there, one with another encoder's embeddings, or not one LoRA could be used.
     """
-    if min(validation, held_out) < 0 or validation + held_out >= 1:
+    if not (validation >= 0 and held_out >= 0 and validation + held_out < 1):  # nor NaN
         raise UsageError(f"expected parts of the people that leave some to learn from, got {validation} and {held_out}")
     folder = Path(folder)
     with _only_import(folder, report):

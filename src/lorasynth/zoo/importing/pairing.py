@@ -129,6 +129,7 @@ def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], No
     rows: dict[Path, dict[str, Any]] = {}
     names: dict[str, list[Path]] = {}
     for number, row in enumerate(read_table(table, ("file", "person", "face")), start=1):
+        _require_names(table, number, row)
         row = {**row, "person": _person(table, number, row["person"])}
         path = _row_path(table, number, str(row["file"]))
         if path in rows:
@@ -154,6 +155,16 @@ def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], No
         first = shown(min(unused))
         report(f"{shown(table)}: {len(unused)} rows are of files that are not among the LoRAs; the first: {first}")
     return entries
+
+
+def _require_names(table: Path, number: int, row: dict[str, Any]) -> None:
+    """Refuse what names no file: of a face, a list of names is one too."""
+    faces = row["face"] if isinstance(row["face"], list) else [row["face"]]
+    for name in (row["file"], *faces):
+        if isinstance(name, (bool, float, list, dict)) or name is None:
+            raise UsageError(
+                f"{shown(table)} row {number}: expected a file's name, got {printable(str(name), 80)}; name the file"
+            )
 
 
 def _row_path(table: Path, number: int, name: str) -> Path:

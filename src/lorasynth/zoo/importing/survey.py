@@ -100,7 +100,9 @@ class Survey:
             said.append(f"{self.text_encoders} LoRAs have text encoders' parts, which are left out")
         if self.left_out:
             path, reason = self.left_out[0]
-            said.append(f"{len(self.left_out)} LoRAs will be refused; the first: {shown(path)}: {reason}")
+            named = shown(path)
+            first = reason if reason.startswith(named) else f"{named}: {reason}"
+            said.append(f"{len(self.left_out)} LoRAs will be refused; the first: {first}")
         return said
 
     def to_dict(self) -> dict[str, Any]:
