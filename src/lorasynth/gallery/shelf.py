@@ -7,7 +7,6 @@ A part is a function of its photos alone, and is written whole. So whoever finis
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,23 +101,20 @@ class Shelf:
         known, leases = self.known(), Leases(self.folder, expires_after_s=expires_after_s)
         leases.require_locks_that_reach()
 
-        def unfinished() -> Iterator[str]:
-            for number in list(left):
-                if self.holds(number):
-                    left.remove(number)
-                else:
-                    yield _name(number, self.parts[number])
+        numbers = {_name(number, self.parts[number]): number for number in left}
 
-        while True:
-            lease = leases.claim(unfinished())
-            on_look(sum(len(self.parts[number]) for number in left))
-            if lease is not None:
-                with lease:
-                    self._make(next(n for n in left if _name(n, self.parts[n]) == lease.name), make, known)
-            elif left:  # others have them all
-                time.sleep(min(1.0, expires_after_s / 20))
-            else:
-                break
+        def unfinished() -> Iterator[str]:
+            for name, number in list(numbers.items()):
+                if self.holds(number):
+                    del numbers[name]
+                else:
+                    yield name
+
+        leases.share_out(
+            unfinished,
+            lambda name: self._make(numbers[name], make, known),
+            lambda: on_look(sum(len(self.parts[number]) for number in numbers.values())),
+        )
         self._tidy(leases)
 
     def _make(self, number: int, make: Make, known: Known) -> None:

@@ -17,7 +17,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +71,42 @@ class Leases:
             if lease := self._claim(name):
                 return lease
         return None
+
+    def share_out(
+        self,
+        unfinished: Callable[[], Iterable[str]],
+        work: Callable[[str], None],
+        on_look: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Do all works together with whoever else does the same, until all are done.
+
+        Args:
+            unfinished: names those that nobody has finished yet; it is asked again each time.
+            work: does one. It may find that another owner of the lease was faster.
+            on_look: called after each look at what is left.
+
+        Raises:
+            UsageError: the folder cannot be written.
+            ZooError: locks do not reach another machine that is at work here.
+        """
+        while True:
+            left = 0
+
+            def names() -> Iterator[str]:
+                nonlocal left
+                for name in unfinished():
+                    left += 1
+                    yield name
+
+            lease = self.claim(names())
+            on_look()
+            if lease is not None:
+                with lease:
+                    work(lease.name)
+            elif left:  # others have them all: wait, for them or for their end
+                time.sleep(min(1.0, self.expires_after_s / 20))
+            else:
+                return
 
     def _claim(self, name: str) -> "Lease | None":
         generation = max((g for work, g in _leases_in(self.folder) if work == name), default=-1)

@@ -4,7 +4,6 @@ Each claims a bank of people, makes its LoRAs, and appends them as one shard, al
 manifest in order and sweeps up. So a finished folder is a function of the recipe alone, byte for byte, if making a bank is one.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from jaxtyping import Float
@@ -57,6 +56,7 @@ def fill(
     ledger, left = zoo.ledger, {shard: list(persons) for shard, persons in banks.items()}
 
     def unfinished() -> Iterator[str]:
+        ledger.refresh()
         for shard in list(left):
             if missing := ledger.missing(left[shard]):
                 left[shard] = missing
@@ -65,17 +65,11 @@ def fill(
                 del left[shard]
 
     _sweep(zoo)
-    while True:
-        ledger.refresh()
-        lease = leases.claim(unfinished())
-        on_look(sum(map(len, left.values())))
-        if lease is not None:
-            with lease:
-                _fill_bank(zoo, lease.name, left[lease.name], make, split, source, licence)
-        elif left:  # others have them all: wait, for them or for their end
-            time.sleep(min(1.0, expires_after_s / 20))
-        else:
-            break
+    leases.share_out(
+        unfinished,
+        lambda shard: _fill_bank(zoo, shard, left[shard], make, split, source, licence),
+        lambda: on_look(sum(map(len, left.values()))),
+    )
     with locked(zoo.folder):
         put_in_order(zoo.folder)
         leases.tidy()
