@@ -15,6 +15,9 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -47,6 +50,22 @@ def clip(width, kind=CLIPTextModel):
     model = kind(config)
     torch.nn.init.normal_(model.get_input_embeddings().weight)  # so that words differ
     return tokenizer, model
+
+
+def clip_folder(folder):
+    """A whole CLIP model, with both of its towers, as transformers saves one."""
+    tokenizer, text = clip(16)
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config=text.config.to_dict(), vision_config=vision | {"image_size": 32, "patch_size": 8}, projection_dim=12
+    )
+    torch.manual_seed(0)
+    model = CLIPModel(config)
+    torch.nn.init.normal_(model.text_model.get_input_embeddings().weight)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for part in (model, tokenizer, processor):
+        part.save_pretrained(folder)
+    return folder
 
 
 def t5(width):

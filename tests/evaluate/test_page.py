@@ -113,6 +113,15 @@ def test_all_parts_of_a_drawn_evaluation_are_on_the_page(zoo):
     assert "<script" not in text
 
 
+def test_text_alignment_is_on_the_page_where_it_was_asked_for():
+    record = drawn_record()
+    assert "Text alignment" not in Reader(page(real_synthesizer(RECORD), "mine", record)).text
+    record["methods"]["adalora"]["text_alignment"] = {"mean": 0.251, "low": 0.24, "high": 0.26}
+    found = Reader(page(real_synthesizer(RECORD), "mine", record | {"clip": EVIL})).text
+    assert "0.251 (0.240 to 0.260)" in found
+    assert EVIL in found
+
+
 def test_details_of_a_trained_reader_are_on_the_page():
     record = drawn_record()
     assert "Small details" not in Reader(page(real_synthesizer(RECORD), "mine", record)).text

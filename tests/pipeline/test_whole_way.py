@@ -10,15 +10,18 @@ from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
 from lorasynth.drawn.export import export_people
+from lorasynth.evaluate.methods import FINE_TUNED, FINE_TUNED_ONE_PHOTO, EvaluationConfig
+from lorasynth.evaluate.pictures import fine_tune
 from lorasynth.gallery import Split
 from lorasynth.opening import open_photos
 from lorasynth.recipes import get_recipe
 from lorasynth.storage.files import read_tensors
+from lorasynth.subjects.source import PhotoSource
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
 
-from ..tiny_pipelines import SIZE, drawn, pipeline
+from ..tiny_pipelines import SIZE, clip_folder, drawn, pipeline
 
 PEOPLE, PHOTOS = 13, 6
 FAMILIES = ("sd15", "sd2", "sdxl", "sd3", "flux")
@@ -58,12 +61,14 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     assert made_from["end_to_end"]["likeness_after"] >= made_from["end_to_end"]["likeness_before"]
     # 2. Scores are of the held-out subjects, beside LoRAs fine-tuned on one photo and on all.
     run("evaluate", model, *photos, "--methods", "adalora,fine_tuned,fine_tuned_one_photo", "--json", tmp_path / "e.json",
-        "--html", tmp_path / "e.html", "--trained-on", zoo)  # fmt: skip
+        "--html", tmp_path / "e.html", "--trained-on", zoo, "--clip", clip_folder(tmp_path / "clip"))  # fmt: skip
     record = json.loads((tmp_path / "e.json").read_text())
     assert set(record["methods"]) == {"adalora", "fine_tuned", "fine_tuned_one_photo", "real"}
     assert record["people"] == len(open_photos(people).subjects(Split.HELD_OUT))
     assert record["methods"]["real"]["similarity"]["mean"] > 0.8
-    assert "similarity2" not in record["methods"]["real"]
+    assert {"similarity2", "text_alignment"}.isdisjoint(record["methods"]["real"])
+    assert -1 < record["methods"]["adalora"]["text_alignment"]["mean"] < 1
+    assert "Text alignment" in (tmp_path / "e.html").read_text()
     # 3. One photo becomes a file that plain diffusers draws with.
     photo = max(people.glob("*/00.png"))
     run(
@@ -120,6 +125,8 @@ def test_stages_one_by_one_end_in_a_synthesizer(people, trained):
         ("evaluate --everybody", "expected --everybody with --data"),
         ("evaluate --methods ada,base --people 2", "expected methods among base, adalora"),
         ("evaluate --zoo ZOO --data PEOPLE --encoder portraits", "expected --data or --zoo, got both"),
+        ("evaluate --zoo ZOO --clip PEOPLE", "expected --clip or --zoo, got both"),
+        ("evaluate --zoo ZOO --workers 2", "expected --workers or --zoo, got both"),
     ],
 )  # fmt: skip
 def test_photo_options_that_do_not_go_together(words, message, people, trained, tmp_path):
@@ -153,14 +160,38 @@ def test_zoo_of_another_encoder_is_refused_before_photos(people, trained, tmp_pa
     assert not (zoo / "prepared").exists()
 
 
-@pytest.mark.slow
-def test_prompts_of_a_file_are_what_is_asked_for(people, trained, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a painting of [trigger]\n\n  a photo of [trigger] in the garden\n")
-    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE, "--prompts", tmp_path / "prompts.txt")
+@pytest.fixture
+def model(people, trained):
+    """The synthesizer's folder."""
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE)
     if not (trained / "fit" / "synthesizer").exists():
         for stage in ("end-to-end", "settings"):
             run("train", stage, "sd15_tiny", "--zoo", trained / "zoo", *photos, "--out", trained / "fit")
-    run("evaluate", trained / "fit" / "synthesizer", *photos, "--methods", "base", "--everybody", "--json", tmp_path / "e.json",
+    return trained / "fit" / "synthesizer"
+
+
+@pytest.mark.slow
+def test_workers_share_the_fine_tuning(people, model, tmp_path):
+    rows = (FINE_TUNED_ONE_PHOTO, FINE_TUNED)
+    words = ("evaluate", model, "--data", people, "--encoder", "portraits", "--resolution", SIZE, "--everybody")
+    for workers in ("1", "2"):
+        run(*words, "--methods", ",".join(rows), "--workers", workers, "--cache", tmp_path / workers, "--json",
+            tmp_path / f"{workers}.json")  # fmt: skip
+    one, two = (json.loads((tmp_path / f"{workers}.json").read_text())["methods"] for workers in "12")
+    assert one == two
+    source = PhotoSource(data=str(people), base="", encoder="portraits", resolution=SIZE, everybody=True)
+    fine_tune(model, source, tmp_path / "worker", EvaluationConfig(methods=rows), "cpu")
+    kept = [{p.name: p.read_bytes() for p in (tmp_path / place).glob("fine-tuned-*")} for place in ("1", "2", "worker")]
+    assert len(kept[0]) == 4  # 13 people, ten at once, on one photo and on all
+    assert kept[0] == kept[1] == kept[2]
+    assert not list(tmp_path.glob("*/.leases"))
+
+
+@pytest.mark.slow
+def test_prompts_of_a_file_are_what_is_asked_for(people, model, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a painting of [trigger]\n\n  a photo of [trigger] in the garden\n")
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE, "--prompts", tmp_path / "prompts.txt")
+    run("evaluate", model, *photos, "--methods", "base", "--everybody", "--json", tmp_path / "e.json",
         "--grid", tmp_path / "e.png")  # fmt: skip
     record = json.loads((tmp_path / "e.json").read_text())
     assert record["prompts"] == ["a painting of sks person", "a photo of sks person in the garden"]

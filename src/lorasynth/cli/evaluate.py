@@ -36,6 +36,13 @@ def evaluate(
     guidance_scale: Annotated[
         float | None, typer.Option(min=1.0, max=30.0, help="Of all pictures; by default the base's usual one.")
     ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="Whether pictures show what was asked, by this CLIP model: a folder, or a hub id."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=4096, help="Processes that share the fine-tuning, one a core.")
+    ] = 1,
     zoo: Annotated[
         Path | None,
         typer.Option(
@@ -81,8 +88,9 @@ def evaluate(
     check_json(json, *(path for path in (grid, html, *read, cache) if path is not None), force=force)
     if cache is not None:
         check_folder(cache)
-    if zoo is not None and (grid is not None or photos.data is not None):
-        other = "--grid" if grid is not None else "--data"
+    of_pictures = {"--grid": grid is not None, "--data": photos.data is not None, "--clip": clip is not None}
+    of_pictures |= {"--workers": workers > 1}
+    if zoo is not None and (other := next((option for option, given in of_pictures.items() if given), None)):
         raise UsageError(
             f"expected {other} or --zoo, got both: --zoo scores by weights and draws nothing; leave one out"
         )
@@ -99,6 +107,7 @@ def evaluate(
     from lorasynth.evaluate.methods import EvaluationConfig
     from lorasynth.evaluate.page import page
     from lorasynth.evaluate.pictures import open_for_pictures
+    from lorasynth.evaluate.text_alignment import TextAlignment
     from lorasynth.evaluate.weights import evaluate_weights
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
     from lorasynth.zoo.store import Zoo
@@ -115,9 +124,12 @@ def evaluate(
         source = photos.source("", second_encoder=second_encoder, everybody=everybody)
         rows = None if methods is None else tuple(methods.split(","))
         config = EvaluationConfig(people=people, methods=rows, guidance_scale=guidance_scale, seed=seed)
+        alignment = None if clip is None else TextAlignment(clip)
         with open_for_pictures(folder, source, cache, report=say) as opened:
             synthesizer = opened.model
-            record, pictures = opened.evaluate(config, cache=cache, trained_on=learned_from, report=say)
+            record, pictures = opened.evaluate(
+                config, workers=workers, trained_on=learned_from, alignment=alignment, report=say
+            )
         image = sheet(*_rows(pictures))
     record |= {"seed": seed, "versions": versions()}
     if grid is not None and image is not None:

@@ -57,8 +57,7 @@ class ImageTower:
         """
         self.folder, self.kind, self._name = folder, kind, name
         self._files = _files_of(folder, kind)
-        with _quiet():
-            self._model, self._processor = _load(folder)
+        self._model, self._processor = _load(folder)
         trial = self._pixels(Image.new("RGB", (64, 64)))
         self._image_size, self._dim = trial.shape[-1], self._run(trial).shape[1]
 
@@ -109,6 +108,11 @@ class ImageTower:
         """
         readings = self.read(photos)
         return torch.stack([reading.embedding for reading in readings]) if readings else torch.zeros(0, self._dim)
+
+    def pictures(self, images: Sequence[Image.Image]) -> Float[Tensor, "B D"]:
+        """Unit embeddings of pictures of any size, as this program draws them: nothing about them is refused."""
+        parts = [torch.cat([self._pixels(image) for image in batch]) for batch in batched(images, _BATCH)]
+        return F.normalize(torch.cat([self._run(part) for part in parts]), dim=1)
 
     def _prepare(self, name: str, photo: OpenedPhoto) -> tuple[str, Float[Tensor, "1 3 S S"], tuple[Remark, ...]]:
         """A photo's name, what the network takes, and what was done to the photo."""
@@ -165,22 +169,31 @@ def _files_of(folder: Path, kind: str) -> dict[str, Path]:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """The network, frozen, in fp32, and what prepares photos for it: by PIL, for torchvision is not to be had everywhere.
+    """The network, frozen, in fp32, and what prepares photos for it: by PIL, for torchvision is not to be had everywhere."""
+    model_type = read_json(folder / _CONFIG)["model_type"]
+    preparer = "CLIPImageProcessorPil" if model_type.startswith("clip") else "BitImageProcessorPil"
+    model, processor = open_parts(folder, _CLASSES[model_type], preparer)
+    if hasattr(model, "text_model"):
+        del model.text_model
+    return model, processor
+
+
+def open_parts(folder: Path, network: str, preparer: str) -> tuple[Any, Any]:
+    """A network of a folder, frozen, in fp32, with all of its weights; and what prepares its input.
 
     NOTE: by classes of transformers' own, not by its Auto ones, which ask on the terminal whether to run a folder's code.
+
+    Raises:
+        ModelError: one of them cannot be opened, or weights are missing.
     """
     import transformers
 
-    model_type = read_json(folder / _CONFIG)["model_type"]
-    loader = getattr(transformers, _CLASSES[model_type])
-    preparer = (
-        transformers.CLIPImageProcessorPil if model_type.startswith("clip") else transformers.BitImageProcessorPil
-    )
     try:
-        model, info = loader.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-        processor = preparer.from_pretrained(folder, local_files_only=True)
+        with _quiet():
+            model, info = getattr(transformers, network).from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+            prepare = getattr(transformers, preparer).from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers' errors have no class in common
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{folder}: transformers cannot open it ({reason}); get the files again") from None
@@ -190,9 +203,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             f"{folder}: expected all weights of {type(model).__name__}, got none for {missing[0]} (and {len(missing) - 1} more); "
             "get the files again"
         )
-    if hasattr(model, "text_model"):
-        del model.text_model
-    return model.eval().requires_grad_(False), processor
+    return model.eval().requires_grad_(False), prepare
 
 
 @contextmanager

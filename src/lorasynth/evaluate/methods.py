@@ -17,7 +17,8 @@ from lorasynth.errors import UsageError
 from lorasynth.evaluate.fine_tuned import ONE_PHOTO, fine_tuned_vectors
 from lorasynth.evaluate.identity import interval
 from lorasynth.evaluate.memorisation import Memorisation
-from lorasynth.evaluate.scoring import Scorer
+from lorasynth.evaluate.scoring import TEXT_ALIGNMENT, Scorer
+from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.subjects import Subjects
@@ -47,10 +48,16 @@ def method_names(model: Synthesizer) -> tuple[str, ...]:
     return (BASE, *model.priors, FINE_TUNED_ONE_PHOTO, FINE_TUNED)
 
 
-def _check_methods(model: Synthesizer, config: EvaluationConfig) -> None:
+def asked_methods(model: Synthesizer, config: EvaluationConfig) -> tuple[str, ...]:
+    """Those of `method_names` that are asked for.
+
+    Raises:
+        UsageError: the model does not hold one.
+    """
     known = method_names(model)
     if unknown := [name for name in config.methods or () if name not in known]:
         raise UsageError(f"expected methods among {', '.join(known)}, got {', '.join(map(repr, unknown))}")
+    return known if config.methods is None else tuple(name for name in known if name in config.methods)
 
 
 def lora_vectors(
@@ -75,7 +82,7 @@ def lora_vectors(
             )
         return model.synthesize(embedding, seed=config.seed, prior=name)
 
-    return {name: made(name) for name in method_names(model) if config.methods is None or name in config.methods}
+    return {name: made(name) for name in asked_methods(model, config)}
 
 
 def photo_seconds(subjects: Subjects, model: Synthesizer, people: list[int], seed: int = 0) -> dict[str, float]:
@@ -100,6 +107,7 @@ def evaluate(
     people: list[int] | None = None,
     cache: Path | None = None,
     trained_on: Zoo | None = None,
+    alignment: TextAlignment | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], dict[str, Float[Tensor, "N K 3 H W"]]]:
     """Score every method on held-out people.
@@ -112,6 +120,7 @@ def evaluate(
         people: whom, instead of the first held-out people.
         cache: a folder that keeps the fine-tuned LoRAs (`fine_tuned_vectors`).
         trained_on: the zoo that the model learned from. Asks whether LoRAs are copies of it (`memorisation`).
+        alignment: a CLIP model, for "text_alignment".
         report: gets a line now and then.
 
     Returns:
@@ -125,10 +134,11 @@ def evaluate(
     """
     memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
     people = people or subjects.people(Split.HELD_OUT, config.people)
-    _check_methods(model, config)
+    asked_methods(model, config)
     prompts = list(subjects.prompts)
     guidance_scale = config.guidance_scale or usual_guidance(subjects.base)
-    scorer = Scorer.fit(subjects, people, len(prompts))
+    scorer = Scorer.fit(subjects, people, len(prompts), alignment)
+    shown = (*subjects.recognisers, *([] if alignment is None else [TEXT_ALIGNMENT]))
     methods: dict[str, Any] = {}
     pictures: dict[str, Tensor] = {}
     scores: dict[str, Tensor] = {}
@@ -149,7 +159,7 @@ def evaluate(
         if memorisation is not None and name in model.priors:
             near[name] = memorisation.of(vectors)
         pictures[name] = drawn[:8]
-        means = "  ".join(f"{score} {methods[name][score]['mean']:.3f}" for score in subjects.recognisers)
+        means = "  ".join(f"{score} {methods[name][score]['mean']:.3f}" for score in shown)
         report(f"{name:20s} {means}")
     if "nearest" in scores:
         for name in scores.keys() - {"nearest"}:
@@ -162,6 +172,8 @@ def evaluate(
         "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,
         "guidance_scale": guidance_scale, "num_inference_steps": config.num_inference_steps, "seconds": seconds,
     }  # fmt: skip
+    if alignment is not None:
+        record["clip"] = alignment.name
     if memorisation is not None:
         record["memorisation"] = memorisation.record(near)
     return record, pictures

@@ -98,6 +98,14 @@ def _likeness(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         table(["", *heads, "verified"], rows, default_row(model, names)),
         plot,
     ]
+    if "clip" in record:
+        aligned = [[titled(n), with_interval(m["text_alignment"])] for n, m in scores if "text_alignment" in m]
+        sections += [
+            "<h2>Text alignment</h2>",
+            f"<p>Mean cosine of a picture and its prompt, by CLIP ({text(record['clip'])}). A LoRA that draws one photo whatever "
+            "is asked has less than the base alone.</p>",
+            table(["", "text alignment"], aligned),
+        ]
     asked = sorted({what for _, m in scores for what in m.get("obeyed", {})})
     if asked:
         obeyed = [[titled(n), *(percent(m["obeyed"].get(a)) for a in asked)] for n, m in scores if "obeyed" in m]

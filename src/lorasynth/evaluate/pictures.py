@@ -7,21 +7,36 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import Base
+from lorasynth.devices import use_device
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import ModelError, UsageError
-from lorasynth.evaluate.methods import EvaluationConfig, evaluate
+from lorasynth.evaluate.methods import (
+    FINE_TUNED,
+    FINE_TUNED_ONE_PHOTO,
+    EvaluationConfig,
+    asked_methods,
+    evaluate,
+    lora_vectors,
+)
+from lorasynth.evaluate.text_alignment import TextAlignment
+from lorasynth.gallery import Split
 from lorasynth.storage.reading import read_json
 from lorasynth.storage.schema import ANYTHING, number, one_of, record, whole
 from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.synthesizer import Synthesizer
+from lorasynth.workers.helpers import helpers
+from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
+from lorasynth.workers.main_guard import require_main_guard
+from lorasynth.workers.sharing import require_shareable
 from lorasynth.worlds.world import WORLDS, get_world
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.store import Zoo
@@ -33,6 +48,10 @@ _PREPARED = "prepared"
 class Opened:
     """What is scored, and on whom."""
 
+    folder: Path
+    photos: PhotoSource | None
+    place: Path  # that workers share: the cache, or a folder that goes with the context
+    cache: Path | None
     model: Synthesizer
     subjects: Subjects
     fine_tuning: AdaptConfig
@@ -41,27 +60,56 @@ class Opened:
         self,
         config: EvaluationConfig,
         *,
-        cache: Path | None = None,
+        workers: int = 1,
         trained_on: Zoo | None = None,
+        alignment: TextAlignment | None = None,
         report: Callable[[str], None] = print,
     ) -> tuple[dict[str, Any], dict[str, Float[Tensor, "N K 3 H W"]]]:
-        """See `lorasynth.evaluate.methods.evaluate`."""
-        return evaluate(
-            self.subjects, self.model, self.fine_tuning, config, cache=cache, trained_on=trained_on, report=report
-        )
+        """See `lorasynth.evaluate.methods.evaluate`. Other processes share the fine-tuning, this one among ``workers``.
+
+        Raises:
+            UsageError: the running script cannot be imported by workers.
+        """
+        methods = asked_methods(self.model, config)
+        tuned = replace(config, methods=tuple(name for name in (FINE_TUNED_ONE_PHOTO, FINE_TUNED) if name in methods))
+        if workers > 1:
+            require_main_guard()
+            require_shareable(self.place / LEASES_NAME)
+        device = str(torch.get_default_device())
+        with helpers(
+            workers - 1 if tuned.methods else 0, fine_tune, self.folder, self.photos, self.place, tuned, device
+        ) as others:
+            found = evaluate(
+                self.subjects, self.model, self.fine_tuning, config, trained_on=trained_on, alignment=alignment,
+                cache=self.place if workers > 1 else self.cache, report=report,
+            )  # fmt: skip
+        for process in others:
+            if process.exitcode != 0:
+                report(f"a worker ended with code {process.exitcode}; the others did its part")
+        return found
+
+
+def fine_tune(folder: Path, photos: PhotoSource | None, cache: Path, config: EvaluationConfig, device: str) -> None:
+    """A worker's part: LoRAs that are fine-tuned, into the cache."""
+    torch.set_num_threads(1)
+    use_device(device)
+    with open_for_pictures(folder, photos, cache, report=None) as opened:
+        subjects = opened.subjects
+        people = subjects.people(Split.HELD_OUT, config.people)
+        lora_vectors(subjects, opened.model, people, opened.fine_tuning, config, cache, lambda _: None)
 
 
 @contextmanager
 def open_for_pictures(
-    folder: Path, photos: PhotoSource | None, cache: Path | None, *, report: Callable[[str], None] = print
+    folder: Path, photos: PhotoSource | None, cache: Path | None, *, report: Callable[[str], None] | None = print
 ) -> Iterator[Opened]:
     """Open a synthesizer and people to score it on.
 
     Args:
         folder: of the synthesizer.
         photos: whose, on the model's own base where they name none. None for a drawn world's own people.
-        cache: keeps what is read of photos. Without it, that lasts as long as the context.
-        report: gets a line on the photos.
+        cache: keeps what is read of photos, and fine-tuned LoRAs. Without it, they last as long as the context.
+        report: gets a line on the photos; None draws no bar either.
 
     Raises:
         ModelError: the synthesizer cannot be read, or was made with another encoder.
@@ -74,7 +122,11 @@ def open_for_pictures(
                 f"{folder}: expected photographs to score a model of {model.base} on, got none; give --data and --encoder, or "
                 "--zoo ZOO to score it by weights"
             )
-        yield Opened(model=model, subjects=DrawnSubjects(get_world(model.base)), fine_tuning=fine_tuning)
+        with _place(cache) as place:
+            yield Opened(
+                folder=folder, photos=None, place=place, cache=cache, model=model, fine_tuning=fine_tuning,
+                subjects=DrawnSubjects(get_world(model.base)),
+            )  # fmt: skip
         return
     if model.encoder is None:
         model = Synthesizer.from_pretrained(folder, encoder=photos.encoder)
@@ -85,9 +137,18 @@ def open_for_pictures(
             raise ModelError(f"{folder}: {wrong}; another's embeddings mean nothing to it")
 
     photos = replace(photos, base=photos.base or model.base, family=model.canonicalizer.layout.base)
+    with _place(cache) as place:
+        yield Opened(
+            folder=folder, photos=photos, place=place, cache=cache, model=model, fine_tuning=fine_tuning,
+            subjects=photos.open(place / _PREPARED, check=check, report=report),
+        )  # fmt: skip
+
+
+@contextmanager
+def _place(cache: Path | None) -> Iterator[Path]:
+    """The folder of a cache, or one that goes with the context."""
     with TemporaryDirectory() as temporary:
-        kept = Path(temporary if cache is None else cache) / _PREPARED
-        yield Opened(model=model, subjects=photos.open(kept, check=check, report=report), fine_tuning=fine_tuning)
+        yield Path(temporary) if cache is None else cache
 
 
 _SHARE = number(0, 1)

@@ -8,10 +8,13 @@ from torch import Tensor
 
 from lorasynth.evaluate.distribution import frechet_distance, people_spread, picture_spread
 from lorasynth.evaluate.identity import embed_pictures, interval, similarity, verification_threshold
+from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
 from lorasynth.subjects import SIMILARITY, Extras, Recogniser, Subjects
 from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.reader import Reader
+
+TEXT_ALIGNMENT = "text_alignment"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +29,19 @@ class Scorer:
     thresholds: dict[str, float]
     others: dict[str, Float[Tensor, "M D"]]  # of as many real photos as are generated, of other people
     extras: Extras | None
+    alignment: TextAlignment | None = None
 
     @classmethod
-    def fit(cls, subjects: Subjects, people: list[int], pictures: int) -> "Scorer":
+    def fit(
+        cls, subjects: Subjects, people: list[int], pictures: int, alignment: TextAlignment | None = None
+    ) -> "Scorer":
         """Look at real photos.
 
         Args:
             subjects: whose.
             people: whom pictures will be of.
             pictures: how many of each.
+            alignment: asks whether prompts are obeyed, of any subjects.
         """
         recognisers = {name: subjects.recogniser(name) for name in subjects.recognisers}
         others = subjects.real(subjects.people(Split.VALIDATION, len(people)), pictures)
@@ -47,6 +54,7 @@ class Scorer:
             thresholds={name: verification_threshold(subjects, name) for name in recognisers},
             others={name: embed_pictures(each, others).flatten(0, 1) for name, each in recognisers.items()},
             extras=subjects.extras(),
+            alignment=alignment,
         )
 
     def real_photos(self) -> Float[Tensor, "N K 3 H W"]:
@@ -73,9 +81,9 @@ class Scorer:
             * "frechet_similarity": `frechet_distance` to real photos of as many other people,
             * "people_spread_similarity" (see there).
 
-            Also "picture_spread" (see there). In a drawn world also "factors" (see `Reader`), "factors_by_name", "factor_reader"
-            (its kind), and "obeyed" where there are prompts. A trained reader adds "details": each detail, of people who have
-            it and of others.
+            Also "picture_spread" (see there), and "text_alignment" by CLIP where there are prompts. In a drawn world also
+            "factors" (see `Reader`), "factors_by_name", "factor_reader" (its kind), and "obeyed" where there are prompts. A
+            trained reader adds "details": each detail, of people who have it and of others.
         """
         record: dict[str, Any] = {}
         for name, recogniser in self.recognisers.items():
@@ -87,6 +95,8 @@ class Scorer:
             record[f"frechet_{name}"] = frechet_distance(embedded.flatten(0, 1), self.others[name])
             record[f"people_spread_{name}"] = people_spread(embedded)
         record["picture_spread"] = interval(picture_spread(pictures))
+        if self.alignment is not None and prompts:
+            record[TEXT_ALIGNMENT] = interval(self.alignment(pictures, prompts))
         if self.extras is not None:
             record |= self._truth(self.extras.factors, pictures)
             if prompts:
