@@ -244,7 +244,7 @@ def render(
 
 
 def doctor(json: Json = None, force: Force = False) -> None:
-    """Versions, shipped weights and their checksums, and a self-test of a few seconds.
+    """Versions, shipped weights and their checksums, a self-test of a few seconds, and estimates for recipes on an 80 GB GPU.
 
     Example: lorasynth doctor
     """
@@ -252,11 +252,12 @@ def doctor(json: Json = None, force: Force = False) -> None:
     setup()
     from lorasynth.demo import versions
     from lorasynth.doctor import check_assets, self_test
+    from lorasynth.recipes.estimate import estimates
 
     faults = check_assets()
     record: dict[str, Any] = {"versions": versions(), "assets": faults or "all checksums agree"}
     if not faults:
         record["self_test"] = self_test()
-    emit(record, json)
+    emit(record | {"estimates_on_80_gb": estimates()}, json)
     if faults:
         raise ModelError(f"{len(faults)} shipped files are not as released ({faults[0]}); install lorasynth again")

@@ -3,6 +3,8 @@
     lorasynth zoo build sd15 --base BASE --data people/ --encoder SPEC --out runs/zoo
     lorasynth train all sd15 --zoo runs/zoo --data people/ --encoder SPEC --out runs/fit
 
+What they take on a GPU of 80 GB is an estimate: `lorasynth.recipes.estimate`, docs/results/performance.md.
+
 NOTE: nobody has run these at true size. Steps and learning rates are those of the field for one LoRA; the tiny recipes go the
 same way in a minute on any base of the family.
 """
@@ -22,13 +24,18 @@ from lorasynth.zoo.config import ZooConfig
 def _recipe(family: str) -> Recipe:
     base, size = BASES[family]
     adapt = AdaptConfig(steps=400, batch_size=2, learning_rate=1e-3, adam_epsilon=1e-6, beta2=0.999)
+    # People at once fit into 80 GB, by `lorasynth.recipes.estimate`, with gradient checkpointing.
+    pilot_people, people_a_step = (4, 4) if family == "flux" else (24, 8)
     zoo = ZooConfig(
-        people=100_000, photos=16, embedding_photos=4, bank=4, pilot_people=24, adapt=adapt,
+        people=100_000, photos=16, embedding_photos=4, bank=4, pilot_people=pilot_people, adapt=adapt,
         pilot=replace(adapt, lora_A="shared"),
     )  # fmt: skip
+    end_to_end = THROUGH_PHOTOS["end_to_end"]
+    through = replace(end_to_end.through, people_a_step=people_a_step)
     loop = LoopConfig(steps=2_000, learning_rate=5e-4, warmup_steps=100, weight_decay=0.05, validate_every=100)
     return Recipe(
-        name=family, family=family, base=base, picture_size=size, zoo=zoo, **THROUGH_PHOTOS,
+        name=family, family=family, base=base, picture_size=size, zoo=zoo,
+        **THROUGH_PHOTOS | {"end_to_end": replace(end_to_end, through=through)},
         vae=VAEConfig(num_components=64, local_numbers=4_000_000, latent_dim=64),
         priors=tuple(PriorConfig(conditioning=c, dropout=0.1, loop=loop) for c in ("adalora", "adanorm")),
     )  # fmt: skip
