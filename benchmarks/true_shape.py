@@ -1,27 +1,48 @@
-"""Stable Diffusion 1.5 at its true shape, with random weights and pictures of 64 pixels: what a CPU can check of a real base.
+"""Real bases at their true shape with random weights: what a CPU can check of them.
 
-    python benchmarks/true_shape.py
+    python benchmarks/true_shape.py            # Stable Diffusion 1.5, pictures of 64 pixels
+    python benchmarks/true_shape.py --walk     # the same from photographs to training through the base, a few steps of each
+    python benchmarks/true_shape.py --meta     # SD 1.5, SDXL, SD 3 and FLUX on the meta device, at their usual sizes
 
-Gradients of a bank of two against PEFT's adapters one at a time, for epsilon-prediction; seconds and peak memory of a step with
-gradient checkpointing and without; what the gradient is worth with it.
+The first: gradients of a bank of two against PEFT's adapters one at a time, for epsilon-prediction; seconds and peak memory of a
+step with gradient checkpointing and without; what the gradient is worth with it. The second: `zoo build` and `train end-to-end`
+by the recipe sd15_tiny, each with its seconds and peak memory. The third: parameters, the usual LoRA's modules, and the
+operations of a training step of one picture. No number is computed.
 """
 
 import argparse
 import copy
+import os
 import resource
+import subprocess
+import sys
+import tempfile
 import time
+from collections import Counter
+from pathlib import Path
 
 import torch
 from _bare import BareBase, text
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from peft import LoraConfig, inject_adapter_in_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from lorasynth.base import Schedule, denoising_loss
 from lorasynth.lora.bank import attached
 from lorasynth.lora.batched import checkpointed
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
-from lorasynth.lora.presets import ATTENTION
+from lorasynth.lora.presets import ATTENTION, JOINT_ATTENTION
+from lorasynth.worlds.text import MAX_TOKENS, build_tokenizer
+from lorasynth.zoo.module_sets import group_of
 
 SIDE = 8  # of latents: 64 pixels
 SCHEDULER = DDIMScheduler(
@@ -88,6 +109,113 @@ def sd15() -> None:
         print(f"LoRA {n}: PEFT's gradient is {(found['plain'][n] - theirs).abs().max() / largest:.1e} away", flush=True)
 
 
+def save_base(folder: Path) -> None:
+    """Stable Diffusion 1.5's networks at their true shapes, but for words, of which the text encoder knows few."""
+    tokenizer = build_tokenizer(["a", "photo", "of", "sks", "person"])
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=768, intermediate_size=3072, projection_dim=768, num_hidden_layers=12,
+            num_attention_heads=12, max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )  # fmt: skip
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=SCHEDULER, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(folder)  # fmt: skip
+
+
+def walk() -> None:
+    """The verbs, one after the other, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        base, people, zoo, fit = (f"{place}/{name}" for name in ("base", "people", "zoo", "fit"))
+        save_base(Path(base))
+        photos = ["--data", people, "--encoder", "portraits", "--resolution", "64"]
+        build = ["zoo", "build", "sd15_tiny", "--base", base, *photos, "--subjects", "2", "--steps", "3"]
+        fitted = ["sd15_tiny", "--zoo", zoo, "--out", fit]
+        for words in (
+            ["data", "export", "portraits", "--people", "10", "--photos", "4", "--size", "64", "--out", people],
+            [*build, "--out", zoo],
+            ["train", "vae", *fitted],
+            ["train", "prior", *fitted],
+            ["train", "end-to-end", *fitted, *photos],
+            [*build, "--gradient-checkpointing", "--out", f"{zoo}-checkpointed"],
+        ):
+            process = subprocess.Popen([sys.executable, "-m", "lorasynth", *words], stdout=subprocess.DEVNULL)
+            _, status, used = os.wait4(process.pid, 0)
+            print(
+                f"{' '.join(words[:3])}{' checkpointed' * ('--gradient-checkpointing' in words)}: exit {status}, "
+                f"{used.ru_utime + used.ru_stime:.0f} CPU seconds, {used.ru_maxrss / 2**20:.2f} GB at most",
+                flush=True,
+            )
+
+
+def denoisers() -> dict[str, tuple[torch.nn.Module, tuple[str, ...], dict[str, torch.Tensor]]]:
+    """The networks, the modules of their usual LoRA, and input for one picture of the usual size."""
+    xl = UNet2DConditionModel(
+        sample_size=128, block_out_channels=(320, 640, 1280), cross_attention_dim=2048, attention_head_dim=(5, 10, 20),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2, 10),
+        use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )  # fmt: skip
+    sd3 = SD3Transformer2DModel(
+        sample_size=128, num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=192
+    )
+    extra = {"text_embeds": torch.randn(1, 1280), "time_ids": torch.randn(1, 6)}
+    return {
+        "sd15": (
+            UNet2DConditionModel(sample_size=64, cross_attention_dim=768), ATTENTION,
+            {"sample": torch.randn(1, 4, 64, 64), "encoder_hidden_states": torch.randn(1, 77, 768)},
+        ),
+        "sdxl": (
+            xl, ATTENTION, {
+                "sample": torch.randn(1, 4, 128, 128), "encoder_hidden_states": torch.randn(1, 77, 2048),
+                "added_cond_kwargs": extra,
+            },
+        ),
+        "sd3": (
+            sd3, JOINT_ATTENTION, {
+                "hidden_states": torch.randn(1, 16, 128, 128), "encoder_hidden_states": torch.randn(1, 333, 4096),
+                "pooled_projections": torch.randn(1, 2048),
+            },
+        ),
+        "flux": (
+            FluxTransformer2DModel(guidance_embeds=True), ATTENTION, {
+                "hidden_states": torch.randn(1, 4096, 64), "encoder_hidden_states": torch.randn(1, 512, 4096),
+                "pooled_projections": torch.randn(1, 768), "img_ids": torch.zeros(4096, 3), "txt_ids": torch.zeros(512, 3),
+                "guidance": torch.ones(1),
+            },
+        ),
+    }  # fmt: skip
+
+
+def meta() -> None:
+    """Count, without a number computed. The gradient goes through all of a network to its input, as through a LoRA's."""
+    with torch.device("meta"):
+        for family, (network, targets, given) in denoisers().items():
+            network.requires_grad_(False).eval()
+            first = next(iter(given))
+            given[first] = given[first].requires_grad_()
+            with FlopCounterMode(display=False) as counter:
+                network(**given, timestep=torch.ones(1), return_dict=False)[0].sum().backward()
+            layout = Layout.from_model(network, targets, 1, base=family)
+            groups = Counter(f"{group_of(m.name)}, {m.in_features} to {m.out_features}" for m in layout.modules)
+            print(
+                f"{family}: {sum(p.numel() for p in network.parameters()):,} parameters, {len(layout.modules)} modules, "
+                f"{layout.num_parameters:,} numbers at rank 1, {counter.get_total_flops() / 1e12:.2f} TFLOP a picture and step"
+            )
+            print("    " + "; ".join(f"{group}: {count}" for group, count in groups.items()), flush=True)
+
+
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    sd15()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--meta", action="store_true", help="Count on the meta device.")
+    parser.add_argument("--walk", action="store_true", help="From photographs to training through the base.")
+    asked = parser.parse_args()
+    (meta if asked.meta else walk if asked.walk else sd15)()

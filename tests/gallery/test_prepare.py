@@ -24,7 +24,9 @@ from lorasynth.gallery.trees import FolderTree
 
 from .making import picture
 
-SUBJECTS, PHOTOS = 12, 10
+# `make soak` prepares 2,000 subjects, whose processes it kills every few seconds.
+SUBJECTS, PHOTOS, EVERY_S = (float(x) for x in os.environ.get("LORASYNTH_PHOTOS", "12,10,0.2").split(","))
+SUBJECTS, PHOTOS = int(SUBJECTS), int(PHOTOS)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -46,9 +48,8 @@ class Pixels:
         return torch.cat([self.read([photo])[0].embedding[None] for photo in photos])
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory):
-    root = tmp_path_factory.mktemp("prepare") / "people"
+def make_people(root):
+    """Subjects of smooth noise, and one file that is no picture."""
     for s in range(SUBJECTS):
         (root / f"{s:02d}").mkdir(parents=True)
         for i in range(PHOTOS):
@@ -56,6 +57,11 @@ def people(tmp_path_factory):
             photo.save(root / f"{s:02d}" / f"{i}.png")
     (root / "00" / "broken.jpg").write_bytes(b"no picture")
     return root
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    return make_people(tmp_path_factory.mktemp("prepare") / "people")
 
 
 def encode(pictures):
@@ -153,7 +159,7 @@ def test_killed_over_and_over_it_comes_out_the_same(people, whole, tmp_path):
     folder = tmp_path / "killed"
     dice = random.Random(0)
     workers, kills = [], 0
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 1_000 * EVERY_S
     while time.monotonic() < deadline:
         workers = [w for w in workers if w.is_alive()]
         if kills >= 20 and not workers and (folder / "data.jsonl").exists():
@@ -161,7 +167,7 @@ def test_killed_over_and_over_it_comes_out_the_same(people, whole, tmp_path):
         while kills < 20 and len(workers) < 3:
             workers.append(FORK.Process(target=work, args=(people, folder)))
             workers[-1].start()
-        time.sleep(dice.uniform(0.05, 0.4))
+        time.sleep(EVERY_S * dice.uniform(0.25, 2))
         if kills < 20:
             os.kill(dice.choice(workers).pid, signal.SIGKILL)
             kills += 1

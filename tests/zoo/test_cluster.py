@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes, one killed in the middle of a bank: the zoo is that of one process on one machine."""
+"""A real Ray cluster of two nodes, one killed in the middle: a zoo, or prepared photos, are those of one process alone."""
 
 import sys
 import threading
@@ -18,6 +18,7 @@ from lorasynth.zoo.filling import fill
 from lorasynth.zoo.store import Zoo
 from lorasynth.zoo.verify import verify
 
+from ..gallery import test_prepare
 from . import planted, test_kills
 from .test_kills import BANK, digests, make, one_worker
 
@@ -44,6 +45,25 @@ def work(folder, victim):
     )
 
 
+def prepare_photos(people, folder, victim):
+    """`test_prepare.run` by a task: on one node it hangs in the middle of a part, and on the other waits for that."""
+    import ray
+
+    encoder, hung = test_prepare.Pixels(), folder.parent / "hung"
+    read, hangs = encoder.read, ray.get_runtime_context().get_node_id() == victim
+    while not hangs and not hung.exists():
+        time.sleep(0.05)
+
+    def read_until_it_hangs(photos):
+        if hangs and encoder.seen == test_prepare.PART // 2:
+            hung.touch()
+            time.sleep(600)
+        return read(photos)
+
+    encoder.read = read_until_it_hangs
+    test_prepare.run(people, folder, encoder, expires_after_s=5.0)
+
+
 def refuse():
     raise ZooError("expected what is not there")
 
@@ -55,7 +75,7 @@ def cluster():
     from ray.cluster_utils import Cluster
 
     # Workers of Ray have not got the tests' folder to import from.
-    for module in (planted, test_kills, sys.modules[__name__]):
+    for module in (planted, test_kills, test_prepare, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -63,14 +83,19 @@ def cluster():
             initialize_head=True,
             head_node_args={"num_cpus": 1, "object_store_memory": SMALL_STORE, "include_dashboard": False},
         )
-        made.victim = made.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
         yield made
         made.shutdown()
 
 
+@pytest.fixture
+def victim(cluster):
+    """A second node, to be killed."""
+    return cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
+
+
 @pytest.mark.slow
-def test_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster):
-    folder, victim = tmp_path / "many", cluster.victim
+def test_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster, victim):
+    folder = tmp_path / "many"
 
     def kill():
         while len(list(tmp_path.glob(f"begun-{victim.node_id}-*"))) < 3:
@@ -89,6 +114,23 @@ def test_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster):
     assert len(set(banks)) == BANKS
     assert verify(folder).faults == []
     assert digests(folder) == digests(one_worker(tmp_path / "one", BANKS * BANK))
+
+
+@pytest.mark.slow
+def test_node_is_killed_and_photos_are_prepared_as_by_one(tmp_path, cluster, victim):
+    people, folder = test_prepare.make_people(tmp_path / "people"), tmp_path / "many"
+
+    def kill():
+        while not (tmp_path / "hung").exists():
+            time.sleep(0.05)
+        cluster.remove_node(victim, allow_graceful=False)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    run_on_cluster(prepare_photos, people, folder, victim.node_id, address=cluster.address, tasks=2)
+    thread.join()
+    test_prepare.run(people, tmp_path / "one")
+    assert test_prepare.contents(folder) == test_prepare.contents(tmp_path / "one")
 
 
 @pytest.mark.slow
