@@ -12,6 +12,7 @@ operations of a training step of one picture. No number is computed.
 
 import argparse
 import copy
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -134,7 +135,10 @@ def walk() -> None:
     """The verbs, one after the other, each in a process of its own."""
     with tempfile.TemporaryDirectory() as place:
         base, people, zoo, fit = (f"{place}/{name}" for name in ("base", "people", "zoo", "fit"))
-        save_base(Path(base))
+        # In a process of its own: a child's largest memory counts from its parent's.
+        maker = multiprocessing.get_context("spawn").Process(target=save_base, args=(Path(base),))
+        maker.start()
+        maker.join()
         photos = ["--data", people, "--encoder", "portraits", "--resolution", "64"]
         build = ["zoo", "build", "sd15_tiny", "--base", base, *photos, "--subjects", "2", "--steps", "3"]
         fitted = ["sd15_tiny", "--zoo", zoo, "--out", fit]
