@@ -14,6 +14,7 @@ from lorasynth.refining import RefineConfig, train_critic
 from lorasynth.refining.critic import mirrored_alike
 from lorasynth.subjects import SECOND, SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
+from lorasynth.subjects.photos import PhotoSubjects
 from lorasynth.subjects.recogniser import PictureRecogniser
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.recogniser_training import RecogniserConfig
@@ -37,6 +38,19 @@ def subjects(source, tmp_path_factory):
 def test_both_kinds_answer_the_same_questions(subjects):
     assert isinstance(subjects, Subjects)
     assert isinstance(DrawnSubjects(get_world("portraits")), Subjects)
+
+
+def test_content_tells_other_photos_of_the_same_names_apart(subjects):
+    """What is fine-tuned on a folder's photos is kept by it: `lorasynth evaluate --cache`."""
+    other_folder = PhotoSubjects(
+        subjects.base, subjects.prepared, subjects.encoders[SIMILARITY], data={**subjects.data, "hash": "another"}
+    )
+    larger = PhotoSubjects(
+        replace(subjects.base, picture_size=32), subjects.prepared, subjects.encoders[SIMILARITY], data=subjects.data
+    )
+    assert other_folder.name == larger.name == subjects.name
+    assert len({subjects.content, other_folder.content, larger.content}) == 3
+    assert DrawnSubjects(get_world("portraits")).content == "portraits"
 
 
 def test_roles_take_subjects_of_their_splits(subjects):

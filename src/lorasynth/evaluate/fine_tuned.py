@@ -47,7 +47,7 @@ def fine_tuned_vectors(
         num_photos: photos of each, or `ONE_PHOTO` for the very photo that a synthesizer is given.
         seed: of the initialisation.
         cache: a folder where each ten people's LoRAs are kept, and looked for before training. What is found there was made
-            with the same base model, layout, people and settings. Processes that do the same share the work there.
+            with the same base model, layout, people, photos and settings. Processes that do the same share the work there.
         report: gets a line for each ten people.
     """
     init = random_init(layout, seed)
@@ -64,7 +64,7 @@ def fine_tuned_vectors(
         return torch.cat([train(part) for part in parts])
     weights = fingerprint(*subjects.base.denoiser.parameters())
     kept = {
-        _file_name([subjects.name, weights, layout.hash, part, asdict(config), num_photos, seed]): part
+        _file_name([subjects.content, weights, layout.hash, part, asdict(config), num_photos, seed]): part
         for part in parts
     }
 

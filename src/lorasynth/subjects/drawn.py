@@ -41,6 +41,11 @@ class DrawnSubjects:
         """The world's."""
         return self.world.name
 
+    @property
+    def content(self) -> str:
+        """The world, which draws the same photos always."""
+        return self.name
+
     @cached_property
     def base(self) -> Base:
         """The world's."""

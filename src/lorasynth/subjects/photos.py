@@ -20,7 +20,7 @@ from lorasynth.encoders.records import Record
 from lorasynth.errors import UsageError
 from lorasynth.gallery import PhotoRef, Role, Split, Use
 from lorasynth.gallery.gallery import person_number
-from lorasynth.gallery.prepare import Prepared
+from lorasynth.gallery.prepare import Prepared, fingerprint_of
 from lorasynth.gallery.splits import FEWEST_PHOTOS, in_order
 from lorasynth.subjects.protocol import SECOND, SIMILARITY, Recogniser
 from lorasynth.subjects.recogniser import PictureRecogniser
@@ -85,6 +85,11 @@ class PhotoSubjects:
     def name(self) -> str:
         """The folder's, without its path."""
         return self.gallery.name
+
+    @property
+    def content(self) -> str:
+        """The folder's files, captions and masks, the pixels a side, and the encoder that leaves photos out."""
+        return f"{self.data['hash']} {self.base.picture_size} {fingerprint_of(self.prepared.encoder)}"
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -54,6 +54,11 @@ class Subjects(Protocol):
         ...
 
     @property
+    def content(self) -> str:
+        """What decides the numbers of a subject's photos: what was computed of others is not theirs."""
+        ...
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         """What evaluation asks for."""
         ...
