@@ -140,7 +140,7 @@ def walk() -> None:
         maker.start()
         maker.join()
         photos = ["--data", people, "--encoder", "portraits", "--resolution", "64"]
-        build = ["zoo", "build", "sd15_tiny", "--base", base, *photos, "--subjects", "2", "--steps", "3"]
+        build = ["zoo", "build", "sd15_tiny", "--base", base, *photos, "--subjects", "6", "--steps", "3"]
         fitted = ["sd15_tiny", "--zoo", zoo, "--out", fit]
         for words in (
             ["data", "export", "portraits", "--people", "10", "--photos", "4", "--size", "64", "--out", people],
