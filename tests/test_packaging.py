@@ -120,7 +120,7 @@ def test_workflows_name_every_action_by_its_commit():
     assert len(set(used)) == len({each.partition("@")[0] for each in used})  # one commit an action
 
 
-def test_workflows_leave_no_credentials_and_no_expression_in_a_shell():
+def test_workflows_leave_no_credentials_and_no_shell_expression():
     for name, step in steps():
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False, name
