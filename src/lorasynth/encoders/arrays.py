@@ -6,7 +6,7 @@ from PIL import Image
 from lorasynth.encoders.decoding import check_size
 from lorasynth.encoders.refusals import RefusedError
 
-OVERSHOOT, MEAN_OVERSHOOT = 0.5, 0.01
+OVERSHOOT, MEAN_OVERSHOOT = 0.5, 0.03
 """How far resampling may leave 0 to 1, anywhere and on average; beyond it, numbers are 0 to 255, -1 to 1, a latent or worse."""
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
