@@ -281,9 +281,9 @@ def test_where_nobody_said_which_encoder_none_is_taken(photo, tmp_path):
     real_synthesizer({"kind": "unknown", "name": "unknown", "dim": 512}, true_shape=True).save_pretrained(
         tmp_path / "model"
     )
-    with pytest.raises(ModelError, match="got one that cannot be checked; nobody said which encoder"):
+    with pytest.raises(ModelError, match="got one that cannot be checked; the zoo does not say which encoder"):
         Synthesizer.from_pretrained(tmp_path / "model", encoder="portraits")
-    with pytest.raises(UsageError, match=r"got photos and no encoder; nobody said .* --embedding FILE"):
+    with pytest.raises(UsageError, match=r"got photos and no encoder; the zoo does not say .* --embedding FILE"):
         Synthesizer.from_pretrained(tmp_path / "model")(photo)
 
 

@@ -128,7 +128,7 @@ def how_to_give(record: Record) -> str:
     """What to do for a model that is conditioned on the encoder of this record."""
     if record["kind"] == UNKNOWN:
         return (
-            "nobody said which encoder the zoo's embeddings are by: give one by it in place of photos (from_embedding, "
+            "the zoo does not say which encoder its embeddings are by; give an embedding in place of photos (from_embedding, "
             "--embedding FILE)"
         )
     return f"give the model its own (from_pretrained(..., encoder=SPEC), --encoder SPEC): {describe(record)}"
@@ -163,7 +163,7 @@ def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) ->
 
         given = open_encoder(given)
     if wrong := difference(said, given.record):
-        raise ModelError(f"{folder}: {wrong}; another's embeddings mean nothing to it")
+        raise ModelError(f"{folder}: {wrong}; give the encoder that it was made with")
     return {"encoder": given, "encoder_record": said}
 
 

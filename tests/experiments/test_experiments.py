@@ -18,6 +18,8 @@ from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.runner import load
 from lorasynth.prior import Denoiser
 
+pytestmark = pytest.mark.integration
+
 EXPERIMENTS = experiment_names()
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 

@@ -155,7 +155,7 @@ def test_zoo_of_another_encoder_is_refused_before_photos(people, trained, tmp_pa
         "portraits",
     )
     result = CliRunner().invoke(app, [str(word) for word in words])
-    assert "another's embeddings mean nothing to what it taught" in str(result.exception)
+    assert "give the encoder that the zoo was made with" in str(result.exception)
     assert not (tmp_path / "out").exists()
     assert not (zoo / "prepared").exists()
 

@@ -28,6 +28,8 @@ from lorasynth.training import LoopConfig
 from lorasynth.vae import VAEConfig
 from lorasynth.zoo import Zoo
 
+pytestmark = pytest.mark.integration
+
 LORAS = 40
 
 
@@ -190,7 +192,7 @@ def test_model_of_unnamed_embeddings_takes_embeddings_only(loras, tmp_path):
     assert run("train", "all", "sd15_faces", "--zoo", zoo, "--out", tmp_path / "fit").exit_code == 0
     model = Synthesizer.from_pretrained(tmp_path / "fit/synthesizer")
     assert model.encoder_record == {"kind": "unknown", "name": "unknown", "dim": 512}
-    assert "nobody said; embeddings only" in model.card
+    assert "unknown; it takes embeddings only" in model.card
     model.from_embedding(torch.ones(512))
 
 

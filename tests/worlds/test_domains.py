@@ -82,6 +82,7 @@ def test_captions_are_true_by_probe_and_untrue_of_other_pictures(domain, picture
         assert sum(untrue) / len(untrue) < 0.65, what
 
 
+@pytest.mark.slow
 def test_prompts_of_evaluation_ask_for_what_the_probe_reads(domain, pictures, probe):
     asked = probe.obeyed(pictures[:4, None].expand(-1, len(domain.prompts), -1, -1, -1), list(domain.prompts))
     assert len(asked) >= 2

@@ -34,6 +34,8 @@ from lorasynth.zoo.store import FILES
 
 from ..tiny_pipelines import SIZE, pipeline
 
+pytestmark = pytest.mark.integration
+
 PEOPLE, PHOTOS = 14, 6
 
 

@@ -102,7 +102,7 @@ def synthesize(
     """
     if consent is None:
         raise ConsentError(
-            "expected --consent self, subject or synthetic: say whether it is your own face, the person agreed, or nobody's face"
+            "expected --consent self (it is your face), subject (the person agreed) or synthetic (nobody's face), got none"
         )
     chosen: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
     settings = {k: v for k, v in chosen.items() if v is not None} | {"seed": seed, "prior": prior}

@@ -96,7 +96,7 @@ class DomainCheck:
             where = f"{name}: " if name else ""
             raise OutsideWorldError(
                 f"{where}expected a picture of the world {world!r}, got something else ({'; '.join(wrong)}). This model "
-                f"knows {about} only; for photographs of people train one on a zoo of faces (docs/reference/real-faces.md)"
+                f"knows {about} only; for photographs, train a model on them (`lorasynth zoo build --data`)"
             )
 
 

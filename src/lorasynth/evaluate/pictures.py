@@ -134,7 +134,7 @@ def open_for_pictures(
 
     def check(base: Base, data: Record, encoder: Encoder) -> None:
         if expected is not None and (wrong := difference(expected, encoder.record)):
-            raise ModelError(f"{folder}: {wrong}; another's embeddings mean nothing to it")
+            raise ModelError(f"{folder}: {wrong}; give the encoder that it was made with")
 
     photos = replace(photos, base=photos.base or model.base, family=model.canonicalizer.layout.base)
     with _place(cache) as place:

@@ -25,8 +25,8 @@ def experiment_names() -> tuple[str, ...]:
     """
     if not (FOLDER / _PACKAGE / "__init__.py").is_file():
         raise UsageError(
-            f"{FOLDER}: expected the claims of a checkout, got an installed package, which has none; clone the repository and "
-            "install it with `pip install -e .`"
+            f"{FOLDER}: expected the experiments of a checkout, got an installed package without them; clone the repository "
+            "and install it with `pip install -e .`"
         )
     # On the path, not loaded by file: worker processes import the claims by name.
     if str(FOLDER) not in sys.path:

@@ -53,7 +53,7 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})
     said = shortcoming_of_model(record)
-    limits = "nobody has looked at pictures of it; weights are not likeness"
+    limits = "its settings were chosen by errors of weights, and no picture was looked at"
     if "end_to_end" in record:
         limits = (
             f"`lorasynth evaluate` says how like their subjects pictures are; {record['teachers']:,} subjects taught it"
@@ -68,7 +68,7 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of {_base_link(
     model = Synthesizer.from_pretrained("FOLDER_OR_ID", encoder="SPEC")   # or without: model.from_embedding(vector)
     model("me.jpg").save("me.safetensors")
 
-* **Encoder**, which is not in this folder: {describe(encoder) if encoder.get("files") else "nobody said; embeddings only"}.
+* **Encoder**, which is not in this folder: {describe(encoder) if encoder.get("files") else "unknown; it takes embeddings only"}.
 * **Data**: {record["zoo_loras"]:,} LoRAs to learn from; licences {", ".join(sorted({item.licence for item in zoo.items}))}.
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on validation people through it and back {vae["delta_W_error"]:.3f} (the zoo's mean alone:

@@ -88,7 +88,7 @@ class Workspace:
         """Refuse an encoder that is not the zoo's, before any photo is opened."""
         said = self.zoo.recipe.get("encoder")
         if isinstance(said, dict) and (wrong := difference(said, encoder.record)):
-            raise ZooError(f"{self.zoo.folder}: {wrong}; another's embeddings mean nothing to what it taught")
+            raise ZooError(f"{self.zoo.folder}: {wrong}; give the encoder that the zoo was made with")
 
     def require_subjects(self) -> Subjects:
         """`subjects`, of which there have to be some.

@@ -187,7 +187,9 @@ def _check_offsets(entries: dict[str, dict[str, Any]], num_data_bytes: int) -> N
         if first < end:
             raise refuse("overlap", key, f"data from byte {end} on", f"{first}, inside {last}", _AGAIN)
         if first > end:
-            raise refuse("hole", key, f"data from byte {end} on", f"{first}: bytes between are nobody's", _AGAIN)
+            raise refuse(
+                "hole", key, f"data from byte {end} on", f"{first}: the bytes between belong to no tensor", _AGAIN
+            )
         end, last = entry["data_offsets"][1], key
     if end > num_data_bytes:
         raise refuse("truncated", last, f"{end} bytes of data", f"{num_data_bytes}: the file is cut short", _AGAIN)

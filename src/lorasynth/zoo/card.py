@@ -85,7 +85,7 @@ def zoo_card(zoo: "Zoo") -> str:
 | people's splits | {", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits)))} |
 | sources | {", ".join(sorted({item.source for item in zoo.items}))} |
 | licences | {", ".join(sorted({item.licence for item in zoo.items}))} |
-| embeddings | {describe(encoder) if encoder else "by an encoder that nobody named"} |
+| embeddings | {describe(encoder) if encoder else "by an unnamed encoder"} |
 
 **Files**: `zoo.json` (layout, recipe), `manifest.jsonl` (a line an item: person, split, shard, row, sha256, licence),
 `shard-*.safetensors` ("vectors" and "embeddings", float16). An item exists only if the manifest says so and its hash agrees.

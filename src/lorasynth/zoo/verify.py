@@ -175,7 +175,7 @@ def _check_doubles(records: list[_Record], report: ZooReport) -> None:
         if item.id in ids or (item.shard, item.row) in rows:
             _refuse_item(record, "double-item", "expected each id and each row once, got one again", report)
         elif item.person in forgotten:
-            problem = f"expected nobody who was forgotten, got person {item.person}"
+            problem = f"expected no item of a forgotten person, got one of person {item.person}"
             _refuse_item(record, "forgotten-item", problem, report)
         else:
             ids.add(item.id)

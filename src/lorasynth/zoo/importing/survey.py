@@ -84,7 +84,7 @@ class Survey:
     def lines(self) -> list[str]:
         """For people: what would be taken and what would be lost."""
         taken = self.num_seen - len(self.left_out)
-        base = self.layout.base or "a base that nobody names"
+        base = self.layout.base or "an unnamed base"
         some = "" if self.num_seen == self.num_files else f" that were looked at, of {self.num_files}"
         said = [
             f"layout: {len(self.layout.modules)} modules of {base} at rank {self.rank}, which {taken} of {self.num_seen} LoRAs"
