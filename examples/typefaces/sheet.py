@@ -20,7 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from alphabets import GIVEN, THIRTY, Alphabets, Drawing, draw_alphabets, in_steps, require_same, synthesised, yardsticks
+from alphabets import GIVEN, THIRTY, Alphabets, Drawing, draw_alphabets, require_same, synthesised, yardsticks
 from faces import Face, Survey
 from folder import SURVEY, rng_of
 from glyph_scores import Embed, score
@@ -98,11 +98,10 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
     parser.add_argument("--model", type=Path, help="the synthesizer's folder")
     parser.add_argument("--zoo", type=Path, required=True, help="that the synthesizer learned from")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--faces", type=int, default=2, help="of each held-out family, at most")
-    parser.add_argument("--fine-tune-steps", type=int, help="instead of the usual 200")
+    parser.add_argument("--faces", type=int, default=1, help="of each held-out family, at most")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    how = in_steps(how or Drawing(), given.fine_tune_steps)
+    how = how or Drawing()
     try:
         faces = faces_to_score(Survey.load(given.data / SURVEY).held_out, given.faces)
         base, zoo = open_base(str(given.models / "base")), Zoo.open(given.zoo)

@@ -71,8 +71,9 @@ def fitted(top, encoder):
 
 
 def draw(top, out, *, model=True, letters="RagQb"):
-    how = Drawing(letters=letters, num_inference_steps=2, fine_tuning=replace(FINE_TUNING, steps=2))
-    words = ["--data", top / "data", "--models", top / "models", "--zoo", top / "zoo", "--out", out]
+    few = replace(FINE_TUNING, steps=2)
+    how = Drawing(letters=letters, num_inference_steps=2, on_three=few, on_thirty=few)
+    words = ["--data", top / "data", "--models", top / "models", "--zoo", top / "zoo", "--faces", 2, "--out", out]
     words += ["--model", top / "fit" / "synthesizer"] if model else []
     return sheet.main([str(word) for word in words], how)
 
