@@ -85,10 +85,19 @@ def yardsticks(base: Base, layout: Layout, faces: Sequence[Face], how: Drawing) 
     }
 
 
-def synthesised(model: Synthesizer, embed: Embed, faces: Sequence[Face], how: Drawing) -> Methods:
-    """Every prior of a synthesizer, from the three given letters."""
+def synthesised(
+    model: Synthesizer, embed: Embed, faces: Sequence[Face], how: Drawing, priors: Sequence[str] | None = None
+) -> Methods:
+    """The priors of a synthesizer, all or some, from the three given letters.
+
+    Raises:
+        UsageError: it has no such prior.
+    """
+    chosen = priors or sorted(model.priors)
+    if unknown := sorted({*chosen} - {*model.priors}):
+        raise UsageError(f"expected priors among {', '.join(sorted(model.priors))}, got {', '.join(unknown)}")
     embeddings = given_embeddings(embed, faces)
-    return {name: partial(model.synthesize, embeddings, seed=how.seed, prior=name) for name in sorted(model.priors)}
+    return {name: partial(model.synthesize, embeddings, seed=how.seed, prior=name) for name in chosen}
 
 
 def draw_alphabets(base: Base, layout: Layout, methods: Methods, how: Drawing, folder: Path) -> dict[str, Alphabets]:

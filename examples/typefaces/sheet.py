@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
     parser.add_argument("--model", type=Path, help="the synthesizer's folder")
     parser.add_argument("--zoo", type=Path, required=True, help="that the synthesizer learned from")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--priors", nargs="+", help="of the synthesizer; all by default")
     parser.add_argument("--faces", type=int, default=1, help="of each held-out family, at most")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
             return 0
         model = Synthesizer.from_pretrained(given.model)
         encoder, second = (ArcFaceEncoder(given.models / f"{name}.onnx") for name in ("encoder", "second"))
-        methods = synthesised(model, encoder.embed_crops, faces, how)
+        methods = synthesised(model, encoder.embed_crops, faces, how, given.priors)
         alphabets = draw_alphabets(base, zoo.layout, methods, how, given.out) | alphabets
         true = torch.stack([letters_of(face, how.letters) for face in faces])
         recognisers: dict[str, Embed] = {"similarity": encoder.embed_crops, "similarity2": second.embed_crops}
@@ -122,7 +123,8 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
         near = {name: copies.of(drawn.vectors) for name, drawn in alphabets.items() if name in model.priors}
         record |= said | {"memorisation": copies.record(near), "default_prior": model.default_prior}
         write_json(given.out / "scores.json", record)
-        write_png(given.out / "sheet.png", draw_sheet(alphabets, true, how.letters, model.default_prior))
+        shown = model.default_prior if model.default_prior in methods else next(iter(methods))
+        write_png(given.out / "sheet.png", draw_sheet(alphabets, true, how.letters, shown))
     except LorasynthError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     for name, row in record["methods"].items():

@@ -1,6 +1,7 @@
 """From fonts to a sheet of alphabets, by the documented commands alone; and scores that know right letters from wrong ones."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -70,11 +71,11 @@ def fitted(top, encoder):
     return top
 
 
-def draw(top, out, *, model=True, letters="RagQb"):
+def draw(top, out, *, model=True, letters="RagQb", more=()):
     few = replace(FINE_TUNING, steps=2)
     how = Drawing(letters=letters, num_inference_steps=2, on_three=few, on_thirty=few)
     words = ["--data", top / "data", "--models", top / "models", "--zoo", top / "zoo", "--faces", 2, "--out", out]
-    words += ["--model", top / "fit" / "synthesizer"] if model else []
+    words += ["--model", top / "fit" / "synthesizer", *more] if model else []
     return sheet.main([str(word) for word in words], how)
 
 
@@ -170,6 +171,15 @@ def test_yardsticks_need_no_synthesizer(fitted, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):  # other letters
         draw(fitted, tmp_path, model=False, letters="Rag")
     assert "holds other alphabets (drawing.letters: Ra -> Rag)" in capsys.readouterr().err
+
+
+def test_priors_are_those_asked_for(fitted, drawn, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        draw(fitted, drawn, more=("--priors", "ridge", "rigde"))
+    assert "expected priors among adalora, adanorm, kernel, mean" in capsys.readouterr().err
+    assert draw(fitted, shutil.copytree(drawn, tmp_path / "a"), more=("--priors", "ridge", "nearest")) == 0
+    methods = json.loads((tmp_path / "a" / "scores.json").read_text())["methods"]
+    assert set(methods) == {"ridge", "nearest", "fine_tuned_three", "fine_tuned_thirty", "base", "real"}
 
 
 def test_second_call_draws_nothing_anew(fitted, drawn, monkeypatch):
