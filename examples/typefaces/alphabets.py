@@ -100,6 +100,12 @@ def synthesised(
     return {name: partial(model.synthesize, embeddings, seed=how.seed, prior=name) for name in chosen}
 
 
+def scaled(model: Synthesizer, embed: Embed, faces: Sequence[Face], how: Drawing, scale: float) -> Methods:
+    """The default prior at a scale: the model's own is chosen by similarity alone, whatever becomes of the letter."""
+    prior, embeddings = model.default_prior, given_embeddings(embed, faces)
+    return {f"{prior}_scale_{scale:g}": partial(model.synthesize, embeddings, seed=how.seed, prior=prior, scale=scale)}
+
+
 def draw_alphabets(base: Base, layout: Layout, methods: Methods, how: Drawing, folder: Path) -> dict[str, Alphabets]:
     """Every method's, read from ``folder/METHOD.safetensors`` where they are there."""
     found = {}

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from alphabets import GIVEN, THIRTY, Alphabets, Drawing, draw_alphabets, require_same, synthesised, yardsticks
+from alphabets import GIVEN, THIRTY, Alphabets, Drawing, draw_alphabets, require_same, scaled, synthesised, yardsticks
 from faces import Face, Survey
 from folder import SURVEY, rng_of
 from glyph_scores import Embed, score
@@ -99,6 +99,7 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
     parser.add_argument("--zoo", type=Path, required=True, help="that the synthesizer learned from")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--priors", nargs="+", help="of the synthesizer; all by default")
+    parser.add_argument("--scale", type=float, help="draw the default prior's LoRAs at this scale, too")
     parser.add_argument("--faces", type=int, default=1, help="of each held-out family, at most")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -115,15 +116,17 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
         model = Synthesizer.from_pretrained(given.model)
         encoder, second = (ArcFaceEncoder(given.models / f"{name}.onnx") for name in ("encoder", "second"))
         methods = synthesised(model, encoder.embed_crops, faces, how, given.priors)
+        if given.scale is not None:
+            methods |= scaled(model, encoder.embed_crops, faces, how, given.scale)
         alphabets = draw_alphabets(base, zoo.layout, methods, how, given.out) | alphabets
         true = torch.stack([letters_of(face, how.letters) for face in faces])
         recognisers: dict[str, Embed] = {"similarity": encoder.embed_crops, "similarity2": second.embed_crops}
         record = record_of(alphabets, true, how.letters, recognisers, given.models)
         copies = Memorisation.fit(model, zoo)
-        near = {name: copies.of(drawn.vectors) for name, drawn in alphabets.items() if name in model.priors}
+        near = {name: copies.of(drawn.vectors) for name, drawn in alphabets.items() if name in methods}
         record |= said | {"memorisation": copies.record(near), "default_prior": model.default_prior}
         write_json(given.out / "scores.json", record)
-        shown = model.default_prior if model.default_prior in methods else next(iter(methods))
+        shown = next((name for name in reversed(methods) if name.startswith(model.default_prior)), next(iter(methods)))
         write_png(given.out / "sheet.png", draw_sheet(alphabets, true, how.letters, shown))
     except LorasynthError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -177,9 +177,12 @@ def test_priors_are_those_asked_for(fitted, drawn, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         draw(fitted, drawn, more=("--priors", "ridge", "rigde"))
     assert "expected priors among adalora, adanorm, kernel, mean" in capsys.readouterr().err
-    assert draw(fitted, shutil.copytree(drawn, tmp_path / "a"), more=("--priors", "ridge", "nearest")) == 0
+    assert (
+        draw(fitted, shutil.copytree(drawn, tmp_path / "a"), more=("--priors", "ridge", "nearest", "--scale", 1)) == 0
+    )
     methods = json.loads((tmp_path / "a" / "scores.json").read_text())["methods"]
-    assert set(methods) == {"ridge", "nearest", "fine_tuned_three", "fine_tuned_thirty", "base", "real"}
+    (scaled,) = (name for name in methods if name.endswith("_scale_1"))
+    assert set(methods) == {"ridge", "nearest", scaled, "fine_tuned_three", "fine_tuned_thirty", "base", "real"}
 
 
 def test_second_call_draws_nothing_anew(fitted, drawn, monkeypatch):
