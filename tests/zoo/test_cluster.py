@@ -19,6 +19,8 @@ from lorasynth.zoo.store import Zoo
 from lorasynth.zoo.verify import verify
 
 from ..gallery import test_prepare
+from ..gallery.test_prepare import PART, Pixels, contents, make_people
+from ..gallery.test_prepare import run as prepare_once
 from . import planted, test_kills
 from .test_kills import BANK, digests, make, one_worker
 
@@ -46,22 +48,22 @@ def work(folder, victim):
 
 
 def prepare_photos(people, folder, victim):
-    """`test_prepare.run` by a task: on one node it hangs in the middle of a part, and on the other waits for that."""
+    """`prepare_once` by a task: on one node it hangs in the middle of a part, and on the other waits for that."""
     import ray
 
-    encoder, hung = test_prepare.Pixels(), folder.parent / "hung"
+    encoder, hung = Pixels(), folder.parent / "hung"
     read, hangs = encoder.read, ray.get_runtime_context().get_node_id() == victim
     while not hangs and not hung.exists():
         time.sleep(0.05)
 
     def read_until_it_hangs(photos):
-        if hangs and encoder.seen == test_prepare.PART // 2:
+        if hangs and encoder.seen == PART // 2:
             hung.touch()
             time.sleep(600)
         return read(photos)
 
     encoder.read = read_until_it_hangs
-    test_prepare.run(people, folder, encoder, expires_after_s=5.0)
+    prepare_once(people, folder, encoder, expires_after_s=5.0)
 
 
 def refuse():
@@ -118,7 +120,7 @@ def test_node_is_killed_and_nothing_is_lost_or_doubled(tmp_path, cluster, victim
 
 @pytest.mark.slow
 def test_node_is_killed_and_photos_are_prepared_as_by_one(tmp_path, cluster, victim):
-    people, folder = test_prepare.make_people(tmp_path / "people"), tmp_path / "many"
+    people, folder = make_people(tmp_path / "people"), tmp_path / "many"
 
     def kill():
         while not (tmp_path / "hung").exists():
@@ -129,8 +131,8 @@ def test_node_is_killed_and_photos_are_prepared_as_by_one(tmp_path, cluster, vic
     thread.start()
     run_on_cluster(prepare_photos, people, folder, victim.node_id, address=cluster.address, tasks=2)
     thread.join()
-    test_prepare.run(people, tmp_path / "one")
-    assert test_prepare.contents(folder) == test_prepare.contents(tmp_path / "one")
+    prepare_once(people, tmp_path / "one")
+    assert contents(folder) == contents(tmp_path / "one")
 
 
 @pytest.mark.slow
