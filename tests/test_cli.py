@@ -76,7 +76,7 @@ def test_every_verb_explains_itself(verb):
 
 def test_consent_is_required(photo, tmp_path):
     out = tmp_path / "me.safetensors"
-    assert_refused(run("synthesize", photo, "-o", out), "--consent self, subject or synthetic")
+    assert_refused(run("synthesize", photo, "-o", out), "--consent self (it is your face)", "subject", "synthetic")
     assert not out.exists()
 
 
@@ -104,7 +104,7 @@ def test_output_that_exists_or_cannot_be_is_refused(photo, tmp_path):
 
 def test_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
     assert_refused(run("render", "-p", "a person", "-o", tmp_path / "me.jpg"), "me.jpg", "ends in .png")
-    assert_refused(run("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got 'no ending'")
+    assert_refused(run("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got no ending")
     assert_refused(
         run("evaluate", "--zoo", tmp_path, "--grid", tmp_path / "sheet.png"), "expected --grid or --zoo, got both"
     )
@@ -288,7 +288,7 @@ def test_address_is_no_file_of_any_kind_and_nothing_is_sent(here, tmp_path, addr
     for verb, said in (
         (["synthesize", address, "-o", out, "--consent", "self"], "expected a photo, got no such file"),
         (["synthesize", photo, "--model", address, "-o", out, "--consent", "self"], "expected a folder, or a hub id"),
-        (["synthesize", "--embedding", address, "-o", out, "--consent", "self"], "expected a LoRA file, got nothing there"),
+        (["synthesize", "--embedding", address, "-o", out, "--consent", "self"], "expected an embedding, one row of numbers"),
         (["inspect", address], "expected a LoRA file, got nothing there"),
         (["convert", address, out], "expected a LoRA file, got nothing there"),
         (["import-legacy", address, out], "nothing there"),

@@ -137,7 +137,7 @@ BAD = {
         "legacy",
         ["PyTorch does not read"],
     ),
-    "safetensors": (lambda f: LoRA.load(kohya_file(f)).save(f / "x.pt"), "other-kind", ["a PyTorch file", "convert"]),
+    "safetensors": (lambda f: kohya_file(f).rename(f / "x.pt"), "other-kind", ["a PyTorch file", "convert"]),
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasynth.errors import ModelError, ZooError
+from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_bytes
 from lorasynth.storage.reading import read_bytes
 
@@ -96,6 +97,30 @@ def read_manifest(folder: Path) -> Manifest:
     whole = content[:length].split(b"\n")[:-1]
     lines = [_read_line(number, raw) for number, raw in enumerate(whole, start=1)]
     return Manifest(lines=lines, torn=content[length:])
+
+
+def read_records(folder: Path) -> tuple[tuple[Item, ...], tuple[Tombstone, ...]]:
+    """The items of a zoo, and who was forgotten.
+
+    Raises:
+        ZooError: the manifest cannot be read, a line of it is damaged, or an item stands twice.
+    """
+    items: dict[str, Item] = {}
+    forgotten: list[Tombstone] = []
+    for line in read_manifest(folder).lines:
+        if isinstance(line.record, Tombstone):
+            forgotten.append(line.record)
+        elif line.record is None:
+            raise ZooError(
+                f"{folder / MANIFEST_NAME} line {line.number}: {printable(line.problem)}; `lorasynth zoo repair` sets it aside"
+            )
+        elif line.record.id in items:
+            raise ZooError(
+                f"{folder / MANIFEST_NAME}: item {line.record.id!r} stands twice; remove one line, or run `lorasynth zoo repair`"
+            )
+        else:
+            items[line.record.id] = line.record
+    return tuple(items.values()), tuple(forgotten)
 
 
 def finished_length(content: bytes) -> int:

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from lorasynth.errors import ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.cards import CARD, PICTURES
-from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_tensors
 from lorasynth.storage.hub import local_copy, publish
 from lorasynth.storage.outputs import make_folder
@@ -22,7 +21,7 @@ from lorasynth.workers.locks import locked
 from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, bring_head_up_to_date, read_head, read_init, write_head
 from lorasynth.zoo.head import zoo_json_hash as zoo_json_hash
 from lorasynth.zoo.ledger import Ledger
-from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_manifest
+from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_records
 from lorasynth.zoo.shards import row_hash, shard_path
 from lorasynth.zoo.verify import verify
 
@@ -109,23 +108,7 @@ class Zoo:
         """
         folder = Path(folder)
         layout, recipe = read_head(folder)
-        items: dict[str, Item] = {}
-        forgotten: list[Tombstone] = []
-        manifest = folder / MANIFEST_NAME
-        for line in read_manifest(folder).lines:
-            if isinstance(line.record, Tombstone):
-                forgotten.append(line.record)
-            elif line.record is None:
-                raise ZooError(
-                    f"{manifest} line {line.number}: {printable(line.problem)}; `lorasynth zoo repair` sets it aside"
-                )
-            elif line.record.id in items:
-                raise ZooError(
-                    f"{manifest}: item {line.record.id!r} stands twice; remove one line, or run `lorasynth zoo repair`"
-                )
-            else:
-                items[line.record.id] = line.record
-        return cls(folder, layout, recipe, tuple(items.values()), tuple(forgotten))
+        return cls(folder, layout, recipe, *read_records(folder))
 
     @classmethod
     def from_hub(cls, repo_id: str) -> "Zoo":
