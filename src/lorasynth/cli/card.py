@@ -55,8 +55,7 @@ def _decorate(folder: Path, pictures: list[Path], prompts: list[str], json: Path
     check_json(json, folder, force=force)
     setup()
     from lorasynth.encoders.images import open_photo
-    from lorasynth.storage.cards import CARD, PICTURES, with_gallery, write_pictures
-    from lorasynth.storage.files import write_bytes
+    from lorasynth.storage.cards import CARD, PICTURES, write_gallery
     from lorasynth.storage.outputs import require_new_output
     from lorasynth.storage.reading import read_text
     from lorasynth.zoo.card import zoo_card
@@ -72,9 +71,7 @@ def _decorate(folder: Path, pictures: list[Path], prompts: list[str], json: Path
         require_new_output(folder / PICTURES / "1.png", force=force)
     opened = [open_photo(path) for path in pictures]
     card = zoo_card(Zoo.open(folder)) if is_zoo and not (folder / CARD).exists() else read_text(folder / CARD)
-    text = with_gallery(card, prompts, "dataset" if is_zoo else "model")
-    names = write_pictures(folder, opened)
-    write_bytes(folder / CARD, text.encode())
+    names = write_gallery(folder, card, opened, prompts, "dataset" if is_zoo else "model")
     say(f"{folder}: look at {CARD}; `push_to_hub` publishes it with its pictures")
     emit({"out": str(folder), "files": [CARD, *names]}, json)
 

@@ -1,5 +1,6 @@
 """What is written as a LoRA file: anything with modules' factors, be they in one vector or as a file had them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from lorasynth.lora.inspection import Inspection
 
 
-class Writable:
+class Writable(ABC):
     """A LoRA as its writers see it: modules, and the factors of each in float32, one module at a time."""
 
     layout: Layout
@@ -30,9 +31,9 @@ class Writable:
     own_format: str
     """The format of the file whose own names its modules have, as no known base model has them; "" for any other LoRA."""
 
+    @abstractmethod
     def factors(self, name: str) -> tuple[Float[Tensor, "R I"], Float[Tensor, "O R"]]:
         """lora_A and lora_B of one module, the scaling in lora_B."""
-        raise NotImplementedError
 
     def norm(self) -> float:
         """Frobenius norm of all updates together."""

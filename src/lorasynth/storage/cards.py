@@ -84,6 +84,16 @@ def write_pictures(folder: Path, pictures: "Sequence[Image]") -> list[str]:
     return names
 
 
+def write_gallery(
+    folder: Path, card: str, pictures: "Sequence[Image]", prompts: Sequence[str], kind: Kind
+) -> list[str]:
+    """Write a card with its gallery into its folder, the pictures first, and say the names of these. See `with_gallery`."""
+    text = with_gallery(card, prompts, kind)
+    names = write_pictures(folder, pictures)
+    write_bytes(folder / CARD, text.encode())
+    return names
+
+
 def read_pictures(folder: Path, card: str) -> dict[str, bytes]:
     """The pictures that a folder's card shows, by their names in the folder. One that is not there is left out.
 

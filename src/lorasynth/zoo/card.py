@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lorasynth.encoders.records import describe
-from lorasynth.storage.cards import CARD, front_matter, with_gallery, write_pictures
-from lorasynth.storage.files import write_bytes
+from lorasynth.storage.cards import CARD, front_matter, write_gallery
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,9 +36,8 @@ def write_card(zoo: "Zoo") -> None:
     if (zoo.folder / CARD).exists():
         return
     pictures = [_four_loras(zoo)] if "world" in zoo.recipe else []
-    write_pictures(zoo.folder, pictures)
     prompts = ["Four subjects of the zoo: a drawn photo of each, and below it a picture with its LoRA"] * len(pictures)
-    write_bytes(zoo.folder / CARD, with_gallery(zoo_card(zoo), prompts, "dataset").encode())
+    write_gallery(zoo.folder, zoo_card(zoo), pictures, prompts, "dataset")
 
 
 def _four_loras(zoo: "Zoo") -> "Image":
