@@ -41,9 +41,8 @@ class DomainCheck:
 
     basis: Float[Tensor, "k d"]
     mean: Float[Tensor, " d"]
-    limits: Float[
-        Tensor, " n"
-    ]  # most structure and background, least contrast; flatness and most shading in newer ones
+    # Most structure and background, least contrast. Newer ones: least flatness, most shading, too.
+    limits: Float[Tensor, " n"]
 
     @classmethod
     def fit(cls, pictures: Float[Tensor, "B 3 S S"]) -> "DomainCheck":
@@ -121,9 +120,8 @@ def _shading(pictures: Float[Tensor, "B 3 S S"]) -> Float[Tensor, " B"]:
     """
     low, high = (side * pictures.shape[-1] // 64 for side in _MIDDLE)
     light = pictures[..., low:high, low:high].mean(1, keepdim=True)
-    across = (
-        torch.tensor([-1.0, 0.0, 1.0], device=light.device).expand(1, 1, 3, 3) / 6
-    )  # the least-squares plane's slope
+    # The least-squares plane's slope, of every patch.
+    across = torch.tensor([-1.0, 0.0, 1.0], device=light.device).expand(1, 1, 3, 3) / 6
     slope = torch.hypot(F.conv2d(light, across), F.conv2d(light, across.mT))
     without_edge = F.max_pool2d(light, 3, 1) + F.max_pool2d(-light, 3, 1) < _EDGE
     return (without_edge & (slope >= _SLOPE)).float().flatten(1).mean(1)
