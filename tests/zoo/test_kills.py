@@ -127,7 +127,8 @@ def kill_and_build(tmp_path, items, kills):
             time.sleep(0.02)
     finally:
         for pid in running(pids):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in coordinators:
             process.join()
     return folder, killed
