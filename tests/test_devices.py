@@ -57,6 +57,21 @@ def test_faster_products_are_left_behind_at_the_end():
     assert torch.get_float32_matmul_precision() == before
 
 
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [({}, False), ({"avx512_bf16": False, "avx2": True}, False), ({"avx512_bf16": True}, True), ({"bf16": True}, True)],
+)
+def test_cpu_rounds_only_where_it_multiplies_bfloat16(found, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    ones = torch.ones(2, 2)
+    with half_precision(cpu=True):
+        assert ((ones @ ones).dtype == torch.bfloat16) == expected
+    with half_precision(False, cpu=True):
+        assert (ones @ ones).dtype == torch.float32
+    with half_precision():
+        assert (ones @ ones).dtype == torch.float32
+
+
 def test_on_the_cpu_nothing_is_rounded():
     x, y = torch.randn(2, 8, 8)
     with half_precision(), fast_matmul():

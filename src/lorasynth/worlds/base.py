@@ -26,7 +26,7 @@ class BaseConfig:
     num_heads: int = 2
     text_width: int = 96
     attention: tuple[bool, ...] | None = None  # of which levels; None: of all
-    bf16: bool = False  # activations, while training
+    bf16: bool = False  # activations while training, where the processor multiplies it
     batch_size: int = 32  # of a micro-batch; a step is two of them
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lorasynth.base import PipelineBase, denoising_loss
+from lorasynth.devices import half_precision
 from lorasynth.errors import UsageError
 from lorasynth.training import Processes, config_record, launched, step_generator, stratified_uniform, train
 from lorasynth.worlds.base import BaseConfig, Batch
@@ -42,7 +43,7 @@ def train_base(base: PipelineBase, batch: Batch, config: BaseConfig, *, run_dir:
             latents, captions = batch(config.batch_size, own)
             noise = torch.randn(latents.shape, generator=own)
             level, prompts = base.schedule.level(stratified_uniform(len(latents), own)), base.prompts(captions)
-            with torch.autocast(latents.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            with half_precision(config.bf16, cpu=True):
                 loss = denoising_loss(base, latents, noise, level, prompts)
             total = total + loss.mean() / len(mine)
         return total

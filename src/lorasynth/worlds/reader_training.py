@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.devices import half_precision
 from lorasynth.training import LoopConfig, config_record, train
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.pool import draw_pool
@@ -62,7 +63,7 @@ def train_reader(domain: Domain, config: ReaderConfig, *, run_dir: Path) -> Read
         if mirrored:
             pictures = torch.cat([pictures[:mirrored].flip(3), pictures[mirrored:]])
             target = torch.cat([target[:mirrored] * signs, target[mirrored:]])
-        with torch.autocast(pictures.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+        with half_precision(config.bf16, cpu=True):
             found, logits = net(pictures)
         error = ((found - target).square() * visible[rows]).sum() / visible[rows].sum()
         wrong = F.binary_cross_entropy_with_logits(logits, there[rows].float(), reduction="none")
