@@ -25,10 +25,10 @@ demo: setup
 
 # Every claim but those that train for long; `make test-all`, which CI runs, has these too.
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow" tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" tests
 
 test-all: setup
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 # The ComfyUI nodes in ComfyUI itself, by a Python that has ComfyUI's requirements, lorasynth and pytest.
 COMFYUI_PYTHON ?= $(BIN)/python
@@ -45,7 +45,7 @@ check: setup
 	$(BIN)/ruff format --check src tests benchmarks integrations examples experiments
 	$(BIN)/ruff check src tests benchmarks integrations examples experiments
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -n 2 -m "not integration and not slow" tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not integration and not slow" tests
 
 fuzz: setup
 	LORASYNTH_FUZZ=100000 $(BIN)/python -m pytest -s --timeout 0 tests/lora/test_fuzz.py

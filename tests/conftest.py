@@ -1,6 +1,6 @@
-"""One thread, no network, the same examples each time.
+"""One thread, no network, the same examples each time; shapes are checked.
 
-NOTE: nothing of lorasynth may be imported here: jaxtyping's import hook is not in place yet, and would check nothing.
+NOTE: nothing of lorasynth may be imported before jaxtyping's import hook is in place, which would check nothing then.
 """
 
 import multiprocessing
@@ -17,8 +17,21 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+ROOT = Path(__file__).parents[1]
+
+
+def modules_with_shapes():
+    """Names of the modules whose annotations say shapes. Of the others mypy alone checks the types."""
+    for root in (ROOT / "src", ROOT / "experiments"):
+        for path in root.rglob("*.py"):
+            if "from jaxtyping import" in path.read_text():
+                yield ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+install_import_hook(sorted(modules_with_shapes()), "beartype.beartype")
 torch.set_num_threads(1)
 settings.register_profile("lorasynth", deadline=None, derandomize=True, database=None)
 settings.load_profile("lorasynth")

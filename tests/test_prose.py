@@ -1,5 +1,6 @@
 """The pages that were rewritten stay readable: `dev/prose.py` counts sentences, semicolons and lines."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,13 @@ def test_prose_beyond_a_limit_is_counted(tmp_path, prose):
     result = measured(page)
     assert result.returncode == 1
     assert "beyond the limits" in result.stdout
+
+
+def test_each_row_of_a_table_is_a_line_of_its_own():
+    """Wrapped to a paragraph, a table is shown as its source."""
+    rules = [(page.name, line) for page in PAGES for line in page.read_text().splitlines() if "|---|" in line]
+    assert len(rules) > 100
+    assert [rule for rule in rules if not re.fullmatch(r"\s*\|(-+\|)+", rule[1])] == []
 
 
 def test_code_and_tables_are_no_prose(tmp_path):

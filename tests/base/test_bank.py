@@ -109,7 +109,7 @@ def test_checkpointing_changes_no_gradient(base, photos, backward_inside):
 
 def test_training_lowers_the_loss_of_each_subject(base, photos):
     layout = base.layout(2)
-    config = AdaptConfig(steps=30, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8, lora_A="each")
+    config = AdaptConfig(steps=12, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8, lora_A="each")
     bank = AdapterBank(base.denoiser, layout, 2, random_init(layout, 0), lora_A="each")
     trained = adapt(base, bank, photos, config)
     x, prompts, noise, numbers = sample_of(base, photos)
@@ -129,10 +129,10 @@ def test_bank_trains_on_weights_of_half_precision(bases):
     layout = base.layout(2)
     bank = AdapterBank(base.denoiser, layout, 2, random_init(layout, 0))
     losses = []
-    config = AdaptConfig(steps=20, batch_size=4, learning_rate=2e-2, adam_epsilon=1e-8)
+    config = AdaptConfig(steps=10, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8)
     vectors = adapt(base, bank, photos, config, on_step=lambda _, loss: losses.append(loss))
     assert vectors.dtype == torch.float32
-    assert sum(losses[-5:]) < sum(losses[:5])
+    assert sum(losses[-3:]) < sum(losses[:3])
 
 
 def test_mask_leaves_the_rest_of_a_photo_out(bases):

@@ -29,11 +29,12 @@ def umeyama(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def dots(landmarks: np.ndarray, size: tuple[int, int], radius: float) -> Image.Image:
     """A photo with one smooth dot at each landmark, of another colour each."""
-    y, x = np.mgrid[0 : size[1], 0 : size[0]]
+    x, y = np.arange(size[0]), np.arange(size[1])
     values = np.zeros((size[1], size[0], 3))
     colours = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]
     for (px, py), colour in zip(landmarks, colours, strict=True):
-        values += np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * radius**2))[..., None] * colour
+        across, down = (np.exp(-((axis - at) ** 2) / (2 * radius**2)) for axis, at in ((x, px), (y, py)))
+        values += np.outer(down, across)[..., None] * colour
     return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
 
 
