@@ -95,7 +95,12 @@ def test_table_and_folder_name_the_same_people(photos, tmp_path):
     table = photos / "people.csv"
     table.write_text("Person;Photo\r\nanna;anna\r\nbert;bert/0.png\r\n")
     expected = {person: files for person, files in people_of_folder(photos).items() if person != "carl"}
-    assert people_of_table(table) == expected
+    said = []
+    assert people_of_table(table, said.append) == expected
+    assert said == []
+    table.write_text("person;photo;foto\nanna;anna;x\n")
+    people_of_table(table, said.append)
+    assert said == [f"{table}: columns that are not used: foto; those that are read: person, photo"]
     table.unlink()
 
 

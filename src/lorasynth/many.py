@@ -14,7 +14,7 @@ from lorasynth.errors import LorasynthError, UsageError
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.files import write_bytes
 from lorasynth.storage.outputs import make_folder
-from lorasynth.storage.tables import read_table
+from lorasynth.storage.tables import read_table, unused_columns
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.importing.finding import PHOTOS, is_trace
 from lorasynth.zoo.importing.pairing import photos_in
@@ -22,6 +22,7 @@ from lorasynth.zoo.importing.pairing import photos_in
 REPORT = "report.jsonl"
 _ENDING = ".safetensors"
 _MAX_NAME_BYTES = 200
+_COLUMNS = ("person", "photo")
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,23 @@ class Counts:
     failed: int
 
 
-def people_of_table(table: Path) -> dict[str, list[Path]]:
+def people_of_table(table: Path, report: Callable[[str], None] = lambda _: None) -> dict[str, list[Path]]:
     """Photos by person, of a table with the columns ``person`` and ``photo``, a row a photo.
 
     ``photo`` is a file or a folder of photos, relative to the table. In JSONL and Parquet it may be a list of such.
+
+    Args:
+        table: which.
+        report: is told of columns that nobody reads.
 
     Raises:
         UsageError: the table cannot be read, or lacks a column.
     """
     people: dict[str, list[Path]] = {}
-    for row in read_table(table, ("person", "photo")):
+    rows = read_table(table, _COLUMNS)
+    if unused := unused_columns(table, rows, _COLUMNS):
+        report(unused)
+    for row in rows:
         said = row["photo"] if isinstance(row["photo"], list) else [row["photo"]]
         paths = [table.parent / str(each) for each in said]
         photos = [photo for path in paths for photo in (photos_in(path) if path.is_dir() else (path,))]

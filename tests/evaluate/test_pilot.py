@@ -138,10 +138,15 @@ def test_zoo_is_built_with_what_the_pilot_found(photographs, tmp_path):
         "--resolution",
         SIZE,
     )
+    start = ZooSettings(steps=3, learning_rate=0.01, adam_epsilon=1e-4, rank=2)
+    start.write(tmp_path / "start.json", "sd15")
     words = ("zoo", "pilot", "sd15_tiny", *given, "--factors", "targets", "--out", tmp_path / "pilot")
-    result = run(*words)
+    result = run(*words, "--settings", tmp_path / "start.json", "--bank", 1, "--batch-size", 1, "--rank", 1)
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "pilot" / "pilot.json").read_text())
+    # 0. It starts from the file, but for what is said in the command.
+    assert record["candidates"][0]["settings"] == {**start.to_dict(), "rank": 1}
+    assert (record["of"]["bank"], record["of"]["adapt"]["batch_size"], record["of"]["pilot"]["batch_size"]) == (1, 1, 1)
     # 1. The usual modules of the family are its attention, which is tried once.
     assert [candidate["modules"] for candidate in record["candidates"]] == ["usual", "attention+ff", "linear"]
     assert set(record["candidates"][2]["groups"]) > {"attn1", "attn2", "ff"}
@@ -180,6 +185,8 @@ def test_zoo_is_built_with_what_the_pilot_found(photographs, tmp_path):
         ("zoo pilot portraits_tiny --factors lr --out OUT", "expected --factors among learning_rate"),
         ("zoo pilot portraits_tiny --base BASE --out OUT", "expected --base with --data, got it alone"),
         ("zoo pilot imported --out OUT", "expected a recipe that makes a zoo, got 'imported'"),
+        ("zoo pilot portraits_tiny --settings SETTINGS --out OUT", "expected settings for a base of family 'portraits'"),
+        ("zoo pilot portraits_tiny --bank some --out OUT", "expected --bank auto or a number from 1 to 100000, got 'some'"),
         ("zoo build portraits_tiny --settings SETTINGS --out OUT", "expected settings for a base of family 'portraits'"),
         ("zoo build portraits_tiny --settings OUT/settings.json --out OUT", "not found"),
     ],

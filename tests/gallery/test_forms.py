@@ -175,6 +175,14 @@ def test_bad_metadata_is_refused(write, gallery, table, message):
         gallery(write({"1.jpg": 1, "metadata.csv": table}))
 
 
+def test_columns_of_metadata_that_nobody_reads_are_noted(write, gallery):
+    found = gallery(write({"1.jpg": 1, "metadata.csv": "file_name,caption,subject\n1.jpg,ann smiles,ann\n"}))
+    assert found.notes == (
+        "metadata.csv: columns that are not used: caption; those that are read: file_name, text, subject",
+    )
+    assert captions(found) == {"1.jpg": "a photo of sks person"}
+
+
 def test_metadata_of_missing_photos_is_listed(write, gallery):
     found = gallery(write({"1.jpg": 1, "metadata.csv": "file_name,subject\n1.jpg,a\n2.jpg,a\n"}))
     assert left_out(found) == {"2.jpg": "missing"}

@@ -101,3 +101,24 @@ def test_table_in_memory_is_read_as_its_file(tmp_path):
         == read_table(tmp_path / "t.csv", ("file",))
         == [{"file": "a", "person": "b"}]
     )
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("file,person,face", None),
+        (",file,person,face", None),  # pandas' index
+        ("file,person,face,__index_level_0__", None),
+        ("file,person,face,Consent", "consent"),
+        ("file,person,face,a,b,c,d,e,f,g", "a, b, c, d, e and 2 more"),
+    ],
+)
+def test_columns_that_nobody_reads_are_said(head, said, tmp_path):
+    cells = {"file": "a.safetensors", "person": "ada", "face": "a.npy"}
+    row = ",".join(cells.get(name, "1") for name in head.split(","))
+    (tmp_path / "a.safetensors").touch()
+    (tmp_path / "t.csv").write_text(f"{head}\n{row}\n")
+    told = []
+    pair_by_table([tmp_path / "a.safetensors"], tmp_path / "t.csv", told.append)
+    line = f"{tmp_path / 't.csv'}: columns that are not used: {said}; those that are read: file, person, face"
+    assert told == ([] if said is None else [line])

@@ -82,6 +82,9 @@ def test_quarantine_and_temporary_files_go_with_them(zoo):
 def test_forget_refuses_strangers_and_twice_is_once(zoo):
     with pytest.raises(ZooError, match="expected a person of the zoo, got 5, of whom nothing is there"):
         forget_person(zoo.folder, 5)
+    number = person_number("ada")
+    with pytest.raises(ZooError, match=rf"got 'ada' \(number {number}\), of whom nothing is there; see manifest"):
+        forget_person(zoo.folder, "ada")
     forget_person(zoo.folder, 31)
     before = contents(zoo.folder)
     again = forget_person(zoo.folder, 31)

@@ -179,7 +179,7 @@ def _synthesize_many(
     from lorasynth.many import people_of_folder, people_of_table, synthesize_people
     from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 
-    people = people_of_folder(table) if table.is_dir() else people_of_table(table)
+    people = people_of_folder(table) if table.is_dir() else people_of_table(table, say)
     synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL, encoder=encoder)
     if said := synthesizer.shortcoming:
         say(f"warning: {said}")

@@ -19,6 +19,7 @@ from lorasynth.cli.common import (
 )
 from lorasynth.cli.options import expanded
 from lorasynth.cli.photos import PhotoOptions
+from lorasynth.cli.zoo_options import TrainingOptions
 
 if TYPE_CHECKING:
     from lorasynth.zoo.preservation import Preservation
@@ -30,6 +31,7 @@ PRIVATE = "private"
 def zoo_build(
     recipe: RecipeName,
     photos: PhotoOptions,
+    training: TrainingOptions,
     out: Annotated[Path, typer.Option("--out", help="The zoo's folder; the same again resumes.")],
     workers: Annotated[
         int | None,
@@ -50,17 +52,6 @@ def zoo_build(
     licence: Annotated[
         str, typer.Option(help="With --data: what the LoRAs may be used for; kept with every item.")
     ] = PRIVATE,
-    settings: Annotated[
-        Path | None,
-        typer.Option(
-            help="The settings.json of a `zoo pilot`, instead of the recipe's; options given here come first."
-        ),
-    ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Of the LoRAs, instead of the recipe's.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Of each LoRA's training, instead of the recipe's.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(min=0.0, help="Of each LoRA's training and the pilot's, instead of the recipe's.")
-    ] = None,
     class_prompt: Annotated[
         str | None,
         typer.Option(help="With --data: prior preservation, on what the base draws of others: 'a photo of a person'."),
@@ -70,13 +61,6 @@ def zoo_build(
     ] = None,
     prior_loss_weight: Annotated[
         float | None, typer.Option(min=0.0, help="With --class-prompt: of their loss; 1 by default.")
-    ] = None,
-    bank: Annotated[
-        str | None,
-        typer.Option(
-            help="People trained at once, instead of the recipe's number; auto: what is fastest here, measured once, when the "
-            "zoo is begun. Another number makes LoRAs that differ in their last digits."
-        ),
     ] = None,
     seed: Seed = 0,
     json: Json = None,
@@ -96,16 +80,12 @@ def zoo_build(
 
     from lorasynth.errors import UsageError
     from lorasynth.recipes import get_recipe, get_zoo_config
-    from lorasynth.zoo.settings import read_settings
+    from lorasynth.zoo.config import MEASURED
 
     found, config = get_recipe(recipe), get_zoo_config(recipe)
-    config = config if settings is None else read_settings(settings, found.family).applied(config)
+    config = training.applied(config, found.family)
     config = replace(
-        config, seed=seed, people=people or config.people, rank=rank or config.rank,
-        adapt=replace(
-            config.adapt, steps=steps or config.adapt.steps, learning_rate=learning_rate or config.adapt.learning_rate
-        ),
-        pilot=replace(config.pilot, learning_rate=learning_rate or config.pilot.learning_rate),
+        config, seed=seed, people=people or config.people,
         preservation=_preservation(photos.data, class_prompt, num_class_images, prior_loss_weight),
     )  # fmt: skip
     if photos.data is None and found.world is None:
@@ -115,8 +95,8 @@ def zoo_build(
     if photos.data is None and licence != PRIVATE:
         raise UsageError("expected --licence with --data, got it alone; leave it out, or name your photographs")
     source = photos.source(found.base, licence=licence, family=found.family)
-    if bank is not None or (out / "zoo.json").exists():  # a zoo keeps the number that it was begun with
-        config = replace(config, bank=_bank(bank or "auto"))
+    if training.bank is None and (out / "zoo.json").exists():  # a zoo keeps the number that it was begun with
+        config = replace(config, bank=MEASURED)
     if cluster is not None:
         from lorasynth.zoo.cluster import build_zoo_on_cluster
 
@@ -149,14 +129,3 @@ def _preservation(
         raise UsageError(f"expected a class prompt such as 'a photo of a person', got {class_prompt!r:.80}")
     given: dict[str, Any] = {"num_class_images": num_class_images, "prior_loss_weight": prior_loss_weight}
     return Preservation(class_prompt=class_prompt, **{k: v for k, v in given.items() if v is not None})
-
-
-def _bank(text: str) -> int:
-    from lorasynth.errors import UsageError
-    from lorasynth.zoo.config import MEASURED
-
-    if text == "auto":
-        return MEASURED
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise UsageError(f"expected --bank auto or a number from 1 to 100000, got {text!r}")
-    return int(text)

@@ -187,9 +187,8 @@ def zoo_forget(
     from dataclasses import asdict
 
     from lorasynth.zoo.forget import forget_person
-    from lorasynth.zoo.importing.pairing import person_number
 
-    done = forget_person(zoo, person_number(person))
+    done = forget_person(zoo, person)
     say(f"{zoo}: {len(done.ids)} LoRAs forgotten, {done.items} are left; train again what learned from them")
     emit({"zoo": str(zoo), **asdict(done)}, json)
 

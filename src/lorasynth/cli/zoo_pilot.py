@@ -8,6 +8,7 @@ import typer
 from lorasynth.cli.common import Device, Force, Json, RecipeName, Seed, check_folder, check_json, emit, say, setup
 from lorasynth.cli.options import expanded
 from lorasynth.cli.photos import PhotoOptions
+from lorasynth.cli.zoo_options import TrainingOptions
 
 ALL = "learning_rate,targets,adam_epsilon,steps,rank"
 
@@ -16,6 +17,7 @@ ALL = "learning_rate,targets,adam_epsilon,steps,rank"
 def zoo_pilot(
     recipe: RecipeName,
     photos: PhotoOptions,
+    training: TrainingOptions,
     out: Annotated[
         Path, typer.Option("--out", help="Folder for pilot.json and settings.json; the same again goes on.")
     ],
@@ -28,8 +30,8 @@ def zoo_pilot(
 ) -> None:
     """Find the settings of a zoo for your base: learning rate, modules, Adam's epsilon, steps and rank, on a few subjects.
 
-    Starts from the recipe's own settings and changes one after the other. Each candidate is trained twice. Then build the zoo
-    with `zoo build RECIPE --settings OUT/settings.json`.
+    Starts from the recipe's own settings, or from those given here, and changes one after the other. Each candidate is trained
+    twice. Then build the zoo with `zoo build RECIPE --settings OUT/settings.json`.
 
     Example: lorasynth zoo pilot sd15 --base BASE --data people/ --encoder models/buffalo_l --out runs/pilot
     """
@@ -44,7 +46,8 @@ def zoo_pilot(
     from lorasynth.recipes import get_recipe, get_zoo_config
 
     looked_at = require_factors(factors)
-    found, zoo = get_recipe(recipe), replace(get_zoo_config(recipe), seed=seed)
+    found = get_recipe(recipe)
+    zoo = replace(training.applied(get_zoo_config(recipe), found.family), seed=seed)
     if photos.data is None and found.world is None:
         raise UsageError(
             f"expected --data with photographs and --encoder for recipe {recipe!r}, got neither; give both"

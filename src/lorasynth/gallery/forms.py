@@ -19,12 +19,13 @@ from typing import Any
 
 from lorasynth.errors import PhotoError, UsageError
 from lorasynth.gallery.trees import PICTURES, TABLES, Tree
-from lorasynth.storage.tables import rows_of
+from lorasynth.storage.tables import rows_of, unused_columns
 
 TRIGGER = "[trigger]"
 CAPTIONS = (".txt", ".caption")
 MAX_CAPTION = 4_096
 """Bytes of a caption's file."""
+_COLUMNS = ("file_name", "text", "subject")
 _MASKS = ("_mask", "-masklabel")
 _REPEATS = re.compile(r"([1-9]\d*)_(.+)", re.DOTALL)
 _SPLIT_FOLDERS = ("train", "test", "validation", "val", "valid")
@@ -74,12 +75,13 @@ def list_photos(tree: Tree, *, masks: bool = True) -> Listing:
     sizes = tree.files()
     left_out = [_unprintable(name) for name in sizes if not name.isprintable()]
     sizes = {name: size for name, size in sizes.items() if name.isprintable()}
-    rows, tables = _metadata(tree, sizes)
+    rows, tables, of_tables = _metadata(tree, sizes)
     pictures = [name for name in sizes if name.lower().endswith(PICTURES)]
     mask_of, spare, mask_folders = _masks(pictures)
     left_out += spare
     used = {*tables, *mask_of.values(), *(one.name for one in spare)}
     subjects, notes = _subjects([name for name in pictures if name not in used], rows, tree.name)
+    notes += of_tables
     if mask_folders:
         notes.append(f"folders of masks, by their names and their files': {', '.join(mask_folders)}")
     caption_of = {_stem(name): name for ending in reversed(CAPTIONS) for name in sizes if name.lower().endswith(ending)}
@@ -194,13 +196,16 @@ def _caption(tree: Tree, row: Mapping[str, Any], file: str | None, sizes: Mappin
     return " ".join(text.split()) or None
 
 
-def _metadata(tree: Tree, sizes: Mapping[str, int]) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """Rows of all tables by the photo's name, and the tables' names."""
+def _metadata(tree: Tree, sizes: Mapping[str, int]) -> tuple[dict[str, dict[str, Any]], set[str], list[str]]:
+    """Rows of all tables by the photo's name, the tables' names, and notes on columns that are not used."""
     rows: dict[str, dict[str, Any]] = {}
+    notes = []
     tables = sorted(name for name in sizes if PurePosixPath(name).name in TABLES)
     for table in tables:
         folder = PurePosixPath(table).parent
-        for number, row in enumerate(_rows(tree, table), start=1):
+        records = _rows(tree, table)
+        notes += [note] if (note := unused_columns(table, records, _COLUMNS)) else []
+        for number, row in enumerate(records, start=1):
             relative = PurePosixPath(str(row["file_name"]).replace("\\", "/"))
             if relative.is_absolute() or ".." in relative.parts:
                 raise UsageError(
@@ -210,7 +215,7 @@ def _metadata(tree: Tree, sizes: Mapping[str, int]) -> tuple[dict[str, dict[str,
             if name in rows:
                 raise UsageError(f"{table} row {number}: expected each file once, got {name!a:.80} again; remove a row")
             rows[name] = dict(row)
-    return rows, set(tables)
+    return rows, set(tables), notes
 
 
 def _rows(tree: Tree, table: str) -> list[dict[str, Any]]:

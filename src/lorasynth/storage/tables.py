@@ -15,6 +15,7 @@ from lorasynth.storage.faults import FaultyFileError, printable, shown
 
 MAX_TABLE_MB = 1_024
 _CSV, _JSON, _WORKBOOKS = (".csv", ".tsv"), (".jsonl", ".ndjson"), (".xlsx", ".xls", ".ods", ".numbers")
+_PANDAS_INDEX = "__index_level_"  # how pandas calls an index without a name in Parquet
 _DELIMITERS = (",", ";", "\t", "|")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -92,6 +93,23 @@ def require_columns(table: str | Path, rows: Sequence[Row], columns: Sequence[st
             raise UsageError(
                 f"{shown(table)} row {number}: expected columns {', '.join(columns)}, got no {missing[0]}; its columns: {there}"
             )
+
+
+def unused_columns(table: str | Path, rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A line on the columns of a table that nobody reads, empty where there are none: a name may be misspelt.
+
+    Args:
+        table: its name.
+        rows: of it.
+        columns: that are read.
+    """
+    names = {name for row in rows for name in row if name and not name.startswith(_PANDAS_INDEX)}
+    unused = sorted(names - set(columns))
+    if not unused:
+        return ""
+    more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+    some = ", ".join(printable(name, 40) for name in unused[:5])
+    return f"{shown(table)}: columns that are not used: {some}{more}; those that are read: {', '.join(columns)}"
 
 
 def _text(content: bytes) -> str:

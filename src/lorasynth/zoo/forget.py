@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorasynth.errors import ZooError
+from lorasynth.gallery.gallery import person_number
 from lorasynth.storage.cards import CARD, PICTURES, without_gallery
 from lorasynth.storage.files import write_bytes
 from lorasynth.storage.reading import read_text
@@ -35,7 +36,7 @@ class Forgotten:
     deleted: list[str]
 
 
-def forget_person(folder: str | Path, person: int) -> Forgotten:
+def forget_person(folder: str | Path, person: int | str) -> Forgotten:
     """Take all items of a person out of a zoo, and keep the person out: building and importing pass them over from now on.
 
     Their rows are in no file of the folder any more: shards that held some are written anew without them. Quarantine and the
@@ -48,13 +49,16 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
 
     Args:
         folder: the zoo's. No other writer may be at work; those that append wait.
-        person: their number; `lorasynth.zoo.importing.pairing.person_number` of their name.
+        person: their number, or the name that they were imported by (`lorasynth.gallery.gallery.person_number`).
 
     Raises:
         ZooError: nothing in the zoo is of that person, or the zoo is damaged, so that nobody can say what is.
         UsageError: the folder cannot be written.
     """
     folder = require_zoo(folder)
+    said = str(person)
+    if isinstance(person, str):
+        said, person = f"{person!a:.80} (number {person_number(person)})", person_number(person)
     with locked(folder), refused(folder):
         require_own(folder / QUARANTINE_NAME)
         require_own(folder / PREPARED_NAME)
@@ -69,7 +73,7 @@ def forget_person(folder: str | Path, person: int) -> Forgotten:
         before = [id for tombstone in report.forgotten if tombstone.forgotten == person for id in tombstone.ids]
         if not theirs and person not in {tombstone.forgotten for tombstone in report.forgotten}:
             raise ZooError(
-                f"{folder}: expected a person of the zoo, got {person}, of whom nothing is there; see manifest.jsonl"
+                f"{folder}: expected a person of the zoo, got {said}, of whom nothing is there; see manifest.jsonl"
             )
         kept = {item.id for item in report.items} - set(theirs)
         rewritten: list[str] = []

@@ -250,8 +250,18 @@ def test_lora_that_is_in_as_another_persons_is_said(tmp_path):
     first = lora(tmp_path / "loras" / "anna.safetensors", 0)
     (tmp_path / "loras" / "bert.safetensors").write_bytes(first.read_bytes())
     _, outcomes = take(tmp_path / "loras", tmp_path / "zoo")
-    assert outcomes[1].outcome == "present"
+    assert outcomes[1].outcome == "duplicate"
     assert outcomes[1].warnings == (f"is in the zoo as person {person_number('anna')}'s: item {outcomes[0].id}",)
+
+
+def test_refused_copy_is_a_duplicate_the_second_time(tmp_path):
+    """The copy has no face, and comes before the LoRA that is taken in."""
+    taken = lora(tmp_path / "loras" / "bert.safetensors", 0)
+    (tmp_path / "loras" / "anna.safetensors").write_bytes(taken.read_bytes())
+    first, again = (take(tmp_path / "loras", tmp_path / "zoo")[1] for _ in range(2))
+    said = [{Path(o.file).stem: o.outcome for o in outcomes if o.outcome != "ignored"} for outcomes in (first, again)]
+    assert said == [{"anna": "refused", "bert": "imported"}, {"anna": "duplicate", "bert": "present"}]
+    assert f"as person {person_number('bert')}'s" in again[0].warnings[0]
 
 
 def test_id_and_weights_are_of_the_same_bytes(tmp_path):

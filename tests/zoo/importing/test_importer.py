@@ -166,7 +166,7 @@ def test_one_update_in_another_gauge_or_file_counts_once(folder, tmp_path):
     said = {o.file.rpartition("/")[2]: o for o in outcomes}
     assert said["twin.safetensors"].outcome == "duplicate"
     assert said["twin.safetensors"].id == said["a.safetensors"].id
-    assert {said["b.safetensors"].outcome, said["copy.safetensors"].outcome} == {"imported", "present"}
+    assert {said["b.safetensors"].outcome, said["copy.safetensors"].outcome} == {"imported", "duplicate"}
 
 
 def test_peft_weights_with_another_alpha_are_another_lora(folder, tmp_path):

@@ -213,7 +213,8 @@ def _look_at(candidate: Candidate, person: int, known: Known, allow_zero: bool) 
     if content.id in known.forgotten_ids:
         return passed("forgotten")
     if content.id in known.person_of:
-        return passed("present", content.id, known.warnings(content.id, person))
+        theirs = known.person_of[content.id] == person
+        return passed("present" if theirs else "duplicate", content.id, known.warnings(content.id, person))
     _require_one_person(candidate, person, content.id, known)
     brought = content.brought()
     vector = brought.vector

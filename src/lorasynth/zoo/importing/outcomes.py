@@ -18,8 +18,9 @@ class Outcome:
 
     Attributes:
         file: which; in the report, that of a person who was forgotten is left blank.
-        outcome: "imported", "present" (from an earlier run), "duplicate" (of another's update), "forgotten" (it, or its person,
-            was taken out of the zoo and stays out), "refused", or "ignored" (it is no LoRA and no face of one).
+        outcome: "imported", "present" (the person's very LoRA is in the zoo), "duplicate" (another's file or update is),
+            "forgotten" (it, or its person, was taken out of the zoo and stays out), "refused", or "ignored" (it is no LoRA and no
+            face of one).
         id: of the item in the zoo.
         person: the number of whom it is of, so that it can be forgotten with them.
         reason: why it was refused or ignored, in words.

@@ -14,7 +14,7 @@ from lorasynth.encoders.embeddings import ENDINGS
 from lorasynth.errors import UsageError
 from lorasynth.gallery.gallery import composed, person_number
 from lorasynth.storage.faults import printable, shown
-from lorasynth.storage.tables import read_table, require_columns
+from lorasynth.storage.tables import read_table, require_columns, unused_columns
 from lorasynth.zoo.importing.finding import (
     EMBEDDING_ENDING,
     PHOTO_FOLDER_ENDING,
@@ -26,6 +26,8 @@ from lorasynth.zoo.importing.finding import (
 
 _NO_NAMES = ("pytorch_lora_weights",)
 """Names that a library gives to every LoRA (diffusers' `save_lora_weights`): the folder's name is the person."""
+
+_COLUMNS = ("file", "person", "face")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +123,15 @@ def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], No
     Args:
         loras: files and PEFT folders.
         table: whose rows.
-        report: is told of rows that are of none of the LoRAs.
+        report: is told of rows that are of none of the LoRAs, and of columns that nobody reads.
 
     Raises:
         UsageError: the table cannot be read, lacks a column, names a file twice, or has no row for a LoRA.
     """
     rows: dict[Path, dict[str, Any]] = {}
     names: dict[str, list[Path]] = {}
-    for number, row in enumerate(read_table(table, ("file", "person", "face")), start=1):
+    records = read_table(table, _COLUMNS)
+    for number, row in enumerate(records, start=1):
         _require_names(table, number, row)
         row = {**row, "person": _person(table, number, row["person"])}
         path = _row_path(table, number, str(row["file"]))
@@ -151,6 +154,8 @@ def pair_by_table(loras: Iterable[Path], table: Path, report: Callable[[str], No
         row = rows[row_path]
         unused.discard(row_path)
         entries.append(Entry(lora=lora, person=row["person"], faces=_faces(table.parent, row["face"])))
+    if said := unused_columns(table, records, _COLUMNS):
+        report(said)
     if unused:
         first = shown(min(unused))
         report(f"{shown(table)}: {len(unused)} rows are of files that are not among the LoRAs; the first: {first}")

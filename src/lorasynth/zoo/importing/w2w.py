@@ -18,8 +18,8 @@ from torch import Tensor
 from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
+from lorasynth.storage.tables import read_table, require_columns, unused_columns
 from lorasynth.zoo.importing.candidates import Brought, Candidate, Content
-from lorasynth.zoo.importing.pairing import read_table, require_columns
 
 FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
 HOW_TO_READ_LABELS = (
@@ -143,6 +143,8 @@ def _rows(table: Path, count: int, report: Callable[[str], None]) -> Sequence[tu
             "fall into different splits"
         )
     require_columns(table, records, ("row", "person"))
+    if unused := unused_columns(table, records, ("row", "person")):
+        report(unused)
     named: dict[int, str] = {}
     for number, record in enumerate(records, start=1):
         text = str(record["row"])
