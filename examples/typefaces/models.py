@@ -66,7 +66,7 @@ class ModelsConfig:
         default_factory=lambda: BaseConfig(
             channels=(64, 128),
             loop=LoopConfig(
-                steps=4_000, learning_rate=2e-3, warmup_steps=200, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
+                steps=12_000, learning_rate=2e-3, warmup_steps=200, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
             ),
         )
     )

@@ -34,7 +34,7 @@ class RecogniserConfig:
     # Without the margin first: with it from the beginning nothing is learned in the first 200 steps.
     encoder_apart: LoopConfig = field(default_factory=lambda: _loop(2_500, 2e-3))
     encoder: LoopConfig = field(default_factory=lambda: _loop(1_000, 1e-3))
-    second: LoopConfig = field(default_factory=lambda: _loop(1_000, 5e-4))
+    second: LoopConfig = field(default_factory=lambda: _loop(6_000, 5e-4))
     reader: LoopConfig = field(default_factory=lambda: _loop(2_000, 2e-3))
 
 

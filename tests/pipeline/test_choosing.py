@@ -1,10 +1,10 @@
-"""The best scale first, then the best sampler at that scale; the mean has nothing to choose. Then the best prior."""
+"""The best scale that obeys first, then the best sampler at that scale; the mean has nothing to choose. Then the best prior."""
 
 import pytest
 import torch
 
 from lorasynth.pipeline import assembling
-from lorasynth.pipeline.choosing import SAMPLERS, choose_default, choose_settings
+from lorasynth.pipeline.choosing import LESS_OBEDIENT, SAMPLERS, choose_default, choose_settings
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
@@ -36,6 +36,62 @@ def test_scale_then_sampler_are_chosen_and_all_tries_told():
     assert "mean" not in tried
 
 
+def with_ridge(**priors):
+    """A synthesizer that holds nothing but what settings are chosen for."""
+    model = Synthesizer.__new__(Synthesizer)
+    model.priors, model.settings = {"ridge": RidgePrior(torch.zeros(2, 8), torch.zeros(2)), **priors}, {}
+    return model
+
+
+@pytest.mark.parametrize(
+    ("obeys", "chosen", "asked"),
+    [
+        ({1.0: 0.8, 2.0: 0.8, 3.0: 0.8}, 3.0, [3.0, 1.0]),
+        ({1.0: 0.8, 2.0: 0.8, 3.0: 0.8 - LESS_OBEDIENT + 1e-6}, 3.0, [3.0, 1.0]),
+        ({1.0: 0.8, 2.0: 0.8, 3.0: 0.74}, 2.0, [3.0, 1.0, 2.0]),
+        ({1.0: 0.8, 2.0: 0.5, 3.0: 0.3}, 1.0, [3.0, 1.0, 2.0]),
+        ({1.0: 0.3, 2.0: 0.5, 3.0: 0.3}, 3.0, [3.0, 1.0]),  # it is scale 1 that counts, not the best
+    ],
+)
+def test_most_similar_scale_that_obeys_is_chosen(obeys, chosen, asked):
+    model, seen = with_ridge(), []
+
+    def obeyed(name, settings):
+        if settings["scale"] not in seen:
+            seen.append(settings["scale"])
+        return obeys[settings["scale"]]
+
+    tried = choose_settings(model, (1.0, 2.0, 3.0), lambda _, settings: settings["scale"] / 10, obeyed)
+    assert model.settings == {"ridge": {"scale": chosen}}
+    assert seen == asked
+    assert tried["ridge"] == {"scale=1": 0.1, "scale=2": 0.2, "scale=3": 0.3}
+
+
+def test_sampler_that_does_not_obey_is_refused():
+    model = with_ridge(a=DiffusionPrior(Denoiser(2, 8, width=8, depth=1)))
+
+    def obeyed(name, settings):
+        return 0.1 if settings.get("temperature") == 1.0 else 0.6
+
+    choose_settings(model, (1.0, 2.0), lambda _, settings: settings.get("temperature", 0) + settings["scale"], obeyed)
+    assert model.settings["a"] == {
+        "scale": 2.0,
+        "temperature": 0.5,
+        "guidance_scale": 1.0,
+        "num_inference_steps": 8,
+    }
+
+
+@pytest.mark.parametrize(("obeys", "default"), [(0.6, "ridge"), (0.4, "adalora")])
+def test_default_prior_has_to_obey_as_the_usual_one_does(obeys, default):
+    model = with_ridge(adalora=DiffusionPrior(Denoiser(2, 8, width=8, depth=1)))
+    model.default_prior, model.settings = "adalora", {"adalora": {"scale": 1}, "ridge": {"scale": 1}}
+    tried = {"adalora": {"scale=1": 0.5}, "ridge": {"scale=1": 0.7}}
+    obeyed = {"adalora": 0.6, "ridge": obeys}
+    choose_default(model, tried, lambda name, _: obeyed[name], report=lambda _: None)
+    assert model.default_prior == default
+
+
 @pytest.mark.parametrize(
     ("ridge", "kernel", "default"),
     [
@@ -53,6 +109,7 @@ def test_default_prior_changes_for_a_clearly_better_one_alone(ridge, kernel, def
         "kernel": KernelPrior.fit(torch.eye(3, 8), torch.eye(3, 2), 1.0),
     }
     model.default_prior, said = "adalora", []
+    model.settings = {"adalora": {"scale": 2}, "ridge": {"scale": 1}, "kernel": {"scale": 1}}
     tried = {"adalora": {"scale=1": 0.3, "scale=2": 0.5}, "ridge": {"scale=1": ridge}, "kernel": {"scale=1": kernel}}
     choose_default(model, tried, report=said.append)
     assert model.default_prior == default
@@ -62,7 +119,24 @@ def test_default_prior_changes_for_a_clearly_better_one_alone(ridge, kernel, def
 def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
     tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
     monkeypatch.setattr(assembling, "choose_settings", lambda *_: tried)
+    monkeypatch.setattr(assembling, "drawn_obedience", lambda *_: 0.5)
     model = Synthesizer.from_pretrained()
+    model.settings = {"adalora": {"scale": 1}, "adanorm": {"scale": 1}}
     assert model.default_prior == "adalora"
-    assert assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None) == tried
+    found = assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None)
+    assert found == (tried, {name: {"scale=1": 0.5} for name in tried})
     assert model.default_prior == "adanorm"
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_absurd_scale_is_refused_by_pictures(monkeypatch):
+    """On the shipped base, where a score of scales themselves would take the largest."""
+    model = Synthesizer.from_pretrained()
+    model.priors, model.default_prior = {"ridge": model.priors["ridge"]}, "ridge"
+    monkeypatch.setattr(assembling, "PICTURE_SCALES", (1.0, 20.0))
+    monkeypatch.setattr(assembling, "likeness", lambda _, layout, vectors, __: vectors.norm().item())
+    tried, asked = assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 4, report=lambda _: None)
+    assert tried["ridge"]["scale=20"] > tried["ridge"]["scale=1"]
+    assert asked["ridge"]["scale=20"] < asked["ridge"]["scale=1"] - LESS_OBEDIENT
+    assert model.settings["ridge"] == {"scale": 1.0}

@@ -58,6 +58,10 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     made_from = json.loads((model / "config.json").read_text())["made_from"]
     assert set(made_from["settings_tried"]) >= {"adalora", "ridge"}
     assert made_from["similarity"].keys() == {"base", "best"}
+    default = json.loads((model / "config.json").read_text())["default_prior"]
+    assert all(0 <= part <= 1 for parts in made_from["obeyed"].values() for part in parts.values())
+    assert "show what was asked for as often as at scale 1" in (model / "README.md").read_text()
+    assert made_from["obeyed"][default]
     assert made_from["end_to_end"]["likeness_after"] >= made_from["end_to_end"]["likeness_before"]
     # 2. Scores are of the held-out subjects, beside LoRAs fine-tuned on one photo and on all.
     run("evaluate", model, *photos, "--methods", "adalora,fine_tuned,fine_tuned_one_photo", "--json", tmp_path / "e.json",
@@ -69,6 +73,10 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     assert {"similarity2", "text_alignment"}.isdisjoint(record["methods"]["real"])
     assert -1 < record["methods"]["adalora"]["text_alignment"]["mean"] < 1
     assert "Text alignment" in (tmp_path / "e.html").read_text()
+    assert {name for name, scores in record["methods"].items() if "prompt" in scores.get("obeyed", {})} == {
+        "adalora", "fine_tuned", "fine_tuned_one_photo",
+    }  # fmt: skip
+    assert "by a diffusion classifier" in (tmp_path / "e.html").read_text()
     # 3. One photo becomes a file that plain diffusers draws with.
     photo = max(people.glob("*/00.png"))
     run(

@@ -138,7 +138,12 @@ def test_imported_files_give_a_synthesizer_of_what_was_planted(fit, zoo):
 @pytest.mark.slow
 def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_path, monkeypatch):
     scores = {"adalora": {"scale=1": -0.3}, "ridge": {"scale=1": -0.2}}
-    monkeypatch.setattr(assembling, "choose_settings", lambda *_: scores)
+
+    def chosen(model, *_):
+        model.settings = {name: {"scale": 1} for name in scores}
+        return scores
+
+    monkeypatch.setattr(assembling, "choose_settings", chosen)
     said = []
     shutil.copytree(fit, tmp_path / "fit", ignore=lambda *_: ["synthesizer"])
     work = Workspace(recipe=tiny(), folder=tmp_path / "fit", zoo_folder=zoo, report=said.append)

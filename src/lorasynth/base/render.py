@@ -44,7 +44,7 @@ def render(
     """
     encoded, noise = base.prompts(prompts), noise_on_cpu(len(prompts), *base.latent_shape, seed=seed)
     pictures = []
-    for part in vectors.split(chunk or _at_once(base)):
+    for part in vectors.split(chunk or loras_at_once(base)):
         n = len(part)
         with AdapterBank(base.denoiser, layout, n, part).attached():
             x = sample(
@@ -55,7 +55,7 @@ def render(
     return torch.cat(pictures)
 
 
-def _at_once(base: Base) -> int:
+def loras_at_once(base: Base) -> int:
     """LoRAs in a batch: fewer where latents are larger than the 8 x 8 of drawn worlds."""
     _, height, width = base.latent_shape
     most = 16 if torch.get_default_device().type == "cpu" else 128

@@ -159,8 +159,9 @@ def evaluate(
         if memorisation is not None and name in model.priors:
             near[name] = memorisation.of(vectors)
         pictures[name] = drawn[:8]
-        means = "  ".join(f"{score} {methods[name][score]['mean']:.3f}" for score in shown)
-        report(f"{name:20s} {means}")
+        means = [f"{score} {methods[name][score]['mean']:.3f}" for score in shown]
+        means += [f"{what} obeyed {part:.3f}" for what, part in methods[name].get("obeyed", {}).items()]
+        report(f"{name:20s} {'  '.join(means)}")
     if "nearest" in scores:
         for name in scores.keys() - {"nearest"}:
             methods[name]["over_nearest"] = interval(scores[name] - scores["nearest"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lorasynth.evaluate.copies import copies
 from lorasynth.evaluate.html import default_row, in_order, percent, table, text, titled, triple, with_interval
 from lorasynth.evaluate.plots import bars
+from lorasynth.evaluate.prompt_classifier import PROMPT
 from lorasynth.synthesizer import Synthesizer
 
 if TYPE_CHECKING:
@@ -111,12 +112,16 @@ def _likeness(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         obeyed = [[titled(n), *(percent(m["obeyed"].get(a)) for a in asked)] for n, m in scores if "obeyed" in m]
         sections += [
             "<h2>Prompts obeyed</h2>",
-            "<p>Part of pictures that show what the prompt asked for.</p>",
+            f"<p>Part of pictures that show what the prompt asked for{_BY_THE_BASE if PROMPT in asked else ''}.</p>",
             table(["", *asked], obeyed),
         ]
     return sections
 
 
+_BY_THE_BASE = (
+    ", by a diffusion classifier: the base without a LoRA denoises each picture under its own prompt and under up to three "
+    "others, and its own has to have the least loss (by chance one in four). Good is what the base alone has"
+)
 _READERS = {
     "linear": "ridge regression on pixels",
     "convolutional": "a network that was trained on real photos of other people, each factor only where it is visible",

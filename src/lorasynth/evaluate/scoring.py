@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lorasynth.evaluate.distribution import frechet_distance, people_spread, picture_spread
 from lorasynth.evaluate.identity import embed_pictures, interval, similarity, verification_threshold
+from lorasynth.evaluate.prompt_classifier import PromptClassifier
 from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
 from lorasynth.subjects import SIMILARITY, Extras, Recogniser, Subjects
@@ -81,9 +82,10 @@ class Scorer:
             * "frechet_similarity": `frechet_distance` to real photos of as many other people,
             * "people_spread_similarity" (see there).
 
-            Also "picture_spread" (see there), and "text_alignment" by CLIP where there are prompts. In a drawn world also
-            "factors" (see `Reader`), "factors_by_name", "factor_reader" (its kind), and "obeyed" where there are prompts. A
-            trained reader adds "details": each detail, of people who have it and of others.
+            Also "picture_spread" (see there), and where there are prompts "obeyed" and "text_alignment" by CLIP. "obeyed" is the
+            part of pictures that show what was asked for: by a drawn world's probe, else by the base (`PromptClassifier`). In
+            a drawn world also "factors" (see `Reader`), "factors_by_name" and "factor_reader" (its kind). A trained reader adds
+            "details": each detail, of people who have it and of others.
         """
         record: dict[str, Any] = {}
         for name, recogniser in self.recognisers.items():
@@ -99,8 +101,9 @@ class Scorer:
             record[TEXT_ALIGNMENT] = interval(self.alignment(pictures, prompts))
         if self.extras is not None:
             record |= self._truth(self.extras.factors, pictures)
-            if prompts:
-                record["obeyed"] = self.extras.probe.obeyed(pictures, prompts)
+        judge = PromptClassifier(base=self.subjects.base) if self.extras is None else self.extras.probe
+        if obeyed := judge.obeyed(pictures, prompts):
+            record["obeyed"] = obeyed
         return record
 
     def _truth(self, factors: Reader | FactorReader, pictures: Float[Tensor, "N K 3 H W"]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import torch
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.evaluate.identity import likeness
+from lorasynth.evaluate.prompt_classifier import PromptClassifier, drawn_obedience
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
-from lorasynth.pipeline.choosing import choose_default, choose_settings, format_settings
+from lorasynth.pipeline.choosing import Score, choose_default, choose_settings, chosen_score, format_settings
 from lorasynth.pipeline.measured import END_TO_END, read_measured
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
@@ -56,14 +57,17 @@ def put_together(work: Workspace, stage: Stage) -> Synthesizer:
 
 def tune_by_pictures(
     subjects: Subjects, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
-) -> Scores:
-    """Choose each prior's settings, and the default prior, by similarity on validation people, and set them on ``model``.
+) -> tuple[Scores, Scores]:
+    """Choose each prior's settings, and the default prior, by pictures of validation people, and set them on ``model``.
+
+    The most similar are chosen of those that show what was asked for (`lorasynth.pipeline.choosing.LESS_OBEDIENT`).
 
     Returns:
-        Similarity of every setting tried.
+        Similarity of every setting tried, and the part of pictures that show what was asked for, of those it was asked of.
     """
     chosen = subjects.people(Role.CHOOSING, people)
     embedding, centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
+    judge = PromptClassifier(base=subjects.base)
 
     def score(name: str, settings: dict[str, Any]) -> float:
         vectors = model.synthesize(embedding, prior=name, **settings)
@@ -71,9 +75,22 @@ def tune_by_pictures(
         report(f"{name} {format_settings(settings)}: likeness {value:.3f}")
         return value
 
-    tried = choose_settings(model, PICTURE_SCALES, score)
-    choose_default(model, tried, report=report)
-    return tried
+    asked: Scores = {}
+
+    def obeyed(name: str, settings: dict[str, Any]) -> float:
+        of_prior, words = asked.setdefault(name, {}), format_settings(settings)
+        if words not in of_prior:
+            vectors = model.synthesize(embedding, prior=name, **settings)
+            of_prior[words] = drawn_obedience(judge, subjects.prompts, model.canonicalizer.layout, vectors)
+            report(f"{name} {words}: {of_prior[words]:.3f} of pictures show what was asked for")
+        return of_prior[words]
+
+    judged: Score | None = obeyed if len(set(subjects.prompts)) > 1 else None
+    tried = choose_settings(model, PICTURE_SCALES, score, judged)
+    choose_default(model, tried, judged, report=report)
+    if judged is not None:
+        judged(model.default_prior, model.settings[model.default_prior])  # for the card
+    return tried, asked
 
 
 def base_similarity(subjects: Subjects, model: Synthesizer, people: int) -> float:
@@ -131,9 +148,8 @@ def assemble(work: Workspace) -> Synthesizer:
         {"fine_tuning": asdict(work.recipe.fine_tuning)},
     )
     if work.subjects is not None:
-        made_from["settings_tried"] = tune_by_pictures(
-            work.subjects, model, work.recipe.tune_people, report=work.report
-        )
+        tried, asked = tune_by_pictures(work.subjects, model, work.recipe.tune_people, report=work.report)
+        made_from |= {"settings_tried": tried, "obeyed": asked}
     if not drawn:
         if work.subjects is None:
             tried, errors = tune_by_weights(model, work.zoo, work.recipe.tune_loras, report=work.report)
@@ -142,7 +158,7 @@ def assemble(work: Workspace) -> Synthesizer:
             errors = validation_errors(model, work.zoo, work.recipe.tune_loras, report=work.report)
             made_from["similarity"] = {
                 "base": base_similarity(work.subjects, model, work.recipe.tune_people),
-                "best": max(max(scores.values()) for scores in made_from["settings_tried"].values()),
+                "best": max(chosen_score(model, tried, name) for name in tried),
             }
         made_from["validation"] = errors
         if said := shortcoming_of_model(made_from):

@@ -9,7 +9,7 @@ from lorasynth.base import render
 from lorasynth.encoders.images import to_image
 from lorasynth.encoders.records import describe
 from lorasynth.gallery import Role
-from lorasynth.pipeline.choosing import CLEARLY
+from lorasynth.pipeline.choosing import CLEARLY, LESS_OBEDIENT, format_settings
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.storage.cards import front_matter
 from lorasynth.storage.hub import is_repo_id
@@ -111,7 +111,16 @@ def _through_base(recipe: Recipe, model: Synthesizer, record: dict[str, Any]) ->
   {through.people_a_step} subjects, of {record["teachers"]:,} with photos. Similarity of what is drawn for validation subjects,
   mean over the priors: {last["likeness_before"]:.3f} before, {last["likeness_after"]:.3f} after.
 * **Settings** (scale, guidance, temperature) were chosen by the similarity of pictures of at most {recipe.tune_people}
-  validation subjects."""
+  validation subjects{_among_obedient(model, record.get("obeyed", {}))}."""
+
+
+def _among_obedient(model: Synthesizer, obeyed: dict[str, dict[str, float]]) -> str:
+    """What the rule of obedience had to do with the settings, and the default prior's."""
+    of_prior, words = obeyed.get(model.default_prior, {}), format_settings(model.settings[model.default_prior])
+    if not obeyed:
+        return ""
+    said = f", among settings whose pictures show what was asked for as often as at scale 1, or less by at most {LESS_OBEDIENT:g}"
+    return f"{said}. The default prior's do in {of_prior[words]:.0%}" if words in of_prior else said
 
 
 def _instead_of(usual: str, default: str) -> str:

@@ -1,6 +1,9 @@
-"""Every prior's settings, its scale first and then its sampler's, and which prior is the default: chosen by a score."""
+"""Every prior's settings, its scale first and then its sampler's, and which prior is the default: chosen by a score.
 
-from collections.abc import Callable, Sequence
+Where pictures are drawn, there is a second judge: whether they show what was asked for (`LESS_OBEDIENT`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lorasynth.prior import DiffusionPrior, MeanPrior, holds_people
@@ -10,59 +13,102 @@ SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guid
 SAMPLER_STEPS = 8
 CLEARLY = 0.01
 """What another prior has to be better by, of likeness or of the error of ΔW, to be the default instead of the recipe's."""
+LESS_OBEDIENT = 0.05
+"""The rule: of the settings whose pictures show what was asked for about as often as at scale 1, the most similar are chosen.
+
+About as often: by at most this part of pictures less. A larger scale draws more of the person, and in the end nothing else.
+"""
+
+Settings = dict[str, Any]
+"""Of `Synthesizer.synthesize`."""
+Score = Callable[[str, Settings], float]
+"""Of a prior, by name, with settings. Larger is better."""
 
 
 def choose_settings(
-    model: Synthesizer, scales: Sequence[float], score: Callable[[str, dict[str, Any]], float]
+    model: Synthesizer, scales: Sequence[float], score: Score, obeyed: Score | None = None
 ) -> dict[str, dict[str, float]]:
-    """Try scales, then sampler settings at the best of them, and set the best on ``model``.
+    """Try scales, then sampler settings at the chosen one, and set the best that obey on ``model``.
 
     Args:
         model: whose priors. The mean has nothing to choose: its canonical vector is zero at any scale.
         scales: to try.
-        score: of a prior, by name, with settings of `Synthesizer.synthesize`. Larger is better.
+        score: decides.
+        obeyed: the part of pictures that show what was asked for; None where none are drawn. It is asked from the best score
+            down, until settings obey.
 
     Returns:
         The score of all that was tried, by prior and by the settings in words.
     """
     tried: dict[str, dict[str, float]] = {}
 
-    def best_of(name: str, options: list[dict[str, Any]]) -> dict[str, Any]:
+    def best_of(name: str, options: list[Settings], usual: Settings) -> Settings:
         scores = [score(name, option) for option in options]
         tried.setdefault(name, {}).update(zip(map(format_settings, options), scores, strict=True))
-        return options[max(range(len(options)), key=scores.__getitem__)]
+        return most_similar_that_obey(name, options, scores, usual, obeyed)
 
     for name, prior in model.priors.items():
         if isinstance(prior, MeanPrior):
             continue
         diffusion = isinstance(prior, DiffusionPrior)
-        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": SAMPLER_STEPS}
-        best = best_of(name, [{"scale": s} | (sampler if diffusion else {}) for s in scales])
+        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": SAMPLER_STEPS} if diffusion else {}
+        usual = {"scale": 1.0} | sampler
+        best = best_of(name, [{"scale": s} | sampler for s in scales], usual)
         if diffusion:
-            best = best_of(name, [best | {"temperature": t, "guidance_scale": g} for t, g in SAMPLERS])
+            best = best_of(name, [best | {"temperature": t, "guidance_scale": g} for t, g in SAMPLERS], usual)
         model.settings[name] = best
     return tried
 
 
+def most_similar_that_obey(
+    name: str, options: Sequence[Settings], scores: Sequence[float], usual: Settings, obeyed: Score | None
+) -> Settings:
+    """The rule of `LESS_OBEDIENT`. If no option obeys, the one that does so most often."""
+    order = sorted(range(len(options)), key=lambda i: -scores[i])
+    if obeyed is None:
+        return options[order[0]]
+    for i in order:
+        if options[i] == usual or obeyed(name, options[i]) >= obeyed(name, usual) - LESS_OBEDIENT:
+            return options[i]
+    return max(options, key=lambda option: obeyed(name, option))
+
+
 def choose_default(
-    model: Synthesizer, tried: dict[str, dict[str, float]], *, report: Callable[[str], None] = print
+    model: Synthesizer,
+    tried: Mapping[str, Mapping[str, float]],
+    obeyed: Score | None = None,
+    *,
+    report: Callable[[str], None] = print,
 ) -> None:
-    """Make the prior with the best score the default, where it is clearly better than the one that is.
+    """Make the prior with the best score the default, where it is clearly better than the one that is, and obeys as well.
 
     A prior that holds embeddings of the zoo's people (`holds_people`) is not taken: the default is what gets published.
 
     Args:
-        model: whose default prior is the recipe's.
+        model: whose default prior is the recipe's. Its settings are chosen.
         tried: what `choose_settings` returned.
+        obeyed: as there. Another prior may be less obedient than the recipe's by `LESS_OBEDIENT` at the most.
         report: gets a line where the default changes.
     """
-    best = {name: max(scores.values()) for name, scores in tried.items() if not holds_people(model.priors[name])}
-    winner, usual = max(best, key=best.__getitem__), model.default_prior
-    if best[winner] > best[usual] + CLEARLY:
+    best = {name: chosen_score(model, tried, name) for name in tried if not holds_people(model.priors[name])}
+    usual = model.default_prior
+    for winner in sorted(best, key=lambda name: -best[name]):
+        if best[winner] <= best[usual] + CLEARLY:
+            return
+        if obeyed is not None and (
+            obeyed(winner, model.settings[winner]) < obeyed(usual, model.settings[usual]) - LESS_OBEDIENT
+        ):
+            continue
         report(f"default prior: {winner} ({best[winner]:.3f}) instead of {usual} ({best[usual]:.3f})")
         model.default_prior = winner
+        return
 
 
-def format_settings(settings: dict[str, Any]) -> str:
+def chosen_score(model: Synthesizer, tried: Mapping[str, Mapping[str, float]], name: str) -> float:
+    """The score of a prior with the settings that were chosen for it."""
+    return tried[name][format_settings(model.settings[name])]
+
+
+def format_settings(settings: Settings) -> str:
     """Settings as a line: ``scale=1.4 temperature=0``."""
     return " ".join(f"{key}={value:g}" for key, value in settings.items())
