@@ -61,6 +61,7 @@ def recipe_of(size: Size) -> Recipe:
         loop=replace(through.loop, steps=size.steps, validate_every=max(1, size.steps // 6)),
     )  # fmt: skip
     critic = replace(usual.refine.critic, steps=size.critic_steps)
+    components = min(usual.vae.num_components, size.loras // 2 or usual.vae.num_components)
     return replace(
         usual,
         zoo=replace(
@@ -68,7 +69,7 @@ def recipe_of(size: Size) -> Recipe:
             embedding_photos=size.photos // 4, pilot_people=24, pilot_rounds=1,
         ),
         vae=replace(
-            usual.vae, num_components=size.loras // 2, latent_dim=size.loras // 2,
+            usual.vae, num_components=components, latent_dim=min(usual.vae.latent_dim, components),
             loop=replace(usual.vae.loop, steps=size.fit_steps),
         ),
         priors=tuple(replace(p, loop=replace(p.loop, steps=size.fit_steps)) for p in usual.priors),

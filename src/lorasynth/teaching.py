@@ -7,6 +7,11 @@ any gauge. It explains 0.2 where all began from one lora_A (docs/results/evidenc
 from collections.abc import Mapping
 from typing import Any
 
+OF_PILOT_ALONE = (
+    "this zoo holds the LoRAs of its pilot alone: they give the VAE its directions, their weights explain next to nothing, and "
+    "training end to end on photographs teaches all else"
+)
+"""What is to be said of a zoo that was built with --subjects 0, whatever its LoRAs explain."""
 EXPLAINED = 0.05
 """Part of validation LoRAs' deviation from the zoo's mean below which nothing was learned."""
 SIZE = 0.2

@@ -69,14 +69,16 @@ def train_prior(
     setup(device)
     from lorasynth.pipeline.fitting import fit_prior_stage
     from lorasynth.recipes import get_recipe
-    from lorasynth.teaching import shortcoming_of_latents
+    from lorasynth.teaching import OF_PILOT_ALONE, shortcoming_of_latents
     from lorasynth.training import launched
+    from lorasynth.zoo.config import is_pilot_alone
     from lorasynth.zoo.store import Zoo
 
+    opened = Zoo.open(zoo)
     with launched() as processes:
-        metrics = fit_prior_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
+        metrics = fit_prior_stage(get_recipe(recipe).seeded(seed), opened, out, processes)
         if processes.is_main:
-            if said := shortcoming_of_latents(metrics):
+            if said := OF_PILOT_ALONE if is_pilot_alone(opened.recipe) else shortcoming_of_latents(metrics):
                 say(said)
             emit(metrics, json)
 

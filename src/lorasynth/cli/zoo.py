@@ -46,7 +46,10 @@ def zoo_build(
     people: Annotated[
         int | None,
         typer.Option(
-            "--people", "--subjects", min=2, help="How many people get a LoRA, instead of the recipe's number."
+            "--people",
+            "--subjects",
+            min=0,
+            help="How many people get a LoRA, instead of the recipe's number. 0: the pilot's alone; photos teach the rest.",
         ),
     ] = None,
     licence: Annotated[
@@ -85,9 +88,11 @@ def zoo_build(
     found, config = get_recipe(recipe), get_zoo_config(recipe)
     config = training.applied(config, found.family)
     config = replace(
-        config, seed=seed, people=people or config.people,
+        config, seed=seed, people=config.people if people is None else people,
         preservation=_preservation(photos.data, class_prompt, num_class_images, prior_loss_weight),
     )  # fmt: skip
+    if people == 1:
+        raise UsageError("expected --subjects 0 (the pilot's alone) or at least 2, got 1; give another number")
     if photos.data is None and found.world is None:
         raise UsageError(
             f"expected --data with photographs and --encoder for recipe {recipe!r}, got neither; give both"

@@ -15,9 +15,10 @@ from lorasynth.storage.cards import front_matter
 from lorasynth.storage.hub import is_repo_id
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.teaching import shortcoming_of_model
+from lorasynth.teaching import OF_PILOT_ALONE, shortcoming_of_model
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.card import licence_fields
+from lorasynth.zoo.config import is_pilot_alone
 from lorasynth.zoo.store import Zoo
 
 TAGS = ["lora", "hypernetwork", "zero-shot", "text-to-image"]
@@ -69,7 +70,8 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of {_base_link(
     model("me.jpg").save("me.safetensors")
 
 * **Encoder**, which is not in this folder: {describe(encoder) if encoder.get("files") else "unknown; it takes embeddings only"}.
-* **Data**: {record["zoo_loras"]:,} LoRAs to learn from; licences {", ".join(sorted({item.licence for item in zoo.items}))}.
+* **Data**: {record["zoo_loras"]:,} LoRAs to learn from{_of_pilot(zoo)}; licences
+  {", ".join(sorted({item.licence for item in zoo.items}))}.
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on validation people through it and back {vae["delta_W_error"]:.3f} (the zoo's mean alone:
   {vae["delta_W_error_of_the_mean"]:.3f}).
@@ -123,6 +125,11 @@ def _among_obedient(model: Synthesizer, obeyed: dict[str, dict[str, float]]) -> 
     return f"{said}. The default prior's do in {of_prior[words]:.0%}" if words in of_prior else said
 
 
+def _of_pilot(zoo: Zoo) -> str:
+    """What to say of LoRAs that are the pilot's alone."""
+    return f" ({OF_PILOT_ALONE})" if is_pilot_alone(zoo.recipe) else ""
+
+
 def _instead_of(usual: str, default: str) -> str:
     """What to say of a default prior that is not the recipe's."""
     if default == usual:
@@ -160,8 +167,8 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
 
 One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.
 
-* **Data**: {people} LoRAs, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real person,
-  no downloaded data.
+* **Data**: {people} LoRAs{_of_pilot(zoo)}, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real
+  person, no downloaded data.
 * **Made by**: `python -m lorasynth.recipes.reproduce --recipe {recipe.name}`.
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on subjects held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),

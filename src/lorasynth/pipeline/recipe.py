@@ -12,7 +12,7 @@ from lorasynth.training import LoopConfig
 from lorasynth.vae.training import VAEConfig
 from lorasynth.worlds.world import WORLDS
 from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
-from lorasynth.zoo.config import ZooConfig
+from lorasynth.zoo.config import ZooConfig, is_pilot_alone
 from lorasynth.zoo.store import Zoo
 
 
@@ -78,8 +78,14 @@ class Recipe:
         return replace(self, end_to_end=replace(self.end_to_end, through=through))
 
     def fitted_to(self, zoo: Zoo) -> "Recipe":
-        """The same with the settings that it leaves to the zoo."""
-        return self.fit_to_zoo(self, zoo) if self.fit_to_zoo else self
+        """The same with the settings that it leaves to the zoo, and no more components than a pilot's LoRAs span."""
+        fitted = self.fit_to_zoo(self, zoo) if self.fit_to_zoo else self
+        if not is_pilot_alone(zoo.recipe):
+            return fitted
+        spanned = sum(item.split == "train" for item in zoo.items) - 1  # the mean is taken off
+        components = min(fitted.vae.num_components, spanned)
+        vae = replace(fitted.vae, num_components=components, latent_dim=min(fitted.vae.latent_dim, components))
+        return replace(fitted, vae=vae)
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse a zoo's layout of another family or other modules. Any rank will do.

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from lorasynth.errors import OutputExistsError
+from lorasynth.errors import OutputExistsError, UsageError
 from lorasynth.pipeline.assembling import assemble
 from lorasynth.pipeline.fitting import fit_prior_stage, fit_vae_stage
 from lorasynth.pipeline.through_base import end_to_end_stage, refine_with_workers
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
+from lorasynth.teaching import OF_PILOT_ALONE
+from lorasynth.zoo.config import is_pilot_alone
 
 
 def require_no_synthesizer(work: Workspace) -> None:
@@ -32,11 +34,18 @@ def train_all(work: Workspace, *, workers: int = 1) -> dict[str, Any]:
 
     Raises:
         ZooError: the zoo is not the recipe's, or not large enough for it.
+        UsageError: the zoo is a pilot's alone, and there are no pictures.
         OutputExistsError: a synthesizer is there.
     """
     require_no_synthesizer(work)
     recipe, zoo = work.fitted, work.zoo
     subjects = work.subjects  # before anything long: photographs that cannot be used are refused
+    if is_pilot_alone(zoo.recipe):
+        if subjects is None:
+            raise UsageError(
+                f"expected photographs to teach, got none: {OF_PILOT_ALONE}; give --data, --encoder and --base"
+            )
+        work.report(OF_PILOT_ALONE)
     record: dict[str, Any] = {
         "vae": fit_vae_stage(recipe, zoo, work.folder), "priors": fit_prior_stage(recipe, zoo, work.folder)
     }  # fmt: skip

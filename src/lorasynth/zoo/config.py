@@ -1,6 +1,8 @@
 """What decides each LoRA of a zoo that is made here."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from lorasynth.storage.settings import Settings, config_record
 from lorasynth.worlds.subjects import SESSION
@@ -13,12 +15,16 @@ MEASURED = 0
 """Instead of a bank's size: to be measured, once, by who begins the zoo. The zoo's recipe then says the number."""
 
 
+PILOT_ALONE = 0
+"""Instead of how many people get a LoRA: the pilot's get the only ones, and of them a quarter chooses."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ZooConfig:
     """A zoo of a world."""
 
     world: str = "portraits"
-    people: int = 2_000
+    people: int = 2_000  # PILOT_ALONE: none but the pilot's
     validation_people: int = 128
     photos: int = 16
     # NOTE: the same settings (pose, light, background, clothes) for everybody. What a LoRA keeps of its very photos is then
@@ -44,12 +50,19 @@ _CHOICES = ("targets", "start", "start_model", "stopping", "places", "preservati
 
 
 def zoo_recipe(config: ZooConfig) -> Settings:
-    """The settings as the zoo's folder says them: all but how many people, which may grow."""
+    """The settings as the zoo's folder says them: all but how many people, which may grow, but for a pilot's alone."""
     recipe = {k: v for k, v in asdict(config).items() if k not in ("people", "validation_people")}
     # Zoos made before there was a choice say nothing of it.
     for choice in fields(config):
         if choice.name in _CHOICES and recipe[choice.name] == choice.default:
             del recipe[choice.name]
+    if config.people == PILOT_ALONE:
+        recipe["people"] = PILOT_ALONE
     if config.targets:
         recipe["targets"] = list(config.targets)
     return Settings(recipe, config_record(config).defaults)
+
+
+def is_pilot_alone(recipe: Mapping[str, Any]) -> bool:
+    """Whether a zoo, by what its folder says, holds the LoRAs of its pilot's people and no others."""
+    return recipe.get("people") == PILOT_ALONE

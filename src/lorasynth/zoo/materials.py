@@ -1,6 +1,6 @@
 """What a zoo is made from: people of a drawn world, or subjects of a folder of photographs, as banks need them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from torch import Tensor
 from lorasynth.base import Base, Photos
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record
+from lorasynth.errors import UsageError
 from lorasynth.gallery import Role, Split
 from lorasynth.storage.settings import Settings
 from lorasynth.subjects import SIMILARITY
@@ -18,13 +19,15 @@ from lorasynth.subjects.photos import PhotoSubjects
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.subjects import persons_of, split_of
 from lorasynth.worlds.world import get_world
-from lorasynth.zoo.config import ZooConfig, zoo_recipe
+from lorasynth.zoo.config import PILOT_ALONE, ZooConfig, zoo_recipe
 from lorasynth.zoo.preservation import Preservation, class_photos
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo
 
 HELD_OUT_PHOTOS = 8
 """Photos of each person, behind those trained on, that tell when a LoRA gains no more."""
+_FEWEST = 2
+"""People on either side of a zoo: fitting asks for as many."""
 
 
 @runtime_checkable
@@ -42,7 +45,7 @@ class Material(Protocol):
 
     @property
     def persons(self) -> list[int]:
-        """Everybody who gets a LoRA, those who teach first."""
+        """Everybody who gets a LoRA, those who teach first. Those of a pilot alone shaped lora_A, too."""
         ...
 
     def split(self, person: int) -> Split:
@@ -75,6 +78,7 @@ class DrawnMaterial:
         self.config, self.world = config, get_world(config.world)
         self.base: Base = self.world.base
         self.source = f"world {config.world}"
+        self._alone = splits_of_lone_pilot(self._everybody_of_pilot) if config.people == PILOT_ALONE else {}
 
     @property
     def recipe(self) -> Settings:
@@ -85,10 +89,14 @@ class DrawnMaterial:
     def persons(self) -> list[int]:
         """The first of those whom zoos may hold, and the first of those who choose."""
         config = self.config
+        if self._alone:
+            return list(self._alone)
         return persons_of(Role.ZOO, config.people) + persons_of(Role.CHOOSING, config.validation_people)
 
     def split(self, person: int) -> Split:
         """By the table of people."""
+        if self._alone:
+            return self._alone[person]
         return split_of(person) or Split.TRAIN
 
     def photos(self, persons: list[int]) -> Photos:
@@ -105,9 +113,12 @@ class DrawnMaterial:
 
     def pilot(self, number: int) -> Photos:
         """Fresh people each round, with settings of their own."""
-        config = self.config
-        people = persons_of(Role.PILOT, config.pilot_people * config.pilot_rounds)
-        return self.world.photos(people[number * config.pilot_people :][: config.pilot_people], config.photos)
+        each = self.config.pilot_people
+        return self.world.photos(self._everybody_of_pilot[number * each :][:each], self.config.photos)
+
+    @property
+    def _everybody_of_pilot(self) -> list[int]:
+        return persons_of(Role.PILOT, self.config.pilot_people * self.config.pilot_rounds)
 
 
 class PhotoMaterial:
@@ -125,6 +136,7 @@ class PhotoMaterial:
         self.subjects, self.config, self.licence, self.preserved = subjects, config, licence, preserved
         self.base = subjects.base
         self.source = f"photos {subjects.name}"
+        self._alone = splits_of_lone_pilot(self._everybody_of_pilot) if config.people == PILOT_ALONE else {}
 
     @property
     def recipe(self) -> Settings:
@@ -134,10 +146,14 @@ class PhotoMaterial:
     @property
     def persons(self) -> list[int]:
         """The first subjects of the training split, and all of the validation split."""
+        if self._alone:
+            return list(self._alone)
         return self.subjects.everybody(Role.ZOO)[: self.config.people] + self.subjects.everybody(Role.CHOOSING)
 
     def split(self, person: int) -> Split:
         """By the gallery."""
+        if self._alone:
+            return self._alone[person]
         return self.subjects.split(person)
 
     def photos(self, persons: list[int]) -> Photos:
@@ -154,10 +170,28 @@ class PhotoMaterial:
 
     def pilot(self, number: int) -> Photos:
         """Fresh subjects each round where the pilot has two for each, or else all of them."""
-        config = self.config
-        pilot = self.subjects.people(Role.PILOT, config.pilot_people * config.pilot_rounds)
-        each = len(pilot) // config.pilot_rounds
+        pilot = self._everybody_of_pilot
+        each = len(pilot) // self.config.pilot_rounds
         return self.photos(pilot[number * each :][:each] if each >= 2 else pilot)
+
+    @property
+    def _everybody_of_pilot(self) -> list[int]:
+        return self.subjects.people(Role.PILOT, self.config.pilot_people * self.config.pilot_rounds)
+
+
+def splits_of_lone_pilot(people: Sequence[int]) -> dict[int, Split]:
+    """Who of a pilot teaches, and who chooses, where their LoRAs are the only ones: the last quarter chooses, two at least.
+
+    Raises:
+        UsageError: there are fewer than two on either side.
+    """
+    choosing = max(_FEWEST, len(people) // 4)
+    if len(people) < choosing + _FEWEST:
+        raise UsageError(
+            f"expected at least {2 * _FEWEST} people in a pilot whose LoRAs are the only ones, got {len(people)}; add subjects, "
+            "or give --subjects a number above 0"
+        )
+    return {p: Split.VALIDATION if i >= len(people) - choosing else Split.TRAIN for i, p in enumerate(people)}
 
 
 def open_photo_material(
