@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from lorasynth.cli import main
+from lorasynth.cli.app import app
 from lorasynth.encoders.images import open_photo, to_image
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
@@ -28,18 +30,37 @@ def run(*arguments, cwd=None):
 
 
 @pytest.fixture
+def here(monkeypatch, capsys):
+    """Function from arguments to exit code and standard error; no socket can be opened meanwhile."""
+
+    def no_socket(*_):
+        raise AssertionError("a connection was opened")
+
+    def call(*arguments):
+        monkeypatch.setattr(socket.socket, "connect", no_socket)
+        monkeypatch.setattr(socket, "getaddrinfo", no_socket)
+        monkeypatch.setattr(sys, "argv", ["lorasynth", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=r"^\d$") as stop, warnings.catch_warnings():
+            main()
+        return stop.value.code, capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "person.png"
     to_image(get_domain("portraits").photos([33], [0], 160)[0]).save(path)
     return path
 
 
-def assert_refused(result, *said):
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
+def assert_refused(answer, *said):
+    code, err = answer
+    assert code == 2, err
+    assert "Traceback" not in err
     for words in said:
-        assert words in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+        assert words in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_help_imports_nothing_heavy():
@@ -69,18 +90,19 @@ def test_help_imports_nothing_heavy():
     ],
 )
 def test_every_verb_explains_itself(verb):
-    result = run(*verb, "--help")
-    assert result.returncode == 0
+    result = CliRunner().invoke(app, [*verb, "--help"])
+    assert result.exit_code == 0
     assert not verb or "Example: lorasynth " in " ".join(result.stdout.split())
 
 
 def test_consent_is_required(photo, tmp_path):
     out = tmp_path / "me.safetensors"
-    assert_refused(run("synthesize", photo, "-o", out), "--consent self (it is your face)", "subject", "synthetic")
+    result = run("synthesize", photo, "-o", out)
+    assert_refused((result.returncode, result.stderr), "--consent self (it is your face)", "subject", "synthetic")
     assert not out.exists()
 
 
-def test_bad_photos_are_refused_and_nothing_is_written(tmp_path):
+def test_bad_photos_are_refused_and_nothing_is_written(here, tmp_path):
     out = tmp_path / "me.safetensors"
     text = tmp_path / "text.png"
     text.write_text("not a picture, only words and words")
@@ -88,39 +110,39 @@ def test_bad_photos_are_refused_and_nothing_is_written(tmp_path):
     Image.new("RGB", (200, 200), "red").save(cut)
     cut.write_bytes(cut.read_bytes()[:300])
     for name in (tmp_path / "none.png", text, cut, tmp_path):
-        assert_refused(run("synthesize", name, "-o", out, "--consent", "self"), str(name))
+        assert_refused(here("synthesize", name, "-o", out, "--consent", "self"), str(name))
         assert not out.exists()
 
 
-def test_output_that_exists_or_cannot_be_is_refused(photo, tmp_path):
+def test_output_that_exists_or_cannot_be_is_refused(here, photo, tmp_path):
     there = tmp_path / "there.safetensors"
     there.write_text("mine")
-    assert_refused(run("synthesize", photo, "-o", there, "--consent", "synthetic"), "exists already", "--force")
+    assert_refused(here("synthesize", photo, "-o", there, "--consent", "synthetic"), "exists already", "--force")
     assert there.read_text() == "mine"
     assert_refused(
-        run("synthesize", photo, "-o", tmp_path / "no" / "x.safetensors", "--consent", "self"), "does not exist"
+        here("synthesize", photo, "-o", tmp_path / "no" / "x.safetensors", "--consent", "self"), "does not exist"
     )
 
 
-def test_picture_that_is_no_png_is_refused_before_the_work(tmp_path):
-    assert_refused(run("render", "-p", "a person", "-o", tmp_path / "me.jpg"), "me.jpg", "ends in .png")
-    assert_refused(run("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got no ending")
+def test_picture_that_is_no_png_is_refused_before_the_work(here, tmp_path):
+    assert_refused(here("render", "-p", "a person", "-o", tmp_path / "me.jpg"), "me.jpg", "ends in .png")
+    assert_refused(here("evaluate", "--grid", tmp_path / "sheet"), "sheet", "got no ending")
     assert_refused(
-        run("evaluate", "--zoo", tmp_path, "--grid", tmp_path / "sheet.png"), "expected --grid or --zoo, got both"
+        here("evaluate", "--zoo", tmp_path, "--grid", tmp_path / "sheet.png"), "expected --grid or --zoo, got both"
     )
 
 
-def test_seen_person_is_refused():
-    assert_refused(run("demo", "--person", "100000"), "belongs to the zoo people", "--allow-seen")
+def test_seen_person_is_refused(here):
+    assert_refused(here("demo", "--person", "100000"), "belongs to the zoo people", "--allow-seen")
 
 
-def test_bad_model_and_a_bad_lora_are_refused(photo, tmp_path):
+def test_bad_model_and_a_bad_lora_are_refused(here, photo, tmp_path):
     out = tmp_path / "me.safetensors"
     assert_refused(
-        run("synthesize", photo, "-o", out, "--consent", "self", "--model", tmp_path), "config.json: not found"
+        here("synthesize", photo, "-o", out, "--consent", "self", "--model", tmp_path), "config.json: not found"
     )
-    assert_refused(run("inspect", photo), str(photo), "expected")
-    assert_refused(run("inspect", tmp_path / "none.safetensors"), "none.safetensors")
+    assert_refused(here("inspect", photo), str(photo), "expected")
+    assert_refused(here("inspect", tmp_path / "none.safetensors"), "none.safetensors")
 
 
 @pytest.mark.integration
@@ -191,25 +213,7 @@ def test_tiny_recipe_goes_all_the_way(tmp_path):
     assert "24 training LoRAs" in report
 
 
-# What people give by mistake, in this process: nothing heavy is reached.
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Function from arguments to exit code and standard error; no socket can be opened meanwhile."""
-
-    def no_socket(*_):
-        raise AssertionError("a connection was opened")
-
-    def call(*arguments):
-        monkeypatch.setattr(socket.socket, "connect", no_socket)
-        monkeypatch.setattr(socket, "getaddrinfo", no_socket)
-        monkeypatch.setattr(sys, "argv", ["lorasynth", *map(str, arguments)])
-        with pytest.raises(SystemExit, match=r"^\d$") as stop, warnings.catch_warnings():
-            main()
-        return stop.value.code, capsys.readouterr().err
-
-    return call
+# What people give by mistake.
 
 
 def encoded(image, format, **options):

@@ -108,8 +108,10 @@ def red_yunet(save_graph):
             helper.make_tensor(f"{name}_b", 1, [len(bias)], bias),
             helper.make_tensor(f"{name}_s", 7, [3], [1, -1, len(bias)]),
         ]
+        # NOTE: OpenCV 4.10 asks for kernel_shape, which ONNX lets one leave out; PyTorch's exporter always writes it.
+        sides = {"kernel_shape": [stride, stride], "strides": [stride, stride]}
         return [
-            helper.make_node("Conv", ["input", f"{name}_w", f"{name}_b"], [f"{name}_c"], strides=[stride, stride]),
+            helper.make_node("Conv", ["input", f"{name}_w", f"{name}_b"], [f"{name}_c"], **sides),
             helper.make_node("Transpose", [f"{name}_c"], [f"{name}_t"], perm=[0, 2, 3, 1]),
             helper.make_node("Reshape", [f"{name}_t", f"{name}_s"], [output]),
         ]

@@ -1,5 +1,6 @@
 """What the gauges of LoRAs with unlike beginnings are compared by."""
 
+import pytest
 import torch
 
 from claims.initialisation import _deviations, by_svd_and_mean_signs
@@ -41,6 +42,7 @@ def test_people_who_are_scored_have_no_say_in_the_signs():
     torch.testing.assert_close([x[train] for x in before], [x[train] for x in after])
 
 
+@pytest.mark.integration
 def test_deviations_are_of_updates_formed_by_hand(context):
     def updates(rows):
         return torch.cat(

@@ -19,6 +19,7 @@ def test_principal_directions_are_those_of_the_svd():
     assert len(principal_directions(x, 99)) == 11
 
 
+@pytest.mark.integration
 def test_photo_is_denoised_better_with_what_was_fitted_to_it(context):
     form, rows, base = context.canonicalizer, context.scored[:2], context.world.base
     photos = context.photo_itself(rows)
@@ -40,6 +41,7 @@ def test_photo_is_denoised_better_with_what_was_fitted_to_it(context):
     torch.testing.assert_close(inside, fitted, rtol=1e-3, atol=1e-3 * float(fitted.abs().max()))
 
 
+@pytest.mark.integration
 def test_nobody_feels_who_else_is_fitted(context):
     basis = principal_directions(context.x[context.train], 4)
     settings = {"steps": 3, "learning_rate": 0.1}

@@ -18,6 +18,7 @@ from lorasynth.experiments.results import ResultsFile
 from lorasynth.experiments.runner import load, planned, results_file, run
 from lorasynth.storage.reading import read_json
 
+pytestmark = pytest.mark.integration  # on a trained zoo
 RUNS = []
 
 

@@ -74,15 +74,15 @@ def test_gradients_are_those_of_separate_peft_adapters(make_unet, layout, vector
     assert all(p.grad is None for p in base.parameters())
 
 
-@pytest.mark.parametrize("lora_A", ["each", "frozen"])
 @pytest.mark.parametrize(
-    ("dtype", "make_optimizer"),
+    ("dtype", "make_optimizer", "lora_A"),
     [
-        (torch.float64, lambda p: torch.optim.AdamW(p, lr=1e-3)),
-        (torch.float64, lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9)),
-        (torch.float32, lambda p: torch.optim.SGD(p, lr=0.1)),
+        (torch.float64, lambda p: torch.optim.AdamW(p, lr=1e-3), "each"),
+        (torch.float64, lambda p: torch.optim.AdamW(p, lr=1e-3), "frozen"),
+        (torch.float64, lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.9), "each"),
+        (torch.float32, lambda p: torch.optim.SGD(p, lr=0.1), "frozen"),
     ],
-    ids=["adamw-float64", "sgd-float64", "sgd-float32"],
+    ids=["adamw-float64-each", "adamw-float64-frozen", "sgd-float64-each", "sgd-float32-frozen"],
 )
 def test_bank_trains_as_its_adapters_one_by_one_in_peft(make_unet, whole_layout, inputs, dtype, make_optimizer, lora_A):
     """On every linear layer and convolution of a UNet."""

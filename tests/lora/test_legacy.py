@@ -8,18 +8,44 @@ import sys
 import time
 import zipfile
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lorasynth.errors import LoRAFileError, UsageError
-from lorasynth.lora import legacy
+from lorasynth.lora import legacy, unpickle
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import inspect_file
 from lorasynth.lora.legacy import import_legacy
 
 from .making import DOWN, DOWN_K, UP, UP_K, Evil, K, Q, kohya, numbers, peft, peft_style, spoiled
+
+COMMAND = ("pt", "os.system", "bomb", "cut")
+"""Cases in which the reader is the command that it is for users. Each imports torch anew, which is most of a test's time."""
+
+
+@pytest.fixture
+def forked(request, monkeypatch):
+    """In other cases the reader is forked of this process: the same code and limits, with torch there already."""
+    if request.node.name.partition("[")[2].rstrip("]") in COMMAND:
+        return
+
+    def run(command, **_):
+        read, write = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                os.write(write, json.dumps(unpickle.main(*command[3:])).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as said:
+            record = said.read()
+        os.waitpid(child, 0)
+        return SimpleNamespace(stdout=record, returncode=0)
+
+    monkeypatch.setattr(legacy.subprocess, "run", run)
 
 
 def saved(folder, value, name="old.pt", **options):
@@ -54,7 +80,7 @@ def listing(folder):
     ],
     ids=["pt", "before-1.6", "ckpt"],
 )
-def test_pickled_lora_becomes_the_same_lora(tmp_path, wrap, options):
+def test_pickled_lora_becomes_the_same_lora(forked, tmp_path, wrap, options):
     old, new = saved(tmp_path, wrap(kohya()), **options), tmp_path / "new.safetensors"
     record = import_legacy(old, new)
     assert record["lora"] == {"format": "kohya", "base": "", "rank": 2, "modules": 2}
@@ -66,7 +92,7 @@ def test_pickled_lora_becomes_the_same_lora(tmp_path, wrap, options):
     assert {m.name for m in LoRA.load(new).layout.modules} == {Q, K}
 
 
-def test_types_parameters_and_shared_tensors_are_kept(tmp_path):
+def test_types_parameters_and_shared_tensors_are_kept(forked, tmp_path):
     tensors = kohya() | {DOWN: torch.nn.Parameter(numbers(2, 8).half()), UP: numbers(2, 6).T}
     tensors[DOWN_K], tensors[UP_K] = (part := numbers(2, 4)), part.reshape(4, 2)
     import_legacy(saved(tmp_path, tensors), tmp_path / "new.safetensors")
@@ -78,7 +104,7 @@ def test_types_parameters_and_shared_tensors_are_kept(tmp_path):
 @pytest.mark.parametrize(
     "value", [numbers(5, 3), {"mean": numbers(5), "std": numbers(5), "basis": numbers(5, 3)}], ids=["one", "three"]
 )
-def test_plain_tensors_such_as_w2ws_are_kept_as_they_are(tmp_path, value):  # row 91
+def test_plain_tensors_such_as_w2ws_are_kept_as_they_are(forked, tmp_path, value):  # row 91
     record = import_legacy(saved(tmp_path, value), tmp_path / "new.safetensors")
     assert record["lora"] is None
     found = load_file(tmp_path / "new.safetensors")
@@ -87,7 +113,7 @@ def test_plain_tensors_such_as_w2ws_are_kept_as_they_are(tmp_path, value):  # ro
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_pefts_weights_go_beside_their_configuration(tmp_path):
+def test_pefts_weights_go_beside_their_configuration(forked, tmp_path):
     folder = peft({"lora_alpha": 6})(tmp_path)
     (folder / "adapter_model.safetensors").unlink()
     old = saved(folder, peft_style(), "adapter_model.bin")
@@ -147,7 +173,7 @@ def kohya_file(folder):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_pickle_is_refused_and_nothing_written_or_run(tmp_path, name):
+def test_bad_pickle_is_refused_and_nothing_written_or_run(forked, tmp_path, name):
     make, code, says = BAD[name]
     path = make(tmp_path)
     before = listing(tmp_path)
@@ -168,7 +194,7 @@ def test_reader_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     assert not (tmp_path / "new.safetensors").exists()
 
 
-def test_place_is_looked_at_before_the_work(tmp_path):
+def test_place_is_looked_at_before_the_work(forked, tmp_path):
     old = saved(tmp_path, kohya())
     with pytest.raises(UsageError, match=r"expected a name that ends in \.safetensors, got '\.pt'"):
         import_legacy(old, tmp_path / "new.pt")

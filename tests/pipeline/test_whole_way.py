@@ -121,6 +121,7 @@ def test_stages_one_by_one_end_in_a_synthesizer(people, trained):
     assert {path.stem for path in (trained / "fit" / "refined").glob("*.safetensors")} == {"adalora", "adanorm"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -144,6 +145,7 @@ def test_photo_options_that_do_not_go_together(words, message, people, trained, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.integration
 def test_zoo_of_another_encoder_is_refused_before_photos(people, trained, tmp_path):
     zoo = shutil.copytree(trained / "zoo", tmp_path / "zoo", ignore=lambda *_: ["prepared"])
     said = json.loads((zoo / "zoo.json").read_text())

@@ -99,7 +99,7 @@ def test_held_people_are_predicted_better_and_only_prior_changes(world, model, c
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("identity_weight", [0.0, 0.7])
+@pytest.mark.parametrize("identity_weight", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
 def test_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, identity_weight):
     """With no step taken: by the synthesizer's own LoRAs, one person at a time, on diffusers' own path."""
     from lorasynth.lora.factors import LoRA
@@ -237,6 +237,7 @@ def test_end_to_end_chooses_by_the_loras_that_a_user_gets(world, model, critic, 
     assert metrics["likeness_before"] == pytest.approx(expected.std().item() / 100, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_end_to_end_learns_the_same_from_a_zoo_on_disk(world, model, critic, later_is_better):
     zoo, other, asked = zoo_of(model), copy.deepcopy(model), []
 

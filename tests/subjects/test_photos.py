@@ -31,8 +31,13 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def subjects(source, tmp_path_factory):
-    return source.open(tmp_path_factory.mktemp("prepared"))
+def prepared(tmp_path_factory):
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="module")
+def subjects(source, prepared):
+    return source.open(prepared)
 
 
 def test_both_kinds_answer_the_same_questions(subjects):
@@ -114,8 +119,8 @@ def test_picture_in_which_nothing_is_found_is_zero(subjects):
     assert found[1].norm() == pytest.approx(1, abs=1e-5)
 
 
-def test_all_of_a_new_folder_are_scored_when_asked_for(source, tmp_path):
-    subjects = replace(source, everybody=True).open(tmp_path)
+def test_all_of_a_new_folder_are_scored_when_asked_for(source, prepared, subjects):
+    subjects = replace(source, everybody=True).open(prepared)
     names = subjects.gallery.by_subject
     assert (
         subjects.people(Split.HELD_OUT, 3) == [int(name) for name in in_order(names)][:3] != sorted(map(int, names))[:3]
