@@ -17,7 +17,7 @@ from lorasynth.storage.arrays import (
     Array,
     float32,
     is_number,
-    largest_of,
+    largest_of_each,
     number,
     type_name,
 )
@@ -109,13 +109,15 @@ def check_content(tensors: dict[str, Array]) -> tuple[dict[str, Halves], str, li
     formats: dict[str, None] = {}
     if not any(names.parse(key) for key in tensors):
         raise _no_lora(list(tensors))
+    weights = [key for key, tensor in tensors.items() if tensor.size and tensor.dtype in WEIGHTS]
+    largest = dict(zip(weights, largest_of_each(map(tensors.__getitem__, weights)), strict=True))
     for key, tensor in tensors.items():
         try:
             name = _parse(key)
             formats[name.format] = None
             half = halves.setdefault(name.raw, Halves(spellings=name.spellings))
             half.add(name, key, tensor)
-            _check_values(key, tensor, name.part)
+            _check_values(key, tensor, name.part, largest.get(key, 0.0))
         except FaultyFileError as error:
             faults.append(error.fault)
     spelled: dict[str, str] = {}
@@ -168,7 +170,7 @@ def _parse(key: str) -> names.Name:
     raise refuse("unknown-key", key, "a LoRA's lora_A, lora_B or alpha", "another tensor", fix)
 
 
-def _check_values(key: str, tensor: Array, part: str) -> None:
+def _check_values(key: str, tensor: Array, part: str, largest: float) -> None:
     if part == "alpha" and not type_name(tensor).startswith("float8"):
         if not is_number(tensor):
             raise refuse("alpha", key, "one number", f"{tensor.shape} of {type_name(tensor)}", _AGAIN)
@@ -185,7 +187,6 @@ def _check_values(key: str, tensor: Array, part: str) -> None:
     if tensor.ndim not in (2, 4):
         what, fix = "2 dimensions, or a convolution's 4", "leave this layer out in training: others are not read"
         raise refuse("dimensions", key, what, f"{tensor.shape}", fix)
-    largest = largest_of(tensor)
     if not math.isfinite(largest):
         bad = ~np.isfinite(float32(tensor) if tensor.dtype == BFLOAT16 else tensor)
         where = tuple(np.argwhere(bad)[0].tolist())

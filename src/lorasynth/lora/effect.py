@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from lorasynth.lora.scaling import Stored
-from lorasynth.storage.arrays import LARGEST_FLOAT32, Array, float64, largest_of
+from lorasynth.storage.arrays import LARGEST_FLOAT32, Array, float64, largest_of_each
 from lorasynth.storage.faults import Fault, note, refuse
 
 _NUMBERS = 2**17  # of one factor at a time, in float64: a MB
@@ -58,8 +58,10 @@ def sizes_of(stored: Stored) -> dict[str, tuple[float, float]]:
         FaultyFileError: an update that F32 does not hold, be it by its scaling or by the product of its halves.
     """
     sizes = {}
-    for name, (A, B, scaling) in stored.items():
-        of_A, of_B = sizes[name] = largest_of(A), largest_of(B) * abs(scaling)
+    of_each = iter(largest_of_each(factor for A, B, _ in stored.values() for factor in (A, B)))
+    for (name, (A, _, scaling)), of_A, of_B in zip(stored.items(), of_each, of_each, strict=True):
+        of_B *= abs(scaling)
+        sizes[name] = of_A, of_B
         if not max(of_B, len(A) * of_A * of_B) <= LARGEST_FLOAT32:  # nor if that is no number
             got = f"a product of numbers up to {of_A:.3g} and {of_B:.3g}"
             raise refuse("too-large", name, "an update that fits F32", got, "check the training")

@@ -161,7 +161,7 @@ class LoRA(Writable):
                 raise
         # A file that does not say what it is for is taken to be for what the caller expects; its shapes must agree all the same.
         unsaid = layout.base if layout is not None else inspection.base
-        found = replace(found, base=base or metadata.get("lorasynth.base", unsaid))
+        found = found.of_base(base or metadata.get("lorasynth.base", unsaid))
         if layout is not None and (differences := layout.diff(found)):
             more = f" (and {len(differences) - 3} more differences)" if len(differences) > 3 else ""
             made_for = f", perhaps {inspection.base}" if inspection.base not in ("", layout.base) else ""

@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lorasynth.lora.checks import Halves, check_content
 from lorasynth.lora.configuration import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME, configuration
 from lorasynth.lora.effect import check_effect, norm_of, sizes_of
+from lorasynth.lora.flat import flat_of
 from lorasynth.lora.identity import Identity, identify
 from lorasynth.lora.inspection import Inspection
 from lorasynth.lora.layout import Layout
@@ -27,7 +26,7 @@ from lorasynth.lora.reading import check_scale, stored_of, without_padding
 from lorasynth.lora.scaling import Stored
 from lorasynth.lora.statements import check_base_name, check_statements
 from lorasynth.lora.text_encoders import faults_of, without_text_encoders
-from lorasynth.storage.arrays import Array, as_tensor, is_number, number
+from lorasynth.storage.arrays import Array, is_number, number
 from lorasynth.storage.container import MAX_FILE_MB, read_bytes, read_tensors, tensors_of
 from lorasynth.storage.container import read_header as read_header
 from lorasynth.storage.faults import FaultyFileError, refuse
@@ -106,7 +105,7 @@ def read_flat(path: str | Path, **options: Any) -> "tuple[Layout, Tensor, dict[s
         LoRAFileError: as `read_file`.
     """
     layout, stored, inspection = read_file(path, **options)
-    return layout, _flat(layout, stored), inspection.metadata, inspection
+    return layout, flat_of(layout, stored), inspection.metadata, inspection
 
 
 def read_lora(path: str | Path, *, max_file_mb: int = MAX_FILE_MB) -> "tuple[Pairs, dict[str, str], Inspection]":
@@ -140,7 +139,7 @@ def read_lora_bytes(
     stored, inspection = _examine(name, lambda: (*tensors_of(content), extra))
     metadata = inspection.require_ok().metadata
     layout = _layout(stored, inspection.base)
-    return _pairs(layout, _flat(layout, stored)), metadata, inspection
+    return _pairs(layout, flat_of(layout, stored)), metadata, inspection
 
 
 def read_stored(tensors: dict[str, Array], metadata: dict[str, str], extra: dict[str, str]) -> Stored:
@@ -224,24 +223,6 @@ def _check_tensors(
 
 def _layout(stored: Stored, base: str) -> Layout:
     return Layout.from_factors({name: (A, B) for name, (A, B, _) in stored.items()}, base=base)
-
-
-def _flat(layout: Layout, stored: Stored) -> "Tensor":
-    """The vector in float32 with the scalings folded in. ``stored`` is emptied on the way.
-
-    NOTE: straight from the file's own type into the one vector: float16 in twice its size needs just that. And by torch, which
-    turns float16 into float32 twenty times as fast as numpy.
-    """
-    import torch
-
-    vector = torch.from_numpy(np.empty(layout.num_parameters, np.float32))
-    for name, slices in layout.slices.items():
-        A, B, scaling = stored.pop(name)
-        for part, here in zip((A, B), slices, strict=True):
-            vector[here].view(part.shape).copy_(as_tensor(part))
-        if scaling != 1:
-            vector[slices[1]].mul_(scaling)
-    return vector.to(torch.get_default_device())
 
 
 def _pairs(layout: Layout, vector: "Tensor") -> "Pairs":

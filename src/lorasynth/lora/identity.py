@@ -6,6 +6,7 @@ A header decides between bases that fit equally. It is never overruled in silenc
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from lorasynth.lora import bases
 from lorasynth.lora.bases import Parts, Shape, Variant
@@ -86,10 +87,21 @@ def identify(layers: Mapping[str, Layer], metadata: Mapping[str, str], forced: s
         layers: the file's name of a layer -> what it holds; at least one.
         metadata: of the header.
         forced: the base that the caller names, whatever the file says.
+
+    Returns:
+        What it is for. Shared with other files of the same layers and statements, and not to be changed.
     """
+    return _identify(tuple(layers.items()), tuple(stated_bases(metadata)), forced)
+
+
+# NOTE: remembered, as files of a folder mostly are of one kind, and tens of models are tried for each.
+@lru_cache(8)
+def _identify(
+    items: tuple[tuple[str, Layer], ...], said: tuple[tuple[str, str, str], ...], forced: str | None
+) -> Identity:
+    layers, statements = dict(items), list(said)
     fits = [model for model in bases.variants() if all(layer.parts(model) for layer in layers.values())]
     names = list(dict.fromkeys(model.base for model in fits))
-    statements = stated_bases(metadata)
     base, faults = _named(layers, names, statements)
     if forced is not None:
         faults = [replace(fault, fatal=False) for fault in faults if fault.code == "base"]

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Shaped
@@ -14,6 +14,7 @@ from jaxtyping import Float, Shaped
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.bases import Shape
 from lorasynth.lora.compiled import require_uncompiled
+from lorasynth.lora.module import Module as Module
 from lorasynth.lora.names import natural_order
 from lorasynth.lora.presets import PRESETS
 from lorasynth.storage.schema import LINE, Misfit, fit, record, rows, text, whole
@@ -27,45 +28,6 @@ else:
 
 Factors = dict[str, tuple[Float[Tensor, "N R I"], Float[Tensor, "N O R"]]]
 """Module name -> (lora_A, lora_B) of N adapters."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Module:
-    """One adapted layer: its update is ``lora_B (out, rank) @ lora_A (rank, in)``.
-
-    A convolution's update is the same product, its kernel read row by row: "in" counts channels x height x width of the kernel.
-    """
-
-    name: str
-    in_features: int
-    out_features: int
-    rank: int
-    kernel: tuple[int, int] | None = None  # height and width; None for a linear layer
-
-    @classmethod
-    def of(cls, name: str, layer: Network | None, rank: int) -> "Module | None":
-        """What PEFT adapts in a layer. None for what is no linear layer or 2-D convolution, or one in groups or dilated."""
-        from torch import nn
-
-        if isinstance(layer, nn.Linear):
-            return cls(name=name, in_features=layer.in_features, out_features=layer.out_features, rank=rank)
-        if isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.dilation == (1, 1):
-            height, width = layer.kernel_size
-            return cls(
-                name=name, in_features=layer.in_channels * height * width, out_features=layer.out_channels, rank=rank,
-                kernel=(height, width),
-            )  # fmt: skip
-        return None
-
-    def __str__(self) -> str:
-        """A few words for errors."""
-        kind = "a Linear layer" if self.kernel is None else f"a Conv2d of kernel {self.kernel[0]} x {self.kernel[1]},"
-        return f"{kind} {self.in_features} -> {self.out_features}"
-
-    @property
-    def num_parameters(self) -> int:
-        """Numbers in lora_A and lora_B together."""
-        return self.rank * (self.in_features + self.out_features)
 
 
 def _kernel(*sizes: int) -> tuple[int, int] | None:
@@ -126,6 +88,10 @@ class Layout:
             LayoutError: a layer is narrower than that.
         """
         return replace(self, modules=tuple(replace(m, rank=rank) for m in self.modules))
+
+    def of_base(self, base: str) -> "Layout":
+        """The same modules, of a base model of another name."""
+        return self if base == self.base else replace(self, base=base)
 
     @cached_property
     def num_parameters(self) -> int:
@@ -201,14 +167,7 @@ class Layout:
         cls, factors: dict[str, tuple[Shaped[Any, "R I *kernel"], Shaped[Any, "O R *one"]]], base: str = ""
     ) -> "Layout":
         """The layout of one adapter's factors, a convolution's with its kernel: (R, channels, height, width) and (O, R, 1, 1)."""
-        modules = tuple(
-            Module(
-                name=name, in_features=math.prod(A.shape[1:]), out_features=B.shape[0], rank=A.shape[0],
-                kernel=_kernel(*A.shape[2:]),
-            )
-            for name, (A, B) in factors.items()
-        )  # fmt: skip
-        return cls(base=base, modules=modules)
+        return _of_shapes(tuple((name, tuple(A.shape), len(B)) for name, (A, B) in factors.items()), base)
 
     @classmethod
     def from_model(cls, model: Network, target_modules: Sequence[str], rank: int, base: str = "") -> "Layout":
@@ -298,3 +257,14 @@ class Layout:
         import torch
 
         return torch.cat([part.flatten(1) for m in self.modules for part in factors[m.name]], dim=1)
+
+
+# NOTE: remembered, as files of a folder mostly have one layout, whose sorting and hash take longer than looking it up.
+@lru_cache(8)
+def _of_shapes(shapes: tuple[tuple[str, tuple[int, ...], int], ...], base: str) -> Layout:
+    """The layout of modules by name, shape of lora_A and rows of lora_B."""
+    modules = tuple(
+        Module(name=name, in_features=math.prod(A[1:]), out_features=out, rank=A[0], kernel=_kernel(*A[2:]))
+        for name, A, out in shapes
+    )
+    return Layout(base=base, modules=modules)

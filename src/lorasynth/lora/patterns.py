@@ -42,6 +42,7 @@ class Patterns:
         """
         self._where, self._steps = where, 0
         self._patterns = {pattern: number for number, pattern in enumerate(dict.fromkeys(patterns))}
+        self._in_order = list(self._patterns)
         self._parsed: dict[str, Any] = {pattern: self._parse(pattern) for pattern in self._patterns}
         # NOTE: names of modules, which is what nearly all are, are looked up; only what else a dot may stand for is not.
         self._others = {p: n for p, n in self._patterns.items() if not _SUFFIX.fullmatch(p.removeprefix("^"))}
@@ -55,12 +56,14 @@ class Patterns:
         Raises:
             FaultyFileError: there is more to follow than a file can mean.
         """
+        if not self._patterns:
+            return None
         ends = [0, *(i + 1 for i, letter in enumerate(name) if letter == ".")]
         near = [p for end in ends for p in self._of_length.get(len(name) - end, ())]
         matches = [self._patterns[p] for p in near if self._is_near(p, name)]
         first = min(matches, default=len(self._patterns))
         first = min((n for p, n in self._others.items() if n < first and self._matches(p, name)), default=first)
-        return None if first == len(self._patterns) else list(self._patterns)[first]
+        return None if first == len(self._patterns) else self._in_order[first]
 
     def _is_near(self, pattern: str, name: str) -> bool:
         """Whether a name, with dots that stand for any letter, is that of the module or its end after a dot."""

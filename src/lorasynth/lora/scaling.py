@@ -88,7 +88,7 @@ def require_one_scale(stored: Stored, config: Mapping[str, Any] | None, source: 
     Raises:
         FaultyFileError: the two disagree, or the configuration is none of a plain LoRA.
     """
-    if config is None:
+    if config is None or not stored:
         return
     others = scaled_by({name: (A, B) for name, (A, B, _) in stored.items()}, config, METADATA_KEY)
     for name, (_, _, scaling) in stored.items():

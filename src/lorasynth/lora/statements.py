@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from lorasynth.lora.identity import stated_bases
@@ -48,7 +47,7 @@ def check_statements(layout: Layout, seen: Mapping[str, Any]) -> list[Fault]:
             if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", stated) and not _fits(float(stated), set(map(float, found))):
                 notes.append(note("stated", key, f"{sorted(found)}, as the tensors are", stated, fix))
     stated = metadata.get("lorasynth.layout")
-    if stated and stated != replace(layout, base=metadata.get("lorasynth.base", layout.base)).hash:
+    if stated and stated != layout.of_base(metadata.get("lorasynth.base", layout.base)).hash:
         notes.append(note("layout", "lorasynth.layout", "its layout", f"modules of another than {stated}", fix))
     return notes
 

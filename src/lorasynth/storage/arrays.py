@@ -5,6 +5,7 @@ numpy has no bfloat16 and no float8. Here they are structured types of one field
 
 import math
 import struct
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,8 @@ TYPES: dict[str, np.dtype[Any]] = {
 WEIGHTS = (TYPES["F16"], BFLOAT16, TYPES["F32"], TYPES["F64"])
 """Types that a LoRA's factors may have."""
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+_SMALL = 1 << 16  # numbers of an array that is looked at together with others
 
 Array = Shaped[np.ndarray, "..."]
 """Numbers of any of `TYPES`."""
@@ -72,6 +75,30 @@ def largest_of(array: Array) -> float:
         return float(struct.unpack("<e", bits[:2])[0] if is_half else struct.unpack("<f", bits[2:] + bits[:2])[0])
     low, high = float(np.minimum.reduce(array, axis=None)), float(np.maximum.reduce(array, axis=None))
     return math.nan if math.isnan(low) else max(-low, high)
+
+
+def largest_of_each(arrays: Iterable[Array]) -> list[float]:
+    """`largest_of` each: the small ones of a type in one pass, as numpy takes microseconds for each call.
+
+    Args:
+        arrays: of `WEIGHTS`, none of them empty.
+    """
+    found: list[float] = []
+    together: dict[np.dtype[Any], list[tuple[int, Array]]] = {}
+    for i, array in enumerate(arrays):
+        found.append(0.0)
+        if array.dtype.itemsize == 2 and array.size <= _SMALL:
+            together.setdefault(array.dtype, []).append((i, array.view(np.uint16).reshape(-1)))
+        else:
+            found[i] = largest_of(array)
+    for dtype, parts in together.items():
+        bits = np.concatenate([part for _, part in parts])
+        starts = np.cumsum([0, *(part.size for _, part in parts[:-1])])
+        # Without its sign bit, a number's bits are in the order of absolute values, and NaN's are above all.
+        largest = np.maximum.reduceat(np.bitwise_and(bits, 0x7FFF, out=bits), starts)
+        for (i, _), value in zip(parts, float32(largest.view(dtype)).tolist(), strict=True):
+            found[i] = value
+    return found
 
 
 def is_zero(array: Array) -> bool:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from lorasynth.storage.arrays import TYPES
@@ -18,6 +19,7 @@ from lorasynth.storage.faults import refuse
 MAX_HEADER_BYTES = 64_000_000
 MAX_TENSORS_BYTES = 4_000_000
 MAX_KEYS = 16_384
+_REMEMBERED = 1 << 18  # bytes of a table of tensors that is remembered: files of a folder mostly have one and the same
 # Names of tensors; OneTrainer's and A1111's embeddings have a user's word, or a star, in theirs.
 _KEY = re.compile(r"[A-Za-z0-9_.\-]{1,300}|bundle_emb\.[^/\\]{1,280}|string_to_param\.\*")
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -52,7 +54,8 @@ def parse_header(content: bytes, num_bytes: int | None = None) -> tuple[dict[str
         num_bytes: how many the file has; by default that many as there are.
 
     Returns:
-        key -> {"dtype", "shape", "data_offsets"} in the order of the data, and the ``__metadata__``.
+        key -> {"dtype", "shape", "data_offsets"} in the order of the data, and the ``__metadata__``. Entries are shared with
+        other files of the same header, and not to be changed.
 
     Raises:
         FaultyFileError: the first thing that breaks the format or our limits.
@@ -68,7 +71,24 @@ def parse_header(content: bytes, num_bytes: int | None = None) -> tuple[dict[str
                 raise refuse("other-kind", "file", "safetensors", kind, fix)
         fix = _AGAIN if length > num_bytes - 8 else _IS_LORA
         raise refuse("header-size", "header", f"at most {limit} bytes", f"{length} in a file of {num_bytes}", fix)
-    header = _parse_text(content[8 : 8 + length])
+    text = content[8 : 8 + length]
+    first, last = _metadata_span(text)
+    if length - (last - first) > MAX_TENSORS_BYTES:
+        got = f"{length - (last - first)}"
+        raise refuse("header-size", "header", f"at most {MAX_TENSORS_BYTES} bytes beside its metadata", got, _IS_LORA)
+    # Metadata, which may be long and differs from file to file, apart from the table of tensors, which may not and does not.
+    said = _parse_json(text[first:last], first) if last > first else {}
+    _check_metadata(said)
+    table = text[:first] + b"{}" * (last > first) + text[last:]
+    read = _read_table if len(table) <= _REMEMBERED else _read_table.__wrapped__
+    entries, metadata = read(table, num_bytes - 8 - length)
+    return dict(entries), said or dict(metadata)
+
+
+@lru_cache(8)
+def _read_table(text: bytes, num_data_bytes: int) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The entries in the order of the data, and the metadata where it is not apart. Nobody may change what this returns."""
+    header = _parse_json(text, 0)
     metadata = header.pop("__metadata__", {})
     _check_metadata(metadata)
     if not header:
@@ -78,19 +98,8 @@ def parse_header(content: bytes, num_bytes: int | None = None) -> tuple[dict[str
     for key, entry in header.items():
         _check_entry(key, entry)
     ordered = dict(sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0])))
-    _check_offsets(ordered, num_bytes - 8 - length)
+    _check_offsets(ordered, num_data_bytes)
     return ordered, metadata
-
-
-def _parse_text(text: bytes) -> dict[str, Any]:
-    """The header as a JSON object. Its metadata, which may be long, apart from the rest, which may not."""
-    first, last = _metadata_span(text)
-    if len(text) - (last - first) > MAX_TENSORS_BYTES:
-        got = f"{len(text) - (last - first)}"
-        raise refuse("header-size", "header", f"at most {MAX_TENSORS_BYTES} bytes beside its metadata", got, _IS_LORA)
-    metadata = _parse_json(text[first:last], first) if last > first else None
-    header = _parse_json(text[:first] + b"{}" * (last > first) + text[last:], 0)
-    return header if metadata is None else {**header, "__metadata__": metadata}
 
 
 def _metadata_span(text: bytes) -> tuple[int, int]:
