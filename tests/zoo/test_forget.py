@@ -196,7 +196,7 @@ def test_importing_again_passes_over_who_was_forgotten(tmp_path):
         np.save(loras / f"{name}.npy", np.random.default_rng(n).normal(size=8))
 
     def run():
-        candidates = candidates_of(pair_by_name(find_loras([loras])), Layout.preset("sd15-w2w"))
+        candidates = candidates_of(pair_by_name(find_loras([loras])))
         return import_zoo(candidates, tmp_path / "zoo", Layout.preset("sd15-w2w"), licence="CC0", report=lambda _: None)
 
     zoo, _ = run()

@@ -1,8 +1,9 @@
 """The verb that takes LoRAs into a zoo: import."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lorasynth.zoo.importing.candidates import Candidate
     from lorasynth.zoo.importing.finding import PassedOver
     from lorasynth.zoo.importing.outcomes import Outcome
+    from lorasynth.zoo.importing.pairing import Entry
     from lorasynth.zoo.importing.survey import Survey
 
 AUTO = "auto"
@@ -85,6 +87,12 @@ def zoo_import(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be taken and lost, and take in nothing.")
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, max=4096, help="Processes that read files, one a core; the zoo is the same for any number."
+        ),
+    ] = 1,
     json: Json = None,
     device: Device = "cpu",
     force: Force = False,
@@ -112,7 +120,7 @@ def zoo_import(
         raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
     else:
         asked = _asked(layout, rank, out, force_base)
-        found = _listed(paths, table, asked, opened, unet_only=unet_only, base=force_base)
+        found = _listed(paths, table, asked, encoder, opened, unet_only=unet_only, base=force_base)
     survey = None if found.survey is None else found.survey.to_dict()
     if dry_run:
         emit(
@@ -123,7 +131,7 @@ def zoo_import(
     record = None if opened is None else opened.record
     zoo, outcomes = import_zoo(
         found.candidates, out, found.layout, licence=licence, encoder=record, validation=parts[0], held_out=parts[1],
-        allow_zero=allow_zero, others=found.others, report=say,
+        allow_zero=allow_zero, others=found.others, workers=workers, reopen=found.reopen, report=say,
     )  # fmt: skip
     said = {"zoo": str(out), "items": len(zoo), "layout": found.layout.hash}
     emit(said | _summary(outcomes) | {"survey": survey, "encoder": record, "report": str(out / REPORT_NAME)}, json)
@@ -134,6 +142,7 @@ class _Found:
     """What is to be taken in."""
 
     candidates: "Sequence[Candidate]"
+    reopen: "Callable[[], Sequence[Candidate]]"  # the same, in another process
     layout: "Layout"  # that all are brought to
     others: "Sequence[PassedOver]" = ()  # files that lie beside them
     survey: "Survey | None" = None
@@ -147,14 +156,22 @@ def _released(folder: Path, paths: list[str] | None, table: Path | None, embeddi
         labels = f". {w2w.HOW_TO_READ_LABELS}" if (folder / w2w.LABELS_NAME).exists() and table is None else ""
         raise UsageError(f"expected --w2w with --table and --embeddings and no paths; give all three{labels}")
     candidates, layout = w2w.candidates_of(folder, table, embeddings, report=say)
-    return _Found(candidates=candidates, layout=layout)
+    reopen = partial(_reopened_release, folder, table, embeddings)
+    return _Found(candidates=candidates, reopen=reopen, layout=layout)
+
+
+def _reopened_release(folder: Path, table: Path, embeddings: Path) -> "Sequence[Candidate]":
+    from lorasynth.zoo.importing import w2w
+
+    return w2w.candidates_of(folder, table, embeddings, report=lambda _: None)[0]
 
 
 def _listed(
     paths: list[str],
     table: Path | None,
     asked: "tuple[Layout | None, int | None]",
-    encoder: "Encoder | None",
+    encoder: str | None,
+    opened: "Encoder | None",
     *,
     unet_only: bool,
     base: str | None,
@@ -170,8 +187,18 @@ def _listed(
     for names in look_alikes(entry.person for entry in entries):
         say(f"are taken for different people, and look alike: {', '.join(names)}")
     layout, survey = _chosen([entry.lora for entry in entries], others, asked, base)
-    candidates = candidates_of(entries, layout, encoder, unet_only=unet_only, base=base)
-    return _Found(candidates=candidates, layout=layout, others=others, survey=survey)
+    candidates = candidates_of(entries, opened, unet_only=unet_only, base=base)
+    reopen = partial(_reopened_files, entries, encoder, unet_only, base)
+    return _Found(candidates=candidates, reopen=reopen, layout=layout, others=others, survey=survey)
+
+
+def _reopened_files(
+    entries: "Sequence[Entry]", encoder: str | None, unet_only: bool, base: str | None
+) -> "Sequence[Candidate]":
+    from lorasynth.opening import open_encoder
+    from lorasynth.zoo.importing.candidates import candidates_of
+
+    return candidates_of(entries, None if encoder is None else open_encoder(encoder), unet_only=unet_only, base=base)
 
 
 def _summary(outcomes: "Sequence[Outcome]") -> dict[str, Any]:

@@ -78,11 +78,16 @@ class Ledger:
                 content = file.read()
         return content[: finished_length(content)]
 
-    def free_shard(self) -> str:
-        """The name of a shard that is in no line and no file yet. Whoever calls holds the lock until it is in."""
+    def free_shard(self, *, but_for_files: bool = False) -> str:
+        """The name of a shard that is in no line and no file yet. Whoever calls holds the lock until it is in.
+
+        Args:
+            but_for_files: a file of that name may lie there: a writer was killed before its lines, or lines were lost.
+        """
         self.refresh()
         files = {path.name.removesuffix(".safetensors") for path in self.path.parent.glob("shard-*.safetensors")}
-        numbers = (re.match(r"shard-(\d{1,9})(\.|$)", name) for name in self.shards | files)
+        taken = self.shards if but_for_files else self.shards | files
+        numbers = (re.match(r"shard-(\d{1,9})(\.|$)", name) for name in taken)
         return f"shard-{1 + max((int(found[1]) for found in numbers if found), default=-1):05d}"
 
     def require_new(self, shard: str, records: Sequence[Item]) -> None:

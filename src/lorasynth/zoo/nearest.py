@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
-from lorasynth.zoo.importing.candidates import bring_to
+from lorasynth.zoo.importing.bringing import bring_to
 from lorasynth.zoo.manifest import Item
 from lorasynth.zoo.rows import open_rows
 from lorasynth.zoo.store import Zoo

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from lorasynth.errors import UsageError, ZooError
-from lorasynth.lora.factors import LoRA
-from lorasynth.zoo.importing.candidates import MARKS, bring_to
+from lorasynth.zoo.importing.bringing import bring_all
+from lorasynth.zoo.importing.candidates import MARKS
 from lorasynth.zoo.manifest import free_shard_name
 from lorasynth.zoo.store import Item, Zoo
 
@@ -51,8 +51,8 @@ def resize_zoo(
     have, by_id = {item.id for item in new.items}, {item.id: item for item in zoo.items}
     for shard in sorted({item.shard for item in zoo.items if item.id not in have}):
         rows = [row for row in zoo.rows(shard) if row[0] not in have]
-        brought = [bring_to(LoRA(zoo.layout, vector), layout) for _, vector, _ in rows]
-        vectors, items = torch.stack([vector for vector, _ in brought]), [by_id[id] for id, _, _ in rows]
+        vectors, errors, _ = bring_all(zoo.layout, torch.stack([vector for _, vector, _ in rows]), layout)
+        items = [by_id[id] for id, _, _ in rows]
         if not torch.isfinite(vectors.half()).all():
             raise ZooError(
                 f"{shard}: expected weights that fit float16, got {vectors.abs().max():.3g}; leave its LoRA out"
@@ -61,13 +61,13 @@ def resize_zoo(
             free_shard_name(shard, new.shard_names), [item.person for item in items], [item.split for item in items], vectors,
             torch.stack([embeddings for _, _, embeddings in rows]), items[0].source, items[0].licence,
             ids=[item.id for item in items],
-            relative_errors=[_together(item, error) for item, (_, error) in zip(items, brought, strict=True)],
+            relative_errors=[_together(item, error) for item, error in zip(items, errors, strict=True)],
             marks=[{mark: getattr(item, mark) for mark in MARKS} for item in items],
         )  # fmt: skip
         report(f"{shard}: {len(rows)} LoRAs at rank {rank}")
     new = Zoo.open(new.folder)
-    errors = [item.relative_error for item in new.items]
-    return new, {"mean": sum(errors) / max(len(errors), 1), "largest": max(errors, default=0.0)}
+    all_errors = [item.relative_error for item in new.items]
+    return new, {"mean": sum(all_errors) / max(len(all_errors), 1), "largest": max(all_errors, default=0.0)}
 
 
 def _together(item: Item, error: float) -> float:

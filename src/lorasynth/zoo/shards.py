@@ -173,3 +173,16 @@ def open_header(folder: Path, name: str, num_parameters: int | None = None) -> S
 def row_hash(row: Tensor | memoryview) -> str:
     """The sha256 of a row as stored, in hex."""
     return hashlib.sha256(row if isinstance(row, memoryview) else row.numpy().tobytes()).hexdigest()
+
+
+def holds(folder: Path, name: str, vectors: Float[Tensor, "n P"], embeddings: Float[Tensor, "n J D"]) -> bool:
+    """Whether a shard is there and is sound, with just these rows in float16."""
+    try:
+        shard = read_shard(folder, name, vectors.shape[1])
+    except ZooError:
+        return False
+    there = shard.take(list(range(shard.num_rows)))
+    return all(
+        one.shape == other.shape and row_hash(one) == row_hash(other)
+        for one, other in zip(there, (vectors, embeddings), strict=True)
+    )

@@ -22,7 +22,7 @@ from lorasynth.zoo.head import HEAD_NAME, INIT_NAME, bring_head_up_to_date, read
 from lorasynth.zoo.head import zoo_json_hash as zoo_json_hash
 from lorasynth.zoo.ledger import Ledger
 from lorasynth.zoo.manifest import MANIFEST_NAME, Item, Tombstone, read_records
-from lorasynth.zoo.shards import row_hash, shard_path
+from lorasynth.zoo.shards import holds, row_hash, shard_path
 from lorasynth.zoo.verify import verify
 
 # NOTE: looking at a zoo asks for no torch, whose import takes ten times as long.
@@ -202,7 +202,7 @@ class Zoo:
         errors = relative_errors or [0.0] * len(persons)
         said = marks or [{}] * len(persons)
         with locked(self.folder):
-            name = self.ledger.free_shard() if shard is None else shard
+            name = self._free_shard(rows, faces) if shard is None else shard
             records = [
                 Item(
                     id=ids[i], person=person, split=split, shard=name, row=i, sha256=row_hash(rows[i]), source=source,
@@ -213,6 +213,11 @@ class Zoo:
             self.ledger.require_new(name, records)
             write_tensors(shard_path(self.folder, name), {"vectors": rows, "embeddings": faces})
             self.ledger.append(records)
+
+    def _free_shard(self, rows: Float[Tensor, "n P"], faces: Float[Tensor, "n J D"]) -> str:
+        """A name for a new shard: that of one whose writer was killed before its lines, if it holds just these rows."""
+        left = self.ledger.free_shard(but_for_files=True)
+        return left if holds(self.folder, left, rows, faces) else self.ledger.free_shard()
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -22,7 +22,7 @@ from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
 from lorasynth.zoo.export import export_items
 from lorasynth.zoo.forget import forget_person
-from lorasynth.zoo.importing.candidates import Brought, Candidate, Content, candidates_of
+from lorasynth.zoo.importing.candidates import Candidate, Content, Loaded, candidates_of
 from lorasynth.zoo.importing.finding import passed_over
 from lorasynth.zoo.importing.importer import import_zoo
 from lorasynth.zoo.importing.pairing import find_loras, pair_by_name, pair_by_table, person_number
@@ -44,7 +44,7 @@ def take(folder, out, **options):
     used = [e.lora for e in entries] + [f for e in entries for f in e.faces]
     others = passed_over([folder], used)
     return import_zoo(
-        candidates_of(entries, LAYOUT), out, LAYOUT, licence="CC0", others=others, report=lambda _: None, **options
+        candidates_of(entries), out, LAYOUT, licence="CC0", others=others, report=lambda _: None, **options
     )
 
 
@@ -168,17 +168,17 @@ def test_bad_faces_and_loras_of_every_kind_leave_the_good(tmp_path):
 @pytest.mark.parametrize(
     "error", [IndexError("a"), MemoryError(), AssertionError("b"), RecursionError(), OSError(5, "I/O")]
 )
-@pytest.mark.parametrize("where", ["read", "brought", "face"])
+@pytest.mark.parametrize("where", ["read", "load", "face"])
 def test_whatever_one_lora_raises_is_its_own_refusal(tmp_path, error, where):
     def fails(*_):
         raise error
 
-    good = candidates_of(pair_by_name([lora(tmp_path / "good.safetensors", 0)]), LAYOUT)[0]
-    brought = fails if where == "brought" else lambda: Brought(vector=torch.ones(LAYOUT.num_parameters))
+    good = candidates_of(pair_by_name([lora(tmp_path / "good.safetensors", 0)]))[0]
+    load = fails if where == "load" else lambda: Loaded(layout=LAYOUT, vector=torch.ones(LAYOUT.num_parameters))
     bad = Candidate(
         name="bad",
         person="bad",
-        read=fails if where == "read" else lambda: Content(id="bad", brought=brought),
+        read=fails if where == "read" else lambda: Content(id="bad", load=load),
         face=fails,
     )
     zoo, outcomes = import_zoo([bad, good], tmp_path / "zoo", LAYOUT, licence="CC0", report=lambda _: None)
@@ -187,11 +187,13 @@ def test_whatever_one_lora_raises_is_its_own_refusal(tmp_path, error, where):
     assert len(zoo) == 1
 
 
-def test_stopped_import_leaves_its_report(tmp_path):
+def test_stopped_import_leaves_its_report(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorasynth.zoo.importing.looking.MOST", 1)
+
     def stopped():
         raise KeyboardInterrupt
 
-    candidates = candidates_of(pair_by_name([lora(tmp_path / "good.safetensors", 0)]), LAYOUT)
+    candidates = candidates_of(pair_by_name([lora(tmp_path / "good.safetensors", 0)]))
     last = Candidate(name="last", person="last", read=stopped, face=stopped)
     with pytest.raises(KeyboardInterrupt):
         import_zoo([*candidates, last], tmp_path / "zoo", LAYOUT, licence="CC0", report=lambda _: None)
@@ -224,7 +226,7 @@ def test_loras_of_one_name_need_a_table(tmp_path):
     rows = [f"{p.relative_to(where)},{p.parent.name},{p.relative_to(where).with_suffix('.npy')}" for p in paths]
     (where / "t.csv").write_text("\n".join(["file,person,face", *rows]))
     entries = pair_by_table(paths, where / "t.csv")
-    zoo, _ = import_zoo(candidates_of(entries, LAYOUT), tmp_path / "zoo", LAYOUT, licence="x", report=lambda _: None)
+    zoo, _ = import_zoo(candidates_of(entries), tmp_path / "zoo", LAYOUT, licence="x", report=lambda _: None)
     assert {item.person for item in zoo.items} == {person_number(name) for name in ("anna", "bert", "carl")}
 
 
@@ -267,14 +269,14 @@ def test_refused_copy_is_a_duplicate_the_second_time(tmp_path):
 def test_id_and_weights_are_of_the_same_bytes(tmp_path):
     """The file changes after it was read: what comes in is what the id says."""
     path = lora(tmp_path / "a.safetensors", 0)
-    (candidate,) = candidates_of(pair_by_name([path]), LAYOUT)
+    (candidate,) = candidates_of(pair_by_name([path]))
     content, before = candidate.read(), path.read_bytes()
-    expected = content.brought().vector
+    expected = content.load().vector
     LoRA.random(LAYOUT, seed=5).save(path, force=True)
-    assert torch.equal(content.brought().vector, expected)
+    assert torch.equal(content.load().vector, expected)
     assert candidate.read().id != content.id
     path.write_bytes(before)
-    assert candidate.id() == content.id
+    assert candidate.read().id == content.id
 
 
 # What is left out, and what is kept.
@@ -353,7 +355,7 @@ def test_somebody_who_was_forgotten_is_named_nowhere(tmp_path):
 
     def again():
         entries = pair_by_table(find_loras([where]), where / "t.csv")
-        return import_zoo(candidates_of(entries, LAYOUT), tmp_path / "zoo", LAYOUT, licence="x", report=lambda _: None)
+        return import_zoo(candidates_of(entries), tmp_path / "zoo", LAYOUT, licence="x", report=lambda _: None)
 
     def named():
         return [p.name for p in (tmp_path / "zoo").rglob("*") if p.is_file() and b"anna" in p.read_bytes()]

@@ -23,7 +23,8 @@ from lorasynth.errors import MissingExtraError, NoFaceError, PhotoError, UsageEr
 from lorasynth.lora.factors import LoRA, delta_W_relative_error
 from lorasynth.lora.layout import Layout, Module
 from lorasynth.zoo import Zoo
-from lorasynth.zoo.importing.candidates import bring_to, candidates_of
+from lorasynth.zoo.importing.bringing import bring_to
+from lorasynth.zoo.importing.candidates import candidates_of
 from lorasynth.zoo.importing.duplicates import Sketcher
 from lorasynth.zoo.importing.importer import import_zoo
 from lorasynth.zoo.importing.outliers import Sizes
@@ -73,7 +74,7 @@ def folder(tmp_path):
 
 def run(folder, out, rank=2, **options):
     entries = pair_by_name(find_loras([folder]))
-    candidates = candidates_of(entries, layout(rank))
+    candidates = candidates_of(entries)
     return import_zoo(candidates, out, layout(rank), licence="CC0", report=lambda _: None, **options)
 
 
@@ -202,7 +203,7 @@ def test_sketch_estimates_the_distance_of_updates():
 
 
 def test_same_call_again_goes_on(folder, tmp_path):
-    entries = candidates_of(pair_by_name(find_loras([folder])), layout(2))
+    entries = candidates_of(pair_by_name(find_loras([folder])))
     out, options = tmp_path / "zoo", {"licence": "CC0", "shard_size": 2, "report": lambda _: None}
     first, _ = import_zoo(entries[:4], out, layout(2), **options)
     zoo, outcomes = import_zoo(entries, out, layout(2), **options)
@@ -225,7 +226,7 @@ def test_people_are_split_not_rows(folder, tmp_path):
         + "".join(f"{n}.safetensors,bob,{n}.npy\n" for n in "def")
     )  # fmt: skip
     loras = [p for p in find_loras([folder]) if p.stem in "abcdef"]
-    candidates = candidates_of(pair_by_table(loras, table), layout(2))
+    candidates = candidates_of(pair_by_table(loras, table))
     zoo, _ = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
     people = {item.person for item in zoo.items}
     assert people == {person_number("ann"), person_number("bob")}
@@ -273,7 +274,7 @@ def test_another_base_other_modules_and_other_faces_are_refused(folder, tmp_path
 
 
 def test_nothing_usable_is_an_error_and_leaves_no_init(folder, tmp_path):
-    bad = candidates_of(pair_by_name([folder / "bad.safetensors"]), layout(2))
+    bad = candidates_of(pair_by_name([folder / "bad.safetensors"]))
     with pytest.raises(ZooError, match=r"got none that can be used; the first: .*bad"):
         import_zoo(bad, tmp_path / "no", layout(2), licence="x")
     zoo, _ = run(folder, tmp_path / "zoo")
@@ -329,7 +330,7 @@ def with_photos(tmp_path):
 
 
 def take(folder, out, encoder=None, record=None, **options):
-    candidates = candidates_of(pair_by_name(find_loras([folder])), layout(2), encoder)
+    candidates = candidates_of(pair_by_name(find_loras([folder])), encoder)
     return import_zoo(candidates, out, layout(2), licence="CC0", encoder=record, report=lambda _: None, **options)
 
 
@@ -409,7 +410,7 @@ def test_table_may_name_several_photos_and_folders(with_photos, tmp_path, ending
     entries = pair_by_table(loras, table)
     assert entries[0].faces == (with_photos / "one.png", with_photos / "some.photos" / "0.png")
     assert entries[1].faces == tuple(with_photos / "several.photos" / f"{i}.png" for i in range(4))
-    candidates = candidates_of(entries, layout(2), Colours())
+    candidates = candidates_of(entries, Colours())
     zoo, _ = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", encoder=COLOURS, report=lambda _: None)
     assert len(zoo) == 2
 
@@ -437,9 +438,7 @@ def test_persons_name_is_never_a_path(folder, tmp_path):  # row 121
     write_table(folder / "people.jsonl", rows)
     before = sorted(tmp_path.rglob("*"))
     entries = pair_by_table([folder / row["file"] for row in rows], folder / "people.jsonl")
-    zoo, _ = import_zoo(
-        candidates_of(entries, layout(2)), tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None
-    )
+    zoo, _ = import_zoo(candidates_of(entries), tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
     assert {item.person for item in zoo.items} == {person_number(name) for name in STRANGE_NAMES[:5]}
     written = {p.relative_to(tmp_path / "zoo").as_posix() for p in sorted(tmp_path.rglob("*")) if p not in before}
     assert written == {".", ".lock", "zoo.json", "manifest.jsonl", "import.jsonl", "shard-00000.safetensors"}
@@ -456,7 +455,7 @@ def test_tables_strange_paths_are_named_and_no_crash(folder, tmp_path, column, n
         if column == "file"
         else nullcontext()
     ):
-        candidates = candidates_of(pair_by_table(loras, folder / "people.jsonl"), layout(2))
+        candidates = candidates_of(pair_by_table(loras, folder / "people.jsonl"))
         _, outcomes = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
         assert [o.outcome for o in outcomes] == ["imported", "refused"]
 
@@ -466,7 +465,7 @@ def test_same_table_in_three_formats_is_the_same_zoo(folder, tmp_path, ending):
     rows = [{"file": f"{n}.safetensors", "person": n * 2, "face": f"{n}.npy"} for n in "abdef"]
     write_table(folder / f"people{ending}", rows)
     loras = [folder / row["file"] for row in rows]
-    candidates = candidates_of(pair_by_table(loras, folder / f"people{ending}"), layout(2))
+    candidates = candidates_of(pair_by_table(loras, folder / f"people{ending}"))
     zoo, _ = import_zoo(candidates, tmp_path / "zoo", layout(2), licence="CC0", report=lambda _: None)
     assert {item.person for item in zoo.items} == {person_number(n * 2) for n in "abdef"}
 
@@ -614,7 +613,7 @@ def test_what_is_refused_otherwise_comes_in_when_asked_for(folder, tmp_path):
     refused = {o.file.rpartition("/")[2] for o in run(folder, tmp_path / "a")[1] if o.outcome == "refused"}
     assert refused >= {"zero.safetensors", "text.safetensors"}
     entries = pair_by_name(find_loras([folder]))
-    candidates = candidates_of(entries, layout(2), unet_only=True, base="sd15")
+    candidates = candidates_of(entries, unet_only=True, base="sd15")
     zoo, outcomes = import_zoo(
         candidates, tmp_path / "b", layout(2), licence="CC0", allow_zero=True, report=lambda _: None
     )

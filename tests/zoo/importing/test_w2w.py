@@ -180,8 +180,8 @@ def test_release_table_by_pandas_is_read_in_order_of_rows(release, tmp_path, nam
     candidates, _ = candidates_of(
         folder, as_pandas_writes_it(tmp_path / name), folder / "faces.npy", report=said.append
     )
-    assert [(c.id(), c.person) for c in candidates] == [(f"w2w-{n:06d}", person) for n, person in enumerate(NAMES)]
-    assert torch.equal(candidates[2].vector()[0][:320], matrix[2, :320])
+    assert [(c.read().id, c.person) for c in candidates] == [(f"w2w-{n:06d}", person) for n, person in enumerate(NAMES)]
+    assert torch.equal(candidates[2].read().load().vector[:320], matrix[2, :320])
     assert len(said) == 1
     assert "each name of its index counts as a person" in said[0]
     arguments = ["zoo", "import", "--w2w", folder, "--table", tmp_path / name, "--embeddings", folder / "faces.npy"]

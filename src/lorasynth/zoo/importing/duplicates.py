@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.lora.layout import Layout
+from lorasynth.lora.products import update_inner
 
 WIDTH = 32
 TOLERANCE = 2e-3
@@ -38,6 +39,13 @@ class Sketcher:
             right, left = self._probes[name]
             total += ((A_NRI @ right).double() * (B_NOR.transpose(1, 2) @ left).double()).sum(1)
         return total / self._width**0.5
+
+    def sizes(self, vectors: Float[Tensor, "N P"]) -> list[float]:
+        """``‖ΔW‖`` of each, in float64."""
+        total = torch.zeros(len(vectors), dtype=torch.float64)
+        for A, B in self.layout.split(vectors).values():
+            total += update_inner(A, B, A, B)
+        return total.clamp(min=0).sqrt().tolist()
 
 
 class Seen:

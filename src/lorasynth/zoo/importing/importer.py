@@ -16,9 +16,12 @@ from lorasynth.errors import LorasynthError, PhotoError, UsageError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.faults import printable, shown
 from lorasynth.storage.system import lock, require_locks
-from lorasynth.zoo.importing.candidates import Brought, Candidate
+from lorasynth.workers.ahead import done_ahead
+from lorasynth.workers.main_guard import require_main_guard
+from lorasynth.zoo.importing.candidates import Candidate
 from lorasynth.zoo.importing.finding import PassedOver
 from lorasynth.zoo.importing.known import Known
+from lorasynth.zoo.importing.looking import Brought, Look, Looker, in_blocks, names_of, open_looker, refusal
 from lorasynth.zoo.importing.outcomes import KINDS, REPORT_NAME, Outcome, write_report
 from lorasynth.zoo.importing.pairing import person_number, split_of_person
 from lorasynth.zoo.store import Zoo
@@ -38,6 +41,8 @@ def import_zoo(
     held_out: float = 0.05,
     allow_zero: bool = False,
     shard_size: int = 256,
+    workers: int = 1,
+    reopen: Callable[[], Sequence[Candidate]] | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[Zoo, list[Outcome]]:
     """Take LoRAs into a zoo. The same call again goes on where it was stopped, and takes in what is new.
@@ -57,17 +62,25 @@ def import_zoo(
         held_out: part of the people that nothing is to be fitted on.
         allow_zero: whether an update that does nothing is taken in.
         shard_size: items in one file.
+        workers: processes of one thread each that read files, this one among them. This one alone decides and writes, so that
+            the zoo is the same for any number.
+        reopen: gives a worker process the same candidates; to be pickled. Needed for more than one worker.
         report: gets a line a shard.
 
     Returns:
         The zoo, and what became of each file.
 
     Raises:
-        UsageError: a part of the people outside 0 to 1.
+        UsageError: a part of the people outside 0 to 1, no way to reopen the candidates for workers, or a running script that
+            workers cannot import.
         ZooError: another zoo is there, one with another encoder's embeddings, or not one LoRA could be used.
     """
     if not (validation >= 0 and held_out >= 0 and validation + held_out < 1):  # nor NaN
         raise UsageError(f"expected parts of the people that leave some to learn from, got {validation} and {held_out}")
+    if workers > 1:
+        if reopen is None:
+            raise UsageError(f"expected a way to reopen the candidates for {workers} workers, got none; give reopen")
+        require_main_guard()
     folder = Path(folder)
     with _only_import(folder, report):
         recipe: dict[str, Any] = {"source": "import", "validation": validation, "held_out": held_out}
@@ -78,11 +91,13 @@ def import_zoo(
         outcomes: list[Outcome] = []
         beside = [_passed_over(other, known) for other in others]
         try:
-            taken = _taken(candidates, known, outcomes, 0 if encoder is None else int(encoder["dim"]), allow_zero)
-            for batch in _batches(taken, shard_size):
-                _append(zoo, batch, licence)
-                refused = sum(o.outcome == "refused" for o in outcomes)
-                report(f"{len(outcomes)} of {len(candidates)} LoRAs looked at, {refused} refused")
+            known.dim = known.dim or (0 if encoder is None else int(encoder["dim"]))
+            with _looks(candidates, known, workers, reopen) as looks:
+                taken = _taken(candidates, looks, known, outcomes, allow_zero)
+                for batch in _batches(taken, shard_size):
+                    _append(zoo, batch, licence)
+                    refused = sum(o.outcome == "refused" for o in outcomes)
+                    report(f"{len(outcomes)} of {len(candidates)} LoRAs looked at, {refused} refused")
         except BaseException:  # stopped, or the disk is full: what was found out by now is kept
             with suppress(LorasynthError, OSError):
                 write_report(folder, [*outcomes, *beside], known.forgotten_persons)
@@ -173,30 +188,50 @@ def _passed_over(other: PassedOver, known: Known) -> Outcome:
     return Outcome(file=str(other.file), outcome=kind[0], person=person, reason=other.reason, code=kind[1])
 
 
+@contextmanager
+def _looks(
+    candidates: Sequence[Candidate],
+    known: Known,
+    workers: int,
+    reopen: Callable[[], Sequence[Candidate]] | None,
+) -> Iterator[Iterator[Look]]:
+    """A look at each candidate, in order, by this process and its helpers, some ahead of what is decided."""
+    blocks = in_blocks(candidates)
+    passed = (known.layout, known.forgotten_ids | set(known.person_of), known.forgotten_persons)
+    look = Looker(*passed)
+
+    def work(block: int) -> list[Look]:
+        return look([candidates[n] for n in blocks[block]])
+
+    helpers = min(workers, len(blocks)) - 1
+    arguments = (reopen, names_of(candidates), blocks, *passed) if helpers > 0 else ()
+    with done_ahead(max(helpers, 0), len(blocks), work, open_looker, *arguments) as done:
+        yield (one for block in done for one in block)
+
+
 def _taken(
-    candidates: Sequence[Candidate], known: Known, outcomes: list[Outcome], dim: int, allow_zero: bool
+    candidates: Sequence[Candidate],
+    looks: Iterator[Look],
+    known: Known,
+    outcomes: list[Outcome],
+    allow_zero: bool,
 ) -> Iterator[_Taken]:
     """Those that belong into the zoo. Notes what became of all. Whatever one of them raises, the others go on."""
-    known.dim = known.dim or dim
     for candidate in candidates:
-        person = person_number(candidate.person)
+        person, look = person_number(candidate.person), next(looks)
         try:
-            outcome, taken = _look_at(candidate, person, known, allow_zero)
+            outcome, taken = _decide(candidate, look, person, known, allow_zero)
         except Exception as found:
-            reason, code = str(found), "unexpected"
-            if isinstance(found, LorasynthError):
-                code = found.code
-            elif isinstance(found, OSError):
-                code = "os"
-            else:
-                reason = f"{candidate.name}: {type(found).__name__}: {found}"
-            outcome, taken = Outcome(file="", outcome="refused", reason=printable(reason, 1_000), code=code), None
+            why = refusal(candidate.name, found)
+            outcome, taken = Outcome(file="", outcome="refused", reason=str(why), code=why.code), None
         outcomes.append(replace(outcome, file=candidate.name, person=person))
         if taken is not None:
             yield taken
 
 
-def _look_at(candidate: Candidate, person: int, known: Known, allow_zero: bool) -> tuple[Outcome, _Taken | None]:
+def _decide(
+    candidate: Candidate, look: Look, person: int, known: Known, allow_zero: bool
+) -> tuple[Outcome, _Taken | None]:
     """What becomes of one; and what the zoo gets of it, if anything.
 
     Raises:
@@ -209,35 +244,34 @@ def _look_at(candidate: Candidate, person: int, known: Known, allow_zero: bool) 
     name = shown(candidate.name)
     if person in known.forgotten_persons:
         return passed("forgotten")
-    content = candidate.read()
-    if content.id in known.forgotten_ids:
+    id = look.id.get()
+    if id in known.forgotten_ids:
         return passed("forgotten")
-    if content.id in known.person_of:
-        theirs = known.person_of[content.id] == person
-        return passed("present" if theirs else "duplicate", content.id, known.warnings(content.id, person))
-    _require_one_person(candidate, person, content.id, known)
-    brought = content.brought()
-    vector = brought.vector
+    if id in known.person_of:
+        theirs = known.person_of[id] == person
+        return passed("present" if theirs else "duplicate", id, known.warnings(id, person))
+    _require_one_person(candidate, person, id, known)
+    brought = look.brought.get()
+    vector, size = brought.vector, brought.size
     if not torch.isfinite(vector).all() or vector.abs().max() > torch.finfo(torch.float16).max:
         raise ZooError(f"{name}: expected weights that fit float16, got {vector.abs().max():.3g}")
-    sketch, size = known.sketcher(vector[None])[0], known.size(vector)
     if size == 0 and not allow_zero:
         raise ZooError(f"{name}: expected an update, got zero everywhere; check its training, or give --allow-zero")
     if problem := known.sizes.problem(size):
         raise ZooError(f"{name}: {problem}")
-    if twin := known.seen.twin(sketch):
+    if twin := known.seen.twin(brought.sketch):
         return passed("duplicate", twin, known.warnings(twin, person))
-    reading = candidate.face()
+    reading = look.face()
     if known.dim and len(reading.embedding) != known.dim:
         raise PhotoError(
             f"{name}: expected an embedding of {known.dim} numbers as the others, got {len(reading.embedding)}"
         )
-    known.add(content.id, person, sketch, size, len(reading.embedding))
+    known.add(id, person, brought.sketch, size, len(reading.embedding))
     outcome = Outcome(
-        file="", outcome="imported", id=content.id, relative_error=brought.error, left_out=brought.left_out,
+        file="", outcome="imported", id=id, relative_error=brought.error, left_out=brought.left_out,
         notes=brought.notes, warnings=reading.warnings,
     )  # fmt: skip
-    return outcome, _Taken(content.id, person, brought, reading.embedding)
+    return outcome, _Taken(id, person, brought, reading.embedding)
 
 
 def _require_one_person(candidate: Candidate, person: int, id: str, known: Known) -> None:

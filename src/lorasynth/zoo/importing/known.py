@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.importing.duplicates import Seen, Sketcher
 from lorasynth.zoo.importing.outliers import Sizes
@@ -33,8 +33,10 @@ class Known:
         known = cls(zoo.layout, Sketcher(zoo.layout), forgotten, zoo.forgotten_persons)
         persons = {item.id: item.person for item in zoo.items}
         for shard in sorted({item.shard for item in zoo.items}):
-            for id, vector, embedding in zoo.rows(shard):
-                sketch, size = known.sketcher(vector[None])[0], known.size(vector)
+            rows = zoo.rows(shard)
+            vectors = torch.stack([vector for _, vector, _ in rows])
+            of_each = zip(rows, known.sketcher(vectors), known.sketcher.sizes(vectors), strict=True)
+            for (id, _, embedding), sketch, size in of_each:
                 known.add(id, persons[id], sketch, size, embedding.shape[-1])
         return known
 
@@ -45,10 +47,6 @@ class Known:
         self.person_of[id] = person
         self.ids_of.setdefault(person, id)
         self.dim = dim
-
-    def size(self, vector: Float[Tensor, " P"]) -> float:
-        """``‖ΔW‖``."""
-        return float(delta_W_norm2(self.layout, vector[None].double())) ** 0.5
 
     def warnings(self, id: str, person: int) -> tuple[str, ...]:
         """What to say of a LoRA that is in the zoo as another person's."""

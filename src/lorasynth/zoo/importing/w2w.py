@@ -19,7 +19,7 @@ from lorasynth.encoders.protocol import Reading
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.tables import read_table, require_columns, unused_columns
-from lorasynth.zoo.importing.candidates import Brought, Candidate, Content
+from lorasynth.zoo.importing.candidates import Candidate, Content, Loaded
 
 FILE_NAME, LABELS_NAME = "all_weights.pt", "identity_df.pt"
 HOW_TO_READ_LABELS = (
@@ -116,7 +116,8 @@ def candidates_of(
         return Candidate(
             name=f"{FILE_NAME} row {n}",
             person=person,
-            read=lambda: Content(id=f"w2w-{n:06d}", brought=lambda: Brought(vector=weights[n] * scale)),
+            read=lambda: Content(id=f"w2w-{n:06d}", load=lambda: Loaded(layout=layout, vector=weights[n] * scale)),
+            num_bytes=lambda: 4 * layout.num_parameters,
             face=lambda: Reading(embedding=_unit(faces[n], n), quality=None),
         )
 
