@@ -3,11 +3,13 @@
     python benchmarks/true_shape.py            # Stable Diffusion 1.5, pictures of 64 pixels
     python benchmarks/true_shape.py --walk     # the same from photographs to training through the base, a few steps of each
     python benchmarks/true_shape.py --meta     # SD 1.5, SDXL, SD 3 and FLUX on the meta device, at their usual sizes
+    python benchmarks/true_shape.py --memory   # of the same, what a step keeps, with gradient checkpointing and without
 
 The first: gradients of a bank of two against PEFT's adapters one at a time, for epsilon-prediction; seconds and peak memory of a
 step with gradient checkpointing and without; what the gradient is worth with it. The second: `zoo build` and `train end-to-end`
 by the recipe sd15_tiny, each with its seconds and peak memory. The third: parameters, the usual LoRA's modules, and the
-operations of a training step of one picture. No number is computed.
+operations of a training step of one picture. The fourth: the largest sum of tensors that are alive in such a step, in bfloat16,
+beside weights. Of the third and the fourth no number is computed.
 """
 
 import argparse
@@ -19,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -33,6 +37,9 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from peft import LoraConfig, inject_adapter_in_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -217,9 +224,55 @@ def meta() -> None:
             print("    " + "; ".join(f"{group}: {count}" for group, count in groups.items()), flush=True)
 
 
+class Alive(TorchDispatchMode):
+    """Bytes of tensors that are alive, and the most that ever were."""
+
+    def __init__(self, known: Iterable[torch.Tensor]):
+        super().__init__()
+        self.now, self.most, self._seen = 0, 0, {t.untyped_storage()._cdata for t in known}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self._seen:
+                self._seen.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.now -= size
+        self._seen.discard(key)
+
+
+def memory_of_a_step() -> None:
+    """Count what a step of one picture keeps, with the LoRA at rank 1 attached."""
+    with FakeTensorMode():
+        torch.set_default_dtype(torch.bfloat16)
+        for family, (network, targets, given) in denoisers().items():
+            network.requires_grad_(False).eval()
+            layout, found = Layout.from_model(network, targets, 1, base=family), {}
+            for name in ("plain", "checkpointed"):
+                if name == "checkpointed":
+                    network.enable_gradient_checkpointing(checkpointed)
+                vector = torch.zeros(1, layout.num_parameters, requires_grad=True)
+                known = [*network.parameters(), *network.buffers(), vector]
+                with Alive(known) as alive, attached(network, layout, vector):
+                    answer = network(**given, timestep=torch.ones(1), return_dict=False)[0]
+                    answer.float().square().mean().backward()
+                found[name] = alive.most / 1e9
+            ratio = found["checkpointed"] / found["plain"]
+            print(
+                f"{family}: {found['plain']:.3f} GB, {found['checkpointed']:.3f} with checkpointing ({ratio:.2f})",
+                flush=True,
+            )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--meta", action="store_true", help="Count on the meta device.")
     parser.add_argument("--walk", action="store_true", help="From photographs to training through the base.")
+    parser.add_argument("--memory", action="store_true", help="Count what a step keeps.")
     asked = parser.parse_args()
-    (meta if asked.meta else walk if asked.walk else sd15)()
+    (meta if asked.meta else walk if asked.walk else memory_of_a_step if asked.memory else sd15)()

@@ -252,12 +252,12 @@ def doctor(json: Json = None, force: Force = False) -> None:
     setup()
     from lorasynth.demo import versions
     from lorasynth.doctor import check_assets, self_test
-    from lorasynth.recipes.estimate import estimates
+    from lorasynth.recipes.estimate import ABOUT, estimates
 
     faults = check_assets()
     record: dict[str, Any] = {"versions": versions(), "assets": faults or "all checksums agree"}
     if not faults:
         record["self_test"] = self_test()
-    emit(record | {"estimates_on_80_gb": estimates()}, json)
+    emit(record | {"estimates_on_80_gb": estimates(), "about_the_estimates": ABOUT}, json)
     if faults:
         raise ModelError(f"{len(faults)} shipped files are not as released ({faults[0]}); install lorasynth again")

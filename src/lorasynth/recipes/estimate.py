@@ -1,7 +1,8 @@
 """Hours and memory of a recipe for photographs on one 80 GB GPU: an estimate from what was measured on an H100, never a promise.
 
 Measured are Stable Diffusion 1.5's speed by the size of a step, and its memory (docs/results/performance.md). Other bases follow
-by the operations and parameters of their true shapes (`benchmarks/true_shape.py --meta`).
+by the operations and parameters of their true shapes (`benchmarks/true_shape.py --meta`). What gradient checkpointing leaves of a
+picture's memory is counted without a GPU (`benchmarks/true_shape.py --memory`).
 """
 
 from dataclasses import asdict, dataclass
@@ -16,7 +17,6 @@ STEP_TFLOP, TFLOP_A_SECOND = (1.774, 7.096, 28.38, 56.77), (13.0, 48.6, 178.0, 1
 """Operations of a step and their speed: of 1, 4, 16 and 32 pictures of 512 pixels at once. Larger steps are no faster."""
 PICTURE_GB = (38.5 - 1.7) / 32
 """Of one picture of 512 pixels beside Stable Diffusion 1.5's weights, without gradient checkpointing."""
-CHECKPOINTED = 1 / 6  # of a picture's memory. Not measured: what is kept between blocks, and one block
 FORWARD = 1 / 2  # of a training step's operations
 _VAE_MB = 170 * 2  # in float32
 
@@ -29,13 +29,14 @@ class Shape:
     text_encoders_M: int
     tflop: float  # of a training step of one picture
     width: int  # of most of its layers: a picture's memory grows with its operations over this
+    checkpointed: float  # part of a picture's memory with gradient checkpointing: what is kept between blocks, and one block
 
 
 SHAPES = {
-    "sd15": Shape(denoiser_M=860, text_encoders_M=123, tflop=1.73, width=640),
-    "sdxl": Shape(denoiser_M=2_567, text_encoders_M=817, tflop=14.22, width=1_280),
-    "sd3": Shape(denoiser_M=2_028, text_encoders_M=5_580, tflop=20.69, width=1_536),
-    "flux": Shape(denoiser_M=11_901, text_encoders_M=4_885, tflop=163.59, width=3_072),
+    "sd15": Shape(denoiser_M=860, text_encoders_M=123, tflop=1.73, width=640, checkpointed=0.28),
+    "sdxl": Shape(denoiser_M=2_567, text_encoders_M=817, tflop=14.22, width=1_280, checkpointed=0.10),
+    "sd3": Shape(denoiser_M=2_028, text_encoders_M=5_580, tflop=20.69, width=1_536, checkpointed=0.15),
+    "flux": Shape(denoiser_M=11_901, text_encoders_M=4_885, tflop=163.59, width=3_072, checkpointed=0.10),
 }
 
 
@@ -83,8 +84,16 @@ def estimate(recipe: Recipe, loras: int = 1_000) -> Estimate:
     most = max(pilot, bank, drawn) * picture
     return Estimate(
         zoo_hours=zoo_hours, end_to_end_hours=hours(drawn + drawing, through.loop.steps),
-        memory_gb=weights + most, memory_gb_checkpointed=weights + CHECKPOINTED * most,
+        memory_gb=weights + most, memory_gb_checkpointed=weights + shape.checkpointed * most,
     )  # fmt: skip
+
+
+ABOUT = (
+    "estimates, never a promise: nobody has run these recipes at true size. Speed and memory of a picture are those of Stable "
+    "Diffusion 1.5 on an H100; what gradient checkpointing leaves of that memory is counted without a GPU, not measured on one "
+    "(docs/results/performance.md)"
+)
+"""What `lorasynth doctor` says of its estimates."""
 
 
 def estimates() -> dict[str, dict[str, float]]:
