@@ -27,6 +27,7 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig
 from lorasynth.vae import VAEConfig
 from lorasynth.zoo import Zoo
+from lorasynth.zoo.manifest import Item
 
 pytestmark = pytest.mark.integration
 
@@ -254,3 +255,12 @@ def test_stages_never_hold_the_zoo_as_a_whole(zoo, tmp_path, monkeypatch):
     fit_prior_stage(tiny(), opened, tmp_path)
     assert len(opened) == LORAS
     assert max(sizes) == 5
+
+
+@pytest.mark.parametrize(("loras", "components"), [(320, 64), (65, 64), (18, 17), (1, 1)])
+def test_recipe_of_photographs_takes_a_zoo_of_few_subjects(loras, components, tmp_path):
+    """By default it has 64 components, and 18 LoRAs span 17 directions about their mean."""
+    item = Item(id="a", person=1, split="train", shard="s", row=0, sha256="", source="", licence="")
+    zoo = replace(Zoo.create(tmp_path / "zoo", Layout.preset("sd15-w2w"), {}, None), items=(item,) * loras)
+    fitted = get_recipe("sd15").fitted_to(zoo).vae
+    assert (fitted.num_components, fitted.latent_dim) == (components, components)

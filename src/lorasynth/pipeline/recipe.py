@@ -80,12 +80,14 @@ class Recipe:
     def fitted_to(self, zoo: Zoo) -> "Recipe":
         """The same with the settings that it leaves to the zoo, and no more components than a pilot's LoRAs span."""
         fitted = self.fit_to_zoo(self, zoo) if self.fit_to_zoo else self
-        if not is_pilot_alone(zoo.recipe):
-            return fitted
+        return fitted.spanned_by(zoo) if is_pilot_alone(zoo.recipe) else fitted
+
+    def spanned_by(self, zoo: Zoo) -> "Recipe":
+        """The same with no more components of the VAE than the zoo's LoRAs span."""
         spanned = sum(item.split == "train" for item in zoo.items) - 1  # the mean is taken off
-        components = min(fitted.vae.num_components, spanned)
-        vae = replace(fitted.vae, num_components=components, latent_dim=min(fitted.vae.latent_dim, components))
-        return replace(fitted, vae=vae)
+        components = max(1, min(self.vae.num_components, spanned))
+        vae = replace(self.vae, num_components=components, latent_dim=min(self.vae.latent_dim, components))
+        return replace(self, vae=vae)
 
     def check_layout(self, layout: Layout) -> None:
         """Refuse a zoo's layout of another family or other modules. Any rank will do.

@@ -37,6 +37,7 @@ def _recipe(family: str) -> Recipe:
         name=family, family=family, base=base, picture_size=size, zoo=zoo,
         **THROUGH_PHOTOS | {"end_to_end": replace(end_to_end, through=through)},
         vae=VAEConfig(num_components=64, local_numbers=4_000_000, latent_dim=64),
+        fit_to_zoo=Recipe.spanned_by,  # a folder may have fewer subjects than that; photographs teach most of it anyway
         priors=tuple(PriorConfig(conditioning=c, dropout=0.1, loop=loop) for c in ("adalora", "adanorm")),
     )  # fmt: skip
 
