@@ -137,7 +137,7 @@ def test_published_zoo_of_a_drawn_world_shows_four_loras(tmp_path):
     zoo.append(
         "shard-00000", [*range(10_000, 10_005)], ["train"] * 5, vectors, torch.zeros(5, 1, 512), "made", "CC0-1.0"
     )
-    write_card(Zoo.open(zoo.folder))
+    write_card(zoo.folder, zoo.layout, zoo.recipe, Zoo.open(zoo.folder).items)
     assert "images/1.png" in (zoo.folder / "README.md").read_text()
     with Image.open(zoo.folder / "images/1.png") as picture:
         assert picture.size == (3 * 4 * 64, 3 * 2 * 64)
@@ -145,6 +145,6 @@ def test_published_zoo_of_a_drawn_world_shows_four_loras(tmp_path):
 
 def test_zoo_of_photographs_shows_nobody(tmp_path):
     zoo = planted.make_zoo(tmp_path / "zoo")
-    write_card(zoo)
+    write_card(zoo.folder, zoo.layout, zoo.recipe, zoo.items)
     assert "images/" not in (zoo.folder / "README.md").read_text()
     assert not (zoo.folder / "images").exists()

@@ -152,7 +152,7 @@ def test_licences_that_the_hub_does_not_know_are_other(zoo):
     from dataclasses import replace
 
     items = (replace(zoo.items[0], licence="weights2weights"), *zoo.items[1:])
-    data = DatasetCard(zoo_card(replace(zoo, items=items))).data.to_dict()
+    data = DatasetCard(zoo_card(zoo.layout, zoo.recipe, items)).data.to_dict()
     assert (data["license"], data["license_name"]) == ("other", "cc-by-4.0-and-weights2weights")
 
 

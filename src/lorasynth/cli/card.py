@@ -70,7 +70,11 @@ def _decorate(folder: Path, pictures: list[Path], prompts: list[str], json: Path
     if (folder / PICTURES).exists():
         require_new_output(folder / PICTURES / "1.png", force=force)
     opened = [open_photo(path) for path in pictures]
-    card = zoo_card(Zoo.open(folder)) if is_zoo and not (folder / CARD).exists() else read_text(folder / CARD)
+    if is_zoo and not (folder / CARD).exists():
+        zoo = Zoo.open(folder)
+        card = zoo_card(zoo.layout, zoo.recipe, zoo.items)
+    else:
+        card = read_text(folder / CARD)
     names = write_gallery(folder, card, opened, prompts, "dataset" if is_zoo else "model")
     say(f"{folder}: look at {CARD}; `push_to_hub` publishes it with its pictures")
     emit({"out": str(folder), "files": [CARD, *names]}, json)

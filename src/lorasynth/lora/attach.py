@@ -4,21 +4,19 @@ diffusers logs a line and goes on when nothing, or half, of an adapter finds its
 """
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.adapter import Adapter
 from lorasynth.lora.compiled import require_uncompiled
 from lorasynth.lora.formats.diffusers import named_factors
 from lorasynth.lora.layout import Module
 
-if TYPE_CHECKING:
-    from lorasynth.lora.factors import LoRA
 
-
-def attach(lora: "LoRA", model: nn.Module, adapter_name: str) -> None:
+def attach(lora: Adapter, model: nn.Module, adapter_name: str) -> None:
     """See `LoRA.attach`."""
     require_uncompiled(model)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter_name):
@@ -45,16 +43,16 @@ def attach(lora: "LoRA", model: nn.Module, adapter_name: str) -> None:
         raise
 
 
-def _require_all_there(lora: "LoRA", model: nn.Module, adapter_name: str) -> None:
+def _require_all_there(lora: Adapter, model: nn.Module, adapter_name: str) -> None:
     """Every module has exactly its factors, at scale 1, switched on."""
     layers: dict[str, Any] = dict(model.named_modules())
-    for name, (A_NRI, B_NOR) in lora.layout.split(lora.vector[None]).items():
+    for name in lora.layout.shapes:
         layer = layers[name]
         if adapter_name not in getattr(layer, "lora_A", {}) or adapter_name not in layer.active_adapters:
             raise LayoutError(
                 f"{name}: expected an active adapter {adapter_name!r} after loading, got none; report this"
             )
-        for which, ours in (("lora_A", A_NRI[0]), ("lora_B", B_NOR[0])):
+        for which, ours in zip(("lora_A", "lora_B"), lora.factors(name), strict=True):
             theirs = getattr(layer, which)[adapter_name].weight.flatten(1)
             if not torch.equal(theirs, ours.to(theirs)):
                 raise LayoutError(f"{name}: expected {which} as given, the model holds other numbers; report this")

@@ -1,13 +1,13 @@
 """A LoRA in another format: what a reader of the new file will find, before anything is written."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lorasynth.errors import LayoutError, LoRAFileError, UsageError
 from lorasynth.lora import formats
+from lorasynth.lora.adapter import Adapter
 from lorasynth.lora.configuration import CONFIG_KEY
 from lorasynth.lora.gate import read_stored
 from lorasynth.lora.layout import Layout
@@ -15,11 +15,8 @@ from lorasynth.lora.proof import Proof, prove, squared_relative_error
 from lorasynth.lora.scaling import Stored
 from lorasynth.storage.arrays import as_array, as_tensor
 
-if TYPE_CHECKING:
-    from lorasynth.lora.writing import Writable
 
-
-def read_back(lora: "Writable", format: str, dtype: torch.dtype) -> tuple[float, Proof]:
+def read_back(lora: Adapter, format: str, dtype: torch.dtype) -> tuple[float, Proof]:
     """What a file of this format and type will give its readers, ours and the program's that it is for.
 
     The tensors to be written go through both from memory, and are compared module by module: neither a file nor a second vector

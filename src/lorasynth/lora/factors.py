@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lorasynth.devices import noise_on_cpu
 from lorasynth.errors import LayoutError, UsageError
+from lorasynth.lora.attach import attach, detach
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.products import update_inner
 from lorasynth.lora.writing import Writable
@@ -183,8 +184,6 @@ class LoRA(Writable):
             UsageError: not such a model, or the name is taken.
             LayoutError: the model lacks a module of the layout, has it in another shape, or did not take it.
         """
-        from lorasynth.lora.attach import attach
-
         attach(self, model, adapter_name)
 
     @staticmethod
@@ -194,6 +193,4 @@ class LoRA(Writable):
         Raises:
             UsageError: the model has no adapter of that name.
         """
-        from lorasynth.lora.attach import detach
-
         detach(model, adapter_name)

@@ -1,19 +1,17 @@
 """Whether the program that a file was written for takes all of it: told by that program's own reader, not by ours."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
+from lorasynth.lora.adapter import Adapter
 from lorasynth.lora.effect import update_inner, update_norm2
 from lorasynth.lora.formats.peft import PREFIX
 from lorasynth.lora.products import Pairs
-
-if TYPE_CHECKING:
-    from lorasynth.lora.writing import Writable
 
 
 class Proof(NamedTuple):
@@ -30,7 +28,7 @@ class Proof(NamedTuple):
     why_not: str
 
 
-def prove(lora: "Writable", tensors: dict[str, Tensor], format: str) -> Proof:
+def prove(lora: Adapter, tensors: dict[str, Tensor], format: str) -> Proof:
     """Give tensors that are to be written to their program's reader, and hold what it makes of them against the base's model.
 
     A file goes through diffusers' reader for the base; PEFT's tensors have the names of the model itself. What comes out must be
@@ -94,7 +92,7 @@ def _pairs(tensors: dict[str, Tensor]) -> Pairs:
     return {name: (tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]) for name in names}
 
 
-def squared_relative_error(lora: "Writable", found: Iterable[tuple[str, Tensor, Tensor]]) -> float:
+def squared_relative_error(lora: Adapter, found: Iterable[tuple[str, Tensor, Tensor]]) -> float:
     """``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of all updates together, in float64.
 
     Args:

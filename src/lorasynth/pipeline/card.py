@@ -49,7 +49,8 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
         for name, values in record["validation"].items()
     )
     data = ModelCardData(
-        library_name="lorasynth", **licence_fields(zoo), **_base_fields(model.base), tags=TAGS, instance_prompt="sks person",
+        library_name="lorasynth", **licence_fields(zoo.items), **_base_fields(model.base), tags=TAGS,
+        instance_prompt="sks person",
         pipeline_tag="text-to-image",
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})

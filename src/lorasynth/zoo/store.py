@@ -144,7 +144,7 @@ class Zoo:
                 f"{self.folder}: expected a sound zoo to publish, got {len(faults)} faults ({faults[0]}); run "
                 "`lorasynth zoo repair`"
             )
-        write_card(self)
+        write_card(self.folder, self.layout, self.recipe, self.items)
         return publish(self.folder, repo_id, "dataset", FILES, private=private, api=api)
 
     def init(self) -> Float[Tensor, " P"]:

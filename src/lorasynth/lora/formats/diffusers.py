@@ -1,21 +1,19 @@
 """diffusers' own LoRA files: ``unet.<module>.lora_A.weight``, ``transformer.<module>…`` for transformers."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
+from lorasynth.lora.adapter import Adapter
+from lorasynth.lora.layout import Layout
 from lorasynth.lora.scaling import METADATA_KEY
 
-if TYPE_CHECKING:
-    from lorasynth.lora.layout import Layout
-    from lorasynth.lora.writing import Writable
 
-
-def is_transformer(layout: "Layout") -> bool:
+def is_transformer(layout: Layout) -> bool:
     """Whether its base is a diffusion transformer, as FLUX and Stable Diffusion 3 are, and not a UNet.
 
     Raises:
@@ -36,14 +34,14 @@ def is_transformer(layout: "Layout") -> bool:
     )
 
 
-def to_state_dict(lora: "Writable", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors in the newest style and their header. alpha equals rank, so a reader that ignores the header is right too."""
     prefix = "transformer." if is_transformer(lora.layout) else "unet."
     config = {f"{prefix}{field}": value for field, value in peft_config(lora).items()}
     return named_factors(lora, prefix, dtype), {METADATA_KEY: json.dumps(config, sort_keys=True)}
 
 
-def named_factors(lora: "Writable", prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
+def named_factors(lora: Adapter, prefix: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """``<prefix><module>.lora_A.weight`` and ``….lora_B.weight`` of every module. A convolution's as kernels."""
     tensors = {}
     for m in lora.layout.modules:
@@ -54,7 +52,7 @@ def named_factors(lora: "Writable", prefix: str, dtype: torch.dtype) -> dict[str
     return tensors
 
 
-def peft_config(lora: "Writable") -> dict[str, Any]:
+def peft_config(lora: Adapter) -> dict[str, Any]:
     """The LoraConfig of an adapter with alpha equal to rank in every module."""
     ranks = {m.name: m.rank for m in lora.layout.modules}
     most = max(set(ranks.values()), key=list(ranks.values()).count)

@@ -5,18 +5,15 @@ too), where diffusers' model has three or four. Which ones, and in which rows, t
 """
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
+from lorasynth.lora.adapter import Adapter
 from lorasynth.lora.names import natural_order
 from lorasynth.lora.products import Pairs
-
-if TYPE_CHECKING:
-    from lorasynth.lora.writing import Writable
 
 BASES = ("flux", "chroma")
 """Transformers whose files under kohya's names diffusers, ComfyUI and kohya all read."""
@@ -36,7 +33,7 @@ def _original_layers(base: str) -> dict[str, dict[str, int]]:
     }
 
 
-def to_state_dict(lora: "Writable", dtype: torch.dtype, base: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: Adapter, dtype: torch.dtype, base: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors under kohya's names for FLUX, with alpha equal to rank, and the header's fields.
 
     Exact: R-rank factors of the k parts of a fused layer are one of rank k·R, lora_down their lora_A one below the other and

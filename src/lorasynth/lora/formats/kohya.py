@@ -5,7 +5,6 @@ alpha / rank · up · down.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,16 +12,14 @@ from torch.nn.functional import pad
 
 from lorasynth.errors import UsageError
 from lorasynth.lora import bases
+from lorasynth.lora.adapter import Adapter
 from lorasynth.lora.formats import flux
 from lorasynth.lora.formats.diffusers import is_transformer, named_factors
-
-if TYPE_CHECKING:
-    from lorasynth.lora.writing import Writable
 
 _BASE_VERSIONS = {"sd15": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
-def to_state_dict(lora: "Writable", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors under kohya's names, with alpha equal to rank, and the header's fields.
 
     NOTE: the header must not carry ``lora_adapter_metadata``: diffusers refuses a file that has it beside alphas. And a UNet's
@@ -73,7 +70,7 @@ def _by_module(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (tensors[f"{name}{end}"], tensors[f"{name}.lora_B.weight"]) for name in names}
 
 
-def _flux_base(lora: "Writable") -> str:
+def _flux_base(lora: Adapter) -> str:
     """The base whose names the file gets.
 
     Raises:

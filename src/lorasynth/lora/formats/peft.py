@@ -3,23 +3,20 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lorasynth.lora.adapter import Adapter
 from lorasynth.lora.configuration import CONFIG_KEY, CONFIG_NAME, WEIGHTS_NAME
 from lorasynth.lora.formats.diffusers import named_factors, peft_config
 from lorasynth.storage.files import write_json, write_large_tensors
 from lorasynth.storage.outputs import require_new_adapter
 
-if TYPE_CHECKING:
-    from lorasynth.lora.writing import Writable
-
 PREFIX = "base_model.model."
 
 
-def to_state_dict(lora: "Writable", dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
+def to_state_dict(lora: Adapter, dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, str]]:
     """``base_model.model.<module>.lora_A.weight`` tensors, and the configuration as JSON under `CONFIG_KEY`."""
     config = peft_config(lora) | {
         "peft_type": "LORA", "task_type": None, "base_model_name_or_path": lora.layout.base or None, "bias": "none",
@@ -28,9 +25,7 @@ def to_state_dict(lora: "Writable", dtype: torch.dtype) -> tuple[dict[str, Tenso
     return named_factors(lora, PREFIX, dtype), {CONFIG_KEY: json.dumps(config, sort_keys=True)}
 
 
-def save_folder(
-    lora: "Writable", folder: Path, dtype: torch.dtype, metadata: Mapping[str, str], *, force: bool
-) -> Path:
+def save_folder(lora: Adapter, folder: Path, dtype: torch.dtype, metadata: Mapping[str, str], *, force: bool) -> Path:
     """Write a PEFT folder. It holds an adapter only once its configuration is there, which is written last.
 
     Raises:
