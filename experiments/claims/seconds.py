@@ -24,7 +24,6 @@ from lorasynth.experiments.experiment import (
 )
 from lorasynth.experiments.statistics import Figures, Results, difference, scores
 from lorasynth.gallery import Split
-from lorasynth.lora.bank import AdapterBank
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import GIVEN_PHOTO, TUNED_FROM, persons_of
@@ -79,7 +78,7 @@ def _made(
     if not config["fitting_steps"]:
         return vectors
     settings = replace(FINE_TUNING, steps=config["fitting_steps"], learning_rate=config["learning_rate"], seed=seed)
-    return adapt(world.base, AdapterBank(world.base.denoiser, layout, n, vectors), photos, settings)
+    return adapt(world.base, layout, vectors, photos, settings)
 
 
 def beats_equal_seconds(figure: str) -> Criterion:

@@ -9,7 +9,7 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from lorasynth.base import Photos, denoising_loss, encode_photos
 from lorasynth.base.opening import as_base
-from lorasynth.lora.bank import AdapterBank, attached
+from lorasynth.lora.bank import attached
 from lorasynth.lora.factors import LoRA
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.initialisation import random_init
@@ -110,8 +110,7 @@ def test_checkpointing_changes_no_gradient(base, photos, backward_inside):
 def test_training_lowers_the_loss_of_each_subject(base, photos):
     layout = base.layout(2)
     config = AdaptConfig(steps=12, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8, lora_A="each")
-    bank = AdapterBank(base.denoiser, layout, 2, random_init(layout, 0), lora_A="each")
-    trained = adapt(base, bank, photos, config)
+    trained = adapt(base, layout, random_init(layout, 0), photos, config)
     x, prompts, noise, numbers = sample_of(base, photos)
 
     @torch.no_grad()
@@ -127,10 +126,9 @@ def test_bank_trains_on_weights_of_half_precision(bases):
     base.pipe.vae.float()
     photos = encode_photos(base, torch.rand(2, 3, SIZE, SIZE), ["a photo", "a painting"], 1)
     layout = base.layout(2)
-    bank = AdapterBank(base.denoiser, layout, 2, random_init(layout, 0))
     losses = []
-    config = AdaptConfig(steps=10, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8)
-    vectors = adapt(base, bank, photos, config, on_step=lambda _, loss: losses.append(loss))
+    config = AdaptConfig(steps=10, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8, lora_A="each")
+    vectors = adapt(base, layout, random_init(layout, 0), photos, config, on_step=lambda _, loss: losses.append(loss))
     assert vectors.dtype == torch.float32
     assert sum(losses[-3:]) < sum(losses[:3])
 

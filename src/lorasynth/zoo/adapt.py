@@ -15,6 +15,7 @@ from torch import Tensor
 from lorasynth.base import Base, Photos, denoising_loss
 from lorasynth.devices import half_precision
 from lorasynth.lora.bank import AdapterBank
+from lorasynth.lora.layout import Layout
 from lorasynth.training import step_generator, stratified_uniform
 
 
@@ -48,13 +49,14 @@ FINE_TUNING = AdaptConfig(
 
 def adapt(
     base: Base,
-    bank: AdapterBank,
+    layout: Layout,
+    init: Float[Tensor, " P"] | Float[Tensor, "N P"],
     photos: Photos,
     config: AdaptConfig,
     *,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Float[Tensor, "N P"]:
-    """Train every adapter of a bank on its own person.
+    """Train LoRAs in one bank, each on its own person.
 
     All people of a step share noise, its levels and photo numbers (common random numbers). What the noise does to the weights is
     then the same for everybody and drops out with the zoo's mean. Levels are stratified: one from each of as many equal
@@ -62,7 +64,8 @@ def adapt(
 
     Args:
         base: frozen; its own loss is trained on, whatever its network predicts.
-        bank: N adapters, at their initialisation.
+        layout: of the LoRAs.
+        init: where they begin, all or each.
         photos: of N people.
         config: settings.
         on_step: called with (step, mean loss) after each step.
@@ -71,6 +74,7 @@ def adapt(
         The trained LoRAs: for each the average of its weights over the last part of the training.
     """
     n, everybody = len(photos), torch.arange(len(photos))
+    bank = AdapterBank(base.denoiser, layout, n, init, lora_A=config.lora_A)
     parameters = [p for p in bank.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(
         parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True

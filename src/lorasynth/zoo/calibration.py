@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lorasynth.base import Base, Photos
 from lorasynth.errors import UsageError
-from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.config import ZooConfig
@@ -71,12 +70,11 @@ def calibrate(
 
     def measure(threads: int, n: int) -> float:
         some = photos.subjects(torch.arange(n) % len(photos))
-        bank = AdapterBank(base.denoiser, layout, n, init, lora_A=config.lora_A)
         with _threads(threads):
-            adapt(base, bank, some, replace(config, steps=1))
+            adapt(base, layout, init, some, replace(config, steps=1))
             _wait()
             start = time.perf_counter()
-            adapt(base, bank, some, replace(config, steps=steps))
+            adapt(base, layout, init, some, replace(config, steps=steps))
             _wait()
         measured[threads, n] = (time.perf_counter() - start) / (n * steps)
         return measured[threads, n]

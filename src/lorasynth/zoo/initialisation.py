@@ -9,7 +9,6 @@ from torch import Tensor
 
 from lorasynth.base import Base, Photos
 from lorasynth.errors import ZooError
-from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.adapt import adapt
 from lorasynth.zoo.config import ZooConfig
@@ -59,9 +58,8 @@ def learn_init(
         def keep(_: int, loss: float, losses: list[float] = losses) -> None:
             losses.append(loss)
 
-        bank = AdapterBank(base.denoiser, layout, len(photos), init, lora_A=config.pilot.lora_A)
         settings = replace(config.pilot, seed=config.seed + 1 + number)
-        trained = adapt(base, bank, photos, settings, on_step=keep)
+        trained = adapt(base, layout, init, photos, settings, on_step=keep)
         init = trained.mean(0)
         if not init.isfinite().all():
             raise ZooError(

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import Base, Photos
-from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.adapt import AdaptConfig, adapt
 from lorasynth.zoo.early_stopping import Stopping, finetune_with_early_stopping, held_out_loss
@@ -37,8 +36,7 @@ def train_people(
     trained, starts = [], init.expand(len(photos), -1)
     step = (lambda _, __: on_step()) if on_step else None
     for rows in torch.arange(len(photos)).split(bank_size):
-        bank = AdapterBank(base.denoiser, layout, len(rows), starts[rows], lora_A=config.lora_A)
-        trained.append(adapt(base, bank, photos.subjects(rows), config, on_step=step))
+        trained.append(adapt(base, layout, starts[rows], photos.subjects(rows), config, on_step=step))
     return torch.cat(trained)
 
 
