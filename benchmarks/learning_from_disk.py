@@ -30,9 +30,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from lorasynth.pipeline.workspace import Workspace
 
 DIM, CODE, SHARD, VALIDATION = 512, 96, 500, 256  # numbers of an embedding and of a code; LoRAs of a shard, held back
 HELD_IN_MEMORY = 1_024  # rows that a step in memory picks from
@@ -92,7 +95,6 @@ def vae(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """Canonical form and VAE, as `lorasynth train vae` fits them."""
     from lorasynth.canonical import Canonicalizer
     from lorasynth.pipeline import fitting
-    from lorasynth.zoo import Zoo
 
     parts, trained, fit_vae = Parts(), [], fitting.fit_vae
 
@@ -103,8 +105,9 @@ def vae(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
 
     Canonicalizer.fit = parts.timed("canonical form", Canonicalizer.fit)  # type: ignore[method-assign]
     fitting.fit_vae = parts.timed("vae", kept)
-    zoo = parts.timed("open", Zoo.open)(arguments.out / "zoo")
-    metrics = fitting.fit_vae_stage(_recipe(arguments.steps), zoo, arguments.out / "fit")
+    work = _workspace(arguments)
+    parts.timed("open", lambda: work.zoo)()
+    metrics = fitting.fit_vae_stage(work)
     told = {"vae_steps_s": metrics["seconds"], "steps": arguments.steps, "vae_error": metrics["vae_error"]}
     return parts.told(trained) | told
 
@@ -112,7 +115,6 @@ def vae(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
 def prior(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     """Latents, priors and baselines, as `lorasynth train prior` fits them."""
     from lorasynth.pipeline import fitting
-    from lorasynth.zoo import Zoo
 
     parts, trained, fit_prior = Parts(), [], fitting.fit_prior
 
@@ -124,18 +126,20 @@ def prior(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
     fitting.latents_of = parts.timed("latents", fitting.latents_of)
     fitting.fit_prior = parts.timed("priors", kept)
     fitting.fit_baselines = parts.timed("baselines", fitting.fit_baselines)
-    fitting.fit_prior_stage(_recipe(arguments.steps), Zoo.open(arguments.out / "zoo"), arguments.out / "fit")
+    fitting.fit_prior_stage(_workspace(arguments))
     return parts.told(trained)
 
 
-def _recipe(steps: int) -> Any:
+def _workspace(arguments: argparse.Namespace) -> "Workspace":
+    from lorasynth.pipeline.workspace import Workspace
     from lorasynth.recipes import get_recipe
 
-    recipe = get_recipe("sd15_faces")
+    steps, recipe = arguments.steps, get_recipe("sd15_faces")
     short = {"warmup_steps": 5, "validate_every": max(1, steps // 4)}
     priors = tuple(replace(p, loop=replace(p.loop, steps=max(1, steps // 10), **short)) for p in recipe.priors)
     vae = replace(recipe.vae, loop=replace(recipe.vae.loop, steps=steps, **short))
-    return replace(recipe, vae=vae, priors=priors, regression=replace(recipe.regression, steps=steps))
+    recipe = replace(recipe, vae=vae, priors=priors, regression=replace(recipe.regression, steps=steps))
+    return Workspace(recipe=recipe, folder=arguments.out / "fit", zoo_folder=arguments.out / "zoo")
 
 
 def step(arguments: argparse.Namespace, size: int) -> dict[str, Any]:

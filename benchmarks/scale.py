@@ -85,15 +85,15 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from lorasynth.pipeline.fitting import fit_vae_stage
+from lorasynth.pipeline.workspace import Workspace
 from lorasynth.recipes import get_recipe
-from lorasynth.zoo.store import Zoo
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 recipe = get_recipe("sd15_faces_small")
 recipe = replace(recipe, vae=replace(recipe.vae, num_components=16, latent_dim=8, loop=replace(recipe.vae.loop, steps=4)))
 before = peak()
-fit_vae_stage(recipe, Zoo.open(folder), out)
+fit_vae_stage(Workspace(recipe=recipe, folder=out, zoo_folder=folder))
 print(peak() - before)
 """
 

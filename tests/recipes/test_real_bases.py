@@ -250,10 +250,10 @@ def test_stages_never_hold_the_zoo_as_a_whole(zoo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lorasynth.zoo.rows, "_gather", counted)
     monkeypatch.setattr(lorasynth.storage.rows, "_ROWS_AT_ONCE", 5)
-    opened = Zoo.open(zoo)
-    fit_vae_stage(tiny(), opened, tmp_path)
-    fit_prior_stage(tiny(), opened, tmp_path)
-    assert len(opened) == LORAS
+    work = Workspace(recipe=tiny(), folder=tmp_path, zoo_folder=zoo)
+    fit_vae_stage(work)
+    fit_prior_stage(work)
+    assert len(work.zoo) == LORAS
     assert max(sizes) == 5
 
 

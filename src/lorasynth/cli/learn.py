@@ -1,7 +1,9 @@
 """Verbs for who makes models: train."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +13,6 @@ from lorasynth.cli.photos import PhotoOptions
 
 if TYPE_CHECKING:
     from lorasynth.pipeline.workspace import Workspace
-    from lorasynth.subjects.source import PhotoSource
-    from lorasynth.training import Processes
 
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
 Steps = Annotated[
@@ -20,82 +20,72 @@ Steps = Annotated[
 ]
 
 
-def train_vae(
-    recipe: RecipeName,
-    zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="Where the fitted parts go; the same again resumes.")],
-    seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a stage works, and on what. Each field is an option of its name."""
+
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            help="The training's folder, the same for all stages; the synthesizer goes to its folder 'synthesizer'.",
+        ),
+    ]
+    json: Json = None
+    device: Device = "cpu"
+    force: Force = False
+
+    def begin(self, zoo: Path | None) -> None:
+        """Fail before the work if its results could not be written, and take the device."""
+        check_json(self.json, *([] if zoo is None else [zoo]), self.out, force=self.force)
+        check_folder(self.out)
+        setup(self.device)
+
+
+@expanded
+def train_vae(recipe: RecipeName, zoo: ZooFolder, run: Run, seed: Seed = 0) -> None:
     """Fit canonical form and VAE on a zoo.
 
     Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train vae portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json, zoo, out, force=force)
-    check_folder(out)
-    setup(device)
+    run.begin(zoo)
     from lorasynth.pipeline.fitting import fit_vae_stage
-    from lorasynth.recipes import get_recipe
-    from lorasynth.training import launched
-    from lorasynth.zoo.store import Zoo
 
-    with launched() as processes:
-        metrics = fit_vae_stage(get_recipe(recipe).seeded(seed), Zoo.open(zoo), out, processes)
-        if processes.is_main:
-            emit(metrics, json)
+    _measure(fit_vae_stage, _workspace(recipe, zoo, run, seed=seed), run)
 
 
-def train_prior(
-    recipe: RecipeName,
-    zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="The folder that `train vae` wrote to.")],
-    seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
+@expanded
+def train_prior(recipe: RecipeName, zoo: ZooFolder, run: Run, seed: Seed = 0) -> None:
     """Fit the priors and the baselines on the VAE's latents.
 
     Several processes share it when started by torchrun or accelerate launch: docs/results/scale.md.
 
     Example: lorasynth train prior portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json, zoo, out, force=force)
-    check_folder(out)
-    setup(device)
+    run.begin(zoo)
     from lorasynth.pipeline.fitting import fit_prior_stage
-    from lorasynth.recipes import get_recipe
     from lorasynth.teaching import OF_PILOT_ALONE, shortcoming_of_latents
-    from lorasynth.training import launched
     from lorasynth.zoo.config import is_pilot_alone
-    from lorasynth.zoo.store import Zoo
 
-    opened = Zoo.open(zoo)
-    with launched() as processes:
-        metrics = fit_prior_stage(get_recipe(recipe).seeded(seed), opened, out, processes)
-        if processes.is_main:
-            if said := OF_PILOT_ALONE if is_pilot_alone(opened.recipe) else shortcoming_of_latents(metrics):
-                say(said)
-            emit(metrics, json)
+    work = _workspace(recipe, zoo, run, seed=seed)
+    if metrics := _measure(fit_prior_stage, work, run):
+        said = OF_PILOT_ALONE if is_pilot_alone(work.zoo.recipe) else shortcoming_of_latents(metrics)
+        if said:
+            say(said)
 
 
 @expanded
 def train_refine(
     recipe: RecipeName,
     photos: PhotoOptions,
-    out: Annotated[Path, typer.Option("--out", help="The folder that `train vae` and `train prior` wrote to.")],
+    run: Run,
     zoo: Annotated[Path | None, typer.Option("--zoo", help="The zoo's folder; a drawn world needs none.")] = None,
     prior: Annotated[
         list[str] | None, typer.Option("--prior", help="Which; several may be given; default all.")
     ] = None,
     seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
 ) -> None:
     """Train the diffusion priors through the base model, one by one, on people of whom there are photos.
 
@@ -103,35 +93,22 @@ def train_refine(
 
     Example: lorasynth train refine portraits --out runs/fit --prior adalora
     """
-    check_json(json, *([] if zoo is None else [zoo]), out, force=force)
-    check_folder(out)
-    setup(device)
+    run.begin(zoo)
+    from functools import partial
+
     from lorasynth.errors import UsageError
     from lorasynth.pipeline.through_base import refine_stage
-    from lorasynth.recipes import get_recipe
-    from lorasynth.training import launched
 
-    known = [p.conditioning for p in get_recipe(recipe).priors]
+    work = _workspace(recipe, zoo, run, photos, seed=seed)
+    known = work.recipe.prior_names
     if unknown := [name for name in prior or [] if name not in known]:
         raise UsageError(f"expected priors among {known}, got {unknown}")
-    source = _source(recipe, zoo, photos)
-    with launched() as processes:
-        metrics = refine_stage(_workspace(recipe, seed, zoo, out, source, processes), prior)
-        if processes.is_main:
-            emit(metrics, json)
+    _measure(partial(refine_stage, names=prior), work, run)
 
 
 @expanded
 def train_end_to_end(
-    recipe: RecipeName,
-    photos: PhotoOptions,
-    zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="The folder that the stages before wrote to.")],
-    steps: Steps = None,
-    seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
+    recipe: RecipeName, photos: PhotoOptions, zoo: ZooFolder, run: Run, steps: Steps = None, seed: Seed = 0
 ) -> None:
     """Train all diffusion priors and the VAE together through the base model. Fit the baselines to that VAE.
 
@@ -139,50 +116,32 @@ def train_end_to_end(
 
     Example: lorasynth train end-to-end portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json, zoo, out, force=force)
-    check_folder(out)
-    setup(device)
+    run.begin(zoo)
     from lorasynth.pipeline.through_base import end_to_end_stage
-    from lorasynth.training import launched
 
-    source = _source(recipe, zoo, photos)
-    with launched() as processes:
-        metrics = end_to_end_stage(_workspace(recipe, seed, zoo, out, source, processes, steps))
-        if processes.is_main:
-            emit(metrics, json)
+    _measure(end_to_end_stage, _workspace(recipe, zoo, run, photos, seed=seed, steps=steps), run)
 
 
 @expanded
-def train_settings(
-    recipe: RecipeName,
-    photos: PhotoOptions,
-    zoo: ZooFolder,
-    out: Annotated[Path, typer.Option("--out", help="The folder that the stages before wrote to.")],
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
-) -> None:
+def train_settings(recipe: RecipeName, photos: PhotoOptions, zoo: ZooFolder, run: Run) -> None:
     """Choose each prior's settings, by pictures where there are photos, else by weights. Write the synthesizer.
 
     By pictures, the most similar settings are chosen of those that show what was asked for about as often as scale 1.
 
     Example: lorasynth train settings portraits --zoo runs/zoo --out runs/fit
     """
-    check_json(json, zoo, out, force=force)
-    check_folder(out)
-    setup(device)
+    run.begin(zoo)
     from lorasynth.pipeline.assembling import assemble
     from lorasynth.pipeline.stages import require_no_synthesizer
     from lorasynth.pipeline.workspace import SYNTHESIZER
     from lorasynth.training import require_alone
 
     require_alone("train settings")
-    source = _source(recipe, zoo, photos)
-    work = _workspace(recipe, 0, zoo, out, source)
+    work = _workspace(recipe, zoo, run, photos)
     require_no_synthesizer(work)
     made_from = assemble(work).record["made_from"]
     said = {name: made_from[name] for name in ("settings_tried", "obeyed") if name in made_from}
-    emit({**said, "synthesizer": str(out / SYNTHESIZER)}, json)
+    emit({**said, "synthesizer": str(work.folder / SYNTHESIZER)}, run.json)
 
 
 @expanded
@@ -190,15 +149,10 @@ def train_all(
     recipe: RecipeName,
     photos: PhotoOptions,
     zoo: ZooFolder,
-    out: Annotated[
-        Path, typer.Option("--out", help="Working folder; the synthesizer goes to its folder 'synthesizer'.")
-    ],
+    run: Run,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that refine priors; one a prior.")] = 1,
     steps: Steps = None,
     seed: Seed = 0,
-    json: Json = None,
-    device: Device = "cpu",
-    force: Force = False,
 ) -> None:
     """All stages of a recipe, and a synthesizer of what they make.
 
@@ -207,58 +161,57 @@ def train_all(
 
     Example: lorasynth train all sd15 --zoo runs/zoo --base BASE --data people/ --encoder models/buffalo_l --out runs/fit
     """
-    check_json(json, zoo, out, force=force)
-    check_folder(out)
-    setup(device)
+    run.begin(zoo)
     from lorasynth.errors import UsageError
     from lorasynth.pipeline import stages
-    from lorasynth.recipes import get_recipe
     from lorasynth.training import require_alone
 
     require_alone("train all")
-    source = _source(recipe, zoo, photos)
-    if steps is not None and source is None and get_recipe(recipe).world is None:
+    work = _workspace(recipe, zoo, run, photos, seed=seed, steps=steps)
+    if steps is not None and work.photos is None and work.recipe.world is None:
         raise UsageError(
             "expected --steps with --data, got no photographs to train end to end on; give both or neither"
         )
-    emit(stages.train_all(_workspace(recipe, seed, zoo, out, source, steps=steps), workers=workers), json)
+    record = stages.train_all(work, workers=workers)
+    emit(record, run.json)
 
 
-def _source(recipe: str, zoo: Path | None, photos: PhotoOptions) -> "PhotoSource | None":
-    """The photographs that the options name. On the base that the zoo was made for, unless another is named.
+def _measure(stage: "Callable[[Workspace], dict[str, Any]]", work: "Workspace", run: Run) -> dict[str, Any] | None:
+    """What a stage measured, in as many processes as were launched. The main one emits it; None in the others."""
+    from dataclasses import replace
 
-    Raises:
-        UsageError: options that go with --data are given without it, or no zoo is named with it.
-        ZooError: the zoo cannot be read.
-    """
-    from lorasynth.errors import UsageError
-    from lorasynth.recipes import get_recipe
-    from lorasynth.zoo.store import Zoo
+    from lorasynth.training import launched
 
-    usual = get_recipe(recipe).base
-    if photos.data is not None:
-        if zoo is None:
-            raise UsageError("expected --zoo with --data, got no zoo; give the zoo that the photographs were made into")
-        usual = str(Zoo.open(zoo).recipe.get("base") or usual)
-    return photos.source(usual)
+    with launched() as processes:
+        metrics = stage(replace(work, processes=processes))
+        if not processes.is_main:
+            return None
+        emit(metrics, run.json)
+        return metrics
 
 
 def _workspace(
     recipe: str,
-    seed: int,
     zoo: Path | None,
-    out: Path,
-    source: "PhotoSource | None",
-    processes: "Processes | None" = None,
+    run: Run,
+    photos: PhotoOptions | None = None,
+    *,
+    seed: int = 0,
     steps: int | None = None,
 ) -> "Workspace":
+    """The training that the options describe. Photographs teach the base that the zoo was made for, unless another is named.
+
+    Raises:
+        UsageError: options that go with --data are given without it, or no zoo is named with it.
+    """
+    from lorasynth.errors import UsageError
     from lorasynth.pipeline.workspace import Workspace
     from lorasynth.recipes import get_recipe
-    from lorasynth.training import SINGLE_PROCESS
 
+    source = None if photos is None else photos.source()
+    if source is not None and zoo is None:
+        raise UsageError("expected --zoo with --data, got no zoo; give the zoo that the photographs were made into")
     chosen = get_recipe(recipe).seeded(seed)
-    chosen = chosen if steps is None else chosen.with_end_to_end_steps(steps)
-    return Workspace(
-        recipe=chosen, folder=out, zoo_folder=zoo, photos=source, processes=processes or SINGLE_PROCESS,
-        report=say,
-    )  # fmt: skip
+    if steps is not None:
+        chosen = chosen.with_end_to_end_steps(steps)
+    return Workspace(recipe=chosen, folder=run.out, zoo_folder=zoo, photos=source, report=say)

@@ -68,11 +68,11 @@ class PhotoOptions:
         bool, typer.Option("--gradient-checkpointing", help="With --data: less memory, about a third slower.")
     ] = False
 
-    def source(self, usual_base: str, **more: Any) -> "PhotoSource | None":
+    def source(self, usual_base: str = "", **more: Any) -> "PhotoSource | None":
         """What is to be opened. None where there is no --data.
 
         Args:
-            usual_base: where none is named.
+            usual_base: where none is named; "" if a `Workspace` knows it.
             **more: fields of `PhotoSource` that other options say; each None or "" where it was not given.
 
         Raises:

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.evaluate.identity import likeness
@@ -14,7 +16,6 @@ from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
 from lorasynth.pipeline.choosing import Score, choose_default, choose_settings, chosen_score, format_settings
 from lorasynth.pipeline.measured import END_TO_END, read_measured
-from lorasynth.pipeline.recipe import Recipe
 from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
 from lorasynth.prior import BASELINES, DiffusionPrior, Predictor
 from lorasynth.prior.baselines import Baseline
@@ -23,7 +24,6 @@ from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
-from lorasynth.zoo.store import Zoo
 
 PICTURE_SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
 WEIGHT_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
@@ -101,33 +101,36 @@ def base_similarity(subjects: Subjects, model: Synthesizer, people: int) -> floa
 
 
 def tune_by_weights(
-    model: Synthesizer, zoo: Zoo, loras: int, *, report: Callable[[str], None] = print
-) -> tuple[Scores, Scores]:
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    embedding: Float[Tensor, "N D"],
+    *,
+    report: Callable[[str], None] = print,
+) -> Scores:
     """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs, and set them.
 
     Where there are pictures, choose by them (`tune_by_pictures`): the error of weights likes smaller LoRAs than similarity does.
 
     Returns:
-        The relative error of every setting tried, and `errors_of` of each prior with the settings chosen.
+        The relative error of every setting tried.
     """
-    _, rows, embeddings = zoo.open_rows("validation")
-    vectors, embedding = rows[:loras], embeddings[:loras, 0]
 
     def score(name: str, settings: dict[str, Any]) -> float:
         return -errors_of(model, vectors, model.synthesize(embedding, prior=name, **settings))["relative_error"]
 
     scores = choose_settings(model, WEIGHT_SCALES, score)
     choose_default(model, scores, report=report)
-    tried = {name: {setting: -score for setting, score in each.items()} for name, each in scores.items()}
-    return tried, validation_errors(model, zoo, loras, report=report)
+    return {name: {setting: -score for setting, score in each.items()} for name, each in scores.items()}
 
 
 def validation_errors(
-    model: Synthesizer, zoo: Zoo, loras: int, *, report: Callable[[str], None] = print
-) -> dict[str, dict[str, float]]:
-    """`errors_of` each prior, with the settings chosen, on the zoo's validation LoRAs."""
-    _, rows, embeddings = zoo.open_rows("validation")
-    vectors, embedding = rows[:loras], embeddings[:loras, 0]
+    model: Synthesizer,
+    vectors: Float[Tensor, "N P"],
+    embedding: Float[Tensor, "N D"],
+    *,
+    report: Callable[[str], None] = print,
+) -> Scores:
+    """`errors_of` each prior, with the settings chosen, on validation LoRAs."""
     errors = {name: errors_of(model, vectors, model.synthesize(embedding, prior=name)) for name in model.priors}
     for name, error in errors.items():
         settings = format_settings(model.settings.get(name, {}))
@@ -143,24 +146,21 @@ def assemble(work: Workspace) -> Synthesizer:
     """
     model = put_together(work, "priors" if work.subjects is None else END_TO_END)
     drawn = isinstance(work.subjects, DrawnSubjects)
-    made_from, record = (
-        _made_from_drawn(work) if drawn else _made_from(work),
-        {"fine_tuning": asdict(work.recipe.fine_tuning)},
-    )
+    made_from, record = _made_from(work), {"fine_tuning": asdict(work.recipe.fine_tuning)}
     if work.subjects is not None:
         tried, asked = tune_by_pictures(work.subjects, model, work.recipe.tune_people, report=work.report)
         made_from |= {"settings_tried": tried, "obeyed": asked}
     if not drawn:
+        held = work.rows.validation[: work.recipe.tune_loras]
+        vectors, embedding = work.rows.vectors[held], work.rows.embeddings[held, 0]
         if work.subjects is None:
-            tried, errors = tune_by_weights(model, work.zoo, work.recipe.tune_loras, report=work.report)
-            made_from["settings_tried"] = tried
+            made_from["settings_tried"] = tune_by_weights(model, vectors, embedding, report=work.report)
         else:
-            errors = validation_errors(model, work.zoo, work.recipe.tune_loras, report=work.report)
             made_from["similarity"] = {
                 "base": base_similarity(work.subjects, model, work.recipe.tune_people),
                 "best": max(chosen_score(model, tried, name) for name in tried),
             }
-        made_from["validation"] = errors
+        made_from["validation"] = validation_errors(model, vectors, embedding, report=work.report)
         if said := shortcoming_of_model(made_from):
             work.report(said)
     model.record = record | {"made_from": made_from}
@@ -171,28 +171,20 @@ def assemble(work: Workspace) -> Synthesizer:
     return model
 
 
-def _made_from_drawn(work: Workspace) -> dict[str, Any]:
-    """What the card of a drawn world's synthesizer says of its making."""
-    recipe, fitted = work.recipe, work.folder
-    assert recipe.zoo is not None
-    return {
-        "zoo_people": sum(i.split == "train" for i in work.zoo.items), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank,
-        "refined": {}, **read_measured(fitted, _names(recipe), refined=recipe.refined_apart, end_to_end=True),
-    }  # fmt: skip
-
-
-def _names(recipe: Recipe) -> list[str]:
-    """The diffusion priors'."""
-    return [config.conditioning for config in recipe.priors]
-
-
 def _made_from(work: Workspace) -> dict[str, Any]:
-    """What the card of a real base's synthesizer says of its making."""
-    recipe, zoo = work.fitted, work.zoo
-    splits = [item.split for item in zoo.items]
+    """What the card says of the synthesizer's making: on a drawn world's base, or on a real one."""
+    recipe, splits = work.fitted, [item.split for item in work.zoo.items]
+    drawn, with_pictures = isinstance(work.subjects, DrawnSubjects), work.subjects is not None
+    refined = drawn and recipe.refined_apart
+    measured = read_measured(work.folder, recipe.prior_names, refined=refined, end_to_end=with_pictures)
+    if drawn:
+        assert recipe.zoo is not None
+        return {
+            "zoo_people": splits.count("train"), "photos_each": recipe.zoo.photos, "rank": recipe.zoo.rank, "refined": {},
+            **measured,
+        }  # fmt: skip
     made_from = {
-        "recipe": recipe.name, "zoo_loras": splits.count("train"), "layout": recipe.layout or zoo.layout.hash,
-        **read_measured(work.folder, _names(recipe), refined=False, end_to_end=work.subjects is not None),
+        "recipe": recipe.name, "zoo_loras": splits.count("train"), "layout": recipe.layout or work.zoo.layout.hash, **measured,
         "tune_loras": min(recipe.tune_loras, splits.count("validation")),
     }  # fmt: skip
     if work.subjects is not None:

@@ -1,70 +1,39 @@
 """From a zoo to what it teaches: canonical form, VAE, priors and baselines, each stage a set of files in one folder."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
-from lorasynth.errors import ZooError
 from lorasynth.lora.factors import delta_W_relative_error
 from lorasynth.pipeline.recipe import Recipe
+from lorasynth.pipeline.workspace import Workspace, ZooRows
 from lorasynth.prior import KernelPrior, MeanPrior, NearestPrior, RegressionPrior, fit_prior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.prior.training import best_ridge
 from lorasynth.storage.files import write_json
 from lorasynth.storage.outputs import make_folder
 from lorasynth.storage.rows import Rows, chunks
-from lorasynth.training import SINGLE_PROCESS, Processes
 from lorasynth.vae import LoRAVAE, fit_vae
-from lorasynth.zoo.store import Zoo
 
 
-@dataclass(frozen=True)
-class ZooRows:
-    """A zoo as its stages take it: LoRAs and embeddings by row, and which rows teach and which choose."""
+def fit_vae_stage(work: Workspace) -> dict[str, Any]:
+    """Fit canonical form and VAE, and write them to the folder.
 
-    persons: list[int]
-    vectors: Rows
-    embeddings: Float[Tensor, "N J D"]
-    train: Int[Tensor, " n"]
-    validation: Int[Tensor, " m"]
-
-
-def open_zoo_rows(recipe: Recipe, zoo: Zoo) -> ZooRows:
-    """The zoo: its LoRAs stay on disk.
-
-    Raises:
-        ZooError: it is not the recipe's, or has too few validation people.
-    """
-    recipe.check_layout(zoo.layout)
-    persons, vectors, embeddings = zoo.open_rows()
-    split = {item.person: item.split for item in zoo.items}
-    train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
-    validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
-    if len(validation) < 2:
-        more = "build more of the zoo"
-        if zoo.recipe.get("source") == "import":
-            small = zoo.recipe.get("validation", 0.0) < 0.25
-            more = "import it into another folder with --validation 0.25" if small else "import more people"
-        raise ZooError(f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; {more}")
-    return ZooRows(persons, vectors, embeddings, train, validation)
-
-
-def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, float]:
-    """Fit canonical form and VAE, and write them to ``out``. Of several processes, which share every batch, the main one writes.
+    Of several processes, which share every batch, the main one writes.
 
     Returns:
         `fit_vae`'s figures and "delta_W_error": mean relative squared error on the ΔW of validation people, through
         canonical form and VAE and back.
     """
-    recipe = recipe.fitted_to(zoo)
-    data = open_zoo_rows(recipe, zoo)
-    reference = zoo.init() if recipe.gauge == "anchored" else None
-    canonicalizer = Canonicalizer.fit(data.vectors.take(data.train), zoo.layout, recipe.gauge, reference, recipe.metric)
+    recipe, data, out = work.fitted, work.rows, work.folder
+    reference = work.zoo.init() if recipe.gauge == "anchored" else None
+    canonicalizer = Canonicalizer.fit(
+        data.vectors.take(data.train), work.zoo.layout, recipe.gauge, reference, recipe.metric
+    )
     people = torch.nn.functional.normalize(data.embeddings.mean(1), dim=1)
     vae, metrics = fit_vae(
         canonicalizer.view(data.vectors),
@@ -74,10 +43,10 @@ def fit_vae_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = SI
         blocks=canonicalizer.blocks,
         embeddings=people,
         run_dir=out / "run-vae",
-        processes=processes,
+        processes=work.processes,
     )
     metrics |= delta_W_errors(data, canonicalizer, vae)
-    if processes.is_main:
+    if work.processes.is_main:
         make_folder(out)
         canonicalizer.save(out / "canonical.safetensors")
         vae.save(out / "vae.safetensors")
@@ -100,13 +69,12 @@ def delta_W_errors(data: ZooRows, canonicalizer: Canonicalizer, vae: LoRAVAE) ->
     }
 
 
-def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
-    """Fit every prior of the recipe and the baselines on the VAE's latents, and write them to ``out / "priors"``.
+def fit_prior_stage(work: Workspace) -> dict[str, Any]:
+    """Fit every prior of the recipe and the baselines on the VAE's latents, and write them to the folder's "priors".
 
     Of several processes, which share every batch of the priors, the main one fits the baselines and writes.
     """
-    recipe = recipe.fitted_to(zoo)
-    data = open_zoo_rows(recipe, zoo)
+    recipe, data, out = work.fitted, work.rows, work.folder
     canonicalizer, vae = Canonicalizer.load(out / "canonical.safetensors"), LoRAVAE.load(out / "vae.safetensors")
     mean, logvar = latents_of(vae, canonicalizer.view(data.vectors))
     make_folder(out / "priors")
@@ -114,11 +82,11 @@ def fit_prior_stage(recipe: Recipe, zoo: Zoo, out: Path, processes: Processes = 
     for config in recipe.priors:
         prior, metrics[config.conditioning] = fit_prior(
             mean, logvar, data.embeddings, config, train_rows=data.train, validation_rows=data.validation,
-            run_dir=out / f"run-{config.conditioning}", processes=processes,
+            run_dir=out / f"run-{config.conditioning}", processes=work.processes,
         )  # fmt: skip
-        if processes.is_main:
+        if work.processes.is_main:
             prior.save(out / "priors" / f"{config.conditioning}.safetensors")
-    if processes.is_main:
+    if work.processes.is_main:
         metrics["ridge"] = {"lambda": fit_baselines(recipe, data, mean, out / "priors")}
         write_json(out / "priors.json", metrics)
     return metrics

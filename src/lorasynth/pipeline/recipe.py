@@ -60,6 +60,11 @@ class Recipe:
         """The drawn world of the recipe, or None for a real base's."""
         return self.family if self.family in WORLDS else None
 
+    @property
+    def prior_names(self) -> list[str]:
+        """The diffusion priors'."""
+        return [config.conditioning for config in self.priors]
+
     def seeded(self, seed: int) -> "Recipe":
         """The same with another seed for VAE, priors, critic and what is trained through the base."""
         vae = replace(self.vae, loop=replace(self.vae.loop, seed=seed))

@@ -38,19 +38,16 @@ def train_all(work: Workspace, *, workers: int = 1) -> dict[str, Any]:
         OutputExistsError: a synthesizer is there.
     """
     require_no_synthesizer(work)
-    recipe, zoo = work.fitted, work.zoo
-    subjects = work.subjects  # before anything long: photographs that cannot be used are refused
+    zoo, subjects = work.zoo, work.subjects  # before anything long: what cannot be used is refused
     if is_pilot_alone(zoo.recipe):
         if subjects is None:
             raise UsageError(
                 f"expected photographs to teach, got none: {OF_PILOT_ALONE}; give --data, --encoder and --base"
             )
         work.report(OF_PILOT_ALONE)
-    record: dict[str, Any] = {
-        "vae": fit_vae_stage(recipe, zoo, work.folder), "priors": fit_prior_stage(recipe, zoo, work.folder)
-    }  # fmt: skip
+    record: dict[str, Any] = {"vae": fit_vae_stage(work), "priors": fit_prior_stage(work)}
     if subjects is not None:
-        if recipe.refined_apart:
+        if work.fitted.refined_apart:
             record["refined"] = refine_with_workers(work, workers)
         record["end_to_end"] = end_to_end_stage(work)
     elif "data" in zoo.recipe:

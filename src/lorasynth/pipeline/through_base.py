@@ -3,14 +3,13 @@
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lorasynth.devices import use_device
 from lorasynth.pipeline.assembling import END_TO_END, put_together
-from lorasynth.pipeline.fitting import delta_W_errors, fit_baselines, latents_of, open_zoo_rows
+from lorasynth.pipeline.fitting import delta_W_errors, fit_baselines, latents_of
 from lorasynth.pipeline.workspace import Workspace, silent
 from lorasynth.refining import end_to_end, latent_net, refine, train_critic
 from lorasynth.storage.files import tensor_shapes, write_json, write_tensors
@@ -21,8 +20,8 @@ from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.world import load_recogniser
 
 
-def critic_stage(work: Workspace) -> Path:
-    """Train the critic that priors are held against, unless it is there, and return its file.
+def critic_stage(work: Workspace) -> LatentNet:
+    """The critic that priors are held against: trained, unless it is there, and read.
 
     Of several processes the main one trains and writes it, and the others wait.
 
@@ -34,13 +33,8 @@ def critic_stage(work: Workspace) -> Path:
         make_folder(work.folder)
         write_tensors(path, train_critic(subjects, work.recipe.refine).state_dict())
     work.processes.wait()
-    return path
-
-
-def _critic(work: Workspace) -> LatentNet:
-    path, base = critic_stage(work), work.require_subjects().base
     embedding_dim, _ = tensor_shapes(path)["head.weight"]
-    return load_recogniser(latent_net(base, embedding_dim), path)
+    return load_recogniser(latent_net(subjects.base, embedding_dim), path)
 
 
 def refine_stage(work: Workspace, names: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -60,9 +54,9 @@ def refine_stage(work: Workspace, names: Sequence[str] | None = None) -> dict[st
         UsageError: there are no pictures.
     """
     subjects, recipe = work.require_subjects(), work.fitted
-    model, critic = put_together(work, "priors"), _critic(work)
+    model, critic = put_together(work, "priors"), critic_stage(work)
     metrics: dict[str, dict[str, Any]] = {}
-    for name in names or [config.conditioning for config in recipe.priors]:
+    for name in names or recipe.prior_names:
         metrics[name] = {
             config.states: refine(
                 subjects, model, name, critic, config, run_dir=work.folder / f"run-{config.states}-{name}",
@@ -83,9 +77,9 @@ def refine_with_workers(work: Workspace, workers: int) -> dict[str, dict[str, An
     Raises:
         UsageError: there are no pictures, or the running script cannot be imported by workers.
     """
-    names = [config.conditioning for config in work.recipe.priors]
     if workers == 1:
         return refine_stage(work)
+    names = work.recipe.prior_names
     require_main_guard()
     critic_stage(work)
     device, sent = str(torch.get_default_device()), replace(work, report=silent, processes=SINGLE_PROCESS)
@@ -113,11 +107,11 @@ def end_to_end_stage(work: Workspace) -> dict[str, Any]:
         ZooError: the zoo is not the recipe's.
     """
     subjects, recipe, out = work.require_subjects(), work.fitted, work.folder
-    data, model = open_zoo_rows(recipe, work.zoo), put_together(work, "refined" if recipe.refined_apart else "priors")
-    names = [config.conditioning for config in recipe.priors]
+    data, model = work.rows, put_together(work, "refined" if recipe.refined_apart else "priors")
+    names = recipe.prior_names
     x = model.canonicalizer.view(data.vectors)
     metrics: dict[str, Any] = end_to_end(
-        subjects, model, names, _critic(work), x.take(data.train), recipe.end_to_end,
+        subjects, model, names, critic_stage(work), x.take(data.train), recipe.end_to_end,
         run_dir=out / "run-end-to-end", processes=work.processes,
     )  # fmt: skip
     if not work.processes.is_main:

@@ -5,12 +5,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, difference
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.model_folder import UNKNOWN
 from lorasynth.pipeline.recipe import Recipe
+from lorasynth.storage.rows import Rows
 from lorasynth.subjects import SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.photos import PhotoSubjects
@@ -26,6 +31,17 @@ SYNTHESIZER = "synthesizer"
 
 def silent(_: str) -> None:
     """Reports nothing."""
+
+
+@dataclass(frozen=True)
+class ZooRows:
+    """A zoo as its stages take it: LoRAs and embeddings by row, and which rows teach and which choose."""
+
+    persons: list[int]
+    vectors: Rows
+    embeddings: Float[Tensor, "N J D"]
+    train: Int[Tensor, " n"]
+    validation: Int[Tensor, " m"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +95,7 @@ class Workspace:
 
     def _photographed(self, photos: PhotoSource) -> PhotoSubjects:
         zoo = self.zoo
-        photos = replace(photos, family=zoo.layout.base)
+        photos = replace(photos, family=zoo.layout.base, base=photos.base or self._usual_base)
         return photos.open(
             zoo.folder / PREPARED_NAME, hidden=zoo.forgotten_persons.__contains__, check=self._check, report=self.report
         )
@@ -103,11 +119,36 @@ class Workspace:
             )
         return self.subjects
 
+    @cached_property
+    def rows(self) -> ZooRows:
+        """The zoo's LoRAs, which stay on disk, and embeddings.
+
+        Raises:
+            ZooError: the zoo has too few validation people.
+        """
+        zoo = self.zoo
+        persons, vectors, embeddings = zoo.open_rows()
+        split = {item.person: item.split for item in zoo.items}
+        train = torch.tensor([i for i, p in enumerate(persons) if split[p] == "train"])
+        validation = torch.tensor([i for i, p in enumerate(persons) if split[p] == "validation"])
+        if len(validation) < 2:
+            more = "build more of the zoo"
+            if zoo.recipe.get("source") == "import":
+                small = zoo.recipe.get("validation", 0.0) < 0.25
+                more = "import it into another folder with --validation 0.25" if small else "import more people"
+            raise ZooError(f"{zoo.folder}: expected at least 2 validation people, got {len(validation)}; {more}")
+        return ZooRows(persons, vectors, embeddings, train, validation)
+
     @property
     def base_name(self) -> str:
         """What the synthesizer's config says of its base."""
         if self.subjects is not None:
             return self.subjects.base.name
+        return self._usual_base
+
+    @property
+    def _usual_base(self) -> str:
+        """What the zoo was made for."""
         return str(self.zoo.recipe.get("base") or self.fitted.base)
 
     @property

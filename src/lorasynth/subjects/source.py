@@ -22,7 +22,7 @@ class PhotoSource:
     """Which photographs, base and encoder, by their names: each process opens them once."""
 
     data: str
-    base: str
+    base: str  # "" in a `Workspace`: what its zoo was made for
     encoder: str
     second_encoder: str | None = None
     licence: str = "private"
