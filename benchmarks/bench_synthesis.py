@@ -11,8 +11,8 @@ from lorasynth.demo import fine_tuning_recipe
 from lorasynth.encoders.images import to_image
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_world
+from lorasynth.zoo.adapt import train_people
 from lorasynth.zoo.initialisation import random_init
-from lorasynth.zoo.people import train_people
 
 
 def main() -> None:

@@ -20,9 +20,8 @@ from lorasynth.evaluate.identity import embed_pictures, interval, similarity
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.subjects import GIVEN_PHOTO, SESSION, Role, persons_of
 from lorasynth.worlds.world import get_world
-from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
+from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig, train_people
 from lorasynth.zoo.initial_vectors import predictor, with_lora_A
-from lorasynth.zoo.people import train_people
 from lorasynth.zoo.store import Zoo
 
 LEFT_OUT, COMPONENTS = 40, 64

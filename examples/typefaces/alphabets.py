@@ -22,9 +22,8 @@ from lorasynth.storage.files import read_tensors, write_json, write_tensors
 from lorasynth.storage.reading import read_json
 from lorasynth.storage.settings import config_difference
 from lorasynth.synthesizer import Synthesizer
-from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig
+from lorasynth.zoo.adapt import FINE_TUNING, AdaptConfig, train_people
 from lorasynth.zoo.initialisation import random_init
-from lorasynth.zoo.people import train_people
 from models import SUBJECT, letters_of
 
 GIVEN = "Rag"

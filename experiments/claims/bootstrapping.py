@@ -17,9 +17,8 @@ from lorasynth.experiments.experiment import Claim, Config, Experiment, more
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior import DiffusionPrior
 from lorasynth.vae import LoRAVAE
-from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.adapt import AdaptConfig, train_people
 from lorasynth.zoo.initial_vectors import with_lora_A
-from lorasynth.zoo.people import train_people
 
 BANK = 16  # people trained at once, and those of whom a whole zoo's seconds are measured
 HARM = -0.02

@@ -13,9 +13,8 @@ from lorasynth.experiments.context import ExperimentContext, resemblance
 from lorasynth.experiments.experiment import MATTERS, Claim, Config, Criterion, Experiment, Verdict, decide, more
 from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
 from lorasynth.lora.factors import delta_W_inner, delta_W_norm2, delta_W_relative_error
-from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.adapt import AdaptConfig, train_people
 from lorasynth.zoo.initialisation import random_init
-from lorasynth.zoo.people import train_people
 
 PHOTOS_A_STEP = 4
 FEW = {"choosing": 24, "scored": 56}  # people, besides those that are learned from

@@ -18,9 +18,8 @@ from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.outputs import make_folder
 from lorasynth.subjects import Subjects
 from lorasynth.workers.leases import Leases
-from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.adapt import AdaptConfig, train_people
 from lorasynth.zoo.initialisation import random_init
-from lorasynth.zoo.people import train_people
 
 _BANK = 10
 ONE_PHOTO = 1

@@ -21,10 +21,9 @@ from lorasynth.subjects import SIMILARITY, Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.world import get_world
-from lorasynth.zoo.adapt import AdaptConfig
+from lorasynth.zoo.adapt import AdaptConfig, train_people
 from lorasynth.zoo.materials import preserved_photos
 from lorasynth.zoo.module_sets import group_of
-from lorasynth.zoo.people import train_people
 from lorasynth.zoo.preservation import Preservation
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo

@@ -40,18 +40,17 @@ def put_together(work: Workspace, stage: Stage) -> Synthesizer:
         stage: whose VAE and priors to take: "priors" (what the zoo teaches), "refined" (its diffusion priors, each then trained
             through the base) or "end-to-end" (then all of them with the VAE).
     """
-    fitted, recipe = work.folder, work.fitted
+    fitted, recipe, encoder = work.folder, work.fitted, work.encoder_fields()
     last = fitted / END_TO_END if stage == END_TO_END else fitted
     priors: dict[str, Predictor] = {}
     for config in recipe.priors:
         name = f"{config.conditioning}.safetensors"
         priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
-    dim = next(p.denoiser.embedding_dim for p in priors.values() if isinstance(p, DiffusionPrior))
     priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
     return Synthesizer(
         base=work.base_name, canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"),
         vae=LoRAVAE.load(last / "vae.safetensors"), priors=priors, default_prior=recipe.priors[0].conditioning,
-        picture_size=work.picture_size, **work.encoder_fields(dim),  # type: ignore[arg-type]
+        picture_size=work.picture_size, **encoder,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

@@ -158,7 +158,7 @@ class Workspace:
             return self.subjects.base.picture_size
         return int(self.zoo.recipe.get("picture_size") or self.fitted.picture_size)
 
-    def encoder_fields(self, embedding_dim: int) -> dict[str, WorldEncoder | Record]:
+    def encoder_fields(self) -> dict[str, WorldEncoder | Record]:
         """The fields of a `Synthesizer` that say what it sees photos with: a drawn world's own encoder, or a record."""
         if isinstance(self.subjects, DrawnSubjects):
             return {"encoder": WorldEncoder(self.subjects.world)}
@@ -167,5 +167,5 @@ class Workspace:
             if isinstance(encoder, WorldEncoder) and encoder.world.name == self.base_name:
                 return {"encoder": encoder}
             return {"encoder_record": encoder.record}
-        unknown = {"kind": UNKNOWN, "name": UNKNOWN, "dim": embedding_dim}
+        unknown = {"kind": UNKNOWN, "name": UNKNOWN, "dim": self.rows.embeddings.shape[-1]}
         return {"encoder_record": self.zoo.recipe.get("encoder") or unknown}

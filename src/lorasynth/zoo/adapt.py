@@ -110,6 +110,34 @@ def adapt(
     return bank.vectors()
 
 
+def train_people(
+    base: Base,
+    layout: Layout,
+    init: Float[Tensor, " P"] | Float[Tensor, "N P"],
+    photos: Photos,
+    config: AdaptConfig,
+    *,
+    bank_size: int = 16,
+    on_step: Callable[[], None] | None = None,
+) -> Float[Tensor, "N P"]:
+    """Fine-tuned LoRAs, ``bank_size`` at once, from a shared initialisation or from one each.
+
+    Args:
+        base: frozen.
+        layout: of the LoRAs.
+        init: where they begin.
+        photos: of N subjects.
+        config: how they are trained.
+        bank_size: subjects trained at once.
+        on_step: called after each step of a bank.
+    """
+    trained, starts = [], init.expand(len(photos), -1)
+    step = (lambda _, __: on_step()) if on_step else None
+    for rows in torch.arange(len(photos)).split(bank_size):
+        trained.append(adapt(base, layout, starts[rows], photos.subjects(rows), config, on_step=step))
+    return torch.cat(trained)
+
+
 def subject_losses(
     base: Base, photos: Photos, people: Int[Tensor, " n"], config: AdaptConfig, steps: Sequence[int]
 ) -> Float[Tensor, " n"]:

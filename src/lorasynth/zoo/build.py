@@ -22,13 +22,14 @@ from lorasynth.workers.leases import FOLDER_NAME as LEASES_NAME
 from lorasynth.workers.leases import Leases
 from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.workers.sharing import require_shareable
+from lorasynth.zoo.adapt import train_people
 from lorasynth.zoo.calibration import measured_bank
 from lorasynth.zoo.config import MEASURED, ZooConfig
+from lorasynth.zoo.early_stopping import finetune_with_early_stopping, held_out_loss
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.initial_vectors import predictor
 from lorasynth.zoo.initialisation import learn_init
 from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
-from lorasynth.zoo.people import train_people, train_until_done
 from lorasynth.zoo.store import Zoo
 
 
@@ -78,10 +79,10 @@ def build_zoo(
         if config.stopping is None:
             vectors = train_people(base, layout, starts, shown, config.adapt, bank_size=config.bank)
         else:
-            held_out = material.stopping(people)
-            vectors = train_until_done(
-                base, layout, starts, shown, held_out, config.adapt, config.stopping, places=config.places
-            )
+            score = held_out_loss(base, layout, material.stopping(people), seed=config.adapt.seed)
+            vectors = finetune_with_early_stopping(
+                base, layout, starts, shown, config.adapt, config.stopping, score, slots=config.places
+            ).vectors
         return vectors, embeddings
 
     with bar:

@@ -12,11 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorasynth.errors import LoRAFileError, ModelError, ZooError
-from lorasynth.storage.container import read_start
+from lorasynth.errors import ModelError, ZooError
 from lorasynth.storage.rows import Rows
 from lorasynth.zoo.manifest import Item
-from lorasynth.zoo.shards import HEADER_BYTES, MAX_SHARD_MB, ShardHeader, read_header, shard_path
+from lorasynth.zoo.shards import ShardHeader, open_header, shard_path
 
 
 def open_rows(folder: Path, items: Sequence[Item], num_parameters: int) -> tuple[Rows, Float[Tensor, "N J D"]]:
@@ -53,9 +52,8 @@ def open_rows(folder: Path, items: Sequence[Item], num_parameters: int) -> tuple
 def _header(folder: Path, name: str, num_rows: int, num_parameters: int) -> ShardHeader:
     path = shard_path(folder, name)
     try:
-        start = read_start(path, HEADER_BYTES, MAX_SHARD_MB)
-        header = read_header(start, path.stat().st_size, num_parameters)
-    except (LoRAFileError, ZooError) as error:
+        header = open_header(folder, name, num_parameters)
+    except ZooError as error:
         raise ModelError(f"{path}: {error}; run `lorasynth zoo verify`") from None
     if header.num_rows < num_rows:
         raise ModelError(f"{path}: expected {num_rows} rows, got {header.num_rows}; run `lorasynth zoo verify`")
