@@ -34,12 +34,12 @@ def modules():
 SOURCES = dict(modules())
 
 
-def imports(source) -> Iterator[str]:
-    """Modules of the package that a source imports when it runs, in functions too; not what only a type checker reads."""
+def imports(source, *, types=False) -> Iterator[str]:
+    """Modules of the package that a source imports when it runs, in functions too; and, if asked, what a type checker reads."""
     waiting = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        if not types and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             waiting += node.orelse
             continue
         waiting += ast.iter_child_nodes(node)
@@ -61,8 +61,11 @@ def home_of(name, known):
     return ".".join(parts) or "__init__"
 
 
-def graph(sources):
-    return {module: {home_of(name, sources) for name in imports(text)} - {module} for module, text in sources.items()}
+def graph(sources, *, types=False):
+    return {
+        module: {home_of(name, sources) for name in imports(text, types=types)} - {module}
+        for module, text in sources.items()
+    }
 
 
 def package_of(module):
@@ -81,9 +84,9 @@ def arrows_back_up(sources, order):
     ]
 
 
-def circles(sources):
+def circles(sources, *, types=False):
     """Modules that are left when those are taken away, again and again, that import none of the rest."""
-    left = graph(sources)
+    left = graph(sources, types=types)
     while free := [module for module, others in left.items() if not others & left.keys()]:
         for module in free:
             del left[module]
@@ -102,6 +105,10 @@ def test_no_package_imports_one_below_it():
 
 def test_no_module_imports_itself_through_others():
     assert circles(SOURCES) == []
+
+
+def test_no_circle_is_drawn_for_types_alone():
+    assert circles(SOURCES, types=True) == []
 
 
 @pytest.mark.parametrize(
@@ -137,3 +144,9 @@ def test_circle_is_seen_within_a_package():
     }
     assert circles(sources) == ["a.x", "a.y", "a.z"]
     assert circles(sources | {"a.z": ""}) == []
+
+
+def test_circle_for_types_is_seen_where_it_is_asked_for():
+    sources = {"a.x": "if TYPE_CHECKING:\n    from lorasynth.a.y import f", "a.y": "import lorasynth.a.x"}
+    assert circles(sources) == []
+    assert circles(sources, types=True) == ["a.x", "a.y"]

@@ -33,7 +33,7 @@ from lorasynth.storage.schema import (
 from lorasynth.storage.tensorfile import TensorFile
 from lorasynth.storage.weights import packed_shapes, read_packed
 from lorasynth.vae import LoRAVAE
-from lorasynth.worlds.world import WORLDS, get_world
+from lorasynth.worlds.world import WORLDS, World, get_world
 
 FORMAT_VERSION = 1
 FILES = ("*.safetensors", "config.json", CARD, f"{PICTURES}/*.png")
@@ -139,11 +139,6 @@ def prior_file(folder: Path, name: str, default: str) -> Path:
     return folder / "prior.safetensors" if name == default else folder / "priors" / f"{name}.safetensors"
 
 
-def encoder_file(world: str) -> Path:
-    """The weights of a drawn world's encoder."""
-    return get_world(world).folder / "encoder.safetensors"
-
-
 def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) -> dict[str, Any]:
     """The fields of a synthesizer that say what it sees photos with."""
     if "world" in said:
@@ -153,7 +148,7 @@ def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) ->
             )
         if said["world"] != base:
             raise ModelError(f"{folder}: expected the encoder of world {base!r}, got that of {said['world']!r}")
-        return {"encoder": _world_encoder(folder, **said)}
+        return {"encoder": _world_encoder(folder, get_world(base), said["sha256"])}
     if given is None:
         return {"encoder_record": said}
     if said["kind"] == UNKNOWN:
@@ -167,11 +162,11 @@ def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) ->
     return {"encoder": given, "encoder_record": said}
 
 
-def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
+def _world_encoder(folder: Path, world: World, sha256: str) -> WorldEncoder:
     """The world's encoder, if it is the one that the synthesizer was made with: another's embeddings mean nothing to it."""
-    if (actual := sha256_file(encoder_file(world))) != sha256:
+    if (actual := sha256_file(world.encoder_file)) != sha256:
         raise ModelError(
-            f"{folder}: expected the encoder of world {world!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
+            f"{folder}: expected the encoder of world {world.name!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
             "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
         )
     with TensorFile(folder / "guard.safetensors") as file:
@@ -179,4 +174,4 @@ def _world_encoder(folder: Path, world: str, sha256: str) -> WorldEncoder:
         if count not in (3, 4, 5):  # older guards have no limit of shading, nor of flatness
             raise Misfit("limits", "shape (3), (4) or (5)", (count,))
         guard = DomainCheck(**read_packed(file))
-    return WorldEncoder(get_world(world), guard=guard)
+    return WorldEncoder(world, guard=guard)

@@ -12,7 +12,7 @@ from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record
 from lorasynth.errors import OutputExistsError, UsageError
-from lorasynth.model_folder import FILES, FORMAT_VERSION, encoder_file, prior_file
+from lorasynth.model_folder import FILES, FORMAT_VERSION, prior_file
 from lorasynth.prior import DiffusionPrior, Predictor, holds_people
 from lorasynth.storage.cards import CARD, PICTURES, with_gallery
 from lorasynth.storage.files import png, write_bytes, write_json, write_tensors
@@ -23,6 +23,7 @@ from lorasynth.storage.schema import NAME, Misfit, fit, rows
 from lorasynth.storage.weights import pack
 from lorasynth.vae import LoRAVAE
 from lorasynth.version import __version__
+from lorasynth.worlds.world import get_world
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -100,7 +101,7 @@ class Pretrained:
             write_bytes(folder / name, content)
         encoder = self.encoder_record
         if encoder is None:
-            encoder = {"world": self.base, "sha256": sha256_file(encoder_file(self.base))}
+            encoder = {"world": self.base, "sha256": sha256_file(get_world(self.base).encoder_file)}
         config = {
             "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": default, "encoder": encoder,
             "priors": {n: "diffusion" if isinstance(self.priors[n], DiffusionPrior) else "baseline" for n in priors},

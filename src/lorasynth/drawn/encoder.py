@@ -57,7 +57,7 @@ class WorldEncoder:
         """Which encoder this is."""
         return encoder_record(
             kind="world", name=self.world.name, dim=self.dim,
-            files={"recogniser": sha256_file(self.world.folder / "encoder.safetensors")},
+            files={"recogniser": sha256_file(self.world.encoder_file)},
             input={"size": self.image_size}, licence=LICENCE,
         )  # fmt: skip
 

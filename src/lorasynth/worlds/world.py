@@ -96,10 +96,15 @@ class World:
         """The base's usual LoRAs of a rank."""
         return self.base.layout(rank)
 
+    @property
+    def encoder_file(self) -> Path:
+        """The encoder's weights."""
+        return self._file("encoder.safetensors")
+
     @cached_property
     def encoder(self) -> ArcFaceNet:
         """The recogniser that the synthesizer is conditioned on."""
-        return load_recogniser(ArcFaceNet(), self._file("encoder.safetensors"))
+        return load_recogniser(ArcFaceNet(), self.encoder_file)
 
     @cached_property
     def second_recogniser(self) -> PatchTransformer:
