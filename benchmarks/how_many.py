@@ -81,13 +81,14 @@ def make_zoo(loras: int, size: Size, out: Path) -> Path:
 def fit_row(loras: int, size: Size, out: Path) -> Path:
     """VAE and priors of a row, and the critic."""
     folder, recipe = out / f"fit-{loras}", recipe_for(loras, 1, size)
-    zoo = Zoo.open(make_zoo(loras, size, out))
+    work = Workspace(recipe=recipe, folder=folder, zoo_folder=make_zoo(loras, size, out))
     if not (folder / "vae.json").exists():
-        fit_vae_stage(recipe, zoo, folder)
+        fit_vae_stage(work)
     if not (folder / "priors.json").exists():
-        fit_prior_stage(recipe, zoo, folder)
-    critic = critic_stage(Workspace(recipe=recipe, folder=out / "critic"))
-    shutil.copy(critic, folder)
+        fit_prior_stage(work)
+    shared = Workspace(recipe=recipe, folder=out / "critic")
+    critic_stage(shared)
+    shutil.copy(shared.folder / "critic.safetensors", folder)
     return folder
 
 

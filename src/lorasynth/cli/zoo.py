@@ -86,11 +86,6 @@ def zoo_build(
     from lorasynth.zoo.config import MEASURED
 
     found, config = get_recipe(recipe), get_zoo_config(recipe)
-    config = training.applied(config, found.family)
-    config = replace(
-        config, seed=seed, people=config.people if people is None else people,
-        preservation=_preservation(photos.data, class_prompt, num_class_images, prior_loss_weight),
-    )  # fmt: skip
     if people == 1:
         raise UsageError("expected --subjects 0 (the pilot's alone) or at least 2, got 1; give another number")
     if photos.data is None and found.world is None:
@@ -100,6 +95,11 @@ def zoo_build(
     if photos.data is None and licence != PRIVATE:
         raise UsageError("expected --licence with --data, got it alone; leave it out, or name your photographs")
     source = photos.source(found.base, licence=licence, family=found.family)
+    config = training.applied(config, found.family)
+    config = replace(
+        config, seed=seed, people=config.people if people is None else people,
+        preservation=_preservation(photos.data, class_prompt, num_class_images, prior_loss_weight),
+    )  # fmt: skip
     if training.bank is None and (out / "zoo.json").exists():  # a zoo keeps the number that it was begun with
         config = replace(config, bank=MEASURED)
     if cluster is not None:
