@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from both_ways import WORLD
+from lorasynth.zoo.people import train_people
 
 from lorasynth.base import render
 from lorasynth.drawn.export import export_people
@@ -25,7 +26,6 @@ from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.early_stopping import Stopping, finetune_with_early_stopping, held_out_loss
 from lorasynth.zoo.initialisation import learn_init
 from lorasynth.zoo.materials import open_photo_material
-from lorasynth.zoo.people import train_people
 
 PEOPLE, PHOTOS = 44, 32  # exported; three quarters of the people are trained
 EVERY = 5

@@ -33,7 +33,6 @@ from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.config import PILOT_ALONE
-from lorasynth.zoo.store import Zoo
 
 LORAS = (PILOT_ALONE, 64, 256, 1_024)
 PEOPLE = (256, 1_024, 4_096)
