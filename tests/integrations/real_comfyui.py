@@ -177,7 +177,7 @@ def test_executor_puts_lora_of_file_on_model_and_saves_it(comfyui, queue, sd15, 
     ("given", "kind", "said"),
     [
         ({"consent": "not stated"}, "ConsentError", "expected consent self, subject or synthetic"),
-        ({"scale": -0.5}, "UsageError", "expected scale from 0 to 20"),
+        ({"scale": -0.5}, "UsageError", "scale: expected a number from 0 to 20"),
         ({"synthesizer": "no/such/folder"}, "ModelError", "no such folder"),
     ],
 )
