@@ -60,7 +60,8 @@ format: setup
 	$(BIN)/ruff check --fix src tests benchmarks integrations examples experiments
 
 # The ratios of docs/results/performance.md that a CPU gives in minutes (about 20 on two busy cores), each after the command that prints it.
-BENCHMARKS = bench_adalora.py "bench_serving.py --runs 3" bench_synthesis.py "bench_synthesis_sd15.py --runs 2" zoo_training.py \
+BENCHMARKS = bench_adalora.py "bench_reading.py --runs 3" "importing.py --sizes 60 260" "bench_serving.py --runs 3" \
+	bench_synthesis.py "bench_synthesis_sd15.py --runs 2" zoo_training.py "growth.py --sizes 500 2000 8000" \
 	canonical.py "bootstrapped_zoo.py --people 8 --plain-steps 200 --steps 12 --starts adalora --learning-rate 1e-2 --usual-learning-rate 1e-3"
 bench: setup
 	@for command in $(BENCHMARKS); do echo "+ python benchmarks/$$command"; $(BIN)/python benchmarks/$$command || exit 1; done
@@ -84,6 +85,7 @@ gpu-portraits128: setup
 gpu-bench: setup
 	$(BIN)/python benchmarks/gpu_bank.py 1 4 16 32
 	$(BIN)/python benchmarks/gpu_bank.py 1 4 8 --pictures 4
+	$(BIN)/python benchmarks/gpu_ways.py --people 8 30
 
 reproduce: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --run-dir $(OUT)/reproduce
