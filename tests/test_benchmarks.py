@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,3 +77,15 @@ def test_ratio_of_two_sides_is_printed_and_recorded(tmp_path, monkeypatch, capsy
     assert harness.compare("turns", list, list, per_ours=1, per_other=2, runs=2) == (10, 3, 30)
     assert capsys.readouterr().out.startswith("turns ratio=10.00 (ours 3000.000 ms, other 30000.000 ms, runs 2)")
     assert json.loads((tmp_path / "out" / "bench.jsonl").read_text())["ratio"] == 10
+
+
+@pytest.mark.slow
+def test_ways_of_the_gpu_give_one_gradient_on_a_cpu():
+    """With arguments in place of hooks, fused products and a captured graph; the script itself compares the gradients."""
+    words = ["--tiny", "--people", "2", "--runs", "1", "--ways", "autocast", "arguments", "fused", "compiled"]
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "gpu_ways.py"), *words], check=True, capture_output=True, text=True
+    )
+    ways = [line.split()[0] for line in done.stdout.splitlines()[:4]]
+    assert ways == ["autocast", "arguments", "fused", "compiled"]
+    assert "sampler, compiled" in done.stdout
