@@ -12,6 +12,7 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.lora.gate import inspect_file, read_lora
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.writing import FileLoRA
+from lorasynth.storage.arrays import as_array, largest_of_each
 
 from .making import (
     ALPHA,
@@ -185,3 +186,32 @@ def test_rank_of_the_width_takes_no_more_memory(tmp_path):
     lora = LoRA.load(path)
     assert lora.norm() == pytest.approx(1_500 * (1_500 * 1e-4), rel=1e-5)
     assert memory_mb("VmHWM") - before < 2 * path.stat().st_size / 2**20 + 50
+
+
+def test_values_are_looked_at_in_every_file_of_one_header(tmp_path):
+    """What names and shapes say is remembered from file to file, what numbers say is not."""
+    tensors = kohya()
+    key = next(key for key in tensors if key.endswith("lora_up.weight"))
+    alpha = next((key for key in tensors if key.endswith("alpha")), None)
+    assert alpha is not None
+    for number in range(3):
+        good = {name: tensor * (number + 1) for name, tensor in tensors.items()}
+        before = LoRA.load(write(tmp_path, save(tensors), "first.safetensors"))
+        after = LoRA.load(write(tmp_path, save(good), f"{number}.safetensors"))
+        # lora_A, lora_B and alpha are each so many times as large.
+        assert bool(after.vector.norm() > before.vector.norm()) == (number > 0)
+        bad = {**tensors, key: tensors[key].clone().index_fill_(0, torch.tensor([0]), float("nan"))}
+        with pytest.raises(LoRAFileError, match="expected finite numbers"):
+            LoRA.load(write(tmp_path, save(bad), f"bad-{number}.safetensors"))
+        with pytest.raises(LoRAFileError, match="alpha / rank from"):
+            LoRA.load(write(tmp_path, save({**tensors, alpha: tensors[alpha] * 1e9}), "alpha.safetensors"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_largest_of_each_is_that_of_torch(dtype):
+    g = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(n, 7, generator=g).to(dtype) * 10.0 ** (n % 5 - 2) for n in range(1, 40)]
+    tensors[3][0, 0], tensors[5][0, 0], tensors[7] = float("nan"), -float("inf"), torch.zeros(2, 7, dtype=dtype)
+    found = largest_of_each(map(as_array, tensors))
+    for tensor, largest in zip(tensors, found, strict=True):
+        assert largest == tensor.abs().max().item() or (tensor.isnan().any() and largest != largest)
