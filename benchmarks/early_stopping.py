@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from both_ways import WORLD
-from lorasynth.zoo.people import train_people
 
 from lorasynth.base import render
 from lorasynth.drawn.export import export_people
@@ -23,6 +22,7 @@ from lorasynth.recipes import get_zoo_config
 from lorasynth.subjects import SIMILARITY
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.world import get_domain
+from lorasynth.zoo.adapt import train_people
 from lorasynth.zoo.early_stopping import Stopping, finetune_with_early_stopping, held_out_loss
 from lorasynth.zoo.initialisation import learn_init
 from lorasynth.zoo.materials import open_photo_material

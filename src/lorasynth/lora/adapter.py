@@ -71,12 +71,15 @@ class Adapter(ABC):
         """
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise UsageError(f"expected dtype float32, float16 or bfloat16, got {dtype}")
+        # Rounding keeps the order: if the extremes fit, all do. And NaN passes through them. One check of all is what is quick.
+        extremes = [x for m in self.layout.modules for factor in self.factors(m.name) for x in factor.aminmax()]
+        if torch.stack(extremes).to(dtype).isfinite().all():
+            return
         for m in self.layout.modules:
             for factor in self.factors(m.name):
-                # Rounding keeps the order: if the largest fits, all do. And NaN passes through extremes.
-                if not torch.isfinite(torch.stack(factor.aminmax()).to(dtype)).all():
-                    got = factor[~torch.isfinite(factor.to(dtype))][0].item()
+                misfits = factor[~torch.isfinite(factor.to(dtype))]
+                if len(misfits):
                     raise UsageError(
-                        f"{m.name}: expected weights of at most {torch.finfo(dtype).max:.6g} for {dtype}, got {got:.6g}; save as "
-                        "float32"
+                        f"{m.name}: expected weights of at most {torch.finfo(dtype).max:.6g} for {dtype}, got "
+                        f"{misfits[0].item():.6g}; save as float32"
                     )
