@@ -9,6 +9,8 @@ OUT ?= out
 # One thread a process: small steps on several threads of a busy machine can be ten times slower than on one.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
+# Where a machine forbids bytecode files, each process would compile the package and rewrite the tests anew, a third of collecting them.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: setup demo test test-all test-comfyui test-faces check fuzz soak format bench bench-disk gpu-zoo gpu-portraits128 gpu-bench reproduce reproduce-tiny evidence wheel site notebooks clean
 
