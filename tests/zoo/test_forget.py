@@ -230,7 +230,7 @@ def test_build_makes_what_repair_dropped_and_nobody_forgotten(tmp_path, monkeypa
         base, source = SimpleNamespace(layout=lambda *_: layout()), "made"
 
         def __init__(self, config):
-            self.config, self._alone = config, False
+            self.config, self._alone = config, {}
 
         def photos(self, persons):
             return persons

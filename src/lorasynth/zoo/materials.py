@@ -1,5 +1,6 @@
 """What a zoo is made from: people of a drawn world, or subjects of a folder of photographs, as banks need them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,34 +70,60 @@ class Material(Protocol):
         ...
 
 
-class DrawnMaterial:
+class _People(ABC):
+    """Who gets a LoRA: those of the recipe, or the pilot's people alone (`PILOT_ALONE`)."""
+
+    def __init__(self, config: ZooConfig):
+        """Split the pilot's people, if theirs are the only LoRAs. What `_everybody_of_pilot` reads has to be there.
+
+        Raises:
+            UsageError: they are too few.
+        """
+        self.config = config
+        self._alone = splits_of_lone_pilot(self._everybody_of_pilot) if config.people == PILOT_ALONE else {}
+
+    @property
+    def persons(self) -> list[int]:
+        """See `Material`."""
+        return list(self._alone) or self._by_recipe()
+
+    def split(self, person: int) -> Split:
+        """Of a person."""
+        return self._alone[person] if self._alone else self._usual_split(person)
+
+    @abstractmethod
+    def _by_recipe(self) -> list[int]: ...
+
+    @abstractmethod
+    def _usual_split(self, person: int) -> Split: ...
+
+    @property
+    @abstractmethod
+    def _everybody_of_pilot(self) -> list[int]: ...
+
+
+class DrawnMaterial(_People):
     """People of a drawn world, by its own base and encoder."""
 
     licence = "Apache-2.0"
 
     def __init__(self, config: ZooConfig):
-        self.config, self.world = config, get_world(config.world)
+        self.world = get_world(config.world)
         self.base: Base = self.world.base
         self.source = f"world {config.world}"
-        self._alone = splits_of_lone_pilot(self._everybody_of_pilot) if config.people == PILOT_ALONE else {}
+        super().__init__(config)
 
     @property
     def recipe(self) -> Settings:
         """The settings."""
         return zoo_recipe(self.config)
 
-    @property
-    def persons(self) -> list[int]:
+    def _by_recipe(self) -> list[int]:
         """The first of those whom zoos may hold, and the first of those who choose."""
-        config = self.config
-        if self._alone:
-            return list(self._alone)
-        return persons_of(Role.ZOO, config.people) + persons_of(Role.CHOOSING, config.validation_people)
+        return persons_of(Role.ZOO, self.config.people) + persons_of(Role.CHOOSING, self.config.validation_people)
 
-    def split(self, person: int) -> Split:
+    def _usual_split(self, person: int) -> Split:
         """By the table of people."""
-        if self._alone:
-            return self._alone[person]
         return split_of(person) or Split.TRAIN
 
     def photos(self, persons: list[int]) -> Photos:
@@ -121,7 +148,7 @@ class DrawnMaterial:
         return persons_of(Role.PILOT, self.config.pilot_people * self.config.pilot_rounds)
 
 
-class PhotoMaterial:
+class PhotoMaterial(_People):
     """Subjects of a folder of photographs, for any base."""
 
     def __init__(self, subjects: PhotoSubjects, config: ZooConfig, licence: str, preserved: Photos | None = None):
@@ -133,27 +160,22 @@ class PhotoMaterial:
             licence: what the LoRAs may be used for.
             preserved: pictures of the subjects' class.
         """
-        self.subjects, self.config, self.licence, self.preserved = subjects, config, licence, preserved
+        self.subjects, self.licence, self.preserved = subjects, licence, preserved
         self.base = subjects.base
         self.source = f"photos {subjects.name}"
-        self._alone = splits_of_lone_pilot(self._everybody_of_pilot) if config.people == PILOT_ALONE else {}
+        super().__init__(config)
 
     @property
     def recipe(self) -> Settings:
         """The settings, the base, the photos and the encoder."""
         return photo_recipe(self.config, self.base, self.subjects.data, self.subjects.encoders[SIMILARITY].record)
 
-    @property
-    def persons(self) -> list[int]:
+    def _by_recipe(self) -> list[int]:
         """The first subjects of the training split, and all of the validation split."""
-        if self._alone:
-            return list(self._alone)
         return self.subjects.everybody(Role.ZOO)[: self.config.people] + self.subjects.everybody(Role.CHOOSING)
 
-    def split(self, person: int) -> Split:
+    def _usual_split(self, person: int) -> Split:
         """By the gallery."""
-        if self._alone:
-            return self._alone[person]
         return self.subjects.split(person)
 
     def photos(self, persons: list[int]) -> Photos:
