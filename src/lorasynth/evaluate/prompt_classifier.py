@@ -60,9 +60,8 @@ class PromptClassifier:
         encoded = base.prompts(different)
         # 1. One noise a level, common to all pictures and prompts.
         noises = noise_on_cpu(len(self.levels), *base.latent_shape, seed=self.seed)
-        at_once = max(
-            1, 2 * loras_at_once(base) * len(prompts) // candidates.shape[1]
-        )  # rows as in drawing, with guidance
+        # As many rows of a batch as in drawing with guidance.
+        at_once = max(1, 2 * loras_at_once(base) * len(prompts) // candidates.shape[1])
         parts = zip(
             pictures.flatten(0, 1).split(at_once), candidates.repeat(len(pictures), 1).split(at_once), strict=True
         )

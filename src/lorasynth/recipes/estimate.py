@@ -29,9 +29,7 @@ class Shape:
     text_encoders_M: int
     tflop: float  # of a training step of one picture
     width: int  # of most of its layers: a picture's memory grows with its operations over this
-    checkpointed: (
-        float  # part of a picture's memory with gradient checkpointing: what is kept between blocks, and one block
-    )
+    checkpointed: float  # part of a picture's memory that gradient checkpointing leaves
 
 
 SHAPES = {
