@@ -4,14 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lorasynth.errors import UsageError
 from lorasynth.worlds.portraits.domain import DOMAIN
-from lorasynth.worlds.vae import LATENT_CHANNELS, affine_encoder, build_vae, encode, encode_affine
+from lorasynth.worlds.vae import affine_encoder, build_vae, encode, encode_affine, patch_of
 
 
-@pytest.fixture(scope="module")
-def vae():
+@pytest.fixture(scope="module", params=[8, 16], ids="patch {}".format)
+def vae(request):
+    """Of patches of 8 pixels with 16 channels, or of 16 pixels with 64."""
     torch.manual_seed(0)
-    return build_vae(DOMAIN.photos(list(range(200)), [0] * 200, 64))
+    larger = {"widths": (16, 32, 64, 96, 96), "latent_channels": 64} if request.param == 16 else {}
+    vae = build_vae(DOMAIN.photos(list(range(200)), [0] * 200, 64), **larger)
+    assert patch_of(vae) == request.param
+    return vae
 
 
 def test_network_computes_the_affine_map_that_is_read_off_it(vae):
@@ -23,12 +28,22 @@ def test_network_computes_the_affine_map_that_is_read_off_it(vae):
 
 def test_encoder_spans_the_principal_components_of_patches(vae):
     """The best linear reconstruction from the latents is as good as PCA with as many components."""
-    patches = F.pixel_unshuffle(DOMAIN.photos(list(range(200)), [0] * 200, 64), 8).permute(0, 2, 3, 1).reshape(-1, 192)
+    weight, _ = affine_encoder(vae)
+    channels, numbers = weight.shape
+    cut = F.pixel_unshuffle(DOMAIN.photos(list(range(200)), [0] * 200, 64), patch_of(vae))
+    patches = cut.permute(0, 2, 3, 1).reshape(-1, numbers)
     centred = patches - patches.mean(0)
     singular = torch.linalg.svdvals(centred)
-    pca_error = singular[LATENT_CHANNELS:].square().sum() / len(patches)
-    weight, _ = affine_encoder(vae)
+    pca_error = singular[channels:].square().sum() / len(patches)
     latents = centred @ weight.T
     solution = torch.linalg.lstsq(latents.double(), centred.double()).solution
     error = (latents.double() @ solution - centred).square().sum(1).mean()
     assert error < 1.05 * pca_error
+
+
+def test_latents_without_room_in_the_last_level_are_refused():
+    pictures = DOMAIN.photos([0], [0], 64)
+    with pytest.raises(UsageError, match="a last level of 92 channels for 64 latents, got 64"):
+        build_vae(pictures, latent_channels=64)
+    with pytest.raises(UsageError, match=r"the last two levels .* to be equally wide"):
+        build_vae(pictures, widths=(16, 32, 64))

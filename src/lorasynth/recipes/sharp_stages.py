@@ -24,6 +24,8 @@ from lorasynth.worlds.reader import Reader
 from lorasynth.worlds.reader_training import ReaderConfig, train_reader
 from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_decoder
 from lorasynth.worlds.subjects import REAL_FROM, Role, persons_of
+from lorasynth.worlds.warm_start import warm_start
+from lorasynth.worlds.world import get_world
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -33,9 +35,9 @@ _PHOTOS = 8  # of each person of the base split
 
 def _base() -> BaseConfig:
     loop = LoopConfig(
-        steps=10_800, learning_rate=1.5e-3, warmup_steps=300, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
+        steps=6_000, learning_rate=1.5e-3, warmup_steps=300, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
     )
-    return BaseConfig(channels=(64, 128, 128), attention=(False, True, True), bf16=True, loop=loop)
+    return BaseConfig(bf16=True, loop=loop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ class SharpConfig:
     vae: SharpVAEConfig = field(default_factory=SharpVAEConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     base: BaseConfig = field(default_factory=_base)
-    base_people: int = 64_000  # one photo each
+    base_people: int = 32_000  # one photo each
+    warm_start: str | None = "portraits"  # the world whose base this one begins as
     reported_people: int = 500
 
 
@@ -108,6 +111,10 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
         return store.latents(rows), [domain.base_caption(who, how, words) for who, how in pairs]
 
     pipe = build_pipeline(domain.vocabulary, vae, config.base).to(torch.get_default_device())
+    if config.warm_start:
+        few = persons[: config.vae.pca_people]
+        pictures = domain.photos(few, photos[: len(few)], domain.picture_size)
+        warm_start(pipe, get_world(config.warm_start).base.pipe, pictures)
     base = DrawnBase(pipe=pipe, name=domain.name, picture_size=domain.picture_size)
     if train_base(base, batch, config.base, run_dir=folder / "run-base").is_main:
         pipe.register_modules(vae=_vae(folder / "vae-final", "decoder"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorasynth.errors import UsageError
 from lorasynth.worlds.domain import Domain
-from lorasynth.worlds.vae import PATCH, affine_encoder, encode_affine
+from lorasynth.worlds.vae import affine_encoder, encode_affine, patch_of
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -42,7 +42,8 @@ class LatentStore:
         Raises:
             UsageError: the folder's store is of other photos' number or of another latent shape.
         """
-        shape = (len(persons), vae.config.latent_channels, size // PATCH, size // PATCH)
+        side = size // patch_of(vae)
+        shape = (len(persons), vae.config.latent_channels, side, side)
         folder.mkdir(parents=True, exist_ok=True)
         rows = _memmap(folder / "latents.npy", np.dtype(np.float16), shape)
         made = _memmap(folder / "made.npy", np.dtype(np.uint8), (len(persons),))

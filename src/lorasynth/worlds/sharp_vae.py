@@ -17,14 +17,15 @@ from torch import Tensor
 from lorasynth.devices import half_precision
 from lorasynth.training import LoopConfig, config_record, train
 from lorasynth.worlds.pool import Pool
-from lorasynth.worlds.vae import PATCH, affine_encoder, build_vae, encode_affine
+from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine, patch_of
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+_AREA = 8  # pixels a side of the squares whose mean colours are compared
 _CENTRE = (0.0, 0.05, 0.60, 0.75)  # of the ellipse where subjects are: x, y, half axes; pictures span [-1, 1]
 _LOOP = LoopConfig(
-    steps=8_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
+    steps=5_000, learning_rate=2e-3, warmup_steps=200, weight_decay=0.0, ema_decay=0.999, checkpoint_every_s=120.0
 )
 
 
@@ -45,7 +46,9 @@ class SharpVAEConfig:
     VAE is used.
     """
 
-    widths: tuple[int, int, int, int] = (16, 32, 96, 96)
+    widths: tuple[int, ...] = (16, 32, 64, 96, 96)
+    latent_channels: int = 32
+    loud: int | None = 16  # as many as the code of small pictures has
     pool_people: int = 16_000
     pca_people: int = 2_000  # of those
     chroma: float = 1.5
@@ -58,7 +61,7 @@ class SharpVAEConfig:
     phases: tuple[Phase, ...] = field(
         default_factory=lambda: (
             Phase(crop=64, batch_size=8, loop=_LOOP),
-            Phase(crop=128, batch_size=2, loop=replace(_LOOP, learning_rate=1e-3)),
+            Phase(crop=128, batch_size=2, loop=replace(_LOOP, steps=3_000, learning_rate=1e-3)),
         )
     )
 
@@ -75,7 +78,10 @@ def build_sharp_vae(pool: Pool, config: SharpVAEConfig) -> "AutoencoderKL":
     pictures, details = pool.batch(rows, zero, zero, pool.size).split([3, 1], dim=1)
     weights = pixel_weights(details, centre_map(pool.size).expand_as(details), config)
     torch.manual_seed(config.phases[0].loop.seed)
-    return build_vae(pictures, weights=weights, chroma=config.chroma, widths=config.widths)
+    return build_vae(
+        pictures, weights=weights, chroma=config.chroma,
+        widths=config.widths, latent_channels=config.latent_channels, loud=config.loud,
+    )  # fmt: skip
 
 
 def train_sharp_decoder(
@@ -95,12 +101,13 @@ def train_sharp_decoder(
 
 def _train_phase(vae: "AutoencoderKL", pool: Pool, config: SharpVAEConfig, phase: Phase, run_dir: Path | None) -> None:
     encoder, centre = affine_encoder(vae), centre_map(pool.size)
-    places = (pool.size - phase.crop) // PATCH + 1
+    patch = patch_of(vae)
+    places = (pool.size - phase.crop) // patch + 1
 
     def loss_of(generator: torch.Generator) -> Tensor:
         # Squares of random pictures, cut along patches.
         rows = torch.randint(len(pool), (phase.batch_size,), generator=generator)
-        top, left = PATCH * torch.randint(places, (2, phase.batch_size), generator=generator)
+        top, left = patch * torch.randint(places, (2, phase.batch_size), generator=generator)
         pictures, details = pool.batch(rows, top, left, phase.crop).split([3, 1], dim=1)
         corners = zip(top.tolist(), left.tolist(), strict=True)
         near = torch.stack([centre[y : y + phase.crop, x : x + phase.crop] for y, x in corners])[:, None]
@@ -138,7 +145,7 @@ def weighted_error(
     error = decoded - pictures
     down = (error.diff(dim=2).abs() * weights[:, :, 1:]).mean()
     across = (error.diff(dim=3).abs() * weights[:, :, :, 1:]).mean()
-    area = (F.avg_pool2d(error, PATCH).square() * F.avg_pool2d(weights, PATCH)).mean()
+    area = (F.avg_pool2d(error, _AREA).square() * F.avg_pool2d(weights, _AREA)).mean()
     return (error.abs() * weights).mean() + config.edge_weight * (down + across) + config.area_weight * area
 
 
