@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lorasynth.errors import ModelError
 from lorasynth.pipeline import assembling
 from lorasynth.pipeline.choosing import LESS_OBEDIENT, SAMPLERS, choose_default, choose_settings
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
@@ -41,6 +42,14 @@ def with_ridge(**priors):
     model = Synthesizer.__new__(Synthesizer)
     model.priors, model.settings = {"ridge": RidgePrior(torch.zeros(2, 8), torch.zeros(2)), **priors}, {}
     return model
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_score_that_is_no_number_is_refused(score):
+    model = with_ridge()
+    with pytest.raises(ModelError, match=f"ridge, scale=2: expected a score that is a number, got {score}; weights of"):
+        choose_settings(model, (1.0, 2.0), lambda _, settings: score if settings["scale"] == 2 else 0.5)
+    assert model.settings == {}
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 Where pictures are drawn, there is a second judge: whether they show what was asked for (`LESS_OBEDIENT`).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lorasynth.errors import ModelError
 from lorasynth.prior import DiffusionPrior, MeanPrior, holds_people
 from lorasynth.synthesizer import Synthesizer
 
@@ -39,12 +41,21 @@ def choose_settings(
 
     Returns:
         The score of all that was tried, by prior and by the settings in words.
+
+    Raises:
+        ModelError: a score is not a finite number.
     """
     tried: dict[str, dict[str, float]] = {}
 
     def best_of(name: str, options: list[Settings], usual: Settings) -> Settings:
         scores = [score(name, option) for option in options]
         tried.setdefault(name, {}).update(zip(map(format_settings, options), scores, strict=True))
+        for option, got in zip(options, scores, strict=True):
+            if not math.isfinite(got):
+                raise ModelError(
+                    f"{name}, {format_settings(option)}: expected a score that is a number, got {got}; weights of the prior "
+                    "or of the encoder are damaged: train the prior again, or take another encoder"
+                )
         return most_similar_that_obey(name, options, scores, usual, obeyed)
 
     for name, prior in model.priors.items():

@@ -1,5 +1,6 @@
 """Making a drawn world's own models from nothing: two recognisers, the picture VAE, the base pipeline."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from lorasynth.errors import UsageError
 from lorasynth.recipes.sharp_stages import STAGES, SharpConfig, save_base, tiny_sharp
 from lorasynth.storage.files import write_tensors
 from lorasynth.storage.weights import large_tables, pack
@@ -21,6 +23,7 @@ from lorasynth.worlds.subjects import Role, everybody, persons_of
 from lorasynth.worlds.twins import with_twins
 from lorasynth.worlds.vae import build_vae
 from lorasynth.worlds.vae_training import DecoderConfig, train_decoder
+from lorasynth.worlds.world import get_world
 
 _SIZE = 64  # pixels a side of all that the models see
 _BASE_PHOTOS = 8  # of each person, that the base and the VAE learn from
@@ -30,7 +33,8 @@ _BASE_PHOTOS = 8  # of each person, that the base and the VAE learn from
 class WorldConfig:
     """How a world's own models are made, and on how many people scores are told."""
 
-    encoder: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=2_400))
+    # None: that of the world whose base is the start of this one's.
+    encoder: RecogniserConfig | None = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=2_400))
     encoder_people: int = 4_000
     # NOTE: at 2e-3, the encoder's rate, the transformer collapses (all cosines 0.84).
     recogniser: RecogniserConfig = field(
@@ -47,6 +51,7 @@ class WorldConfig:
 def small(base_steps: int = 6_000) -> WorldConfig:
     """About half to two thirds of the steps: to see whether a world holds, in an afternoon."""
     standard = WorldConfig()
+    assert standard.encoder
     return replace(
         standard,
         encoder=replace(standard.encoder, steps=1_600),
@@ -68,9 +73,9 @@ def tiny() -> WorldConfig:
 
 
 def sharp() -> WorldConfig:
-    """A world of large pictures."""
+    """A world of large pictures, with the encoder of small ones, which verifies as well on large ones (dev/LOG.md)."""
     recogniser = replace(WorldConfig().recogniser, steps=3_000, twins_after=0.4)
-    return WorldConfig(sharp=SharpConfig(), recogniser=recogniser)
+    return WorldConfig(sharp=SharpConfig(), encoder=None, recogniser=recogniser)
 
 
 def sharp_gpu() -> WorldConfig:
@@ -84,13 +89,13 @@ def sharp_gpu() -> WorldConfig:
     vae, base, loop = replace(standard.vae, phases=phases), standard.base, standard.reader.loop
     reader = replace(standard.reader, batch_size=96, loop=replace(loop, steps=1_500, validate_every=250))
     base = replace(base, batch_size=256, loop=replace(base.loop, steps=4_000))
-    return WorldConfig(sharp=replace(standard, vae=vae, reader=reader, base=base, base_people=100_000))
+    return replace(sharp(), sharp=replace(standard, vae=vae, reader=reader, base=base, base_people=100_000))
 
 
 def sharp_tiny() -> WorldConfig:
     """The same, every stage for a few steps."""
     config = tiny()
-    return replace(config, sharp=tiny_sharp(), recogniser=replace(config.recogniser, twins_after=0.0))
+    return replace(config, sharp=tiny_sharp(), encoder=None, recogniser=replace(config.recogniser, twins_after=0.0))
 
 
 WORLD_CONFIGS: dict[str, Callable[[], WorldConfig]] = {
@@ -117,7 +122,11 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
         ("encoder", Role.ENCODER, config.encoder_people, config.encoder),
         ("recogniser", Role.RECOGNISER, config.recogniser_people, config.recogniser),
     ):
-        if not (folder / f"{name}.safetensors").exists():
+        if (folder / f"{name}.safetensors").exists():
+            continue
+        if training is None:
+            borrow_encoder(folder, config)
+        else:
             net = train_recogniser(with_twins(domain), persons_of(role, people), training)
             state = net.state_dict()
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
@@ -134,6 +143,17 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
         # Two processes share each step; see `train_base`.
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         subprocess.run([*launch, *base_command], check=True)
+
+
+def borrow_encoder(folder: Path, config: WorldConfig) -> None:
+    """Copy the encoder of the world whose base is the start of this one's.
+
+    Raises:
+        UsageError: there is no such world in the config.
+    """
+    if config.sharp is None or config.sharp.warm_start is None:
+        raise UsageError("expected a recogniser's config, or a world to take the encoder of, got neither; name one")
+    shutil.copyfile(get_world(config.sharp.warm_start).encoder_file, folder / "encoder.safetensors")
 
 
 def _people(count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
