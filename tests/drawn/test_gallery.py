@@ -26,7 +26,6 @@ def test_drawn_photos_are_those_of_today():
         return [int(photo.name.partition("/")[2]) for photo in GALLERY.photos(subject, use, count)]
 
     assert numbers("100000", Use.FIT, 16) == list(range(SESSION, SESSION + 16))
-    assert numbers("100000", Use.STOP, 8) == list(range(SESSION + 16, SESSION + 24))
     assert numbers("10000", Use.GIVEN, 12) == list(range(16, 28))
     assert numbers("150000", Use.FIT, 16) == list(range(16))
     assert numbers("0", Use.GIVEN, 1) == [0]

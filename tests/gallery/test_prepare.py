@@ -106,7 +106,7 @@ def test_prepared_photos_have_embeddings_and_latents(people, whole):
     assert by_name["00/broken.jpg"]["left_out"]["reason"] == "photo"
     assert by_name["00/broken.jpg"]["use"] is None
     used = [line for line in lines if line["left_out"] is None]
-    assert {line["use"] for line in used} == {"fit", "stop", "given", "score"}
+    assert {line["use"] for line in used} == {"fit", "given", "score"}
     assert all(len(line["sha256"]) == 64 for line in lines)
 
 

@@ -51,9 +51,9 @@ def test_loss_is_dreambooths(base, others):
                 own = mean_squared_error(photos, subject, config.seed)
                 expected.append(own + 0.7 * mean_squared_error(others, 0, config.seed + CLASS_SEED))
         with attached(base.denoiser, layout, vectors):
-            plain = subject_losses(base, photos, torch.arange(2), config, [step] * 2)
+            plain = subject_losses(base, photos, torch.arange(2), config, step)
             photos = replace(photos, class_photos=others).subjects([0, 1])
-            losses = subject_losses(base, photos, torch.arange(2), config, [step] * 2)
+            losses = subject_losses(base, photos, torch.arange(2), config, step)
     assert losses.tolist() == pytest.approx([float(loss) for loss in expected], rel=1e-5)
     assert (losses - plain).min() > 0.1
 

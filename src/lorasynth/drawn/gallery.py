@@ -42,11 +42,9 @@ def photo_numbers(split: Split, fit_photos: int) -> dict[Use, range]:
     if split == Split.HELD_OUT:
         fit = range(TUNED_FROM, TUNED_FROM + fit_photos)
         given = range(GIVEN_PHOTO, TUNED_FROM)
-        return {Use.GIVEN: given, Use.FIT: fit, Use.STOP: range(fit.stop, REAL_FROM), Use.SCORE: _SCORED}
-    session = range(SESSION, SESSION + fit_photos)
+        return {Use.GIVEN: given, Use.FIT: fit, Use.SCORE: _SCORED}
     return {
-        Use.FIT: range(fit_photos) if split == Split.PILOT else session,
-        Use.STOP: range(session.stop, 2 * SESSION),
+        Use.FIT: range(fit_photos) if split == Split.PILOT else range(SESSION, SESSION + fit_photos),
         Use.GIVEN: range(fit_photos, REAL_FROM),
         Use.SCORE: _SCORED,
     }

@@ -47,7 +47,6 @@ class Use(StrEnum):
     """The purpose of a photo."""
 
     FIT = "fit"  # a LoRA is fine-tuned on it
-    STOP = "stop"  # tells when fine-tuning gains no more
     GIVEN = "given"  # is embedded, as a user's photo will be
     SCORE = "score"  # drawn pictures are compared with it
 

@@ -50,7 +50,7 @@ def in_order(subjects: Iterable[str]) -> list[str]:
 
 
 def split_photos(subject: str, photos: Mapping[str, str]) -> dict[Use, list[str]]:
-    """The photos of a subject by use: a quarter is given, a quarter scored, an eighth stops training, and the rest is fitted.
+    """The photos of a subject by use: a quarter is given, a quarter scored, and the rest is fitted.
 
     Args:
         subject: whose.
@@ -60,11 +60,10 @@ def split_photos(subject: str, photos: Mapping[str, str]) -> dict[Use, list[str]
         Names in the order of hashes. Of one or two photos, the second is fitted, and none scored.
     """
     order = sorted(photos, key=lambda name: (_hash("use", subject, photos[name]), name))
-    quarter, eighth = max(1, round(len(order) / 4)), len(order) // 8
+    quarter = max(1, round(len(order) / 4))
     given, rest = order[:quarter], order[quarter:]
     score = rest[:quarter] if len(rest) > 1 else []
-    rest = rest[len(score) :]
-    return {Use.GIVEN: given, Use.SCORE: score, Use.STOP: rest[:eighth], Use.FIT: rest[eighth:]}
+    return {Use.GIVEN: given, Use.SCORE: score, Use.FIT: rest[len(score) :]}
 
 
 def _hash(*words: str) -> float:

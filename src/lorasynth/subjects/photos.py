@@ -162,15 +162,6 @@ class PhotoSubjects:
         """The first photo that is given, of each."""
         return self.photos(self._refs(people, Use.GIVEN, 1))
 
-    def stopping(self, people: Sequence[int], count: int) -> Photos:
-        """Those for stopping, or, of a subject with fewer than 8 photos, those for scoring."""
-        return self.photos(
-            [
-                self._refs([person], Use.STOP if self._has(person, Use.STOP) else Use.SCORE, count)[0]
-                for person in people
-            ]
-        )
-
     def centroids(self, people: Sequence[int], by: str = SIMILARITY) -> Float[Tensor, "N D"]:
         """The mean direction of all photos for scoring."""
         refs = [self.gallery.photos(self._subjects[person], Use.SCORE, len(self.gallery.files)) for person in people]
@@ -193,9 +184,6 @@ class PhotoSubjects:
 
     def extras(self) -> None:
         """None: nobody knows the truth of photographs."""
-
-    def _has(self, person: int, use: Use) -> bool:
-        return bool(self.gallery.photos(self._subjects[person], use, 1))
 
     def _refs(self, people: Sequence[int], use: Use, count: int, first: int = 0) -> list[list[PhotoRef]]:
         found = []

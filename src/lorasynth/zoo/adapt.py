@@ -4,7 +4,7 @@ A zoo has two qualities: how like its person a LoRA makes the base model draw (l
 person come out (repeatability). The second decides what can be learned from a zoo, and most settings below serve it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -88,7 +88,7 @@ def adapt(
                 group["lr"] = config.learning_rate * _schedule(step / config.steps)
             # 2. The base's loss of everybody through their own LoRA, with common random numbers.
             # A sum over adapters of each one's mean: no adapter feels how many others there are.
-            loss = subject_losses(base, photos, everybody, config, [step] * n).sum()
+            loss = subject_losses(base, photos, everybody, config, step).sum()
             # 3. One step of all LoRAs at once.
             optimizer.zero_grad()
             loss.backward()
@@ -139,32 +139,31 @@ def train_people(
 
 
 def subject_losses(
-    base: Base, photos: Photos, people: Int[Tensor, " n"], config: AdaptConfig, steps: Sequence[int]
+    base: Base, photos: Photos, people: Int[Tensor, " n"], config: AdaptConfig, step: int
 ) -> Float[Tensor, " n"]:
-    """Each subject's mean loss on what its own step draws; with class photos DreamBooth's (Ruiz et al., CVPR 2023, Eq. 2).
+    """Each subject's mean loss on what a step draws; with class photos DreamBooth's (Ruiz et al., CVPR 2023, Eq. 2).
 
     Args:
         base: with a LoRA for each of the subjects attached to it.
         photos: of all subjects.
         people: which of them.
         config: seed and batch.
-        steps: at which step of its training each subject is.
+        step: of the training.
     """
-    drawn = {step: draw_samples(photos, config, step) for step in set(steps)}
-    photo, noise, part = (torch.stack(x) for x in zip(*(drawn[step] for step in steps), strict=True))
-    x, prompts, mask = photos.batch(people[:, None], photo)
-    losses = denoising_loss(base, x, noise.flatten(0, 1), base.schedule.level(part.flatten()), prompts, mask)
-    losses = losses.view(len(people), -1).mean(1)
+    n, (photo, noise, part) = len(people), draw_samples(photos, config, step)
+    x, prompts, mask = photos.batch(people[:, None], photo.expand(n, -1))
+    losses = denoising_loss(base, x, noise.repeat(n, 1, 1, 1), base.schedule.level(part.repeat(n)), prompts, mask)
+    losses = losses.view(n, -1).mean(1)
     if (others := photos.class_photos) is None:
         return losses
     config = replace(config, seed=config.seed + CLASS_SEED)
-    return losses + others.loss_weight * subject_losses(base, others, torch.zeros_like(people), config, steps)
+    return losses + others.loss_weight * subject_losses(base, others, torch.zeros_like(people), config, step)
 
 
 def draw_samples(
     photos: Photos, config: AdaptConfig, step: int
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, "B C h w"], Float[Tensor, " B"]]:
-    """Photo numbers, noise and places in the noise schedule of one step: the same for everybody, whenever they take it."""
+    """Photo numbers, noise and places in the noise schedule of one step: the same for everybody."""
     num_photos, b = photos.count, config.batch_size
     generator = step_generator(config.seed, step)
     photo = torch.randperm(num_photos, generator=generator).repeat(-(-b // num_photos))[:b]

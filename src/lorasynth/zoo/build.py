@@ -25,7 +25,6 @@ from lorasynth.workers.sharing import require_shareable
 from lorasynth.zoo.adapt import train_people
 from lorasynth.zoo.calibration import measured_bank
 from lorasynth.zoo.config import MEASURED, ZooConfig
-from lorasynth.zoo.early_stopping import finetune_with_early_stopping, held_out_loss
 from lorasynth.zoo.filling import fill
 from lorasynth.zoo.initial_vectors import predictor
 from lorasynth.zoo.initialisation import learn_init
@@ -76,14 +75,7 @@ def build_zoo(
     def make(people: list[int]) -> tuple[Float[Tensor, "n P"], Float[Tensor, "n J D"]]:
         embeddings = material.embeddings(people)
         starts, shown = predict(init, embeddings), material.photos(people)
-        if config.stopping is None:
-            vectors = train_people(base, layout, starts, shown, config.adapt, bank_size=config.bank)
-        else:
-            score = held_out_loss(base, layout, material.stopping(people), seed=config.adapt.seed)
-            vectors = finetune_with_early_stopping(
-                base, layout, starts, shown, config.adapt, config.stopping, score, slots=config.places
-            ).vectors
-        return vectors, embeddings
+        return train_people(base, layout, starts, shown, config.adapt, bank_size=config.bank), embeddings
 
     with bar:
         return fill(

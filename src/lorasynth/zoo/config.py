@@ -7,7 +7,6 @@ from typing import Any
 from lorasynth.storage.settings import Settings, config_record
 from lorasynth.worlds.subjects import SESSION
 from lorasynth.zoo.adapt import AdaptConfig
-from lorasynth.zoo.early_stopping import Stopping
 from lorasynth.zoo.initial_vectors import MEAN
 from lorasynth.zoo.preservation import Preservation
 
@@ -41,12 +40,10 @@ class ZooConfig:
     seed: int = 0
     start: str = MEAN  # where each LoRA starts: "zero", "mean", or what this prior of a synthesizer predicts
     start_model: str = ""  # the synthesizer's folder; the shipped one if empty
-    stopping: Stopping | None = None  # by the loss on photos behind those trained on; then `adapt.steps` is the most
     preservation: Preservation | None = None  # of what the base draws of others of the class; of photographs alone
-    places: int = 16  # with `stopping`: people of a bank who are trained at once; others wait for a place
 
 
-_CHOICES = ("targets", "start", "start_model", "stopping", "places", "preservation")
+_CHOICES = ("targets", "start", "start_model", "preservation")
 
 
 def zoo_recipe(config: ZooConfig) -> Settings:

@@ -25,8 +25,6 @@ from lorasynth.zoo.preservation import Preservation, class_photos
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo
 
-HELD_OUT_PHOTOS = 8
-"""Photos of each person, behind those trained on, that tell when a LoRA gains no more."""
 _FEWEST = 2
 """People on either side of a zoo: fitting asks for as many."""
 
@@ -55,10 +53,6 @@ class Material(Protocol):
 
     def photos(self, persons: list[int]) -> Photos:
         """Photos that LoRAs are fine-tuned on."""
-        ...
-
-    def stopping(self, persons: list[int]) -> Photos:
-        """Photos that tell when a LoRA gains no more."""
         ...
 
     def embeddings(self, persons: list[int]) -> Float[Tensor, "n J D"]:
@@ -130,10 +124,6 @@ class DrawnMaterial(_People):
         """As many as the settings say, from where they say."""
         return self.world.photos(persons, self.config.photos, self.config.first_photo)
 
-    def stopping(self, persons: list[int]) -> Photos:
-        """Those behind."""
-        return self.world.photos(persons, HELD_OUT_PHOTOS, self.config.first_photo + self.config.photos)
-
     def embeddings(self, persons: list[int]) -> Float[Tensor, "n J D"]:
         """Of each person's own settings."""
         return self.world.embeddings(persons, self.config.embedding_photos, first=self.config.photos)
@@ -181,10 +171,6 @@ class PhotoMaterial(_People):
     def photos(self, persons: list[int]) -> Photos:
         """As many as the settings say."""
         return replace(self.subjects.shown(persons, self.config.photos), class_photos=self.preserved)
-
-    def stopping(self, persons: list[int]) -> Photos:
-        """Those for stopping."""
-        return self.subjects.stopping(persons, HELD_OUT_PHOTOS)
 
     def embeddings(self, persons: list[int]) -> Float[Tensor, "n J D"]:
         """Of photos that are given."""
