@@ -9,7 +9,8 @@ from lorasynth.base import denoising_loss
 from lorasynth.evaluate.zoo_quality import repeatability
 from lorasynth.lora.bank import attached
 from lorasynth.zoo.adapt import AdaptConfig, adapt, draw_samples
-from lorasynth.zoo.initialisation import random_init
+from lorasynth.zoo.config import ZooConfig
+from lorasynth.zoo.initialisation import learn_init, random_init
 
 
 def _train(tiny, rows, **settings):
@@ -45,6 +46,40 @@ def test_shared_lora_A_is_trained_and_one_for_all(tiny):
     assert torch.equal(x[0, a], x[2, a])
     # lora_B starts at zero, so lora_A first learns in the second step.
     assert not torch.equal(x[0, a], init[a])
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_step_in_several_passes_is_the_step(tiny, at_once):
+    """Also of what everybody shares, and no pass is of more people than asked for."""
+    base, layout, photos = tiny
+    config, seen = AdaptConfig(steps=4, batch_size=4, lora_A="shared"), []
+    init, losses = random_init(layout, 0), {None: [], at_once: []}
+    trained = {}
+    for most in losses:
+        handle = base.denoiser.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        with_loss = losses[most].append
+        trained[most] = adapt(
+            base, layout, init, photos, config, at_once=most, on_step=lambda _, loss, keep=with_loss: keep(loss)
+        )
+        handle.remove()
+    assert seen[:4] == [3 * 4] * 4
+    assert sum(seen[4:]) == 4 * 3 * 4
+    assert max(seen[4:]) == at_once * 4
+    torch.testing.assert_close(trained[at_once], trained[None], rtol=1e-3, atol=1e-5)
+    assert losses[at_once] == pytest.approx(losses[None], rel=1e-5)
+    assert (trained[None] - init).abs().max() > 1e-2
+
+
+def test_pilot_takes_no_more_people_at_once_than_a_bank(tiny):
+    base, layout, photos = tiny
+    seen = []
+    handle = base.denoiser.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    pilot = AdaptConfig(steps=1, batch_size=2, lora_A="shared")
+    config = ZooConfig(bank=2, pilot_rounds=1, pilot=pilot)
+    for in_banks in (False, True):
+        learn_init(base, layout, lambda _: photos, replace(config, pilot_in_banks=in_banks), report=str)
+    handle.remove()
+    assert seen == [3 * 2, 2 * 2, 1 * 2]
 
 
 def test_strength_multiplies_the_deviation_from_the_start(tiny):

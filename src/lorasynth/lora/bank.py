@@ -70,9 +70,11 @@ class AdapterBank(nn.Module):
             self.lora_B.append(nn.Parameter(B_NOR.clone(memory_format=torch.contiguous_format)))
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Within this context every forward pass of the base goes through the bank."""
-        with Hooked(self._layers, zip(self.lora_A, self.lora_B, strict=True), self.num_adapters):
+    def attached(self, rows: slice = slice(None)) -> Iterator[None]:
+        """Within this context every forward pass of the base goes through the bank, or through those of its adapters."""
+        A = [A_NRI if len(A_NRI) < self.num_adapters else A_NRI[rows] for A_NRI in self.lora_A.parameters()]
+        B = [B_NOR[rows] for B_NOR in self.lora_B.parameters()]
+        with Hooked(self._layers, zip(A, B, strict=True), len(B[0])):
             yield
 
     def vectors(self) -> Float[Tensor, "N P"]:

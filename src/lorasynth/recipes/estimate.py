@@ -70,13 +70,13 @@ def estimate(recipe: Recipe, loras: int = 1_000) -> Estimate:
         return steps * work / float(np.interp(work, STEP_TFLOP, TFLOP_A_SECOND)) / 3_600
 
     # 1. Pictures at once: of the pilot, of a bank, and end to end the drawn state and the photo of each person.
-    pilot, bank = zoo.pilot_people * zoo.pilot.batch_size, zoo.bank * zoo.adapt.batch_size
+    at_once = min(zoo.bank, zoo.pilot_people) if zoo.pilot_in_banks else zoo.pilot_people
+    pilot, bank = at_once * zoo.pilot.batch_size, zoo.bank * zoo.adapt.batch_size
     drawn = 2 * through.people_a_step
     # 2. Hours. End to end half of the drawing steps, in the mean, are taken without gradients.
     drawing = through.people_a_step * FORWARD * through.drawing_steps / 2
-    zoo_hours = zoo.pilot_rounds * hours(float(pilot), zoo.pilot.steps) + ceil(loras / zoo.bank) * hours(
-        float(bank), zoo.adapt.steps
-    )
+    pilot_hours = ceil(zoo.pilot_people / at_once) * hours(float(pilot), zoo.pilot.steps)
+    zoo_hours = zoo.pilot_rounds * pilot_hours + ceil(loras / zoo.bank) * hours(float(bank), zoo.adapt.steps)
     # 3. Memory: weights, and what is kept of each picture for the gradient.
     weights = (2 * (shape.denoiser_M + shape.text_encoders_M) + _VAE_MB) / 1_000
     usual = SHAPES["sd15"]

@@ -25,9 +25,9 @@ def _recipe(family: str) -> Recipe:
     base, size = BASES[family]
     adapt = AdaptConfig(steps=400, batch_size=2, learning_rate=1e-3, adam_epsilon=1e-6, beta2=0.999)
     # People at once fit into 80 GB, by `lorasynth.recipes.estimate`, with gradient checkpointing.
-    pilot_people, people_a_step = (4, 4) if family == "flux" else (24, 8)
+    people_a_step = 4 if family == "flux" else 8
     zoo = ZooConfig(
-        people=100_000, photos=16, embedding_photos=4, bank=4, pilot_people=pilot_people, adapt=adapt,
+        people=100_000, photos=16, embedding_photos=4, bank=4, pilot_people=24, pilot_in_banks=True, adapt=adapt,
         pilot=replace(adapt, lora_A="shared"),
     )  # fmt: skip
     end_to_end = THROUGH_PHOTOS["end_to_end"]

@@ -54,6 +54,7 @@ def adapt(
     photos: Photos,
     config: AdaptConfig,
     *,
+    at_once: int | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Float[Tensor, "N P"]:
     """Train LoRAs in one bank, each on its own person.
@@ -68,6 +69,7 @@ def adapt(
         init: where they begin, all or each.
         photos: of N people.
         config: settings.
+        at_once: people in one pass of the base, whose gradients add up to those of a step; None: all.
         on_step: called with (step, mean loss) after each step.
 
     Returns:
@@ -81,17 +83,22 @@ def adapt(
     )
     begun = [p.detach().clone() for p in parameters]
     average, averaged = None, 0
-    with bank.attached(), half_precision():
+    passes = [slice(i, i + (at_once or n)) for i in range(0, n, at_once or n)]
+    with half_precision():
         for step in range(config.steps):
             # 1. The learning rate of this step.
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step / config.steps)
             # 2. The base's loss of everybody through their own LoRA, with common random numbers.
             # A sum over adapters of each one's mean: no adapter feels how many others there are.
-            loss = subject_losses(base, photos, everybody, config, step).sum()
-            # 3. One step of all LoRAs at once.
             optimizer.zero_grad()
-            loss.backward()
+            total = torch.zeros(())
+            for rows in passes:
+                with bank.attached(rows):
+                    loss = subject_losses(base, photos, everybody[rows], config, step).sum()
+                    loss.backward()
+                total += loss.detach()
+            # 3. One step of all LoRAs at once.
             optimizer.step()
             # 4. The mean of the weights over the last steps.
             if step >= config.average_from * config.steps:
@@ -102,7 +109,7 @@ def adapt(
                 else:
                     torch._foreach_lerp_(average, now, 1 / averaged)
             if on_step is not None:
-                on_step(step, loss.item() / n)
+                on_step(step, float(total) / n)
     if average is not None:
         with torch.no_grad():
             for p, start, mean in zip(parameters, begun, average, strict=True):

@@ -35,6 +35,7 @@ class ZooConfig:
     bank: int = 16  # people trained at once; MEASURED: what is fastest where the zoo is begun
     pilot_people: int = 48
     pilot_rounds: int = 2
+    pilot_in_banks: bool = False  # no more than `bank` of its people in one pass, for a base that fills memory
     pilot: AdaptConfig = field(default_factory=lambda: AdaptConfig(steps=60, learning_rate=4e-2, lora_A="shared"))
     adapt: AdaptConfig = field(default_factory=lambda: AdaptConfig(strength=1.4))
     seed: int = 0
@@ -43,7 +44,7 @@ class ZooConfig:
     preservation: Preservation | None = None  # of what the base draws of others of the class; of photographs alone
 
 
-_CHOICES = ("targets", "start", "start_model", "preservation")
+_CHOICES = ("targets", "pilot_in_banks", "start", "start_model", "preservation")
 
 
 def zoo_recipe(config: ZooConfig) -> Settings:

@@ -44,13 +44,13 @@ def learn_init(
         base: frozen.
         layout: of the LoRAs.
         photos_of: a round's number -> photos of its people, who are in no zoo.
-        config: of the zoo; ``pilot`` says how they are trained.
+        config: of the zoo; ``pilot`` says how they are trained, ``pilot_in_banks`` how many in one pass.
         report: gets a line for each round.
 
     Raises:
         ZooError: the pilot's training diverged.
     """
-    init = random_init(layout, config.seed)
+    init, at_once = random_init(layout, config.seed), config.bank if config.pilot_in_banks else None
     for number in range(config.pilot_rounds):
         photos = photos_of(number)
         losses: list[float] = []
@@ -59,7 +59,7 @@ def learn_init(
             losses.append(loss)
 
         settings = replace(config.pilot, seed=config.seed + 1 + number)
-        trained = adapt(base, layout, init, photos, settings, on_step=keep)
+        trained = adapt(base, layout, init, photos, settings, at_once=at_once, on_step=keep)
         init = trained.mean(0)
         if not init.isfinite().all():
             raise ZooError(
