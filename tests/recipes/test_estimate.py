@@ -38,6 +38,8 @@ def test_recipe_fits_with_gradient_checkpointing(family):
 
 
 def test_page_says_the_estimates():
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) GB \| ([\d.]+) GB \|", PERFORMANCE, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) GB \| ([\d.]+) GB \|", PERFORMANCE, re.MULTILINE
+    )
     said = {name: [float(value) for value in values] for name, *values in rows}
     assert said == {name: list(values.values()) for name, values in estimates().items()}

@@ -10,7 +10,7 @@ from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.vae import build_vae, encode
 from lorasynth.worlds.warm_start import warm_start
-from lorasynth.worlds.world import get_domain, get_world
+from lorasynth.worlds.world import World, get_domain, get_world
 
 DOMAIN = get_domain("portraits128")
 WIDTHS = (16, 32, 64, 96, 96)
@@ -84,3 +84,11 @@ def test_base_of_another_shape_is_refused(small, pictures):
     pipe = untrained(pictures, channels=(32, 64))
     with pytest.raises(UsageError, match=r"UNet: expected .* in the base to start from, got .*; choose a base config"):
         warm_start(pipe, small, pictures)
+
+
+def test_same_people_are_known_by_the_smaller_worlds_encoder(tmp_path):
+    (tmp_path / "portraits128").mkdir()
+    world = World(domain=DOMAIN, folder=tmp_path / "portraits128")
+    assert world.encoder_file == tmp_path / "portraits" / "encoder.safetensors"
+    (own := tmp_path / "portraits128" / "encoder.safetensors").touch()
+    assert world.encoder_file == own

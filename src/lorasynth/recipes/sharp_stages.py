@@ -48,7 +48,6 @@ class SharpConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     base: BaseConfig = field(default_factory=_base)
     base_people: int = 32_000  # one photo each
-    warm_start: str | None = "portraits"  # the world whose base this one begins as
     reported_people: int = 500
 
 
@@ -111,10 +110,10 @@ def make_base(domain: Domain, folder: Path, config: SharpConfig) -> None:
         return store.latents(rows), [domain.base_caption(who, how, words) for who, how in pairs]
 
     pipe = build_pipeline(domain.vocabulary, vae, config.base).to(torch.get_default_device())
-    if config.warm_start:
+    if domain.smaller:
         few = persons[: config.vae.pca_people]
         pictures = domain.photos(few, photos[: len(few)], domain.picture_size)
-        warm_start(pipe, get_world(config.warm_start).base.pipe, pictures)
+        warm_start(pipe, get_world(domain.smaller).base.pipe, pictures)
     base = DrawnBase(pipe=pipe, name=domain.name, picture_size=domain.picture_size)
     if train_base(base, batch, config.base, run_dir=folder / "run-base").is_main:
         pipe.register_modules(vae=_vae(folder / "vae-final", "decoder"))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from lorasynth.errors import UsageError
 from lorasynth.recipes.sharp_stages import STAGES, SharpConfig, save_base, tiny_sharp
 from lorasynth.storage.files import write_tensors
 from lorasynth.storage.weights import large_tables, pack
@@ -33,8 +32,7 @@ _BASE_PHOTOS = 8  # of each person, that the base and the VAE learn from
 class WorldConfig:
     """How a world's own models are made, and on how many people scores are told."""
 
-    # None: that of the world whose base is the start of this one's.
-    encoder: RecogniserConfig | None = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=2_400))
+    encoder: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=2_400))
     encoder_people: int = 4_000
     # NOTE: at 2e-3, the encoder's rate, the transformer collapses (all cosines 0.84).
     recogniser: RecogniserConfig = field(
@@ -51,7 +49,6 @@ class WorldConfig:
 def small(base_steps: int = 6_000) -> WorldConfig:
     """About half to two thirds of the steps: to see whether a world holds, in an afternoon."""
     standard = WorldConfig()
-    assert standard.encoder
     return replace(
         standard,
         encoder=replace(standard.encoder, steps=1_600),
@@ -75,7 +72,7 @@ def tiny() -> WorldConfig:
 def sharp() -> WorldConfig:
     """A world of large pictures, with the encoder of small ones, which verifies as well on large ones (dev/LOG.md)."""
     recogniser = replace(WorldConfig().recogniser, steps=3_000, twins_after=0.4)
-    return WorldConfig(sharp=SharpConfig(), encoder=None, recogniser=recogniser)
+    return WorldConfig(sharp=SharpConfig(), recogniser=recogniser)
 
 
 def sharp_gpu() -> WorldConfig:
@@ -95,7 +92,7 @@ def sharp_gpu() -> WorldConfig:
 def sharp_tiny() -> WorldConfig:
     """The same, every stage for a few steps."""
     config = tiny()
-    return replace(config, sharp=tiny_sharp(), encoder=None, recogniser=replace(config.recogniser, twins_after=0.0))
+    return replace(config, sharp=tiny_sharp(), recogniser=replace(config.recogniser, twins_after=0.0))
 
 
 WORLD_CONFIGS: dict[str, Callable[[], WorldConfig]] = {
@@ -124,8 +121,8 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
     ):
         if (folder / f"{name}.safetensors").exists():
             continue
-        if training is None:
-            borrow_encoder(folder, config)
+        if name == "encoder" and domain.smaller:  # it knows these people already
+            shutil.copyfile(get_world(domain.smaller).encoder_file, folder / f"{name}.safetensors")
         else:
             net = train_recogniser(with_twins(domain), persons_of(role, people), training)
             state = net.state_dict()
@@ -143,17 +140,6 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
         # Two processes share each step; see `train_base`.
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         subprocess.run([*launch, *base_command], check=True)
-
-
-def borrow_encoder(folder: Path, config: WorldConfig) -> None:
-    """Copy the encoder of the world whose base is the start of this one's.
-
-    Raises:
-        UsageError: there is no such world in the config.
-    """
-    if config.sharp is None or config.sharp.warm_start is None:
-        raise UsageError("expected a recogniser's config, or a world to take the encoder of, got neither; name one")
-    shutil.copyfile(get_world(config.sharp.warm_start).encoder_file, folder / "encoder.safetensors")
 
 
 def _people(count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:

@@ -44,6 +44,7 @@ class Domain:
     picture_size: int = 64  # pixels a side of what its base model draws
     details: tuple[str, ...] = ()  # identity factors that draw something small, and nothing at 0
     visible: Features | None = None  # what pictures show of a person; None: every factor
+    smaller: str | None = None  # the world of the same people on smaller pictures, from which this one's models begin
 
     @property
     def features(self) -> Features:

@@ -98,8 +98,11 @@ class World:
 
     @property
     def encoder_file(self) -> Path:
-        """The encoder's weights."""
-        return self._file("encoder.safetensors")
+        """The encoder's weights: the world's own, or those of the world beside it with the same people on smaller pictures."""
+        own = self._file("encoder.safetensors")
+        if own.exists() or self.domain.smaller is None:
+            return own
+        return self.folder.parent / self.domain.smaller / own.name
 
     @cached_property
     def encoder(self) -> ArcFaceNet:

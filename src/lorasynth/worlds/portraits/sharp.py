@@ -8,6 +8,7 @@ from lorasynth.worlds.portraits.domain import DOMAIN as PORTRAITS
 DOMAIN = replace(
     PORTRAITS,
     name="portraits128",
+    smaller=PORTRAITS.name,
     picture_size=128,
     photo_words=lambda f: [*photo_words(f), *turned_words(f)],
     vocabulary=tuple(sorted({*VOCABULARY, "looking", "left", "right"})),
