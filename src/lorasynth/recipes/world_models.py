@@ -127,12 +127,13 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
             net = train_recogniser(with_twins(domain), persons_of(role, people), training)
             state = net.state_dict()
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
+    made = (folder / "base" / "model_index.json").exists()
     if config.sharp:
-        for name in ("vae", "reader", "decoder", "report"):
+        for name in ("reader",) if made else ("vae", "reader", "decoder", "report"):
             STAGES[name](domain, folder, config.sharp)
     elif not (folder / "vae" / "config.json").exists():
         make_vae(domain, folder / "vae", config)
-    if (folder / "base" / "model_index.json").exists():
+    if made:
         return
     if torch.get_default_device().type == "cuda":
         make_base(domain, folder, config)

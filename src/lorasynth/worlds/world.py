@@ -98,11 +98,8 @@ class World:
 
     @property
     def encoder_file(self) -> Path:
-        """The encoder's weights: the world's own, or those of the world beside it with the same people on smaller pictures."""
-        own = self._file("encoder.safetensors")
-        if own.exists() or self.domain.smaller is None:
-            return own
-        return self.folder.parent / self.domain.smaller / own.name
+        """The encoder's weights."""
+        return self._recogniser_file("encoder")
 
     @cached_property
     def encoder(self) -> ArcFaceNet:
@@ -112,7 +109,14 @@ class World:
     @cached_property
     def second_recogniser(self) -> PatchTransformer:
         """The second opinion: never used for conditioning, training or choosing."""
-        return load_recogniser(PatchTransformer(), self._file("recogniser.safetensors"))
+        return load_recogniser(PatchTransformer(), self._recogniser_file("recogniser"))
+
+    def _recogniser_file(self, name: str) -> Path:
+        """The world's own, or that of the world beside it with the same people on smaller pictures."""
+        own = self._file(f"{name}.safetensors")
+        if own.exists() or self.domain.smaller is None:
+            return own
+        return self.folder.parent / self.domain.smaller / own.name
 
     @cached_property
     def reader(self) -> Reader | None:
