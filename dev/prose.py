@@ -35,7 +35,7 @@ class Measured:
 def paragraphs(markdown: str) -> list[str]:
     """The prose of a Markdown page, an item a paragraph or bullet."""
     text = re.sub(r"^```.*?^```", "", markdown, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^(\||#|!\[|    ).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^( *\||#|!\[|    ).*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"^\s*([*-]|\d+\.)\s+", "\n", text, flags=re.MULTILINE)
     return [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
 

@@ -2,6 +2,8 @@
 
 import torch
 from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -22,8 +24,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     PreTrainedTokenizerFast,
-    T5Config,
     T5EncoderModel,
+    UMT5EncoderModel,
 )
 
 from lorasynth.worlds.text import MAX_TOKENS, build_tokenizer
@@ -68,15 +70,15 @@ def clip_folder(folder):
     return folder
 
 
-def t5(width):
+def t5(width, kind=T5EncoderModel):
     words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
     )
-    config = T5Config(vocab_size=len(words), d_model=width, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
-    model = T5EncoderModel(config)
+    config = kind.config_class(vocab_size=len(words), d_model=width, d_ff=32, d_kv=8, num_layers=1, num_heads=2)
+    model = kind(config)
     torch.nn.init.normal_(model.get_input_embeddings().weight)
     return tokenizer, model
 
@@ -148,7 +150,19 @@ def flux(guidance_embeds=True):
     )  # fmt: skip
 
 
-FAMILIES = {"sd15": sd15, "sd2": sd2, "sdxl": sdxl, "sd3": sd3, "flux": flux}
+def auraflow():
+    tokenizer, text_encoder = t5(32, UMT5EncoderModel)
+    return AuraFlowPipeline(
+        vae=vae(), tokenizer=tokenizer, text_encoder=text_encoder,
+        transformer=AuraFlowTransformer2DModel(
+            sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_mmdit_layers=2, num_single_dit_layers=2,
+            attention_head_dim=8, num_attention_heads=4, joint_attention_dim=32, caption_projection_dim=32, pos_embed_max_size=64,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
+    )  # fmt: skip
+
+
+FAMILIES = {"sd15": sd15, "sd2": sd2, "sdxl": sdxl, "sd3": sd3, "flux": flux, "auraflow": auraflow}
 
 
 def pipeline(family):

@@ -54,7 +54,7 @@ def gradients(base, layout, photos, *, backward_inside=False):
 
 def diffusers_loss(base, x, prompts, noise, numbers):
     """The mean loss of diffusers' training scripts."""
-    scheduler = base.pipe.scheduler
+    scheduler = base.pipe.scheduler.from_config(base.pipe.scheduler.config)  # one that has drawn nothing yet
     level = base.schedule.row(numbers)
     if base.schedule.prediction == "flow":
         noisy, target = scheduler.scale_noise(x, level.time, noise), noise - x

@@ -1,11 +1,14 @@
 """Each family as a base says, draws and encodes what diffusers' own pipeline does."""
 
+from inspect import signature
+
 import pytest
 import torch
 
-from lorasynth.base import render, sample
+from lorasynth.base import opening, render, sample
 from lorasynth.base.flux import Flux
 from lorasynth.base.opening import as_base
+from lorasynth.base.sampling import usual_guidance
 from lorasynth.base.sd import StableDiffusion
 from lorasynth.base.sd3 import StableDiffusion3
 from lorasynth.base.sdxl import StableDiffusionXL
@@ -15,7 +18,7 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.lora.layout import Layout
 from lorasynth.lora.presets import ATTENTION, JOINT_ATTENTION
 
-from ..tiny_pipelines import SIZE, flux, pipeline, sd15, sdxl
+from ..tiny_pipelines import FAMILIES, SIZE, flux, pipeline, sd15, sdxl
 
 PROMPTS = ["a photo of sks person", "a painting of sks person in the garden"]
 
@@ -102,13 +105,21 @@ def test_latents_are_the_vaes_shifted_and_scaled(base):
 
 
 def test_family_says_its_name_and_its_usual_modules(base):
-    names = {"sd15": ATTENTION, "sd2": ATTENTION, "sdxl": ATTENTION, "sd3": JOINT_ATTENTION, "flux": ATTENTION}
+    names = dict.fromkeys(FAMILIES, ATTENTION) | dict.fromkeys(("sd3", "auraflow"), JOINT_ATTENTION)
     layout = base.layout(2)
     assert (base.name, layout.base) == (f"tiny-{base.family}", base.family)
     assert {m.name for m in layout.modules} == {
         name for name, _ in base.denoiser.named_modules() if name.endswith(tuple("." + t for t in names[base.family]))
     }
     assert {m.name for m in base.layout(1, ["to_q"]).modules} < {m.name for m in layout.modules}
+
+
+def test_every_pipeline_that_opens_has_a_tiny_one(bases):
+    assert {type(bases(family).pipe).__name__ for family in FAMILIES} == opening.FAMILIES.keys()
+
+
+def test_usual_guidance_is_the_pipelines_default(base):
+    assert usual_guidance(base) == signature(base.pipe.__call__).parameters["guidance_scale"].default
 
 
 @pytest.mark.parametrize(("preset", "kind"), [
@@ -166,13 +177,16 @@ def test_distilled_unet_is_refused():
     ("sd15", 36, "multiples of 8 pixels for x, got 36"), ("sd15", 4, "multiples of 8 pixels for x, got 4"),
     ("sd15", 0, "multiples of 8 pixels for x, got 0"),
     ("flux", 40, "multiples of 16 pixels for x, got 40"), ("sd3", 80, "resolution up to 64 for x, got 80"),
+    ("auraflow", 80, "resolution up to 64 for x, got 80"),
 ])  # fmt: skip
 def test_resolution_that_a_base_cannot_take_is_refused(family, size, words):
     with pytest.raises(UsageError, match=words):
         as_base(pipeline(family), "x", size)
 
 
-@pytest.mark.parametrize(("family", "size"), [("sd15", SIZE), ("sdxl", SIZE), ("sd3", SIZE), ("flux", 512)])
+@pytest.mark.parametrize(("family", "size"), [("sd15", SIZE), ("sdxl", SIZE), ("sd3", SIZE), ("flux", 512),
+    ("auraflow", SIZE),
+])  # fmt: skip
 def test_usual_resolution_is_what_diffusers_draws(family, size):
     """FLUX's is in no configuration: diffusers draws 128 x 128 latents."""
     assert as_base(pipeline(family), "x").picture_size == size

@@ -21,10 +21,9 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo import Zoo
 
-from ..tiny_pipelines import SIZE, clip_folder, drawn, pipeline
+from ..tiny_pipelines import FAMILIES, SIZE, clip_folder, drawn, pipeline
 
 PEOPLE, PHOTOS = 13, 6
-FAMILIES = ("sd15", "sd2", "sdxl", "sd3", "flux")
 
 
 @pytest.fixture(scope="module")

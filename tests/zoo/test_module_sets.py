@@ -10,7 +10,7 @@ from lorasynth.zoo.module_sets import group_of, module_sets
 from ..tiny_pipelines import FAMILIES
 
 
-@pytest.fixture(scope="module", params=["sd15", "sdxl", "sd3", "flux"])
+@pytest.fixture(scope="module", params=FAMILIES)
 def denoiser(request):
     torch.manual_seed(0)
     pipe = FAMILIES[request.param]()

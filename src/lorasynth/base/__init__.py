@@ -2,7 +2,7 @@
 
 base.py       what the method asks of one (`Base`), and encoded captions (`Prompts`)
 schedule.py   noise, and what a network's answer means
-pipeline.py   a diffusers pipeline as a base; sd.py, sdxl.py, sd3.py, flux.py are its families
+pipeline.py   a diffusers pipeline as a base; a file each for its families, as sd3.py and flux.py
 photos.py     photos as a base sees them
 sampling.py   its own loss, and the way from noise to latents
 render.py     pictures of many LoRAs at once

@@ -45,7 +45,7 @@ class Base(Protocol):
 
     @property
     def family(self) -> str:
-        """`Layout.base`: "sd15", "sd2", "sdxl", "sd3", "flux", or a drawn world's name."""
+        """`Layout.base`: "sd15", "sdxl" and so on, or a drawn world's name."""
         ...
 
     @property

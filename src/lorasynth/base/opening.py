@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from lorasynth.base.auraflow import AuraFlow
 from lorasynth.base.flux import Flux
 from lorasynth.base.pipeline import PipelineBase
 from lorasynth.base.sd import StableDiffusion
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[PipelineBase]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "AuraFlowPipeline": AuraFlow,
 }
 """diffusers' pipeline, by the name that its model_index.json says -> the base that it becomes."""
 

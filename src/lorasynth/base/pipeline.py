@@ -38,6 +38,11 @@ class PipelineBase(ABC):
             raise UsageError(
                 f"expected a resolution in multiples of {multiple} pixels for {self.name}, got {self.picture_size}"
             )
+        if (positions := self._positions()) is not None:
+            config: Any = self.denoiser.config
+            largest = positions * config.patch_size * self.pipe.vae_scale_factor
+            if self.picture_size > largest:
+                raise UsageError(f"expected a resolution up to {largest} for {self.name}, got {self.picture_size}")
         if self._channels() != self.pipe.vae.config.latent_channels:
             raise ModelError(
                 f"{self.name}: expected a denoiser of the VAE's {self.pipe.vae.config.latent_channels} channels, got one of "
@@ -142,6 +147,10 @@ class PipelineBase(ABC):
         """Channels that the denoiser takes."""
         config: Any = self.denoiser.config
         return int(config.in_channels)
+
+    def _positions(self) -> int | None:
+        """Patches a side that the denoiser has positions for. None for any number."""
+        return None
 
     def _set_timesteps(self, scheduler: Any, steps: int) -> None:
         """A flow matching scheduler's sigmas, as the pipeline sets them."""

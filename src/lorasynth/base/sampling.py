@@ -35,7 +35,7 @@ def denoising_loss(
     return (error.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)
 
 
-_USUAL_GUIDANCE = {"sd15": 7.5, "sd2": 7.5, "sdxl": 5.0, "sd3": 7.0, "flux": 3.5}
+_USUAL_GUIDANCE = {"sd15": 7.5, "sd2": 7.5, "sdxl": 5.0, "sd3": 7.0, "flux": 3.5, "auraflow": 3.5}
 """Of diffusers' pipelines, where nobody says."""
 
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from lorasynth.base.base import Prompts
 from lorasynth.base.pipeline import PipelineBase, dynamic_shift
-from lorasynth.errors import UsageError
 from lorasynth.lora.presets import JOINT_ATTENTION
 
 
@@ -19,14 +18,6 @@ class StableDiffusion3(PipelineBase):
     target_modules: ClassVar[tuple[str, ...]] = JOINT_ATTENTION
     captions_at_once: ClassVar[int] = 16
     picture_multiple: ClassVar[int] = 16
-
-    def __post_init__(self) -> None:
-        """Refuse a picture with more patches than there are positions."""
-        super().__post_init__()
-        config = self.pipe.transformer.config
-        largest = config.pos_embed_max_size * config.patch_size * self.pipe.vae_scale_factor
-        if self.picture_size > largest:
-            raise UsageError(f"expected a resolution up to {largest} for {self.name}, got {self.picture_size}")
 
     @property
     def family(self) -> str:
@@ -48,6 +39,10 @@ class StableDiffusion3(PipelineBase):
     def _answer(self, x_t: Tensor, time: Tensor, prompts: dict[str, Tensor]) -> Tensor:
         answer: Tensor = self.pipe.transformer(hidden_states=x_t, timestep=time, return_dict=False, **prompts)[0]
         return answer
+
+    def _positions(self) -> int:
+        side: int = self.pipe.transformer.config.pos_embed_max_size
+        return side
 
     def _set_timesteps(self, scheduler: Any, steps: int) -> None:
         _, height, width = self.latent_shape

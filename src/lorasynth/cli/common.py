@@ -15,8 +15,8 @@ RecipeName = Annotated[
     str,
     typer.Argument(
         help="Of drawn worlds: portraits, emblems, brushes (each _tiny, too), portraits_64k, portraits128. Of your photographs "
-        "on your base: sd15, sd2, sdxl, sd3, flux (each _tiny, too). Of zoos that are imported: imported, sd15_faces, "
-        "sd15_faces_small, sdxl_faces."
+        "on your base: sd15, sd2, sdxl, sd3, flux, auraflow (each _tiny, too). Of zoos that are imported: imported, "
+        "sd15_faces, sd15_faces_small, sdxl_faces."
     ),
 ]
 Seed = Annotated[

@@ -4,6 +4,7 @@ from importlib import import_module
 
 from lorasynth.errors import UsageError
 from lorasynth.pipeline.recipe import Recipe
+from lorasynth.recipes.imported import BASES
 from lorasynth.zoo.config import ZooConfig
 
 RECIPES = {
@@ -18,21 +19,12 @@ RECIPES = {
     "portraits128": "portraits128",
     "portraits128_gpu": "portraits128",
     "portraits128_tiny": "portraits128",
-    "flux": "photographs",
-    "flux_tiny": "photographs",
-    "sd15": "photographs",
     "sd15_faces": "sd15_faces",
     "sd15_faces_small": "sd15_faces",
-    "sd15_tiny": "photographs",
-    "sd2": "photographs",
-    "sd2_tiny": "photographs",
-    "sd3": "photographs",
-    "sd3_tiny": "photographs",
-    "sdxl": "photographs",
     "sdxl_faces": "sdxl_faces",
-    "sdxl_tiny": "photographs",
+    **{f"{family}{size}": "photographs" for family in BASES for size in ("", "_tiny")},
 }
-"""Name, which is its function's too -> the module here that it is in."""
+"""Name -> the module here that it is in. The function is of the same name, or takes a family of `BASES`."""
 
 
 def get_recipe(name: str) -> Recipe:
@@ -43,7 +35,13 @@ def get_recipe(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise UsageError(f"expected a recipe among {sorted(RECIPES)}, got {name!r}")
-    recipe: Recipe = getattr(import_module(f"lorasynth.recipes.{RECIPES[name]}"), name)()
+    module = import_module(f"lorasynth.recipes.{RECIPES[name]}")
+    family = name.removesuffix("_tiny")
+    recipe: Recipe
+    if family in BASES:
+        recipe = (module.photographs if name == family else module.photographs_tiny)(family)
+    else:
+        recipe = getattr(module, name)()
     return recipe
 
 

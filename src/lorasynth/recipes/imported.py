@@ -21,8 +21,9 @@ BASES = {
     "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", 1024),
     "sd3": ("stabilityai/stable-diffusion-3-medium-diffusers", 1024),
     "flux": ("black-forest-labs/FLUX.1-dev", 1024),
+    "auraflow": ("fal/AuraFlow-v0.3", 1024),
 }
-"""What layouts call a base -> its hub id, and the pixels a side of what it draws."""
+"""What layouts call a base -> its hub id, and the pixels a side of what it draws. Each has a recipe, and a tiny one."""
 MANY = 5_000
 """LoRAs from which on the training of `sd15_faces` is worth its hours."""
 LORAS_A_NUMBER = 8

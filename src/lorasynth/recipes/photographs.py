@@ -21,7 +21,8 @@ from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.config import ZooConfig
 
 
-def _recipe(family: str) -> Recipe:
+def photographs(family: str) -> Recipe:
+    """Of a family of `BASES`."""
     base, size = BASES[family]
     adapt = AdaptConfig(steps=400, batch_size=2, learning_rate=1e-3, adam_epsilon=1e-6, beta2=0.999)
     # People at once fit into 80 GB, by `lorasynth.recipes.estimate`, with gradient checkpointing.
@@ -42,9 +43,9 @@ def _recipe(family: str) -> Recipe:
     )  # fmt: skip
 
 
-def _tiny(family: str) -> Recipe:
-    """Every stage for a few steps, from a dozen subjects on."""
-    recipe = _recipe(family)
+def photographs_tiny(family: str) -> Recipe:
+    """Every stage for a few steps: a minute on any base of the family, from a dozen subjects on."""
+    recipe = photographs(family)
     assert recipe.zoo is not None
     adapt = replace(recipe.zoo.adapt, steps=4)
     zoo = replace(
@@ -57,53 +58,3 @@ def _tiny(family: str) -> Recipe:
         vae=VAEConfig(num_components=4, latent_dim=2, hidden_dim=8, loop=loop),
         priors=tuple(PriorConfig(conditioning=c, width=16, depth=1, loop=loop) for c in ("adalora", "adanorm")),
     )  # fmt: skip
-
-
-def sd15() -> Recipe:
-    """Stable Diffusion 1.5."""
-    return _recipe("sd15")
-
-
-def sd15_tiny() -> Recipe:
-    """The same in a minute, on any base of the family."""
-    return _tiny("sd15")
-
-
-def sd2() -> Recipe:
-    """Stable Diffusion 2."""
-    return _recipe("sd2")
-
-
-def sd2_tiny() -> Recipe:
-    """The same in a minute, on any base of the family."""
-    return _tiny("sd2")
-
-
-def sdxl() -> Recipe:
-    """Stable Diffusion XL."""
-    return _recipe("sdxl")
-
-
-def sdxl_tiny() -> Recipe:
-    """The same in a minute, on any base of the family."""
-    return _tiny("sdxl")
-
-
-def sd3() -> Recipe:
-    """Stable Diffusion 3."""
-    return _recipe("sd3")
-
-
-def sd3_tiny() -> Recipe:
-    """The same in a minute, on any base of the family."""
-    return _tiny("sd3")
-
-
-def flux() -> Recipe:
-    """FLUX.1."""
-    return _recipe("flux")
-
-
-def flux_tiny() -> Recipe:
-    """The same in a minute, on any base of the family."""
-    return _tiny("flux")
