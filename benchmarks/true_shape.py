@@ -2,7 +2,7 @@
 
     python benchmarks/true_shape.py            # Stable Diffusion 1.5, pictures of 64 pixels
     python benchmarks/true_shape.py --walk     # the same from photographs to training through the base, a few steps of each
-    python benchmarks/true_shape.py --meta     # SD 1.5, SDXL, SD 3 and FLUX on the meta device, at their usual sizes
+    python benchmarks/true_shape.py --meta     # SD 1.5, SDXL, SD 3, FLUX and AuraFlow on the meta device, at their usual sizes
     python benchmarks/true_shape.py --memory   # of the same, what a step keeps, with gradient checkpointing and without
 
 The first: gradients of a bank of two against PEFT's adapters one at a time, for epsilon-prediction; seconds and peak memory of a
@@ -29,6 +29,7 @@ from pathlib import Path
 import torch
 from _bare import BareBase, text
 from diffusers import (
+    AuraFlowTransformer2DModel,
     AutoencoderKL,
     DDIMScheduler,
     FluxTransformer2DModel,
@@ -202,6 +203,10 @@ def denoisers() -> dict[str, tuple[torch.nn.Module, tuple[str, ...], dict[str, t
                 "pooled_projections": torch.randn(1, 768), "img_ids": torch.zeros(4096, 3), "txt_ids": torch.zeros(512, 3),
                 "guidance": torch.ones(1),
             },
+        ),
+        "auraflow": (
+            AuraFlowTransformer2DModel(pos_embed_max_size=4096), JOINT_ATTENTION,
+            {"hidden_states": torch.randn(1, 4, 128, 128), "encoder_hidden_states": torch.randn(1, 256, 2048)},
         ),
     }  # fmt: skip
 
