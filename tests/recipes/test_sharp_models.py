@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     """Every stage for a step or two, on pictures of 32 pixels."""
     folder = tmp_path_factory.mktemp("portraits128")
     domain, config = replace(DOMAIN, picture_size=32), tiny_sharp()
-    for stage in ("vae", "decoder", "reader", "base", "report"):
+    for stage in ("vae", "decoder", "reader", "base", "report", "look"):
         STAGES[stage](domain, folder, config)
     return domain, folder, config
 
@@ -50,6 +50,13 @@ def test_base_has_the_channels_that_other_programs_expect(made):
     assert all(channels % 32 == 0 for channels in unet.config.block_out_channels)
     assert unet.config.norm_num_groups == 32
     assert unet.config.sample_size == 2
+
+
+def test_saved_base_names_no_folder(made):
+    _, folder, _ = made
+    texts = [path.read_text() for path in (folder / "base").rglob("*.json")]
+    assert len(texts) >= 6
+    assert not any(str(folder) in text or "_name_or_path" in text for text in texts)
 
 
 def test_base_without_a_trained_decoder_is_not_saved(tmp_path):
@@ -106,6 +113,15 @@ def test_report_holds_what_the_vae_keeps(made):
     assert record["psnr"] == pytest.approx(expected.mean().item(), abs=0.05)
     with Image.open(folder / "vae.png") as image:
         assert image.width > 10 * 64  # ten people, if each detail has two
+
+
+def test_sheet_shows_eight_people_four_ways(made, tmp_path):
+    domain, folder, config = made
+    with Image.open(folder / "base.png") as image:
+        assert image.width > 8 * 32
+        assert image.height > 4 * 32
+    with pytest.raises(UsageError, match=r"base: expected a base, got none; run the stage 'base'"):
+        STAGES["look"](domain, tmp_path, config)
 
 
 def test_people_of_a_sheet_have_the_details(made):

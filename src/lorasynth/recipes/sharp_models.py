@@ -5,6 +5,7 @@
     python -m lorasynth.recipes.sharp_models base --run-dir out/portraits128
     python -m lorasynth.recipes.sharp_models reader --run-dir out/portraits128    # at any time
     python -m lorasynth.recipes.sharp_models report --run-dir out/portraits128    # what the VAE keeps, after decoder and reader
+    python -m lorasynth.recipes.sharp_models look --run-dir out/portraits128      # seconds: pictures by the base
 
 `lorasynth.recipes.reproduce --recipe portraits128` calls the same stages one after the other. Each is skipped where its result is
 there, and goes on from its checkpoints. Hardware and hours: dev/LOG.md.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lorasynth.base import render
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.picture_vae import measure_vae, people_with_details, through_vae
@@ -25,7 +26,7 @@ from lorasynth.worlds.reader_training import ReaderConfig, train_reader
 from lorasynth.worlds.sharp_vae import Phase, SharpVAEConfig, build_sharp_vae, train_sharp_decoder
 from lorasynth.worlds.subjects import REAL_FROM, Role, persons_of
 from lorasynth.worlds.warm_start import warm_start
-from lorasynth.worlds.world import get_world
+from lorasynth.worlds.world import World, get_world
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -141,12 +142,39 @@ def report_vae(domain: Domain, folder: Path, config: SharpConfig) -> None:
     print(f"{record['psnr']:.2f} dB, {record['kept']:.3f} of real photos' features; {folder / 'vae.png'}")
 
 
+def draw_people(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """Eight held-out people in ``folder/base.png``: real, through the picture VAE, by the base from their captions, by prompts.
+
+    Raises:
+        UsageError: there is no base.
+    """
+    if not (folder / "base" / "model_index.json").exists():
+        raise UsageError(f"{folder / 'base'}: expected a base, got none; run the stage 'base', then this one again")
+    people = persons_of(Role.EVALUATED, 8)
+    photos = [REAL_FROM] * len(people)
+    real = domain.photos(people, photos, domain.picture_size)
+    # Prompts that say what is seen of each, and those of evaluation, for nobody in particular.
+    words = torch.Generator("cpu").manual_seed(0)
+    factors = zip(domain.identity_factors(people).cpu(), domain.nuisance_factors(people, photos).cpu(), strict=True)
+    described = [domain.base_caption(who, how, words) for who, how in factors]
+    asked = [prompt.replace(domain.subject, domain.anyone) for prompt in domain.prompts] * len(people)
+    # The base alone: a LoRA of zeros.
+    base = World(domain=domain, folder=folder).base
+    layout = base.layout(1)
+    drawn = render(base, described + asked[: len(people)], layout, torch.zeros(1, layout.num_parameters))[0]
+    pictures = [real, through_vae(base.pipe.vae, real), *drawn.chunk(2)]
+    write_png(folder / "base.png", sheet(pictures, ["real", "through the\npicture VAE", "from\ncaptions", "prompts"]))
+
+
 def save_base(pipe: "StableDiffusionPipeline", folder: Path) -> None:
     """A pipeline in fp16, in the one form that diffusers and transformers both load as fp32."""
     pipe.to(torch.float16).save_pretrained(folder)
     # NOTE: transformers loads a text encoder in the dtype its config names, diffusers a UNet in fp32: name fp32 for both.
     file = folder / "text_encoder" / "config.json"
     write_json(file, read_json(file) | {"dtype": "float32"})
+    # Where parts were loaded from is nobody's business.
+    for file in folder.glob("*/config.json"):
+        write_json(file, {key: value for key, value in read_json(file).items() if key != "_name_or_path"})
 
 
 def _vae(folder: Path, stage: str) -> "AutoencoderKL":
@@ -171,5 +199,6 @@ STAGES: dict[str, Callable[[Domain, Path, SharpConfig], None]] = {
     "decoder": make_decoder,
     "base": make_base,
     "report": report_vae,
+    "look": draw_people,
 }
 """In an order in which they can run one after the other."""
