@@ -68,7 +68,7 @@ def test_words_that_both_know_mean_the_same(small, pictures):
     torch.testing.assert_close(*states)
 
 
-def test_a_base_of_its_own_code_starts_where_the_small_one_is(small):
+def test_base_of_the_same_code_draws_what_the_small_one_draws(small):
     """Without a change of code the map is the identity, and so the pipeline draws what the small one draws."""
     few = DOMAIN.photos(list(range(100)), [0] * 100, 64)
     pipe = build_pipeline(DOMAIN.vocabulary, small.vae, BaseConfig())

@@ -49,7 +49,7 @@ def test_shared_lora_A_is_trained_and_one_for_all(tiny):
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_a_step_in_several_passes_is_the_step(tiny, at_once):
+def test_step_in_several_passes_is_the_step(tiny, at_once):
     """Also of what everybody shares, and no pass is of more people than asked for."""
     base, layout, photos = tiny
     config, seen = AdaptConfig(steps=4, batch_size=4, lora_A="shared"), []
