@@ -89,7 +89,9 @@ def test_folder_of_a_part_is_refused(folder):
 
 def test_pipeline_of_another_family_is_refused_before_it_is_read(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline"}))
-    with pytest.raises(ModelError, match=r"expected a pipeline among \['AuraFlowPipeline', 'FluxPipeline', .*got WanPipeline"):
+    with pytest.raises(
+        ModelError, match=r"expected a pipeline among \['AuraFlowPipeline', 'FluxPipeline', .*got WanPipeline"
+    ):
         open_base(str(tmp_path))
 
 
