@@ -5,7 +5,7 @@ from math import isqrt
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasynth.base.base import Prompts
 from lorasynth.base.pipeline import PipelineBase
@@ -24,12 +24,6 @@ class AuraFlow(PipelineBase):
     def family(self) -> str:
         """The name of the family."""
         return "auraflow"
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        transformer: nn.Module = self.pipe.transformer
-        return transformer
 
     @classmethod
     def usual_size(cls, pipe: Any) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasynth.base.base import Prompts
 from lorasynth.base.pipeline import PipelineBase, dynamic_shift
@@ -24,12 +24,6 @@ class Flux(PipelineBase):
     def family(self) -> str:
         """The name of the family."""
         return "flux"
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        transformer: nn.Module = self.pipe.transformer
-        return transformer
 
     @property
     def embeds_guidance(self) -> bool:

@@ -58,9 +58,10 @@ class PipelineBase(ABC):
         """`Layout.base`."""
 
     @property
-    @abstractmethod
     def denoiser(self) -> nn.Module:
-        """The network that LoRAs are attached to."""
+        """The network that LoRAs are attached to: the pipeline's UNet or its transformer."""
+        network: nn.Module = self.pipe.unet if hasattr(self.pipe, "unet") else self.pipe.transformer
+        return network
 
     @property
     def embeds_guidance(self) -> bool:

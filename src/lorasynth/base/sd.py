@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasynth.base.base import Prompts
 from lorasynth.base.pipeline import PipelineBase
@@ -36,12 +36,6 @@ class StableDiffusion(PipelineBase):
     def family(self) -> str:
         """SD 1 or 2: from version 2 on, the UNet's transformers begin and end with linear layers."""
         return "sd2" if self.pipe.unet.config.use_linear_projection else "sd15"
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The UNet."""
-        unet: nn.Module = self.pipe.unet
-        return unet
 
     def _encode_captions(self, captions: list[str]) -> Prompts:
         states, _ = self.pipe.encode_prompt(captions, torch.get_default_device(), 1, False)

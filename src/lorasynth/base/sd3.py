@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorasynth.base.base import Prompts
 from lorasynth.base.pipeline import PipelineBase, dynamic_shift
@@ -23,12 +23,6 @@ class StableDiffusion3(PipelineBase):
     def family(self) -> str:
         """The name of the family."""
         return "sd3"
-
-    @property
-    def denoiser(self) -> nn.Module:
-        """The transformer."""
-        transformer: nn.Module = self.pipe.transformer
-        return transformer
 
     def _encode_captions(self, captions: list[str]) -> Prompts:
         states, _, pooled, _ = self.pipe.encode_prompt(
