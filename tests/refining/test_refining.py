@@ -333,6 +333,7 @@ def test_two_processes_follow_the_curve_of_one(world, model, critic, later_is_be
     two = curve_of(learn, tmp_path / "two", 2, unused_port)
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (one, two)]
     assert len(losses[0]) == 6
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-6)  # before any step: the same people, photos and noise
     # Adam's first steps divide rounding by itself where a gradient is next to nothing, as of a stem's many small numbers.
     # Drawing with LoRAs of noise enlarges rounding too: batches of 2 and of 4 differ by up to 4e-4 of a gradient's norm.
     assert losses[1] == pytest.approx(losses[0], rel=1e-5 if stage == "refine, photo" else 2e-4)

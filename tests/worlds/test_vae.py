@@ -41,9 +41,20 @@ def test_encoder_spans_the_principal_components_of_patches(vae):
     assert error < 1.05 * pca_error
 
 
-def test_latents_without_room_in_the_last_level_are_refused():
+def test_later_components_are_as_loud_as_the_last_of_the_loud():
+    pictures = DOMAIN.photos(list(range(200)), [0] * 200, 64)
+    usual, loud = (encode(build_vae(pictures, loud=n), pictures).std((0, 2, 3)) for n in (None, 6))
+    torch.testing.assert_close(loud[:6] / loud[0], usual[:6] / usual[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(loud[6:], loud[5].expand(10), rtol=0.05, atol=0)
+    assert usual[15] < 0.8 * usual[5]
+
+
+def test_latents_that_the_code_has_no_place_for_are_refused():
     pictures = DOMAIN.photos([0], [0], 64)
     with pytest.raises(UsageError, match="a last level of 92 channels for 64 latents, got 64"):
         build_vae(pictures, latent_channels=64)
+    for wrong in ({"latent_channels": 18}, {"loud": 0}, {"loud": 17}):
+        with pytest.raises(UsageError, match=r"expected latents in multiples of 4, and 1 to as many loud ones, got"):
+            build_vae(pictures, **wrong)
     with pytest.raises(UsageError, match=r"the last two levels .* to be equally wide"):
         build_vae(pictures, widths=(16, 32, 64))

@@ -5,7 +5,7 @@ and diffusers' `AutoencoderKL` encoder can compute it exactly enough: identity c
 2x2 neighbours, and a last group norm + SiLU driven in their linear range. Only the decoder is then trained.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -56,12 +56,18 @@ def build_vae(
             need not pass on noise that is louder than they are. None: all.
 
     Raises:
-        UsageError: the last two widths differ, or they have no room for the latents.
+        UsageError: the last two widths differ or have no room for the latents, these are no multiple of 4, or there are fewer
+            than ``loud``.
     """
     from diffusers import AutoencoderKL
 
     if widths[-2] != widths[-1]:
         raise UsageError(f"expected the last two levels of a patch-PCA VAE to be equally wide, got {widths}")
+    loud = latent_channels if loud is None else loud
+    if latent_channels % _GROUPS or not 1 <= loud <= latent_channels:
+        raise UsageError(
+            f"expected latents in multiples of {_GROUPS}, and 1 to as many loud ones, got {latent_channels} and {loud}"
+        )
     needed = latent_channels + _GROUPS * (1 + 2 * _ANCHOR_PAIRS)
     if widths[-1] < needed:
         raise UsageError(f"expected a last level of {needed} channels for {latent_channels} latents, got {widths[-1]}")
@@ -116,7 +122,7 @@ def _write_patch_pca(
     pictures: Float[Tensor, "B 3 H W"],
     weights: Float[Tensor, "B 1 H W"],
     colours: Float[Tensor, "3 3"],
-    loud: int | None,
+    loud: int,
 ) -> None:
     encoder, config = vae.encoder, vae.config
     widths, channels = config.block_out_channels, config.latent_channels
@@ -128,8 +134,7 @@ def _write_patch_pca(
     # 1x1 -> 2x2 -> 4x4 patches and so on, the principal directions of each fitted to what the level before passes on.
     for level, width in enumerate(widths[:-2]):
         block, passed = encoder.down_blocks[level], code.shape[1]
-        if block.resnets[0].conv_shortcut is not None:
-            _identity(block.resnets[0].conv_shortcut.weight, passed)
+        _let_through(block, passed)
         code = F.pixel_unshuffle(code, 2)
         if code.shape[1] > width:
             directions, _ = _principal(_pixels_of(code), width, F.avg_pool2d(weights, 2 ** (level + 1)).flatten())
@@ -140,12 +145,11 @@ def _write_patch_pca(
 
     # The last level's coefficients are the latents.
     block, passed = encoder.down_blocks[-2], code.shape[1]
-    if block.resnets[0].conv_shortcut is not None:
-        _identity(block.resnets[0].conv_shortcut.weight, passed)
+    _let_through(block, passed)
     rows = _pixels_of(F.pixel_unshuffle(code, 2))
     coarse, std = _principal(rows, channels, F.avg_pool2d(weights, patch_of(vae)).flatten())
     spread = std.sqrt()
-    coarse = coarse / (std / spread.clamp(min=spread[(loud or channels) - 1]))[:, None]
+    coarse = coarse / (std / spread.clamp(min=spread[loud - 1]))[:, None]
 
     # A norm group holds latents, minus their sum (so that its mean is always 0) and anchors (so that its deviation is known).
     last = block.downsamplers[0].conv
@@ -169,9 +173,11 @@ def _write_patch_pca(
     encoder.conv_out.bias[channels:] = -9.0  # log-variance of the posterior
 
 
-def _identity(weight: Tensor, channels: int) -> None:
-    for c in range(channels):
-        weight[c, c, weight.shape[2] // 2, weight.shape[3] // 2] = 1
+def _let_through(block: Any, channels: int) -> None:
+    """A residual block of zeros passes its input on, but where it widens it: there its shortcut has to."""
+    if (shortcut := block.resnets[0].conv_shortcut) is not None:
+        same = torch.arange(channels)
+        shortcut.weight[same, same, 0, 0] = 1
 
 
 def patch_of(vae: "AutoencoderKL") -> int:
