@@ -37,6 +37,7 @@ SHAPES = {
     "sdxl": Shape(denoiser_M=2_567, text_encoders_M=817, tflop=14.22, width=1_280, checkpointed=0.10),
     "sd3": Shape(denoiser_M=2_028, text_encoders_M=5_580, tflop=20.69, width=1_536, checkpointed=0.15),
     "flux": Shape(denoiser_M=11_901, text_encoders_M=4_885, tflop=163.59, width=3_072, checkpointed=0.10),
+    # The text encoder by arithmetic, for a T5 encoder of 24 layers 2,048 wide. Its configuration was not read.
     "auraflow": Shape(denoiser_M=6_859, text_encoders_M=1_223, tflop=96.32, width=3_072, checkpointed=0.09),
 }
 
