@@ -8,6 +8,8 @@ from PIL import Image
 from lorasynth.demo import OUTPUTS, check_person, run_demo
 from lorasynth.errors import OutputExistsError, UsageError
 
+from .making import real_synthesizer
+
 
 @pytest.mark.integration
 @pytest.mark.slow
@@ -25,6 +27,13 @@ def test_demo_brings_an_unseen_person_back(tmp_path):
         assert image.size[0] > 400
     with pytest.raises(OutputExistsError, match="give --force"):
         run_demo(tmp_path / "demo", person=7)
+
+
+def test_model_of_a_real_base_is_refused_and_nothing_is_written(tmp_path):
+    real_synthesizer({"kind": "unknown", "name": "unknown", "dim": 512}).save_pretrained(tmp_path / "model")
+    with pytest.raises(UsageError, match="expected a synthesizer of a drawn world, got one of"):
+        run_demo(tmp_path / "demo", tmp_path / "model")
+    assert not (tmp_path / "demo").exists()
 
 
 def test_people_whom_training_has_seen_are_refused():

@@ -20,7 +20,7 @@ from lorasynth.lora.factors import LoRA
 from lorasynth.opening import open_encoder
 from lorasynth.storage.files import read_tensors
 from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
-from lorasynth.worlds.world import get_world
+from lorasynth.worlds.world import World, get_domain, get_world
 
 from .making import BASE, real_synthesizer, sd15_layout
 
@@ -210,6 +210,17 @@ def test_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="expected the encoder of world 'portraits' with sha256 000000000000"):
         Synthesizer.from_pretrained(tmp_path / "copy")
+
+
+def test_drawn_worlds_name_is_its_shipped_model(model, photo):
+    assert torch.equal(Synthesizer.from_pretrained("portraits")(photo, seed=3).vector, model(photo, seed=3).vector)
+
+
+def test_worlds_without_a_synthesizer_are_refused_by_name(tmp_path):
+    with pytest.raises(ModelError, match=r"expected the models of the world 'emblems', got no folder; make them"):
+        Synthesizer.from_pretrained("emblems")
+    with pytest.raises(ModelError, match=r"expected a synthesizer of the world 'emblems', got none; name the folder"):
+        _ = World(domain=get_domain("emblems"), folder=tmp_path).synthesizer_folder
 
 
 def test_folder_that_is_no_synthesizer_is_said_so(tmp_path):

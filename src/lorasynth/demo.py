@@ -16,13 +16,15 @@ from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import embed_pictures, similarity
 from lorasynth.evaluate.pictures import fine_tuning_recipe
 from lorasynth.gallery import Split
+from lorasynth.model_folder import find_synthesizer
+from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_json, write_png
 from lorasynth.storage.outputs import make_folder, require_new_output
 from lorasynth.subjects.drawn import DrawnSubjects
-from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.version import __version__
 from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, role_of, split_of
-from lorasynth.worlds.world import World, get_world
+from lorasynth.worlds.world import WORLDS, World, get_world
 
 OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
 
@@ -57,6 +59,7 @@ def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed:
 
 def run_demo(
     out: Path,
+    model_name: str | Path = "portraits",
     *,
     person: int = 7,
     seed: int = 0,
@@ -67,18 +70,35 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the demo and write its four files.
 
+    Args:
+        out: their folder.
+        model_name: a synthesizer of a drawn world's subjects: its folder, that world or a hub id.
+        person: of that world.
+        seed: of LoRA and pictures.
+        allow_seen: people, too, that some part of the system has learned from.
+        force: in place of files that are there.
+        guidance_scale: of the base's sampler.
+        report: gets a line on each step.
+
     Returns:
         The record of ``report.json``: person, similarity, similarity2, seconds, versions.
 
     Raises:
-        UsageError: the person is not one to choose, or the place cannot be written.
+        UsageError: the person is not one to choose, the model is not of a drawn world, or the place cannot be written.
         OutputExistsError: files are there already.
+        ModelError: the model cannot be read.
     """
     check_person(person, allow_seen=allow_seen)
+    folder = find_synthesizer(model_name)
+    model = Synthesizer.from_pretrained(folder)
+    if model.base not in WORLDS:
+        raise UsageError(
+            f"{folder}: expected a synthesizer of a drawn world, got one of {printable(model.base)}; draw with it by synthesize "
+            "and render"
+        )
     make_folder(out)
     for name in OUTPUTS:
         require_new_output(out / name, force=force)
-    model = Synthesizer.from_pretrained()
     world = get_world(model.base)
     subjects = DrawnSubjects(world)
     report(f"drawing person {person}, whom no part of the system has seen")
@@ -96,7 +116,7 @@ def run_demo(
     report("fine-tuning a LoRA on ten photos, the old way")
     start = time.perf_counter()
     tuned = fine_tuned_vectors(
-        subjects, lora.layout, [person], fine_tuning_recipe(DEFAULT_MODEL), 10, seed=seed, report=lambda _: None
+        subjects, lora.layout, [person], fine_tuning_recipe(folder), 10, seed=seed, report=lambda _: None
     )
     seconds["fine_tune"] = time.perf_counter() - start
     tuned_file = out / ".fine-tuned.safetensors"
@@ -123,7 +143,7 @@ def run_demo(
     image = sheet(
         [small, drawn["base"], drawn["zero_shot"], drawn["fine_tuned"], drawn["real"]],
         ["the photo", "base model", "zero-shot LoRA\n(ours)", "fine-tuned LoRA\n(10 photos)", "other photos\nof the person"],
-        [p.replace(", ", "\n") for p in prompts], zoom=3, margin=120,
+        [p.replace(", ", "\n") for p in prompts], zoom=max(1, 192 // world.picture_size), margin=120,
     )  # fmt: skip
     write_png(out / "report.png", image)
     write_json(out / "report.json", record)

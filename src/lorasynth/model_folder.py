@@ -67,11 +67,22 @@ _PRIORS: dict[str, type[DiffusionPrior] | type[Baseline]] = {"diffusion": Diffus
 _FIELDS = ("format", "lorasynth", "base", "default_prior", "encoder", "priors", "settings", "picture_size")
 
 
+def find_synthesizer(name: str | Path) -> Path:
+    """The folder of a synthesizer: one of that name, or that of a drawn world (``portraits``), or a copy from the hub.
+
+    Raises:
+        ModelError: it is none of them, or that world has no synthesizer.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    if str(name) in WORLDS:
+        return get_world(str(name)).synthesizer_folder
+    return local_copy(str(name), "model", FILES)
+
+
 def read_synthesizer(folder: str | Path, encoder: str | Encoder | None) -> dict[str, Any]:
     """The fields of a synthesizer. See `lorasynth.Synthesizer.from_pretrained`."""
-    path = Path(folder)
-    if not os.path.isdir(path):
-        path = local_copy(str(folder), "model", FILES)
+    path = find_synthesizer(folder)
     # 1. What it is: its configuration, every value of its type and within bounds.
     said = read_json(path / "config.json", record({"format": ANYTHING}, rest=ANYTHING), MAX_CONFIG_MB)
     if said["format"] != FORMAT_VERSION:

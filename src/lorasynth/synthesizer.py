@@ -183,10 +183,10 @@ class Synthesizer(Pretrained):
     def from_pretrained(
         cls, folder: str | Path = DEFAULT_MODEL, *, encoder: str | Encoder | None = None
     ) -> "Synthesizer":
-        """Read a synthesizer: a folder, or the id of a Hugging Face hub repository.
+        """Read a synthesizer: a folder, the name of a drawn world, or the id of a Hugging Face hub repository.
 
         Args:
-            folder: or hub id.
+            folder: or name, or hub id.
             encoder: of a real base's model: what `lorasynth.open_encoder` takes, or an encoder. Without it, the model
                 takes embeddings only.
 

@@ -39,6 +39,7 @@ def demo(
         "out/demo"
     ),
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Allow people that training has seen.")] = False,
+    model: Annotated[str, typer.Option(help="A synthesizer of drawn people: its folder, or its world.")] = "portraits",
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -54,7 +55,7 @@ def demo(
     check_json(json, *(out / name for name in OUTPUTS), force=force)
     check_person(person, allow_seen=allow_seen)
     setup(device)
-    record = run_demo(out, person=person, seed=seed, allow_seen=allow_seen, force=force, report=say)
+    record = run_demo(out, model, person=person, seed=seed, allow_seen=allow_seen, force=force, report=say)
     say(f"look at {out / 'report.png'}")
     emit(record, json)
 
@@ -74,7 +75,9 @@ def synthesize(
     consent: Annotated[
         Consent | None, typer.Option(help="Whose consent there is: it is your face, theirs is given, or nobody's face.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Synthesizer folder or hub id; the shipped one by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Synthesizer: a folder, a drawn world or a hub id; the shipped one by default.")
+    ] = None,
     encoder: Annotated[
         str | None,
         typer.Option(

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 @expanded
 def evaluate(
     photos: PhotoOptions,
-    model: Annotated[Path | None, typer.Argument(help="A synthesizer's folder; the shipped one by default.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Argument(help="A synthesizer's folder, a drawn world or a hub id; the shipped one by default."),
+    ] = None,
     people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people, at most.")] = 100,
     methods: Annotated[
         str | None,

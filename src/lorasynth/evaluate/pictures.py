@@ -27,6 +27,7 @@ from lorasynth.evaluate.methods import (
 )
 from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
+from lorasynth.model_folder import find_synthesizer
 from lorasynth.storage.reading import read_json
 from lorasynth.storage.schema import ANYTHING, number, one_of, record, whole
 from lorasynth.subjects import Subjects
@@ -101,12 +102,16 @@ def fine_tune(folder: Path, photos: PhotoSource | None, cache: Path, config: Eva
 
 @contextmanager
 def open_for_pictures(
-    folder: Path, photos: PhotoSource | None, cache: Path | None, *, report: Callable[[str], None] | None = print
+    model_name: str | Path,
+    photos: PhotoSource | None,
+    cache: Path | None,
+    *,
+    report: Callable[[str], None] | None = print,
 ) -> Iterator[Opened]:
     """Open a synthesizer and people to score it on.
 
     Args:
-        folder: of the synthesizer.
+        model_name: of the synthesizer: its folder, a drawn world or a hub id.
         photos: whose, on the model's own base where they name none. None for a drawn world's own people.
         cache: keeps what is read of photos, and fine-tuned LoRAs. Without it, they last as long as the context.
         report: gets a line on the photos; None draws no bar either.
@@ -115,6 +120,7 @@ def open_for_pictures(
         ModelError: the synthesizer cannot be read, or was made with another encoder.
         UsageError: there are no photographs, and the model is not of a drawn world.
     """
+    folder = find_synthesizer(model_name)
     model, fine_tuning = Synthesizer.from_pretrained(folder), fine_tuning_recipe(folder)
     if photos is None:
         if model.base not in WORLDS or not isinstance(model.encoder, WorldEncoder):

@@ -97,6 +97,20 @@ class World:
         return self.base.layout(rank)
 
     @property
+    def synthesizer_folder(self) -> Path:
+        """The synthesizer that lies beside the world's models.
+
+        Raises:
+            ModelError: there is none.
+        """
+        folder = self._file("synthesizer")
+        if not folder.is_dir():
+            raise ModelError(
+                f"{folder}: expected a synthesizer of the world {self.name!r}, got none; name the folder of one that you trained"
+            )
+        return folder
+
+    @property
     def encoder_file(self) -> Path:
         """The encoder's weights."""
         return self._recogniser_file("encoder")
