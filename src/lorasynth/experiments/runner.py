@@ -1,10 +1,10 @@
 """Running an experiment's cells: each result is one line of its file, and is not run again where it is there."""
 
 import math
-import multiprocessing
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from lorasynth.experiments.results import Record, ResultsFile
 from lorasynth.experiments.statistics import Figures, Results
 from lorasynth.recipes import get_recipe
 from lorasynth.version import __version__
+from lorasynth.workers.helpers import process_pool
 from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.zoo.store import Zoo
 
@@ -77,9 +78,9 @@ def run(
         for pair in arguments:
             report(_work(pair))
     else:
-        with multiprocessing.get_context("spawn").Pool(workers, torch.set_num_threads, (1,)) as pool:
-            for line in pool.imap_unordered(_work, arguments, chunksize=1):
-                report(line)
+        with process_pool(workers, torch.set_num_threads, 1) as pool:
+            for task in as_completed([pool.submit(_work, pair) for pair in arguments]):
+                report(task.result())
     written = results_file(experiment, out).read()
     return [written[task.record["cell"], task.record["seed"]] for task in todo]
 

@@ -1,6 +1,5 @@
 """The stages that learn from pictures: priors and VAE trained through the base model."""
 
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from lorasynth.refining import end_to_end, latent_net, refine, train_critic
 from lorasynth.storage.files import tensor_shapes, write_json, write_tensors
 from lorasynth.storage.outputs import make_folder
 from lorasynth.training import SINGLE_PROCESS
+from lorasynth.workers.helpers import process_pool
 from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.worlds.recogniser import LatentNet
 from lorasynth.worlds.world import load_recogniser
@@ -83,8 +83,8 @@ def refine_with_workers(work: Workspace, workers: int) -> dict[str, dict[str, An
     require_main_guard()
     critic_stage(work)
     device, sent = str(torch.get_default_device()), replace(work, report=silent, processes=SINGLE_PROCESS)
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(names)), _begin_worker, (device,)) as pool:
-        parts = pool.starmap(refine_stage, [(sent, [name]) for name in names], chunksize=1)
+    with process_pool(min(workers, len(names)), _begin_worker, device) as pool:
+        parts = list(pool.map(refine_stage, [sent] * len(names), [[name] for name in names]))
     return {name: figures for part in parts for name, figures in part.items()}
 
 
