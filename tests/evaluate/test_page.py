@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lorasynth.cli.app import app
 from lorasynth.errors import OutputExistsError, UsageError
 from lorasynth.evaluate.memorisation import Memorisation
-from lorasynth.evaluate.page import page
+from lorasynth.evaluate.page import methods_sheet, page
 from lorasynth.zoo.store import Zoo
 
 from ..making import real_synthesizer, sd15_layout
@@ -50,6 +50,17 @@ class Reader(HTMLParser):
     @property
     def text(self):
         return " ".join(self.words)
+
+
+def test_sheet_shows_the_given_photo_and_the_default_first():
+    shade = {"base": 0.9, "adanorm": 0.7, "real": 0.5, "fine_tuned": 0.3, "adalora": 0.2, "given": 0.1}
+    pictures = {name: torch.full((3, 4, 3, 64, 64), value) for name, value in shade.items()}
+    pictures["given"] = pictures["given"][:, :1]
+    pictures["adalora"][:, 0] = 1.0  # of the first prompt, which is not the one that is shown
+    image = methods_sheet(pictures, "adalora")
+    column = [image.getpixel((150, 4 + 196 * row + 96))[0] / 255 for row in range(6)]
+    assert column == pytest.approx([0.1, 0.2, 0.3, 0.5, 0.7, 0.9], abs=0.01)
+    assert image.size == (96 + 3 * 196, 4 + 6 * 196)
 
 
 @pytest.fixture

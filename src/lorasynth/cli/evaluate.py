@@ -10,7 +10,7 @@ from lorasynth.cli.options import expanded
 from lorasynth.cli.photos import PhotoOptions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 @expanded
@@ -106,9 +106,8 @@ def evaluate(
         require_new_output(html, force=force, suffix=".html")
     setup(device)
     from lorasynth.demo import versions
-    from lorasynth.evaluate.grid import sheet
     from lorasynth.evaluate.methods import EvaluationConfig
-    from lorasynth.evaluate.page import page
+    from lorasynth.evaluate.page import methods_sheet, page
     from lorasynth.evaluate.pictures import open_for_pictures
     from lorasynth.evaluate.text_alignment import TextAlignment
     from lorasynth.evaluate.weights import evaluate_weights
@@ -133,7 +132,7 @@ def evaluate(
             record, pictures = opened.evaluate(
                 config, workers=workers, trained_on=learned_from, alignment=alignment, report=say
             )
-        image = sheet(*_rows(pictures))
+        image = methods_sheet(pictures, opened.model.default_prior)
     record |= {"seed": seed, "versions": versions()}
     if grid is not None and image is not None:
         write_png(grid, image)
@@ -141,10 +140,3 @@ def evaluate(
         title = f"lorasynth synthesizer {synthesizer.base}" if model is None else str(model)
         write_bytes(html, page(synthesizer, title, record, image).encode())
     emit(record, json)
-
-
-def _rows(pictures: "dict[str, Tensor]") -> "tuple[list[Tensor], list[str]]":
-    """The rows of the sheet: of each method some people's pictures for one prompt."""
-    order = ("real", "fine_tuned", "fine_tuned_one_photo", "adalora", "adanorm", "ridge", "nearest", "base")
-    names = [name for name in order if name in pictures]
-    return [pictures[name][:8, 1 if pictures[name].shape[1] > 1 else 0] for name in names], names

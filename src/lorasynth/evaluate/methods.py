@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorasynth.base import render
 from lorasynth.base.sampling import usual_guidance
+from lorasynth.encoders.images import photo_tensor
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.fine_tuned import ONE_PHOTO, fine_tuned_vectors
 from lorasynth.evaluate.identity import interval
@@ -41,6 +42,9 @@ class EvaluationConfig:
 
 FINE_TUNED, FINE_TUNED_ONE_PHOTO, BASE, REAL = "fine_tuned", "fine_tuned_one_photo", "base", "real"
 """The rows that need no prior."""
+GIVEN = "given"
+"""Of pictures: the photo that a LoRA is synthesised from."""
+_SHOWN = 8  # people
 
 
 def method_names(model: Synthesizer) -> tuple[str, ...]:
@@ -125,7 +129,8 @@ def evaluate(
 
     Returns:
         The record of `docs/design.md` ("methods", "people", "photos", "split", …) with "seconds" ("photo_to_lora" by each prior,
-        "picture") and perhaps "memorisation", and some pictures of each method. A method's "over_nearest" is by how much it is
+        "picture") and perhaps "memorisation". Pictures of the first people by each method, and the photo that was given of each
+        (`GIVEN`). A method's "over_nearest" is by how much it is
         more similar than the nearest neighbour's LoRA, person by person.
 
     Raises:
@@ -158,7 +163,7 @@ def evaluate(
         )
         if memorisation is not None and name in model.priors:
             near[name] = memorisation.of(vectors)
-        pictures[name] = drawn[:8]
+        pictures[name] = drawn[:_SHOWN]
         means = [f"{score} {methods[name][score]['mean']:.3f}" for score in shown]
         means += [f"{what} obeyed {part:.3f}" for what, part in methods[name].get("obeyed", {}).items()]
         report(f"{name:20s} {'  '.join(means)}")
@@ -167,7 +172,9 @@ def evaluate(
             methods[name]["over_nearest"] = interval(scores[name] - scores["nearest"])
     real = scorer.real_photos()
     methods[REAL] = scorer.score(real, [])
-    pictures[REAL] = real[:8]
+    pictures[REAL] = real[:_SHOWN]
+    images = subjects.images(people[:_SHOWN])
+    pictures[GIVEN] = torch.stack([photo_tensor(image.convert("RGB"), real.shape[-1]) for image in images])[:, None]
     seconds = {"photo_to_lora": photo_seconds(subjects, model, people, config.seed), "picture": median(drawing_seconds)}
     record = {
         "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,

@@ -6,10 +6,17 @@ forbids scripts and anything from outside.
 
 import base64
 import io
+from collections.abc import Mapping
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from lorasynth.evaluate.copies import copies
+from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.html import default_row, in_order, percent, table, text, titled, triple, with_interval
+from lorasynth.evaluate.methods import FINE_TUNED, FINE_TUNED_ONE_PHOTO, GIVEN, REAL
 from lorasynth.evaluate.plots import bars
 from lorasynth.evaluate.prompt_classifier import PROMPT
 from lorasynth.synthesizer import Synthesizer
@@ -28,6 +35,20 @@ svg { width: 100%; font: 13px system-ui, sans-serif; fill: currentColor }
 img { max-width: 100%; background: white }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; background: #8881; padding: 1rem }
 """
+
+
+def methods_sheet(pictures: "Mapping[str, Float[Tensor, 'N K 3 H W']]", default_prior: str) -> "Image.Image":
+    """A column a person: the photo that is given, pictures of the zero-shot and of fine-tuned LoRAs, a real photo, all others.
+
+    Args:
+        pictures: of `methods.evaluate`. Of several prompts' the second is shown.
+        default_prior: whose LoRA comes first.
+    """
+    first = (GIVEN, default_prior, FINE_TUNED_ONE_PHOTO, FINE_TUNED, REAL)
+    names = [*(name for name in first if name in pictures), *(n for n in in_order(pictures) if n not in first)]
+    rows = [pictures[name][:, min(1, pictures[name].shape[1] - 1)] for name in names]
+    titles = ["the photo" if name == GIVEN else titled(name) for name in names]
+    return sheet(rows, ["\n".join(wrap(title, 15)) for title in titles], zoom=max(1, 192 // rows[0].shape[-1]))
 
 
 def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image.Image | None" = None) -> str:
