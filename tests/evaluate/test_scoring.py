@@ -8,7 +8,7 @@ import pytest
 from lorasynth.evaluate.scoring import Scorer
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.reader import Reader, ReaderNet
-from lorasynth.worlds.subjects import Role, persons_of
+from lorasynth.worlds.subjects import GIVEN_PHOTO, Role, persons_of
 from lorasynth.worlds.world import World, get_world
 
 pytestmark = pytest.mark.slow
@@ -27,6 +27,7 @@ def scored():
     return {
         "real": scorer.score(real, []),
         "strangers": scorer.score(real.roll(1, 0), prompts),
+        "given": scorer.score(world.draw(scorer.people, [GIVEN_PHOTO] * 12, 64)[:, None], []),
         "one": scorer.score(real[:1, :1].expand(12, 2, -1, -1, -1), prompts),
     }
 
@@ -38,6 +39,14 @@ def test_real_photos_are_the_people_and_strangers_are_not(scored):
         assert real[f"verified_{name}"] > 0.9 > 0.1 > strangers[f"verified_{name}"]
     assert real["factor_reader"] == "linear"
     assert real["factors"]["mean"] > 0.3 > 0 > strangers["factors"]["mean"]
+
+
+def test_photos_find_their_person_and_copy_no_given_one(scored):
+    for name in BY_EACH:
+        assert scored["real"][f"retrieval_{name}"]["mean"] > 0.95
+        assert scored["strangers"][f"retrieval_{name}"]["mean"] < 0.3
+        assert abs(scored["real"][f"copy_paste_{name}"]["mean"]) < 0.1
+        assert scored["given"][f"copy_paste_{name}"]["mean"] > 0.9
 
 
 def test_as_a_set_the_same_photos_are_the_same_whoever_is_who(scored):

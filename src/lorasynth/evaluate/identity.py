@@ -1,7 +1,7 @@
 """Identity scores: is the generated person the person in the photo?"""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lorasynth.base import render
@@ -51,6 +51,32 @@ def likeness(
     """Mean similarity, by the conditioning encoder, of what LoRAs draw (without guidance, which costs half of the time)."""
     drawn = render(subjects.base, list(subjects.prompts[:num_prompts]), layout, vectors, guidance_scale=1.0)
     return similarity(embed_pictures(subjects.recogniser(SIMILARITY), drawn), centroids).mean().item()
+
+
+def copy_paste(
+    drawn: Float[Tensor, "K D"], given: Float[Tensor, " D"], others: Float[Tensor, "J D"]
+) -> Float[Tensor, " K"]:
+    """How much nearer each picture of a person is to the given photo than to other photos of the person (Xu et al., WithAnyone).
+
+    By angles θ between embeddings: ``(θ(drawn, other) - θ(drawn, given)) / θ(other, given)``, each angle the mean over the other
+    photos. 1 is the given photo again. A new photo of the person has about 0, and so has a stranger's.
+    """
+    to_given, to_others, apart = (
+        (a @ b.T).clamp(-1, 1).acos().mean(1) for a, b in ((drawn, given[None]), (drawn, others), (given[None], others))
+    )
+    return (to_others - to_given) / apart.clamp(min=1e-6)
+
+
+def average_precision(
+    drawn: Float[Tensor, "K D"], gallery: Float[Tensor, "M D"], own: Bool[Tensor, " M"]
+) -> Float[Tensor, " K"]:
+    """Whether each picture finds the photos of its person in a gallery: the mean precision at the ranks of these photos.
+
+    1 where all of them come first. A picture without an embedding (all zeros) finds nobody.
+    """
+    found = own[(drawn @ gallery.T).argsort(dim=1, descending=True)]
+    precision = found.cumsum(1) / torch.arange(1, len(gallery) + 1)
+    return (precision * found).sum(1) / own.sum() * (drawn.norm(dim=1) > 0)
 
 
 def interval(values: Float[Tensor, " N"], resamples: int = 2_000, seed: int = 0) -> dict[str, float]:

@@ -120,6 +120,17 @@ def _likeness(model: Synthesizer, record: dict[str, Any]) -> list[str]:
         table(["", *heads, "verified"], rows, default_row(model, names)),
         plot,
     ]
+    others = [*(f"retrieval_{kind}" for kind in kinds), *(f"copy_paste_{kind}" for kind in kinds)]
+    beside = [[titled(n), *(with_interval(m[score]) if score in m else "–" for score in others)] for n, m in scores]
+    by = ["", ", second recogniser"][: len(kinds)]
+    heads = [f"{what}{whose}" for what in ("retrieval (mAP)", "copy-paste") for whose in by]
+    sections += [
+        "<h2>Retrieval and copy-paste</h2>",
+        "<p>Retrieval: a picture looks for its person among other real photos of all these people. 1 finds the person's first. "
+        "Copy-paste: how much nearer a picture is to the given photo than to other photos of the person. 1 is the given photo "
+        "again, real photos have about 0. It says something of people who are recognised.</p>",
+        table(["", *heads], beside, default_row(model, names)),
+    ]
     if "clip" in record:
         aligned = [[titled(n), with_interval(m["text_alignment"])] for n, m in scores if "text_alignment" in m]
         sections += [

@@ -3,15 +3,23 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.evaluate.distribution import frechet_distance, people_spread, picture_spread
-from lorasynth.evaluate.identity import embed_pictures, interval, similarity, verification_threshold
+from lorasynth.evaluate.identity import (
+    average_precision,
+    copy_paste,
+    embed_pictures,
+    interval,
+    similarity,
+    verification_threshold,
+)
 from lorasynth.evaluate.prompt_classifier import PromptClassifier
 from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
-from lorasynth.subjects import SIMILARITY, Extras, Recogniser, Subjects
+from lorasynth.subjects import SIMILARITY, Extras, Recogniser, Subjects, mean_directions
 from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.reader import Reader
 
@@ -26,7 +34,9 @@ class Scorer:
     people: list[int]
     pictures: int  # of each
     recognisers: dict[str, Recogniser]  # by the score that is theirs
-    centroids: dict[str, Float[Tensor, "N D"]]
+    given: dict[str, Float[Tensor, "N D"]]  # the photo of each that LoRAs are synthesised from
+    scored: dict[str, list[Float[Tensor, "J D"]]]  # other photos of each
+    centroids: dict[str, Float[Tensor, "N D"]]  # their mean directions
     thresholds: dict[str, float]
     others: dict[str, Float[Tensor, "M D"]]  # of as many real photos as are generated, of other people
     extras: Extras | None
@@ -45,13 +55,16 @@ class Scorer:
             alignment: asks whether prompts are obeyed, of any subjects.
         """
         recognisers = {name: subjects.recogniser(name) for name in subjects.recognisers}
+        scored = {name: subjects.scored(people, name) for name in recognisers}
         others = subjects.real(subjects.people(Split.VALIDATION, len(people)), pictures)
         return cls(
             subjects=subjects,
             people=people,
             pictures=pictures,
             recognisers=recognisers,
-            centroids={name: subjects.centroids(people, name) for name in recognisers},
+            given={name: subjects.given(people, by=name)[:, 0] for name in recognisers},
+            scored=scored,
+            centroids={name: mean_directions(embeddings) for name, embeddings in scored.items()},
             thresholds={name: verification_threshold(subjects, name) for name in recognisers},
             others={name: embed_pictures(each, others).flatten(0, 1) for name, each in recognisers.items()},
             extras=subjects.extras(),
@@ -79,6 +92,8 @@ class Scorer:
             * "similarity" (see there),
             * "verified_similarity": part of pictures that pass for the person where one in a thousand photos of strangers does,
             * "unrecognised_similarity": part of pictures in which it finds nothing to embed, each of similarity 0,
+            * "copy_paste_similarity": `copy_paste`, of people on whose pictures there is something to embed,
+            * "retrieval_similarity": mean `average_precision` in a gallery of these people's other photos (mAP),
             * "frechet_similarity": `frechet_distance` to real photos of as many other people,
             * "people_spread_similarity" (see there).
 
@@ -94,6 +109,7 @@ class Scorer:
             record[name] = interval(similarity(embedded, self.centroids[name]))
             record[f"verified_{name}"] = (cosines > self.thresholds[name]).float().mean().item()
             record[f"unrecognised_{name}"] = (embedded.norm(dim=2) == 0).float().mean().item()
+            record |= self._against_photos(name, embedded)
             record[f"frechet_{name}"] = frechet_distance(embedded.flatten(0, 1), self.others[name])
             record[f"people_spread_{name}"] = people_spread(embedded)
         record["picture_spread"] = interval(picture_spread(pictures))
@@ -104,6 +120,24 @@ class Scorer:
         judge = PromptClassifier(base=self.subjects.base) if self.extras is None else self.extras.probe
         if obeyed := judge.obeyed(pictures, prompts):
             record["obeyed"] = obeyed
+        return record
+
+    def _against_photos(self, name: str, embedded: Float[Tensor, "N K D"]) -> dict[str, dict[str, float]]:
+        """Pictures beside single photos: the one that was given, and all others of these people."""
+        scored = self.scored[name]
+        gallery, owners = (
+            torch.cat(scored),
+            torch.arange(len(scored)).repeat_interleave(torch.tensor([*map(len, scored)])),
+        )
+        found = [average_precision(drawn, gallery, owners == person).mean() for person, drawn in enumerate(embedded)]
+        record = {f"retrieval_{name}": interval(torch.stack(found))}
+        copied = [
+            copy_paste(drawn[drawn.norm(dim=1) > 0], given, others).mean()
+            for drawn, given, others in zip(embedded, self.given[name], scored, strict=True)
+            if drawn.any()
+        ]
+        if copied:
+            record[f"copy_paste_{name}"] = interval(torch.stack(copied))
         return record
 
     def _truth(self, factors: Reader | FactorReader, pictures: Float[Tensor, "N K 3 H W"]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from lorasynth.base import Base, Photos
 from lorasynth.drawn.gallery import IMAGE_SIZE
 from lorasynth.encoders.images import to_image
 from lorasynth.gallery import Role, Split
-from lorasynth.subjects.protocol import SECOND, SIMILARITY, Draw, Extras
+from lorasynth.subjects.protocol import SECOND, SIMILARITY, Draw, Extras, mean_directions
 from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.subjects import (
     GIVEN_PHOTO,
@@ -107,10 +106,13 @@ class DrawnSubjects:
         """The one photo of each."""
         return self.world.photos(list(people), 1, first=GIVEN_PHOTO)
 
+    def scored(self, people: Sequence[int], by: str = SIMILARITY) -> list[Float[Tensor, "J D"]]:
+        """Embeddings of 8 photos of each."""
+        return list(self.world.embeddings(list(people), SCORED, first=SCORED_FROM, net=self.recogniser(by)))
+
     def centroids(self, people: Sequence[int], by: str = SIMILARITY) -> Float[Tensor, "N D"]:
-        """The mean direction of 8 photos of each."""
-        embeddings = self.world.embeddings(list(people), SCORED, first=SCORED_FROM, net=self.recogniser(by))
-        return F.normalize(embeddings.mean(1), dim=1)
+        """The mean direction of these photos."""
+        return mean_directions(self.scored(people, by))
 
     def real(self, people: Sequence[int], count: int) -> Float[Tensor, "N K 3 S S"]:
         """Photos that nothing else is given, of the size that the base draws."""

@@ -22,7 +22,7 @@ from lorasynth.gallery import PhotoRef, Role, Split, Use
 from lorasynth.gallery.gallery import person_number
 from lorasynth.gallery.prepare import Prepared, fingerprint_of
 from lorasynth.gallery.splits import FEWEST_PHOTOS, in_order
-from lorasynth.subjects.protocol import SECOND, SIMILARITY, Recogniser
+from lorasynth.subjects.protocol import SECOND, SIMILARITY, Recogniser, mean_directions
 from lorasynth.subjects.recogniser import PictureRecogniser
 
 SPLITS = {
@@ -162,10 +162,14 @@ class PhotoSubjects:
         """The first photo that is given, of each."""
         return self.photos(self._refs(people, Use.GIVEN, 1))
 
-    def centroids(self, people: Sequence[int], by: str = SIMILARITY) -> Float[Tensor, "N D"]:
-        """The mean direction of all photos for scoring."""
+    def scored(self, people: Sequence[int], by: str = SIMILARITY) -> list[Float[Tensor, "J D"]]:
+        """Embeddings of all photos for scoring."""
         refs = [self.gallery.photos(self._subjects[person], Use.SCORE, len(self.gallery.files)) for person in people]
-        return torch.stack([F.normalize(self._embeddings([photos], by)[0].mean(0), dim=0) for photos in refs])
+        return [self._embeddings([photos], by)[0] for photos in refs]
+
+    def centroids(self, people: Sequence[int], by: str = SIMILARITY) -> Float[Tensor, "N D"]:
+        """The mean direction of these photos."""
+        return mean_directions(self.scored(people, by))
 
     def real(self, people: Sequence[int], count: int) -> Float[Tensor, "N K 3 S S"]:
         """Photos that a LoRA would be fine-tuned on, of the size that the base draws."""

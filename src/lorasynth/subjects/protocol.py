@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -24,6 +26,11 @@ SIMILARITY = "similarity"
 """The score by the conditioning encoder."""
 SECOND = "similarity2"
 """The score by a second recogniser: never used for conditioning, training or choosing."""
+
+
+def mean_directions(embeddings: "Sequence[Float[Tensor, 'J D']]") -> Float[Tensor, "N D"]:
+    """Of several photos of each subject, the direction of their mean."""
+    return torch.stack([F.normalize(photos.mean(0), dim=0) for photos in embeddings])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +112,12 @@ class Subjects(Protocol):
         """The one photo of each that a synthesizer is given, as the base sees it."""
         ...
 
+    def scored(self, people: Sequence[int], by: str = SIMILARITY) -> list[Float[Tensor, "J D"]]:
+        """Embeddings of photos of each that serve nothing but scores."""
+        ...
+
     def centroids(self, people: Sequence[int], by: str = SIMILARITY) -> Float[Tensor, "N D"]:
-        """The mean direction of photos of each that serve nothing but scores."""
+        """The mean direction of the photos of `scored`, of each."""
         ...
 
     def real(self, people: Sequence[int], count: int) -> Float[Tensor, "N K 3 S S"]:
