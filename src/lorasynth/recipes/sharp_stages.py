@@ -36,7 +36,7 @@ _PHOTOS = 8  # of each person of the base split
 
 def _base() -> BaseConfig:
     loop = LoopConfig(
-        steps=6_000, learning_rate=1.5e-3, warmup_steps=300, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
+        steps=10_000, learning_rate=1.5e-3, warmup_steps=300, hold=0.4, ema_decay=0.999, checkpoint_every_s=300.0
     )
     return BaseConfig(bf16=True, loop=loop)
 
