@@ -171,6 +171,7 @@ def test_launchers_number_that_is_none_is_one_line(name, monkeypatch):
         pass
 
 
+@pytest.mark.slow
 def test_another_encoding_than_utf8_ends_no_command(tmp_path):
     layout = sd15_layout(true_shape=True)
     lora = LoRA.random(layout).save(tmp_path / "größe-世界-😀.safetensors", metadata={"title": "ΔW 😀"})
@@ -218,6 +219,7 @@ def test_name_that_is_no_text_is_kept_in_results(tmp_path):
     assert json.loads(seen.stdout)["in"] == name
 
 
+@pytest.mark.slow
 def test_results_on_standard_output_are_all_that_is_there(tmp_path):
     lora = LoRA.random(sd15_layout(true_shape=True)).save(tmp_path / "lora.safetensors")
     command = [

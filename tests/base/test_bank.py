@@ -72,6 +72,7 @@ def in_float64(base, photos):
     return base, replace(photos, latents=photos.latents.double(), prompts=prompts)
 
 
+@pytest.mark.slow
 def test_gradients_are_pefts_one_at_a_time(base, photos):
     base, photos = in_float64(base, photos)
     layout = base.layout(2)
@@ -107,6 +108,7 @@ def test_checkpointing_changes_no_gradient(base, photos, backward_inside):
     assert not any(layer._forward_hooks for layer in saving.denoiser.modules())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_each_subject(base, photos):
     layout = base.layout(2)
     config = AdaptConfig(steps=12, batch_size=2, learning_rate=2e-2, adam_epsilon=1e-8, lora_A="each")
@@ -121,6 +123,7 @@ def test_training_lowers_the_loss_of_each_subject(base, photos):
     assert (losses(trained) < losses(torch.zeros_like(trained))).all()
 
 
+@pytest.mark.slow
 def test_bank_trains_on_weights_of_half_precision(bases):
     base = as_base(pipeline("sd15").to(torch.bfloat16), "half", SIZE)
     base.pipe.vae.float()

@@ -128,6 +128,7 @@ def test_folder_without_a_part_names_the_part(lacking, named, folder):
         open_base(str(place))
 
 
+@pytest.mark.slow
 def test_weights_as_a_pickle_are_not_read(folder):
     with pytest.raises(ModelError, match="cannot be opened as a pipeline"):
         open_base(str(folder("sd15", safe_serialization=False)))

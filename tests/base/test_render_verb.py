@@ -19,6 +19,7 @@ PROMPT = "a photo of sks person"
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd3"])
+@pytest.mark.slow
 def test_picture_of_a_folder_and_a_lora_is_the_pipelines(bases, tmp_path, family):
     folder, picture = tmp_path / family, tmp_path / "me.png"
     pipe = pipeline(family)

@@ -67,6 +67,7 @@ def stored(image: Image.Image, format: str, **options) -> bytes:
         (128, "JPEG", {"quality": 85}, 5),  # 5 % in 150; a JPEG of 64 pixels is refused more often than not
     ],
 )
+@pytest.mark.slow
 def test_drawn_people_pass_in_ordinary_formats(shipped, size, format, options, most):
     assert refused(shipped, [stored(to_image(picture), format, **options) for picture in drawn(size)]) <= most
 
@@ -106,6 +107,7 @@ def passport(seed: int, size: int = 256) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
+@pytest.mark.slow
 def test_most_faces_before_a_plain_wall_are_refused(shipped):
     photographs = [passport(seed) for seed in range(40)]
     readings = shipped.guard.readings(torch.stack([photo_tensor(photo, 64) for photo in photographs]))
@@ -120,6 +122,7 @@ def test_most_faces_before_a_plain_wall_are_refused(shipped):
 @pytest.mark.parametrize(
     "filtered", [ImageFilter.GaussianBlur(r) for r in (2, 4, 8)] + [ImageFilter.MedianFilter(9)], ids=lambda f: f.name
 )
+@pytest.mark.slow
 def test_blurred_or_retouched_faces_are_refused(shipped, filtered):
     """What blur and retouching take away is texture; the light on a round face stays."""
     photographs = [passport(seed).filter(filtered) for seed in range(12)]
@@ -135,6 +138,7 @@ def test_what_is_refused_can_be_asked_for(shipped):
 
 
 @pytest.mark.parametrize("world", ["portraits", "emblems", "brushes"])
+@pytest.mark.slow
 def test_guard_fitted_to_a_world_lets_its_pictures_pass(world):
     domain = get_domain(world)
     fitted = fitted_to(world)

@@ -43,6 +43,7 @@ def test_drawn_pictures_and_captions_are_the_worlds():
     assert GALLERY.masks(photos, 64) is None
 
 
+@pytest.mark.slow
 def test_drawn_subjects_are_lazy_and_in_one_split():
     splits = {split: GALLERY.subjects(split) for split in Split}
     assert {split: len(names) for split, names in splits.items()} == {

@@ -72,6 +72,7 @@ def test_exporting_leaves_the_net_as_it_was_and_writes_one_file(net, exported):
     assert not any(p.requires_grad for p in net.parameters())
 
 
+@pytest.mark.slow
 def test_export_at_another_size_resamples_as_torch_does(net, portraits, tmp_path):
     export_onnx(net, tmp_path / "encoder.onnx")
     encoder = ArcFaceEncoder(tmp_path / "encoder.onnx")

@@ -296,6 +296,7 @@ def test_synthesizer_takes_every_door_and_lists(portrait_files):
         assert torch.equal(model.embed(lying_image), expected)
 
 
+@pytest.mark.slow
 def test_what_is_no_photo_by_its_type_is_named():
     """In a process of its own: here the tests' type checker would refuse it first."""
     code = """

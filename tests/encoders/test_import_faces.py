@@ -61,6 +61,7 @@ def run(loras, out, encoder):
     return CliRunner().invoke(app, [*arguments, "--encoder", str(encoder)], catch_exceptions=True)
 
 
+@pytest.mark.slow
 def test_usable_faces_come_in_and_other_photos_are_named(models, loras, tmp_path):
     result = run(loras, tmp_path / "zoo", models)
     assert result.exit_code == 0, result.output
@@ -80,6 +81,7 @@ def test_usable_faces_come_in_and_other_photos_are_named(models, loras, tmp_path
     torch.testing.assert_close(embedding, expected, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_licence_is_said_once_and_recorded_with_the_files(models, loras, tmp_path):
     result = run(loras, tmp_path / "zoo", models)
     assert result.stderr.count("licence of its files: unknown: ask who made the file") == 1
@@ -89,6 +91,7 @@ def test_licence_is_said_once_and_recorded_with_the_files(models, loras, tmp_pat
     assert str(tmp_path) not in json.dumps(kept)
 
 
+@pytest.mark.slow
 def test_world_a_face_model_and_other_weights_do_not_mix(models, loras, tmp_path, recogniser):
     assert run(loras, tmp_path / "zoo", models).exit_code == 0
     held = (tmp_path / "zoo" / "manifest.jsonl").read_bytes()

@@ -24,6 +24,7 @@ def world():
     return get_world("portraits")
 
 
+@pytest.mark.slow
 def test_worlds_name_is_its_own_recogniser(drawn, world):
     pictures = world.draw([7, 8], [0, 0], 64)
     readings = drawn.read([to_image(picture) for picture in pictures])
@@ -36,6 +37,7 @@ def test_worlds_name_is_its_own_recogniser(drawn, world):
     assert "Apache-2.0" in describe(drawn.record)
 
 
+@pytest.mark.slow
 def test_guard_passes_pictures_of_its_world_and_no_noise(drawn, world):
     """People of the world's range of held-out ones, whom no training has seen."""
     drawn.read([to_image(picture) for picture in world.draw(list(range(200)), [0] * 200, 64)])

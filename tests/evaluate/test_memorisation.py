@@ -70,6 +70,7 @@ def test_copies_are_found_in_another_gauge_and_in_another_size(zoo):
     assert (far["too_near"], far["too_aligned"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_new_loras_of_the_same_kind_are_no_copies(tmp_path):
     measure = fitted(make_zoo(tmp_path / "zoo", loras(400, 1)))
     found = measure.of(loras(400, 2))

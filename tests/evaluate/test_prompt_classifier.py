@@ -54,6 +54,7 @@ def test_least_loss_of_the_base_alone_wins(family):
     assert (judge.wins(pictures, PROMPTS) == (expected.argmin(2) == torch.arange(3))).all()
 
 
+@pytest.mark.slow
 def test_picture_of_no_numbers_shows_nothing_asked():
     judge = PromptClassifier(base=as_base(pipeline("sd15"), "tiny", SIZE))
     assert judge.obeyed(torch.full((1, 3, 3, SIZE, SIZE), float("nan")), PROMPTS) == {PROMPT: 0.0}

@@ -68,6 +68,7 @@ def test_held_out_families_depend_on_names_alone():
     assert held_out_families(names, 5) < held_out_families(names, 6)
 
 
+@pytest.mark.slow
 def test_faces_beyond_the_most_of_a_family_are_left_out(fonts):
     found = survey(fonts, held_out=2, faces_a_family=1)
     families = [face.family for face in (*found.train, *found.held_out)]

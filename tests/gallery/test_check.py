@@ -62,6 +62,7 @@ def call_again(people):
         to_image(get_domain("portraits").photos([100_007], [int(path.stem) + PHOTOS], 96)[0]).save(path)
 
 
+@pytest.mark.slow
 def test_good_photos_are_all_used(people, check):
     record, left_out = check(people)
     assert (record["subjects"], record["photos"], record["usable"]) == (PEOPLE, PEOPLE * PHOTOS, PEOPLE * PHOTOS)
@@ -204,6 +205,7 @@ def test_data_check_keeps_alike_subjects_when_asked(people, tmp_path):
         assert [pair["subjects"] for pair in record["same_person"]] == [["100007", "again"]]
 
 
+@pytest.mark.slow
 def test_data_check_writes_json_and_page(people, tmp_path):
     (people / "100000" / "<b>.txt.jpg").write_text("no picture")
     result = run(

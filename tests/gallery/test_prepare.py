@@ -118,6 +118,7 @@ def test_what_is_prepared_is_not_computed_again(people, whole, tmp_path):
     assert contents(folder) == contents(whole[1])
 
 
+@pytest.mark.slow
 def test_new_and_renamed_photos_cost_what_is_new(people, whole, tmp_path):
     folder = shutil.copytree(whole[1], tmp_path / "again")
     changed = shutil.copytree(people, tmp_path / "people")

@@ -10,6 +10,7 @@ from lorasynth.lora.layout import Layout
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile imports what warns so
+@pytest.mark.slow
 def test_compiled_model_is_named_with_what_to_do(unet):
     layout = Layout.from_model(unet, ["to_q"], 2)
     compiled = torch.compile(unet)

@@ -58,6 +58,7 @@ def squared(unet, rows):
     return unet(**rows, return_dict=False)[0].square().mean((1, 2, 3))
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_separate_peft_adapters(make_unet, layout, vectors, rows):
     base = make_unet().double()
     bank = AdapterBank(base, layout, N, vectors)
@@ -84,6 +85,7 @@ def test_gradients_are_those_of_separate_peft_adapters(make_unet, layout, vector
     ],
     ids=["adamw-float64-each", "adamw-float64-frozen", "sgd-float64-each", "sgd-float32-frozen"],
 )
+@pytest.mark.slow
 def test_bank_trains_as_its_adapters_one_by_one_in_peft(make_unet, whole_layout, inputs, dtype, make_optimizer, lora_A):
     """On every linear layer and convolution of a UNet."""
     layout = whole_layout
@@ -115,6 +117,7 @@ def test_bank_trains_as_its_adapters_one_by_one_in_peft(make_unet, whole_layout,
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
+@pytest.mark.slow
 def test_bank_draws_what_each_adapter_draws_in_peft(make_unet, whole_layout, rows, predict, lora_A):
     vectors = torch.stack([LoRA.random(whole_layout, seed=i, std=0.1).vector for i in range(N)]).double()
     if lora_A == "frozen":
@@ -156,6 +159,7 @@ def test_zero_bank_is_the_base_and_leaving_restores_it(unet, layout, vectors, pr
     assert torch.equal(predict(unet), base)
 
 
+@pytest.mark.slow
 def test_shared_lora_A_gets_the_sum_of_the_gradients(make_unet, layout, vectors, rows):
     gradients = {}
     one_A = AdapterBank(make_unet().double(), layout, N, vectors[0]).vectors()

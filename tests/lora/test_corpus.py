@@ -43,6 +43,7 @@ def inspect(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("row", CONTAINER + CONTENT, ids=lambda row: f"{row.number}-{row.slug}")
+@pytest.mark.slow
 def test_bad_file_is_refused_with_file_key_expected_and_actual(tmp_path, inspect, row):
     path = row.write(tmp_path)
     before = listing(tmp_path)
@@ -79,6 +80,7 @@ def test_header_alone_is_refused_for_the_same_reason(tmp_path, row):
 
 
 @pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: f"{row.number}-{row.slug}")
+@pytest.mark.slow
 def test_what_is_odd_but_legal_is_accepted_with_right_numbers(tmp_path, inspect, row):
     path = row.write(tmp_path)
     before = listing(tmp_path)

@@ -41,6 +41,7 @@ def test_inner_products_are_those_of_the_formed_updates(seed, n, m):
 
 
 @given(st.integers(0, 1000), st.floats(1e-4, 1.0))
+@pytest.mark.slow
 def test_relative_error_is_that_of_the_formed_updates(seed, size):
     x = random_vectors(2, seed)
     y = x + size * random_vectors(2, seed + 1)

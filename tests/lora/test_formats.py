@@ -82,6 +82,7 @@ def test_our_file_and_attach_draw_the_same_picture(tmp_path, pipe, lora):
     assert (attached - base).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_peft_loads_our_folder_as_what_attach_does(tmp_path, make_unet, lora, predict):
     folder = lora.save(tmp_path / "adapter", "peft")
     loaded = PeftModel.from_pretrained(make_unet(), folder)

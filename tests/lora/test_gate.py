@@ -130,6 +130,7 @@ def test_base_given_stands_above_all_that_a_file_says(tmp_path, metadata):
     ],
     ids=["inspect-F16", "inspect-F32", "load-F16", "load-F32"],
 )
+@pytest.mark.slow
 def test_file_takes_memory_of_twice_its_size(tmp_path, dtype, style, use):
     """With small tensors, whose memory malloc would keep; the bound is twice the size and 50 MB."""
     names = [

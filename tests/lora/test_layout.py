@@ -113,6 +113,7 @@ def test_w2w_preset_is_the_published_table_row_for_row():
 
 
 @given(rows(), st.integers(1, 3))
+@pytest.mark.slow
 def test_join_undoes_split(table, n):
     layout = build(table)
     vectors = torch.arange(n * layout.num_parameters, dtype=torch.float32).reshape(n, -1)

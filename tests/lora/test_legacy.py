@@ -80,6 +80,7 @@ def listing(folder):
     ],
     ids=["pt", "before-1.6", "ckpt"],
 )
+@pytest.mark.slow
 def test_pickled_lora_becomes_the_same_lora(forked, tmp_path, wrap, options):
     old, new = saved(tmp_path, wrap(kohya()), **options), tmp_path / "new.safetensors"
     record = import_legacy(old, new)
@@ -173,6 +174,7 @@ def kohya_file(folder):
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.slow
 def test_bad_pickle_is_refused_and_nothing_written_or_run(forked, tmp_path, name):
     make, code, says = BAD[name]
     path = make(tmp_path)
@@ -224,6 +226,7 @@ def test_command_says_what_came_out_and_exits_with_2_on_bad_file(tmp_path):
     assert listing(tmp_path) == ["evil.bin", "good.ckpt", "new.safetensors"]
 
 
+@pytest.mark.slow
 def test_killed_command_leaves_no_temporary_file(tmp_path):
     source = saved(tmp_path, {"a": torch.zeros(8)})
     place = tmp_path / "temporary"

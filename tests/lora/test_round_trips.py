@@ -24,6 +24,7 @@ LARGEST = ("sd15-kohya", "sdxl-attn")  # of their models: the others' modules ar
     ("preset", "dtype", "bound"),
     [*((name, torch.float32, 1e-5) for name in PRESETS), *((name, torch.float16, 5e-3) for name in LARGEST)],
 )
+@pytest.mark.slow
 def test_every_format_after_every_other_keeps_each_update(tmp_path, preset, dtype, bound):
     lora = LoRA.random(Layout.preset(preset, rank=1), seed=1)
     here = lora

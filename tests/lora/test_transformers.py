@@ -112,6 +112,7 @@ def test_each_format_gives_back_lora_of_real_model_bit_for_bit(tmp_path, preset,
     assert inspect_file(path).faults == []
 
 
+@pytest.mark.slow
 def test_written_fused_layer_does_what_its_parts_do(tmp_path):
     layout = Layout.preset("flux", rank=2)
     lora = LoRA.random(layout, seed=3)
@@ -148,6 +149,7 @@ def test_layer_trained_fused_is_written_at_its_rank(tmp_path):
     assert torch.equal(LoRA.load(tmp_path / "again.safetensors", lora.layout).vector, lora.vector)
 
 
+@pytest.mark.slow
 def test_scale_in_an_xlabs_header_is_obeyed(tmp_path):
     """As by diffusers, which hands it on to PEFT."""
     name = "double_blocks.0.processor"

@@ -27,6 +27,7 @@ def test_schedule_equals_diffusers(says):
 
 
 @pytest.mark.parametrize("says", ["v_prediction", "sample", "epsilon"])
+@pytest.mark.slow
 def test_every_step_equals_diffusers(says):
     ours, their = CosineDDIM(says), theirs(says)
     g = torch.Generator().manual_seed(0)

@@ -46,6 +46,7 @@ def explained(prediction, target):
 @pytest.mark.parametrize(
     ("conditioning", "steps", "depth", "gain"), [("adalora", 150, 1, 0.15), ("adanorm", 275, 2, 0.03)]
 )
+@pytest.mark.slow
 def test_it_explains_what_ridge_cannot(conditioning, steps, depth, gain):
     data = people()
     prior, metrics = fit(data, config(steps, conditioning=conditioning, width=64, depth=depth))
@@ -80,6 +81,7 @@ def test_centre_is_ridge_and_spread_what_it_leaves_at_first():
     assert metrics["validation_loss"] == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_noise_in_the_stem_does_not_hide_what_can_be_learned():
     """Of the training people alone, and large: held people hardly vary along it."""
     z, logvar, photos = people()
@@ -134,6 +136,7 @@ def test_run_that_was_stopped_ends_with_the_same_weights(tmp_path, stopped_in_st
     assert record == config_record(settings)
 
 
+@pytest.mark.slow
 def test_each_setting_changes_the_training(tmp_path):
     data, losses = people(), set()
     changes = [{}, {"embedding_noise": 0.3}, {"condition_dropout": 0.5}, {"dropout": 0.2}, {"batch_size": 64}]
@@ -163,6 +166,7 @@ def test_one_validation_person_is_too_few():
 
 
 @pytest.mark.parametrize("says", ["v_prediction", "sample"])
+@pytest.mark.slow
 def test_prior_centred_on_zero_learns_all_and_names_no_ridge(says):
     prior, metrics = fit(people(noise=0.0), config(200, centre="zero", prediction_type=says, width=64))
     assert prior.centre(torch.ones(1, D)).abs().max() == 0

@@ -22,6 +22,8 @@ from lorasynth.worlds.subjects import REAL_FROM
 from lorasynth.worlds.vae import affine_encoder, build_vae, encode_affine
 from lorasynth.worlds.world import World, get_domain
 
+pytestmark = pytest.mark.slow
+
 DOMAIN = get_domain("portraits128")
 
 

@@ -100,6 +100,7 @@ def test_held_people_are_predicted_better_and_only_prior_changes(world, model, c
 
 
 @pytest.mark.parametrize("identity_weight", [pytest.param(0.0, marks=pytest.mark.slow), 0.7])
+@pytest.mark.slow
 def test_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, identity_weight):
     """With no step taken: by the synthesizer's own LoRAs, one person at a time, on diffusers' own path."""
     from lorasynth.lora.factors import LoRA
@@ -132,6 +133,7 @@ def test_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, i
     assert metrics["loss_before"] == pytest.approx(total / 16, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
     """The same with the sampler's own states: after some of diffusers' steps with the person's LoRA, and at all noise levels."""
     from lorasynth.lora.factors import LoRA
@@ -265,6 +267,7 @@ def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, criti
 
 
 @pytest.mark.parametrize("states", ["photo", "drawn"])
+@pytest.mark.slow
 def test_people_in_a_batch_do_not_mix(world, model, critic, states):
     """What is asked of one person's LoRA does not depend on who else is asked: gradients are zero for all but its own row."""
     held = persons_of(Role.STOPPING, 3)

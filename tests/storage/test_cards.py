@@ -130,6 +130,7 @@ def test_card_of_a_folder_refuses_what_does_not_fit(tmp_path, monkeypatch, pictu
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["empty", "red.jpg"]
 
 
+@pytest.mark.slow
 def test_published_zoo_of_a_drawn_world_shows_four_loras(tmp_path):
     layout = get_world("portraits").base.layout(1)
     zoo = Zoo.create(tmp_path / "zoo", layout, {"world": "portraits", "first_photo": 0}, None)

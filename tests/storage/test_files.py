@@ -66,6 +66,7 @@ def test_views_and_tensors_with_a_gradient_are_written(tmp_path):
     torch.testing.assert_close(load_file(tmp_path / "x")["t"], base.detach().T)
 
 
+@pytest.mark.slow
 def test_equal_content_is_equal_bytes_in_every_process(tmp_path):
     script = (
         "import sys, torch; from lorasynth.storage.files import write_tensors;"
@@ -114,6 +115,7 @@ def test_full_disk_is_one_line_that_names_the_file(tmp_path):
         files.atomic_write(tmp_path / "me.safetensors", write)
 
 
+@pytest.mark.slow
 def test_process_killed_at_any_moment_leaves_a_whole_file(tmp_path):
     script = (
         "import itertools, sys, torch; from lorasynth.storage.files import write_tensors\n"

@@ -20,6 +20,8 @@ from lorasynth.subjects.source import PhotoSource
 from lorasynth.worlds.recogniser_training import RecogniserConfig
 from lorasynth.worlds.world import get_domain, get_world
 
+pytestmark = pytest.mark.slow
+
 PEOPLE, PHOTOS = 16, 9
 
 

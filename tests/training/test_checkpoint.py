@@ -305,6 +305,7 @@ def test_checkpoint_badly_written_costs_no_older_one(bend, run, monkeypatch):
     assert names(run) == ["checkpoint-00000010", "checkpoint-00000020"]
 
 
+@pytest.mark.slow
 def test_saving_copies_no_state(tmp_path):
     program = """
 import re, sys, torch

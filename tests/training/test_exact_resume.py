@@ -46,6 +46,7 @@ TRAININGS = {
 
 
 @pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.slow
 def test_stopped_at_random_steps_it_ends_with_the_same_bits(name, tmp_path, stopped_in_step):
     """Half of them are stopped again before they end; the last step is among them."""
     training, chance = TRAININGS[name], random.Random(name)

@@ -132,6 +132,7 @@ NAMED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_newest_is_whole_after_a_kill_at_each_named_point(tmp_path):
     number, reached = 0, set()
     while True:
@@ -190,6 +191,7 @@ def killed_by_a_limit(run, limit):
     return ended(child)
 
 
+@pytest.mark.slow
 def test_newest_is_whole_after_a_kill_within_a_temporary_file(tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step))
@@ -220,6 +222,7 @@ def killed_in_the_library(run, written):
     return ended(child)
 
 
+@pytest.mark.slow
 def test_newest_is_whole_after_a_kill_within_the_library_file(tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step))
@@ -323,6 +326,7 @@ def test_file_that_may_not_grow_is_said_so_and_nothing_is_left(tmp_path):
 # Bits that rot.
 
 
+@pytest.mark.slow
 def test_changed_or_cut_checkpoint_yields_to_the_one_before(tmp_path):
     """1,000 times, in both of the newest one's files."""
     chance = random.Random(0)

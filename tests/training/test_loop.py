@@ -293,6 +293,7 @@ def test_one_folder_is_for_one_run_at_a_time(tmp_path):
         toy.train(tmp_path)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_run_and_exits_with_143(tmp_path):
     code = """
 import os, signal, sys, torch

@@ -48,6 +48,7 @@ def relative_error(x, vae):
         return ((x - vae.decode(vae.encode(x)[0])).square().sum() / x.square().sum()).item()
 
 
+@pytest.mark.slow
 def test_on_a_curved_zoo_training_beats_pca_on_people_held_out():
     x = curved_zoo()
     vae, metrics = fit(x, config(260))

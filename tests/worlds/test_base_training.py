@@ -57,6 +57,7 @@ def test_unet_learns_text_encoder_stays_and_both_end_frozen(start):
     assert not pipe.unet.training
 
 
+@pytest.mark.slow
 def test_base_that_was_stopped_ends_with_the_same_bits(start, tmp_path, stopped_in_step):
     with stopped_in_step(2):
         trained_base(start, tmp_path)
@@ -75,6 +76,7 @@ def test_step_without_a_share_for_each_process_is_refused(start, monkeypatch):
         trained_base(start)
 
 
+@pytest.mark.slow
 def test_decoder_learns_and_the_encoder_stays():
     torch.manual_seed(0)
     vae = build_vae(DOMAIN.photos(list(range(40)), [0] * 40, 64))

@@ -30,6 +30,7 @@ def test_every_folder_is_a_registered_world():
 
 
 @pytest.mark.parametrize("world", FOLDERS)
+@pytest.mark.slow
 def test_nothing_outside_a_world_imports_from_it(world):
     room, home = f"lorasynth.worlds.{world}", PACKAGE / "worlds" / world
     names = {path: list(imported(path)) for path in PACKAGE.rglob("*.py")}

@@ -112,6 +112,7 @@ def test_factors_are_read_off_pictures_of_people_nobody_has_seen(domain):
     assert reader.explained(photos.roll(1, 0)[:, None], persons).mean() < explained.mean() - 0.1
 
 
+@pytest.mark.slow
 def test_guard_lets_the_world_in_and_noise_not(domain, pictures):
     persons = persons_of(Role.ENCODER, 600)
     guard = DomainCheck.fit(domain.photos(persons, [0] * 600, 64))

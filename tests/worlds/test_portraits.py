@@ -1,5 +1,6 @@
 """The drawn world: deterministic, disjoint in its people, and saying what it shows."""
 
+import pytest
 import torch
 
 from lorasynth.worlds.colours import COLOUR_NAMES
@@ -20,6 +21,7 @@ def test_picture_depends_on_its_two_numbers_alone():
     assert torch.equal(alone, in_company)
 
 
+@pytest.mark.slow
 def test_every_identity_factor_changes_the_picture():
     # Things that a person may lack (a beard, a mole) are there in the upper part of their factor's range; ears show beside
     # short flat hair only.

@@ -137,6 +137,7 @@ def test_details_of_other_people_are_wrong():
         assert abs(kinds["present"].mean() - share) < 0.15, name
 
 
+@pytest.mark.slow
 def test_mean_reading_explains_nothing():
     persons = persons_of(Role.EVALUATED, 2_000)
     reader = Reader(domain=DOMAIN, net=Oracle(persons, 1))

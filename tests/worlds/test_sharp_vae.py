@@ -77,6 +77,7 @@ def test_detail_map_marks_glasses_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("chroma", [1.0, 1.5])
+@pytest.mark.slow
 def test_encoder_computes_its_affine_map_at_128_pixels(chroma):
     pictures = DOMAIN.photos(PERSONS, [0] * 40, 128)
     vae = build_vae(pictures, weights=1 + torch.rand(40, 1, 128, 128), chroma=chroma, widths=(16, 32, 96, 96))
@@ -149,6 +150,7 @@ def test_details_count_most_and_the_background_least():
     assert weights[0, 0] == weights.min() == 1
 
 
+@pytest.mark.slow
 def test_decoder_training_leaves_latents_alone(pool, vae):
     pictures = DOMAIN.photos([1, 2], [0, 0], 32)
     before = encode(vae, pictures)
@@ -160,6 +162,7 @@ def test_decoder_training_leaves_latents_alone(pool, vae):
         assert not torch.equal(vae.decode(before).sample, decoded)
 
 
+@pytest.mark.slow
 def test_decoder_training_resumes_to_the_same_weights(pool, vae, tmp_path):
     train_sharp_decoder(vae, pool, TINY, run_dir=tmp_path / "run")
     again = build_sharp_vae(pool, TINY)

@@ -10,6 +10,7 @@ from lorasynth.worlds.subjects import Role, everybody, persons_of, role_of, spli
 DRAWN = [recipe for name in RECIPES if (recipe := get_recipe(name)).world]
 
 
+@pytest.mark.slow
 def test_nobody_has_two_roles_or_two_splits():
     people = [person for role in Role for person in everybody(role)]
     assert len(people) == len(set(people))
@@ -30,6 +31,7 @@ def test_every_person_knows_role_and_split():
     assert 90_000 not in everybody(Split.TRAIN)
 
 
+@pytest.mark.slow
 def test_shipped_models_people_stay_who_they_were():
     assert persons_of(Role.EVALUATED, 100) == list(range(100))
     assert persons_of(Role.MEASURED, 32) == list(range(5_000, 5_032))

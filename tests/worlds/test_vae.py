@@ -26,6 +26,7 @@ def test_network_computes_the_affine_map_that_is_read_off_it(vae):
     assert through_network.std() == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_encoder_spans_the_principal_components_of_patches(vae):
     """The best linear reconstruction from the latents is as good as PCA with as many components."""
     weight, _ = affine_encoder(vae)
@@ -41,6 +42,7 @@ def test_encoder_spans_the_principal_components_of_patches(vae):
     assert error < 1.05 * pca_error
 
 
+@pytest.mark.slow
 def test_later_components_are_as_loud_as_the_last_of_the_loud():
     pictures = DOMAIN.photos(list(range(200)), [0] * 200, 64)
     usual, loud = (encode(build_vae(pictures, loud=n), pictures).std((0, 2, 3)) for n in (None, 6))

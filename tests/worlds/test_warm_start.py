@@ -47,6 +47,7 @@ def loss_of(pipe, pictures, size):
         )
 
 
+@pytest.mark.slow
 def test_base_denoises_large_pictures_before_any_training(small, pictures):
     pipe = untrained(pictures)
     before = loss_of(pipe, pictures, 128)
@@ -57,6 +58,7 @@ def test_base_denoises_large_pictures_before_any_training(small, pictures):
     assert pipe.text_encoder.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_words_that_both_know_mean_the_same(small, pictures):
     pipe = untrained(pictures)
     warm_start(pipe, small, pictures)
@@ -68,6 +70,7 @@ def test_words_that_both_know_mean_the_same(small, pictures):
     torch.testing.assert_close(*states)
 
 
+@pytest.mark.slow
 def test_base_of_the_same_code_draws_what_the_small_one_draws(small):
     """Without a change of code the map is the identity, and so the pipeline draws what the small one draws."""
     few = DOMAIN.photos(list(range(100)), [0] * 100, 64)
@@ -80,6 +83,7 @@ def test_base_of_the_same_code_draws_what_the_small_one_draws(small):
     assert F.mse_loss(ours, theirs) < 1e-6
 
 
+@pytest.mark.slow
 def test_base_of_another_shape_is_refused(small, pictures):
     pipe = untrained(pictures, channels=(32, 64))
     with pytest.raises(UsageError, match=r"UNet: expected .* in the base to start from, got .*; choose a base config"):

@@ -20,6 +20,7 @@ def _train(tiny, rows, **settings):
 
 
 @pytest.mark.parametrize("lora_A", ["each", "frozen"])
+@pytest.mark.slow
 def test_person_trained_in_company_is_the_person_trained_alone(tiny, lora_A):
     together = _train(tiny, [0, 1, 2], lora_A=lora_A)
     alone = _train(tiny, [1], lora_A=lora_A)
@@ -49,6 +50,7 @@ def test_shared_lora_A_is_trained_and_one_for_all(tiny):
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.slow
 def test_step_in_several_passes_is_the_step(tiny, at_once):
     """Also of what everybody shares, and no pass is of more people than asked for."""
     base, layout, photos = tiny
@@ -82,6 +84,7 @@ def test_pilot_takes_no_more_people_at_once_than_a_bank(tiny):
     assert seen == [3 * 2, 2 * 2, 1 * 2]
 
 
+@pytest.mark.slow
 def test_strength_multiplies_the_deviation_from_the_start(tiny):
     init = random_init(tiny[1], 0)
     plain, strong = _train(tiny, [0, 1]) - init, _train(tiny, [0, 1], strength=1.4) - init

@@ -39,6 +39,7 @@ def clock(monkeypatch):
     return found, budgets
 
 
+@pytest.mark.slow
 def test_measured_number_is_measured_once_and_kept(tmp_path, config, clock):
     found, budgets = clock
     found.append(2)
@@ -55,12 +56,14 @@ def test_measured_number_is_measured_once_and_kept(tmp_path, config, clock):
     assert budgets == [256]
 
 
+@pytest.mark.slow
 def test_measurement_itself_gives_a_number_within_the_budget(tmp_path, config, monkeypatch):
     monkeypatch.setitem(calibration._BUDGET, "cpu", 2)
     zoo = build_zoo(config, str(tmp_path / "zoo"), report=None)
     assert zoo.recipe["bank"] in (1, 2)
 
 
+@pytest.mark.slow
 def test_verb_takes_a_number_or_auto(tmp_path, config, clock, monkeypatch):
     recipe = replace(get_recipe("portraits_tiny"), zoo=replace(config, bank=4))
     monkeypatch.setattr("lorasynth.recipes.get_recipe", lambda name: recipe)

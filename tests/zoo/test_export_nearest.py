@@ -130,6 +130,7 @@ def test_damaged_item_is_not_exported(zoo, tmp_path):
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.slow
 def test_neighbours_are_those_of_updates_formed_whole(zoo, rank):
     lora = LoRA.random(layout(rank), seed=777, std=0.1)
     x = whole(lora)

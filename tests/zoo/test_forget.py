@@ -93,6 +93,7 @@ def test_forget_refuses_strangers_and_twice_is_once(zoo):
 
 
 @pytest.mark.parametrize("then", ["forget again", "repair, and forget again"])
+@pytest.mark.slow
 def test_killed_at_any_moment_it_can_be_finished(zoo, then):
     (zoo.folder / "quarantine").mkdir()
     (zoo.folder / "quarantine" / "shard-00007.safetensors").write_bytes(b"".join(bytes_of(zoo, 12)))
@@ -144,6 +145,7 @@ def test_repair_killed_at_any_moment_can_be_finished(zoo):
     assert number > 12
 
 
+@pytest.mark.slow
 def test_killed_writers_lose_nothing_said_to_be_stored(tmp_path):
     """Four processes append; each is killed at some moment and started again, until all is there once."""
     folder, p = tmp_path / "zoo", layout().num_parameters

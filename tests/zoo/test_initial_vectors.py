@@ -84,6 +84,7 @@ def test_unknown_prior_and_another_layout_are_refused(tiny):
         predictor("ridge", "", tiny[1])
 
 
+@pytest.mark.slow
 def test_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
     """With no step of training worth the name, what is stored is what was predicted."""
     still = AdaptConfig(steps=1, batch_size=1, learning_rate=1e-12)

@@ -97,6 +97,7 @@ def test_what_may_not_come_in_is_refused_before_byte_is_written(zoo, what):
     assert contents(zoo.folder) == before
 
 
+@pytest.mark.slow
 def test_writer_that_is_killed_in_middle_of_its_lines_left_none(tmp_path):
     """At each of many lengths: the system ends the process when its file grows beyond a limit, in the middle of a write."""
     zoo = Zoo.create(tmp_path / "zoo", layout(), {"rank": 2}, None)

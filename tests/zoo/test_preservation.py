@@ -58,6 +58,7 @@ def test_loss_is_dreambooths(base, others):
     assert (losses - plain).min() > 0.1
 
 
+@pytest.mark.slow
 def test_class_pictures_are_the_pipelines_own(base, others):
     noise = noise_on_cpu(3, *base.latent_shape, seed=0)
     drawn = base.pipe(
@@ -67,6 +68,7 @@ def test_class_pictures_are_the_pipelines_own(base, others):
     assert (others.latents[0] - drawn).abs().max() < 1e-3 * drawn.abs().max()
 
 
+@pytest.mark.slow
 def test_class_pictures_are_drawn_once(base, tmp_path, monkeypatch):
     few = replace(SETTINGS, num_class_images=1)
     first = class_photos(base, few, tmp_path)

@@ -71,6 +71,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
+@pytest.mark.slow
 def test_zoo_of_three_workers_is_that_of_one(folder, tmp_path):
     one, outcomes = take(folder, tmp_path / "one", 1)
     take(folder, tmp_path / "three", 3)
@@ -92,6 +93,7 @@ def begin(folder, out, workers, pause):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.slow
 def test_killed_import_goes_on_to_the_same_zoo(folder, tmp_path, shards):
     take(folder, tmp_path / "one", 1)
     out = tmp_path / "many"
@@ -111,6 +113,7 @@ def test_killed_import_goes_on_to_the_same_zoo(folder, tmp_path, shards):
     assert zoo.verify() == []
 
 
+@pytest.mark.slow
 def test_changed_list_is_read_by_this_process_alone(folder, tmp_path, capfd):
     """As where a table was changed after the import began: a helper that has other candidates gives nothing."""
     take(folder, tmp_path / "one", 1)

@@ -509,6 +509,7 @@ def test_file_of_several_embeddings_or_none_is_refused(tmp_path, shape):
         read_embedding(tmp_path / "e.npy")
 
 
+@pytest.mark.slow
 def test_by_command_with_photos_of_the_world(tmp_path):
     """The shipped world's own LoRAs and photos: two people; one with a photo that is none, one with a picture of another kind."""
     from lorasynth.encoders.images import to_image
@@ -561,6 +562,7 @@ def import_sizes(folder, loras):
     return zoo, {int(Path(o.file).stem): o for o in outcomes}
 
 
+@pytest.mark.slow
 def test_update_of_unlike_size_is_refused_once_enough_are_in(tmp_path):
     """100 times as large, a hundredth, factors of plain noise: refused after 32 others; the same as the third file comes in."""
     sizes = np.exp(0.3 * np.random.default_rng(0).normal(size=40))
