@@ -12,6 +12,16 @@ from .making import real_synthesizer
 
 
 @pytest.mark.integration
+def test_folder_of_the_worlds_name_is_not_taken_for_the_default(tmp_path, monkeypatch):
+    (tmp_path / "portraits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "photo.png").touch()
+    with pytest.raises(OutputExistsError, match="give --force"):  # said after the model is read
+        run_demo(tmp_path / "demo")
+
+
+@pytest.mark.integration
 @pytest.mark.slow
 def test_demo_brings_an_unseen_person_back(tmp_path):
     record = run_demo(tmp_path / "demo", person=7, report=lambda _: None)

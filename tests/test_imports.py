@@ -59,7 +59,6 @@ def test_inspect_imports_no_torch(dtype, tmp_path):
     assert json.loads((tmp_path / "seen.json").read_text())["num_modules"] == 64
 
 
-@pytest.mark.slow
 def test_resize_imports_torch_alone(tmp_path):
     path, out = LoRA.random(Layout.preset("sd15-w2w")).save(tmp_path / "lora.safetensors"), tmp_path / "out.safetensors"
     assert imported_by("resize", path, "--rank", "1", "-o", out) == ["torch"]
@@ -74,7 +73,6 @@ def test_synthesize_imports_nothing_heavy(tmp_path):
     assert out.is_file()
 
 
-@pytest.mark.slow
 def test_cpu_installs_no_function_between_torch_and_its_calls():
     code = (
         "import torch; from lorasynth.devices import use_device; use_device('cpu');"

@@ -99,12 +99,10 @@ def test_every_package_stands_once_in_the_tree():
     assert len(ORDER) == len(packages)
 
 
-@pytest.mark.slow
 def test_no_package_imports_one_below_it():
     assert arrows_back_up(SOURCES, ORDER) == []
 
 
-@pytest.mark.slow
 def test_no_module_imports_itself_through_others():
     assert circles(SOURCES) == []
 

@@ -21,7 +21,7 @@ from lorasynth.storage.faults import printable
 from lorasynth.storage.files import write_json, write_png
 from lorasynth.storage.outputs import make_folder, require_new_output
 from lorasynth.subjects.drawn import DrawnSubjects
-from lorasynth.synthesizer import Synthesizer
+from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
 from lorasynth.version import __version__
 from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, role_of, split_of
 from lorasynth.worlds.world import WORLDS, World, get_world
@@ -59,7 +59,7 @@ def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed:
 
 def run_demo(
     out: Path,
-    model_name: str | Path = "portraits",
+    model_name: str | Path = DEFAULT_MODEL,
     *,
     person: int = 7,
     seed: int = 0,

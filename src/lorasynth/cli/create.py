@@ -39,7 +39,9 @@ def demo(
         "out/demo"
     ),
     allow_seen: Annotated[bool, typer.Option("--allow-seen", help="Allow people that training has seen.")] = False,
-    model: Annotated[str, typer.Option(help="A synthesizer of drawn people: its folder, or its world.")] = "portraits",
+    model: Annotated[
+        str | None, typer.Option(help="Synthesizer of drawn people: a folder or a world; the shipped one by default.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
@@ -51,11 +53,14 @@ def demo(
     """
     check_folder(out)
     from lorasynth.demo import OUTPUTS, check_person, run_demo
+    from lorasynth.synthesizer import DEFAULT_MODEL
 
     check_json(json, *(out / name for name in OUTPUTS), force=force)
     check_person(person, allow_seen=allow_seen)
     setup(device)
-    record = run_demo(out, model, person=person, seed=seed, allow_seen=allow_seen, force=force, report=say)
+    record = run_demo(
+        out, model or DEFAULT_MODEL, person=person, seed=seed, allow_seen=allow_seen, force=force, report=say
+    )
     say(f"look at {out / 'report.png'}")
     emit(record, json)
 

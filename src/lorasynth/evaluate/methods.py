@@ -174,7 +174,7 @@ def evaluate(
     methods[REAL] = scorer.score(real, [])
     pictures[REAL] = real[:_SHOWN]
     images = subjects.images(people[:_SHOWN])
-    pictures[GIVEN] = torch.stack([photo_tensor(image.convert("RGB"), real.shape[-1]) for image in images])[:, None]
+    pictures[GIVEN] = torch.stack([photo_tensor(image, real.shape[-1]) for image in images])[:, None]
     seconds = {"photo_to_lora": photo_seconds(subjects, model, people, config.seed), "picture": median(drawing_seconds)}
     record = {
         "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,
