@@ -11,6 +11,7 @@ ORDER = (
     "parameterisation",
     "bottleneck",
     "sampler",
+    "guidance",
     "gauge",
     "initialisation",
     "vae-shape",

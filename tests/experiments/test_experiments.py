@@ -29,6 +29,7 @@ SMALL = {  # some cells of each, as small as the zoo
     "parameterisation": ("x0", "noise-sampled"),
     "bottleneck": ("m32", "beta1"),
     "sampler": ("guidance2", "temperature1"),
+    "guidance": ("lora", "base", "mean"),
     "gauge": ("svd-signs", "products"),
     "initialisation": ("rank1-own", "rank4-shared"),
     "vae-kinds": ("ours-m32", "whole-m32", "tokens-m256", "ours-delta_W-m32"),

@@ -9,6 +9,7 @@ from torch import Tensor
 from lorasynth.base.base import Base
 from lorasynth.base.sampling import sample
 from lorasynth.devices import noise_on_cpu
+from lorasynth.errors import UsageError
 from lorasynth.lora.bank import AdapterBank
 from lorasynth.lora.layout import Layout
 
@@ -23,6 +24,7 @@ def render(
     seed: int = 0,
     guidance_scale: float = 2.0,
     num_inference_steps: int = 20,
+    negative: Float[Tensor, "P"] | None = None,
     chunk: int | None = None,
 ) -> Float[Tensor, "N K 3 H W"]:
     """K pictures with each of N LoRAs, one for each prompt.
@@ -37,16 +39,28 @@ def render(
         seed: of the starting noise.
         guidance_scale: classifier-free guidance; 1 is none.
         num_inference_steps: sampler steps.
+        negative: a LoRA for the branch without the prompt, which guidance leads away from; by default it is the LoRA itself.
+            With zeros, that is with the base alone, guidance draws more of the subject.
         chunk: LoRAs in one batch; by default as many as make 16 latents of 8 x 8 a prompt, on a GPU 128.
 
     Returns:
         RGB in [0, 1].
+
+    Raises:
+        UsageError: a ``negative`` where there is no such branch.
     """
+    if negative is not None and (guidance_scale == 1 or base.embeds_guidance):
+        raise UsageError(
+            f"expected no negative LoRA where one pass draws, got one at guidance scale {guidance_scale:g} for a base of family "
+            f"{base.family!r}; it needs a scale other than 1, and a base that draws with and without the prompt"
+        )
     encoded, noise = base.prompts(prompts), noise_on_cpu(len(prompts), *base.latent_shape, seed=seed)
     pictures = []
     for part in vectors.split(chunk or loras_at_once(base)):
         n = len(part)
-        with AdapterBank(base.denoiser, layout, n, part).attached():
+        # In the sampler's batch a LoRA's rows with the prompt come first, then as many without: for a bank, two adapters.
+        adapters = part if negative is None else torch.stack([part, negative.expand_as(part)], 1).flatten(0, 1)
+        with AdapterBank(base.denoiser, layout, len(adapters), adapters).attached():
             x = sample(
                 base, noise.repeat(n, 1, 1, 1), encoded[torch.arange(len(prompts)).repeat(n)],
                 num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, num_adapters=n,
