@@ -17,7 +17,7 @@ from lorasynth.zoo.initialisation import random_init
 
 def main() -> None:
     ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
-    world, model = get_world("portraits"), Synthesizer.from_pretrained()
+    world, model = get_world("portraits"), Synthesizer.from_pretrained("portraits")
     layout, adapt = model.canonicalizer.layout, fine_tuning_recipe()
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"

@@ -67,7 +67,7 @@ def main() -> None:
     asked = arguments.parse_args()
 
     torch.manual_seed(0)
-    model = untrained(Synthesizer.from_pretrained())
+    model = untrained(Synthesizer.from_pretrained("portraits"))
     latents, noise = torch.randn(2, 1, 4, asked.side, asked.side)
     level = Schedule.of(build_scheduler()).row(torch.tensor([500]))
     given = (latents, noise, level, text(torch.randn(1, 77, 768)))

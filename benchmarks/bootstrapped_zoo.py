@@ -54,7 +54,7 @@ def main() -> None:
 
     world = get_world("portraits")
     layout = world.base.layout(4)
-    init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained().canonicalizer.reference
+    init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained("portraits").canonicalizer.reference
     persons = persons_of(Role.BENCHMARKED, asked.people)
     photos = world.photos(persons, asked.photos, SESSION)
     embeddings = world.embeddings(persons, 12, first=asked.photos)

@@ -44,7 +44,7 @@ def synthesis() -> Callable[[], object]:
     from lorasynth.synthesizer import Synthesizer
     from lorasynth.worlds.world import get_world
 
-    model, folder = Synthesizer.from_pretrained(), Path(tempfile.mkdtemp())
+    model, folder = Synthesizer.from_pretrained("portraits"), Path(tempfile.mkdtemp())
     photo = folder / "photo.png"
     to_image(get_world("portraits").draw([7], [0], 256)[0]).save(photo)
     return lambda: model(photo).save(folder / "lora.safetensors", dtype=torch.float16, force=True)

@@ -32,7 +32,8 @@ def test_demo_brings_an_unseen_person_back(tmp_path):
         assert s["base"] < 0.3
         assert s["zero_shot"] > s["base"] + 0.25
         assert s["real"] > s["zero_shot"]
-    assert set(record["seconds"]) == {"synthesize", "fine_tune", "render"}
+        assert s["fine_tuned_one_photo"] > s["base"] + 0.25
+    assert set(record["seconds"]) == {"synthesize", "fine_tuned_one_photo", "fine_tuned", "render"}
     with Image.open(tmp_path / "demo" / "report.png") as image:
         assert image.size[0] > 400
     with pytest.raises(OutputExistsError, match="give --force"):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from lorasynth import base_model
 from lorasynth.cli.app import app
 from lorasynth.encoders import open_photo
 from lorasynth.encoders.images import photo_tensor, to_image
@@ -19,17 +20,18 @@ from lorasynth.errors import ModelError, OutsideWorldError, UsageError
 from lorasynth.lora.factors import LoRA
 from lorasynth.opening import open_encoder
 from lorasynth.storage.files import read_tensors
-from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import World, get_domain, get_world
 
 from .making import BASE, real_synthesizer, sd15_layout
 
 pytestmark = pytest.mark.integration
+SHIPPED = get_world("portraits").synthesizer_folder
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Synthesizer.from_pretrained()
+    return Synthesizer.from_pretrained("portraits")
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +103,16 @@ def test_file_loads_in_plain_diffusers_and_draws_the_person(model, photo, tmp_pa
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
 def test_pages_python_makes_a_lora_and_draws_with_it(page, photo, tmp_path, monkeypatch):
-    lines = (Path(__file__).parents[1] / page).read_text().partition("```python\n")[2].partition("```")[0]
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / page).read_text(), re.DOTALL)
     (tmp_path / "out/demo").mkdir(parents=True)
     shutil.copy(photo, tmp_path / "out/demo/photo.png")
     monkeypatch.chdir(tmp_path)
-    exec(compile(lines, page, "exec"), {})
-    with Image.open(tmp_path / "me.png") as image:
-        assert image.size == (64, 64)
+    exec(compile("".join(blocks), page, "exec"), {})
+    drawn = [path.name for path in tmp_path.glob("*.png")]
+    assert sorted(drawn) == (["me.png"] if len(blocks) == 1 else ["me.png", "more.png"])
+    for name in drawn:
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (128, 128)
 
 
 def test_file_holds_no_embedding_and_no_file_name(model, photo, tmp_path):
@@ -195,8 +200,8 @@ def test_saved_synthesizer_is_the_same_synthesizer(model, photo, tmp_path):
     assert torch.equal(again(photo, seed=3).vector, model(photo, seed=3).vector)
     for name in ("guard", "vae", "canonical"):
         file = f"{name}.safetensors"
-        assert (tmp_path / "copy" / file).read_bytes() == (DEFAULT_MODEL / file).read_bytes(), file
-    (new, said), (old, once_said) = (read_tensors(f / "prior.safetensors") for f in (tmp_path / "copy", DEFAULT_MODEL))
+        assert (tmp_path / "copy" / file).read_bytes() == (SHIPPED / file).read_bytes(), file
+    (new, said), (old, once_said) = (read_tensors(f / "prior.safetensors") for f in (tmp_path / "copy", SHIPPED))
     assert new.keys() == old.keys()
     assert all(torch.equal(new[key], old[key]) for key in old)
     # What a prior predicts has been said since there is a choice.
@@ -213,7 +218,15 @@ def test_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
 
 
 def test_drawn_worlds_name_is_its_shipped_model(model, photo):
-    assert torch.equal(Synthesizer.from_pretrained("portraits")(photo, seed=3).vector, model(photo, seed=3).vector)
+    assert torch.equal(Synthesizer.from_pretrained(SHIPPED)(photo, seed=3).vector, model(photo, seed=3).vector)
+
+
+def test_default_is_the_model_of_portraits128(photo):
+    default = Synthesizer.from_pretrained()
+    assert default.base == "portraits128"
+    assert Path(base_model()) == get_world(default.base).folder / "base"
+    named = Synthesizer.from_pretrained("portraits128")
+    assert torch.equal(default(photo, seed=3).vector, named(photo, seed=3).vector)
 
 
 def test_worlds_without_a_synthesizer_are_refused_by_name(tmp_path):
@@ -299,7 +312,7 @@ def test_where_nobody_said_which_encoder_none_is_taken(photo, tmp_path):
 
 
 def test_drawn_world_model_has_its_encoder_and_takes_embeddings(model, photo):
-    with pytest.raises(UsageError, match="is of the drawn world 'portraits', which has its encoder"):
+    with pytest.raises(UsageError, match="is of the drawn world 'portraits128', which has its encoder"):
         Synthesizer.from_pretrained(encoder="portraits")
     assert torch.equal(model.from_embedding(model.embed(photo), seed=3).vector, model(photo, seed=3).vector)
 

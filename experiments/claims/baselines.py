@@ -30,7 +30,7 @@ def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
         the encoded photo.
     """
     if config["method"] == "shipped":
-        model = Synthesizer.from_pretrained()
+        model = Synthesizer.from_pretrained(context.world.synthesizer_folder)
         rows = context.scored[: context.people]
         drawn = model.synthesize(context.photo(rows), seed=seed)
         return resemblance(context.subjects, context.persons_of(rows), model.canonicalizer.layout, drawn) | {

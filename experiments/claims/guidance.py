@@ -43,8 +43,8 @@ def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     # 3. Is it the person, and is it what was asked for?
     extras = subjects.extras()
     obeyed = [torch.tensor([*extras.probe.obeyed(each[None], prompts).values()]).mean().item() for each in pictures]
-    likeness = {name: similar(pictures, rows, name).tolist() for name in subjects.recognisers}
-    return likeness | {"obeyed": obeyed, "scale": scale}
+    figures: Figures = {name: similar(pictures, rows, name).tolist() for name in subjects.recognisers}
+    return figures | {"obeyed": obeyed, "scale": scale}
 
 
 EXPERIMENT = Experiment(

@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
-def base_model(world: str = "portraits") -> str:
+def base_model(world: str = "portraits128") -> str:
     """The folder of a world's base model, a `StableDiffusionPipeline` for plain diffusers."""
     from lorasynth.worlds.world import get_world
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lorasynth.encoders.images import to_image
 from lorasynth.errors import UsageError
-from lorasynth.evaluate.fine_tuned import fine_tuned_vectors
+from lorasynth.evaluate.fine_tuned import ONE_PHOTO, fine_tuned_vectors
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.identity import embed_pictures, similarity
 from lorasynth.evaluate.pictures import fine_tuning_recipe
@@ -27,6 +27,14 @@ from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, role_of, split_of
 from lorasynth.worlds.world import WORLDS, World, get_world
 
 OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
+_ROWS = {
+    "base": "base model",
+    "zero_shot": "zero-shot LoRA\n(ours)",
+    "fine_tuned_one_photo": "fine-tuned LoRA\n(the photo alone)",
+    "fine_tuned": "fine-tuned LoRA\n(10 photos)",
+    "real": "other photos\nof the person",
+}
+"""What is drawn, in the order of the sheet, and how the sheet calls it."""
 
 
 def check_person(person: int, *, allow_seen: bool) -> None:
@@ -113,37 +121,37 @@ def run_demo(
     seconds = {"synthesize": time.perf_counter() - start}
     report(f"synthesised {out / 'lora.safetensors'} in {seconds['synthesize']:.2f} s")
 
-    report("fine-tuning a LoRA on ten photos, the old way")
-    start = time.perf_counter()
-    tuned = fine_tuned_vectors(
-        subjects, lora.layout, [person], fine_tuning_recipe(folder), 10, seed=seed, report=lambda _: None
-    )
-    seconds["fine_tune"] = time.perf_counter() - start
-    tuned_file = out / ".fine-tuned.safetensors"
-    type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)
+    drawn: dict[str, Tensor] = {}
+    for name, photos in (("fine_tuned_one_photo", ONE_PHOTO), ("fine_tuned", 10)):
+        report(f"fine-tuning a LoRA the usual way, on {'ten photos' if photos > 1 else 'the photo alone'}")
+        start = time.perf_counter()
+        tuned = fine_tuned_vectors(
+            subjects, lora.layout, [person], fine_tuning_recipe(folder), photos, seed=seed, report=lambda _: None
+        )
+        seconds[name] = time.perf_counter() - start
+        tuned_file = out / ".fine-tuned.safetensors"
+        type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)
+        drawn[name] = pipeline_pictures(world, tuned_file, prompts, seed, guidance_scale)
+        tuned_file.unlink()
 
     report("rendering with plain diffusers")
     start = time.perf_counter()
-    drawn = {"zero_shot": pipeline_pictures(world, out / "lora.safetensors", prompts, seed, guidance_scale)}
+    drawn["zero_shot"] = pipeline_pictures(world, out / "lora.safetensors", prompts, seed, guidance_scale)
     seconds["render"] = (time.perf_counter() - start) / len(prompts)
     drawn["base"] = pipeline_pictures(world, None, prompts, seed, guidance_scale)
-    drawn["fine_tuned"] = pipeline_pictures(world, tuned_file, prompts, seed, guidance_scale)
-    tuned_file.unlink()
     drawn["real"] = world.draw([person] * 4, list(range(REAL_FROM, REAL_FROM + 4)), world.picture_size)
     record: dict[str, Any] = {"person": person}
     for name in subjects.recognisers:
         recogniser, centre = subjects.recogniser(name), subjects.centroids([person], name)
         record[name] = {
-            method: similarity(embed_pictures(recogniser, drawn[method][None]), centre).item()
-            for method in ("base", "zero_shot", "fine_tuned", "real")
+            method: similarity(embed_pictures(recogniser, drawn[method][None]), centre).item() for method in _ROWS
         }
     record["seconds"] = seconds
     record["versions"] = versions()
     small = torch.nn.functional.interpolate(photo[None], world.picture_size, mode="area")
     image = sheet(
-        [small, drawn["base"], drawn["zero_shot"], drawn["fine_tuned"], drawn["real"]],
-        ["the photo", "base model", "zero-shot LoRA\n(ours)", "fine-tuned LoRA\n(10 photos)", "other photos\nof the person"],
-        [p.replace(", ", "\n") for p in prompts], zoom=max(1, 192 // world.picture_size), margin=120,
+        [small, *(drawn[method] for method in _ROWS)], ["the photo", *_ROWS.values()],
+        [p.replace(", ", "\n") for p in prompts], zoom=max(1, 256 // world.picture_size), margin=120,
     )  # fmt: skip
     write_png(out / "report.png", image)
     write_json(out / "report.json", record)

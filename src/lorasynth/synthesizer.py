@@ -21,9 +21,9 @@ from lorasynth.pretrained import Pretrained
 from lorasynth.storage.schema import Misfit, fit, record
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.version import __version__
-from lorasynth.worlds.world import ASSETS, WORLDS, get_domain
+from lorasynth.worlds.world import ASSETS, DEFAULT_WORLD, WORLDS, get_domain
 
-DEFAULT_MODEL = ASSETS / "portraits" / "synthesizer"
+DEFAULT_MODEL = ASSETS / DEFAULT_WORLD / "synthesizer"
 MAX_SEED = 2**63 - 1
 _PERSON = "sks person"  # what real bases call the subject (DreamBooth's convention)
 _ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}

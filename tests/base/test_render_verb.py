@@ -9,9 +9,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
-from lorasynth.errors import LoRAFileError
+from lorasynth.errors import LoRAFileError, UsageError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.lora.factors import LoRA
+from lorasynth.worlds.world import get_world
 
 from ..tiny_pipelines import SIZE, pipeline
 
@@ -53,3 +54,23 @@ def test_lora_of_another_family_is_refused_though_its_shapes_fit(bases, tmp_path
     assert isinstance(ran.exception, LoRAFileError)
     assert "expected modules of sd2, as lorasynth.base says" in str(ran.exception)
     assert not (tmp_path / "me.png").exists()
+
+
+def drawn(tmp_path, name, *more):
+    picture = tmp_path / f"{name}.png"
+    words = ["render", "-p", PROMPT, "-o", picture, "--num-images", "1", "--steps", "2", *more]
+    ran = CliRunner().invoke(app, [str(word) for word in words])
+    return ran if ran.exception else picture.read_bytes()
+
+
+def test_base_is_the_drawn_world_that_the_lora_names(tmp_path):
+    lora = LoRA.random(get_world("portraits").layout(2), seed=0, std=0.1).save(tmp_path / "me.safetensors")
+    assert drawn(tmp_path, "named", "--lora", lora) == drawn(tmp_path, "given", "--lora", lora, "--base", "portraits")
+
+
+def test_lora_of_another_drawn_world_is_refused_though_its_shapes_fit(tmp_path):
+    lora = LoRA.random(get_world("portraits").layout(2), seed=0).save(tmp_path / "me.safetensors")
+    ran = drawn(tmp_path, "other", "--lora", lora, "--base", "portraits128")
+    assert isinstance(ran.exception, UsageError)
+    assert "expected a LoRA for the base of 'portraits128', got one for that of 'portraits'" in str(ran.exception)
+    assert not (tmp_path / "other.png").exists()

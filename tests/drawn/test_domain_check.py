@@ -21,7 +21,7 @@ PEOPLE = list(range(40_000, 40_040))
 
 @pytest.fixture(scope="module")
 def model():
-    return Synthesizer.from_pretrained()
+    return Synthesizer.from_pretrained("portraits")
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
     tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
     monkeypatch.setattr(assembling, "choose_settings", lambda *_: tried)
     monkeypatch.setattr(assembling, "drawn_obedience", lambda *_: 0.5)
-    model = Synthesizer.from_pretrained()
+    model = Synthesizer.from_pretrained("portraits")
     model.settings = {"adalora": {"scale": 1}, "adanorm": {"scale": 1}}
     assert model.default_prior == "adalora"
     found = assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None)
@@ -141,7 +141,7 @@ def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
 @pytest.mark.integration
 def test_absurd_scale_is_refused_by_pictures(monkeypatch):
     """On the shipped base, where a score of scales themselves would take the largest."""
-    model = Synthesizer.from_pretrained()
+    model = Synthesizer.from_pretrained("portraits")
     model.priors, model.default_prior = {"ridge": model.priors["ridge"]}, "ridge"
     monkeypatch.setattr(assembling, "PICTURE_SCALES", (1.0, 20.0))
     monkeypatch.setattr(assembling, "likeness", lambda _, layout, vectors, __: vectors.norm().item())

@@ -81,7 +81,7 @@ def test_pictures_beside_the_card_are_not_read(tmp_path):
 
 
 def test_shipped_synthesizer_shows_a_photo_and_what_it_gives():
-    model = Synthesizer.from_pretrained()
+    model = Synthesizer.from_pretrained("portraits")
     shown = ModelCard(model.card).data.widget
     assert [each["output"]["url"] for each in shown] == list(model.pictures)
     assert len(shown) == 5
@@ -89,7 +89,7 @@ def test_shipped_synthesizer_shows_a_photo_and_what_it_gives():
 
 
 def test_folder_of_a_synthesizer_gets_pictures_that_stay_with_it(tmp_path, picture):
-    Synthesizer.from_pretrained().save_pretrained(tmp_path / "model")
+    Synthesizer.from_pretrained("portraits").save_pretrained(tmp_path / "model")
     done = run(tmp_path / "model", "--picture", picture, "-p", "sks person")
     assert "--force" in str(done.exception)
     done = run(tmp_path / "model", "--picture", picture, "-p", "sks person", "--force")

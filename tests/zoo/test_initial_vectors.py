@@ -63,7 +63,7 @@ def test_zero_and_mean_are_the_shared_initialisation(few):
 
 
 def test_prior_predicts_from_a_persons_mean_embedding():
-    model = Synthesizer.from_pretrained()
+    model = Synthesizer.from_pretrained("portraits")
     layout = model.canonicalizer.layout
     embeddings = torch.nn.functional.normalize(
         torch.randn(2, 3, 512, generator=torch.Generator().manual_seed(0)), dim=2
@@ -79,8 +79,10 @@ def test_prior_predicts_from_a_persons_mean_embedding():
 
 def test_unknown_prior_and_another_layout_are_refused(tiny):
     with pytest.raises(UsageError, match=r"or a prior among .*'ridge'.*got 'oracle'"):
-        predictor("oracle", "", tiny[1])
+        predictor("oracle", "portraits", tiny[1])
     with pytest.raises(LayoutError, match="expected a synthesizer of the zoo's layout"):
+        predictor("ridge", "portraits", tiny[1])
+    with pytest.raises(UsageError, match="expected start_model, the folder of a synthesizer for 'sd15', got none"):
         predictor("ridge", "", tiny[1])
 
 

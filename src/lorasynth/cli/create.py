@@ -205,8 +205,12 @@ def render(
     output: Out,
     lora: Annotated[Path | None, typer.Option(help="A LoRA file; without one the base model draws.")] = None,
     base: Annotated[
-        str, typer.Option(help="A drawn world's name, a pipeline's folder or hub id, or a .safetensors checkpoint.")
-    ] = "portraits",
+        str | None,
+        typer.Option(
+            help="A drawn world's name, a pipeline's folder or hub id, or a .safetensors checkpoint; by default the drawn world "
+            "that the LoRA file names, or portraits128."
+        ),
+    ] = None,
     num_images: Annotated[int, typer.Option(min=1, max=64)] = 4,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA.", min=-10, max=10)] = 1.0,
     guidance_scale: Annotated[float, typer.Option(min=0, max=50)] = 2.0,
@@ -232,6 +236,7 @@ def render(
     from lorasynth.lora.factors import LoRA
     from lorasynth.opening import open_base
     from lorasynth.storage.faults import FaultyFileError
+    from lorasynth.worlds.world import DEFAULT_WORLD, WORLDS
 
     loaded = None
     try:
@@ -239,7 +244,13 @@ def render(
     except FaultyFileError as error:
         if error.code != "base":  # whether it is for the base at hand, the base says
             raise
-    opened = open_base(base)
+    made_for = loaded.layout.base if loaded is not None and loaded.layout.base in WORLDS else None
+    opened = open_base(base or made_for or DEFAULT_WORLD)
+    if made_for is not None and made_for != opened.family and opened.family in WORLDS:  # whose modules may be as large
+        raise UsageError(
+            f"{lora}: expected a LoRA for the base of {opened.family!r}, got one for that of {made_for!r}; "
+            f"give --base {made_for}, or leave --base out"
+        )
     if lora is not None:
         (loaded or LoRA.load(lora, like=opened.layout(1))).scaled(scale).attach(opened.denoiser)
     rows = []

@@ -8,8 +8,14 @@ from lorasynth.recipes.tiny import tiny
 
 
 def portraits128() -> Recipe:
-    """A synthesizer of the sharp portraits: a modest zoo, then straight on to end to end."""
-    return small("portraits128")
+    """The shipped synthesizer of the sharp portraits: a modest zoo, then straight on to end to end."""
+    recipe = small("portraits128")
+    assert recipe.zoo is not None
+    return replace(
+        recipe,
+        zoo=replace(recipe.zoo, people=416, validation_people=56),
+        refine=replace(recipe.refine, critic=replace(recipe.refine.critic, steps=1_000)),
+    ).with_end_to_end_steps(2_500)
 
 
 def portraits128_gpu() -> Recipe:

@@ -24,6 +24,9 @@ from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
 ASSETS = Path(os.environ.get("LORASYNTH_ASSETS") or Path(__file__).parent.parent / "assets")
 """Where worlds and synthesizers lie: what is shipped, or the folder that the environment names."""
 
+DEFAULT_WORLD = "portraits128"
+"""Whose synthesizer and base are taken where none are named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:

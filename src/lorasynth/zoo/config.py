@@ -40,7 +40,7 @@ class ZooConfig:
     adapt: AdaptConfig = field(default_factory=lambda: AdaptConfig(strength=1.4))
     seed: int = 0
     start: str = MEAN  # where each LoRA starts: "zero", "mean", or what this prior of a synthesizer predicts
-    start_model: str = ""  # the synthesizer's folder; the shipped one if empty
+    start_model: str = ""  # the synthesizer's folder; if empty, the one that is shipped for a drawn world's base
     preservation: Preservation | None = None  # of what the base draws of others of the class; of photographs alone
 
 

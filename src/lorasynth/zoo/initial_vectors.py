@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorasynth.errors import LayoutError, UsageError
 from lorasynth.lora.layout import Layout
+from lorasynth.worlds.world import WORLDS
 
 ZERO, MEAN = "zero", "mean"
 InitialVectors = Callable[[Float[Tensor, " P"], Float[Tensor, "N J D"]], Float[Tensor, "N P"]]
@@ -25,11 +26,11 @@ def predictor(start: str, model: str, layout: Layout) -> InitialVectors:
     Args:
         start: "zero" (lora_B = 0), "mean" (the initialisation itself, which is the mean of the pilot's people), or the name of a
             prior ("ridge", "adalora", …), whose prediction for the mean of a person's embeddings is the start.
-        model: the folder of the prior's synthesizer; the shipped one if empty.
+        model: the folder of the prior's synthesizer; if empty, the one that is shipped for the base of the LoRAs.
         layout: of the LoRAs.
 
     Raises:
-        UsageError: the synthesizer has no such prior.
+        UsageError: the synthesizer has no such prior, or none is named for a real base.
         LayoutError: the synthesizer is of another layout.
     """
     if start == ZERO:
@@ -37,9 +38,14 @@ def predictor(start: str, model: str, layout: Layout) -> InitialVectors:
     if start == MEAN:
         return lambda init, embeddings: init.expand(len(embeddings), -1)
     # NOTE: the one place where a stage looks ahead in the pipeline: what the last zoo taught helps to make the next.
-    from lorasynth.synthesizer import DEFAULT_MODEL, Synthesizer
+    from lorasynth.synthesizer import Synthesizer
 
-    synthesizer = Synthesizer.from_pretrained(model or DEFAULT_MODEL)
+    if not model and layout.base not in WORLDS:
+        raise UsageError(
+            f"expected start_model, the folder of a synthesizer for {layout.base!r}, got none; that base has no shipped one: "
+            f"name one, or start from {ZERO!r} or {MEAN!r}"
+        )
+    synthesizer = Synthesizer.from_pretrained(model or layout.base)
     if start not in synthesizer.priors:
         raise UsageError(
             f"expected start {ZERO!r}, {MEAN!r} or a prior among {sorted(synthesizer.priors)}, got {start!r}"
