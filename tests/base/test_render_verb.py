@@ -68,7 +68,7 @@ def test_base_is_the_drawn_world_that_the_lora_names(tmp_path):
     assert drawn(tmp_path, "named", "--lora", lora) == drawn(tmp_path, "given", "--lora", lora, "--base", "portraits")
 
 
-def test_lora_of_another_drawn_world_is_refused_though_its_shapes_fit(tmp_path):
+def test_lora_of_another_drawn_world_is_refused(tmp_path):
     lora = LoRA.random(get_world("portraits").layout(2), seed=0).save(tmp_path / "me.safetensors")
     ran = drawn(tmp_path, "other", "--lora", lora, "--base", "portraits128")
     assert isinstance(ran.exception, UsageError)
