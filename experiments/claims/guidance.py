@@ -69,7 +69,7 @@ EXPERIMENT = Experiment(
         ),
         Claim(
             text="Guidance away from the zoo's mean LoRA gains likeness over guidance away from the base",
-            source="A neighbour's neutral LoRA on the negative branch",
+            source="ours; a neighbour has a neutral LoRA there",
             criterion=more("similarity", "mean", "base"),
         ),
     ),
