@@ -18,7 +18,7 @@ from lorasynth.zoo.initialisation import random_init
 def main() -> None:
     ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     world, model = get_world("portraits"), Synthesizer.from_pretrained("portraits")
-    layout, adapt = model.canonicalizer.layout, fine_tuning_recipe()
+    layout, adapt = model.canonicalizer.layout, fine_tuning_recipe(world.synthesizer_folder)
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"
         to_image(world.draw([7], [0], 256)[0]).save(photo)

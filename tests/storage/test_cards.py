@@ -80,11 +80,12 @@ def test_pictures_beside_the_card_are_not_read(tmp_path):
     assert sorted(read_pictures(tmp_path, card)) == ["images/1.png", "images/2.png"]
 
 
-def test_shipped_synthesizer_shows_a_photo_and_what_it_gives():
-    model = Synthesizer.from_pretrained("portraits")
+@pytest.mark.parametrize("world", ["portraits", "portraits128"])
+def test_shipped_synthesizer_shows_a_photo_and_what_it_gives(world):
+    model = Synthesizer.from_pretrained(world)
     shown = ModelCard(model.card).data.widget
     assert [each["output"]["url"] for each in shown] == list(model.pictures)
-    assert len(shown) == 5
+    assert len(shown) == 1 + len(get_world(world).prompts)
     assert sum(map(len, model.pictures.values())) < 1_000_000
 
 

@@ -174,9 +174,9 @@ One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} L
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on subjects held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
   {last["delta_W_error"]:.3f} after the last stage; {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
-{apart}* **End to end**: then {through.loop.steps:,} steps of {through.people_a_step} subjects, of {through.people:,} with
-  photos and no LoRAs, by the base's v-loss and an identity loss on what it is about to draw: all priors and the VAE
-  together, which goes on holding the zoo. The critic of that loss has learned from {refine.critic_people:,} others,
+{apart}* **End to end**: {through.loop.steps:,} steps of {through.people_a_step} subjects, of {through.people:,} with
+  photos and no LoRAs. All priors and the VAE learn together, by the base's v-loss and an identity loss on what it is
+  about to draw. The VAE goes on holding the zoo. The critic of that loss has learned from {refine.critic_people:,} others,
   and is neither the encoder nor the second recogniser that scores are told by. Similarity of what is drawn for
   {through.validation_people} validation subjects, mean over the priors: {last["likeness_before"]:.3f} before,
   {last["likeness_after"]:.3f} after (at scale {through.scale:g}).
