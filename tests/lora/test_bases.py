@@ -77,3 +77,20 @@ def test_preset_is_the_layout_that_peft_gives_the_model(preset):
 )  # fmt: skip
 def test_names_of_any_unet_are_known_by_their_grammar(spelling, name):
     assert bases.unet_name(spelling) == name
+
+
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if not variant.is_unet])
+def test_transformers_table_stays_closed_for_modules_of_a_unet(name):
+    known = VARIANTS[name]
+    fresh = bases.Variant(known.base, known.name, known.rows)
+    unet = bases.of("sd15")[0].modules
+    assert not fresh.takes(unet)
+    assert not fresh.is_unet
+    assert "modules" not in vars(fresh)  # no name of its thousands was written out
+    assert fresh.takes(fresh.modules)
+
+
+def test_unets_are_those_with_conv_in():
+    assert {name for name, v in VARIANTS.items() if v.is_unet} == {
+        n for n, v in VARIANTS.items() if "conv_in" in v.modules
+    }
