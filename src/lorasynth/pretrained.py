@@ -47,6 +47,10 @@ class Pretrained:
     pictures: dict[str, bytes] = field(default_factory=dict)  # PNGs that the card shows, by their names in its folder
     record: dict[str, Any] = field(default_factory=dict)  # how it was made and what was measured
 
+    def __repr__(self) -> str:
+        """In a line, without its numbers."""
+        return f"{type(self).__name__}({self.base!r}, priors {', '.join(self.priors)}, default {self.default_prior!r})"
+
     @property
     def embedding_dim(self) -> int:
         """D."""

@@ -30,7 +30,7 @@ _ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1
 """What ModelSpec calls the bases that it knows."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Synthesizer(Pretrained):
     """What a user downloads and calls: ``Synthesizer.from_pretrained(folder)("me.png").save("me.safetensors")``.
 

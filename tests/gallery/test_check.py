@@ -121,6 +121,7 @@ def test_everybody_as_one_person_is_said_and_nobody_left_out():
     report = judged(findings)
     assert isinstance(report, Report)
     assert (report.left_out, report.same_person) == ((), ())
+    assert repr(report) == f"Report({len(findings)} photos looked at, 0 files left out)"
     assert re.match(
         "the encoder does not tell the subjects apart: median cosine 1.00 within, 1.00 between", report.notes[0]
     )

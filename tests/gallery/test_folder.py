@@ -32,6 +32,10 @@ def test_photos_come_by_subject_and_use(write, gallery):
         found.photos("nobody", Use.FIT, 1)
 
 
+def test_gallery_is_printed_in_a_line(write, gallery):
+    assert repr(gallery(write(people(11)))) == "PhotoGallery('people', 44 photos)"
+
+
 def test_pictures_are_central_squares(write, gallery):
     wide = Image.new("RGB", (90, 60), "white")
     wide.paste((255, 0, 0), (15, 0, 75, 60))

@@ -12,7 +12,7 @@ from lorasynth.base.pipeline import PipelineBase
 from lorasynth.lora.presets import JOINT_ATTENTION
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AuraFlow(PipelineBase):
     """An `AuraFlowPipeline`."""
 

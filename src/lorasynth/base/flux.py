@@ -13,7 +13,7 @@ TRAINING_GUIDANCE = 1.0
 """What the distilled transformer is told while LoRAs are trained, as in diffusers' training script for it."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Flux(PipelineBase):
     """A `FluxPipeline`: dev, which is told the guidance scale, or schnell."""
 

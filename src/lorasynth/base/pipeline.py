@@ -31,6 +31,10 @@ class PipelineBase(ABC):
     captions_at_once: ClassVar[int] = 256  # that text encoders are given
     picture_multiple: ClassVar[int] = 8  # pixels that a side is a multiple of, at the least
 
+    def __repr__(self) -> str:
+        """In a line, without its networks."""
+        return f"{type(self).__name__}({self.name!r}, {self.picture_size} pixels)"
+
     def __post_init__(self) -> None:
         """Freeze every network, and refuse pictures that the denoiser cannot take."""
         multiple = max(self.picture_multiple, self.pipe.vae_scale_factor)

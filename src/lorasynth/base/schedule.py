@@ -58,6 +58,10 @@ class Schedule:
     scheduler: Any  # diffusers' own, for the steps of a sampler
     set_timesteps: SetTimesteps
 
+    def __repr__(self) -> str:
+        """In a line, without its numbers."""
+        return f"Schedule({type(self.scheduler).__name__}, {self.prediction!r}, {len(self.time)} levels)"
+
     @classmethod
     def of(cls, scheduler: Any, set_timesteps: SetTimesteps | None = None) -> "Schedule":
         """The schedule of a diffusers scheduler: any with DDPM's table, or flow matching's.

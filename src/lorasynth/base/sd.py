@@ -11,7 +11,7 @@ from lorasynth.base.pipeline import PipelineBase
 from lorasynth.errors import ModelError
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StableDiffusion(PipelineBase):
     """A `StableDiffusionPipeline`."""
 

@@ -11,7 +11,7 @@ from lorasynth.base.pipeline import PipelineBase, dynamic_shift
 from lorasynth.lora.presets import JOINT_ATTENTION
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StableDiffusion3(PipelineBase):
     """A `StableDiffusion3Pipeline`."""
 

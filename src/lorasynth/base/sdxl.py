@@ -9,7 +9,7 @@ from lorasynth.base.base import Prompts
 from lorasynth.base.sd import StableDiffusion
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StableDiffusionXL(StableDiffusion):
     """A `StableDiffusionXLPipeline`."""
 

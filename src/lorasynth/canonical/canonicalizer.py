@@ -48,6 +48,10 @@ class Canonicalizer:
     scale: Float[Tensor, " P"]
     active: Bool[Tensor, " P"]
 
+    def __repr__(self) -> str:
+        """In a line, without its numbers."""
+        return f"Canonicalizer({self.gauge!r}, {self.num_features:,} features, {self.layout!r})"
+
     @property
     def num_features(self) -> int:
         """F, the length of a canonical vector."""

@@ -44,6 +44,10 @@ class WorldEncoder:
         if guard is not None:
             self.guard = guard
 
+    def __repr__(self) -> str:
+        """In a line."""
+        return f"WorldEncoder({self.world.name!r})"
+
     @cached_property
     def guard(self) -> DomainCheck:
         """Refuses what is not a picture of this world. Fitted to people that the recogniser has learned from."""

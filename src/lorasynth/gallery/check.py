@@ -43,6 +43,10 @@ class Report:
     same_person: tuple[tuple[str, str, float], ...] = ()  # who stays, who goes, cosine
     notes: tuple[str, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        """In a line: thousands of findings would fill a notebook."""
+        return f"Report({len(self.findings):,} photos looked at, {len(self.left_out):,} files left out)"
+
     @property
     def used(self) -> list[Finding]:
         """The photos that are used."""

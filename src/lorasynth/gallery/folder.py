@@ -52,6 +52,10 @@ class PhotoGallery:
     hidden: tuple[str, ...] = ()  # subjects whose photos are not looked at; nobody else changes split for it
     contents: Mapping[str, str] = field(default_factory=dict)  # the sha256 of each file, where they are known
 
+    def __repr__(self) -> str:
+        """In a line: thousands of files would fill a notebook."""
+        return f"PhotoGallery({self.name!r}, {len(self.files):,} photos)"
+
     @classmethod
     def open(
         cls, tree: Tree, *, instance_prompt: str = INSTANCE_PROMPT, masks: bool = True, keep_alike: bool = False

@@ -45,6 +45,10 @@ class Prepared:
     _embeddings: dict[str, Float[Tensor, " D"]]
     _latents: dict[str, tuple[Shelf, int, int]]
 
+    def __repr__(self) -> str:
+        """In a line, without its numbers."""
+        return f"Prepared({self.gallery!r}, {self.report!r})"
+
     def embeddings(self, photos: Sequence[PhotoRef]) -> Float[Tensor, "B D"]:
         """Unit embeddings of photos, on the default device."""
         return torch.stack([self._embeddings[photo.name] for photo in photos]).to(torch.get_default_device())

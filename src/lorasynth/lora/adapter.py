@@ -22,6 +22,10 @@ class Adapter(ABC):
     own_format: str
     """The format of the file whose own names its modules have, as no known base model has them; "" for any other LoRA."""
 
+    def __repr__(self) -> str:
+        """In a line, without its numbers."""
+        return f"{type(self).__name__}({self.layout!r})"
+
     @abstractmethod
     def factors(self, name: str) -> tuple[Float[Tensor, "R I"], Float[Tensor, "O R"]]:
         """lora_A and lora_B of one module, the scaling in lora_B."""

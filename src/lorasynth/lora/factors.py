@@ -66,7 +66,7 @@ def delta_W_relative_error(layout: Layout, x: Float[Tensor, "N P"], y: Float[Ten
     return (difference / norm2.clamp(min=1e-300)).float()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoRA(Writable):
     """One adapter. Its effect is exactly ``lora_B @ lora_A`` in each module: the scaling is folded in, always."""
 

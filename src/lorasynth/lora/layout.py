@@ -66,6 +66,10 @@ class Layout:
     base: str
     modules: tuple[Module, ...]
 
+    def __repr__(self) -> str:
+        """In a line: a model's thousand modules would fill a notebook."""
+        return f"Layout({self.base!r}, {len(self.modules)} modules, {self.num_parameters:,} numbers)"
+
     def __post_init__(self) -> None:
         """Sort. Refuse an empty table, doubled names and impossible ranks."""
         object.__setattr__(self, "modules", tuple(sorted(self.modules, key=lambda m: natural_order(m.name))))

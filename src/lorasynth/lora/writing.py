@@ -65,7 +65,7 @@ class Writable(Adapter):
         return path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FileLoRA(Writable):
     """A LoRA as its file has it, each factor in the file's own type: what is converted is never in one vector."""
 

@@ -15,7 +15,7 @@ TARGET_MODULES = ("attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "ff.net.2")
 queries and keys, cross-attention and time projections as well changes no picture (dev/LOG.md)."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DrawnBase(StableDiffusion):
     """`build_pipeline`'s, trained."""
 

@@ -35,6 +35,10 @@ class World:
     domain: Domain
     folder: Path
 
+    def __repr__(self) -> str:
+        """In a line: a domain lists every word of its captions."""
+        return f"World({self.name!r}, {str(self.folder)!r})"
+
     @property
     def picture_size(self) -> int:
         """Pixels a side of what the base model draws."""

@@ -53,6 +53,10 @@ class Zoo:
     items: tuple[Item, ...]
     forgotten: tuple[Tombstone, ...] = ()
 
+    def __repr__(self) -> str:
+        """In a line: tens of thousands of items would fill a notebook."""
+        return f"Zoo({str(self.folder)!r}, {len(self):,} LoRAs, {self.layout!r})"
+
     @classmethod
     def create(
         cls, folder: str | Path, layout: Layout, recipe: dict[str, Any], init: Float[Tensor, " P"] | None
