@@ -107,7 +107,7 @@ def table(records: list[dict[str, Any]]) -> str:
     usual = next(record for record in records if record["row"] == USUAL)
     lines = [
         "| Settings | CPU s a step | steps | people seen | similarity | more than the recipe's | second |",
-        "|---|" * 6 + "---|",
+        "|---" * 7 + "|",
     ]
     for record in records:
         first, second = (torch.tensor(record["figures"][name]) for name in ("similarity", "similarity2"))
