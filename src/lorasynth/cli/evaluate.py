@@ -44,7 +44,7 @@ def evaluate(
         typer.Option(help="Whether pictures show what was asked, by this CLIP model: a folder, or a hub id."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=4096, help="Processes that share the fine-tuning, one a core.")
+        int, typer.Option(min=1, max=4096, help="Processes that share the fine-tuning and the drawing, one a core.")
     ] = 1,
     zoo: Annotated[
         Path | None,

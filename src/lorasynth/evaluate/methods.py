@@ -22,6 +22,7 @@ from lorasynth.evaluate.scoring import TEXT_ALIGNMENT, Scorer
 from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
 from lorasynth.lora.factors import delta_W_norm2
+from lorasynth.lora.layout import Layout
 from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.adapt import AdaptConfig
@@ -44,6 +45,9 @@ FINE_TUNED, FINE_TUNED_ONE_PHOTO, BASE, REAL = "fine_tuned", "fine_tuned_one_pho
 """The rows that need no prior."""
 GIVEN = "given"
 """Of pictures: the photo that a LoRA is synthesised from."""
+
+Draw = Callable[[Float[Tensor, "N P"]], tuple[Float[Tensor, "N K 3 H W"], float]]
+"""LoRAs -> a picture of each for each prompt, and the seconds that all took, added up over processes."""
 _SHOWN = 8  # people
 
 
@@ -89,6 +93,19 @@ def lora_vectors(
     return {name: made(name) for name in asked_methods(model, config)}
 
 
+def draw_pictures(
+    subjects: Subjects, layout: Layout, vectors: Float[Tensor, "N P"], config: EvaluationConfig
+) -> tuple[Float[Tensor, "N K 3 H W"], float]:
+    """What an evaluation looks at (`Draw`), drawn by this process."""
+    start = time.perf_counter()
+    drawn = render(
+        subjects.base, subjects.prompts, layout, vectors, seed=config.seed,
+        guidance_scale=config.guidance_scale or usual_guidance(subjects.base),
+        num_inference_steps=config.num_inference_steps,
+    )  # fmt: skip
+    return drawn, time.perf_counter() - start
+
+
 def photo_seconds(subjects: Subjects, model: Synthesizer, people: list[int], seed: int = 0) -> dict[str, float]:
     """Seconds from one photo to a LoRA by each prior: the median of a few people, after one call that does not count."""
     photos = subjects.images(people[:6])
@@ -112,6 +129,7 @@ def evaluate(
     cache: Path | None = None,
     trained_on: Zoo | None = None,
     alignment: TextAlignment | None = None,
+    draw: Draw | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[dict[str, Any], dict[str, Float[Tensor, "N K 3 H W"]]]:
     """Score every method on held-out people.
@@ -125,6 +143,7 @@ def evaluate(
         cache: a folder that keeps the fine-tuned LoRAs (`fine_tuned_vectors`).
         trained_on: the zoo that the model learned from. Asks whether LoRAs are copies of it (`memorisation`).
         alignment: a CLIP model, for "text_alignment".
+        draw: who draws the pictures; by default `draw_pictures`.
         report: gets a line now and then.
 
     Returns:
@@ -141,7 +160,7 @@ def evaluate(
     people = people or subjects.people(Split.HELD_OUT, config.people)
     asked_methods(model, config)
     prompts = list(subjects.prompts)
-    guidance_scale = config.guidance_scale or usual_guidance(subjects.base)
+    draw = draw or (lambda vectors: draw_pictures(subjects, model.canonicalizer.layout, vectors, config))
     scorer = Scorer.fit(subjects, people, len(prompts), alignment)
     shown = (*subjects.recognisers, *([] if alignment is None else [TEXT_ALIGNMENT]))
     methods: dict[str, Any] = {}
@@ -150,12 +169,8 @@ def evaluate(
     near: dict[str, Any] = {}
     drawing_seconds = []
     for name, vectors in lora_vectors(subjects, model, people, fine_tuning, config, cache, report).items():
-        start = time.perf_counter()
-        drawn = render(
-            subjects.base, prompts, model.canonicalizer.layout, vectors, seed=config.seed,
-            guidance_scale=guidance_scale, num_inference_steps=config.num_inference_steps,
-        )  # fmt: skip
-        drawing_seconds.append((time.perf_counter() - start) / (len(drawn) * len(prompts)))
+        drawn, seconds_of_all = draw(vectors)
+        drawing_seconds.append(seconds_of_all / (len(drawn) * len(prompts)))
         methods[name] = scorer.score(drawn, prompts)
         scores[name] = scorer.similarity(drawn)
         methods[name]["delta_W_norm"] = (
@@ -178,7 +193,8 @@ def evaluate(
     seconds = {"photo_to_lora": photo_seconds(subjects, model, people, config.seed), "picture": median(drawing_seconds)}
     record = {
         "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,
-        "guidance_scale": guidance_scale, "num_inference_steps": config.num_inference_steps, "seconds": seconds,
+        "guidance_scale": config.guidance_scale or usual_guidance(subjects.base),
+        "num_inference_steps": config.num_inference_steps, "seconds": seconds,
     }  # fmt: skip
     if alignment is not None:
         record["clip"] = alignment.name
