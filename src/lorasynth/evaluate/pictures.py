@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -85,14 +85,13 @@ class Opened:
         tuners = workers - 1 if tuned.methods else 0
         with (
             helpers(tuners, fine_tune, self.folder, self.photos, self.place, tuned, device) as others,
-            process_pool(
-                workers, _begin_worker, device
-            ) as pool,  # no process is started before there is something to draw
+            # No process is started before there is something to draw.
+            process_pool(workers, _begin_worker, device) if workers > 1 else nullcontext() as pool,
         ):
             found = evaluate(
                 self.subjects, self.model, self.fine_tuning, config, trained_on=trained_on, alignment=alignment,
                 cache=self.place if workers > 1 else self.cache, report=report,
-                draw=partial(self._draw_together, pool, config) if workers > 1 else None,
+                draw=partial(self._draw_together, pool, config) if pool else None,
             )  # fmt: skip
         for process in others:
             if process.exitcode != 0:
