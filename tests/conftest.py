@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+import typer.main
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -32,6 +34,9 @@ def modules_with_shapes():
 
 
 install_import_hook(sorted(modules_with_shapes()), "beartype.beartype")
+typer.main.get_command = cache(
+    typer.main.get_command
+)  # the program has 30 verbs; each call would read their signatures anew
 torch.set_num_threads(1)
 settings.register_profile("lorasynth", deadline=None, derandomize=True, database=None)
 settings.load_profile("lorasynth")
