@@ -15,6 +15,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import beartype
 import pytest
 import torch
 import typer.main
@@ -33,6 +34,22 @@ def modules_with_shapes():
                 yield ".".join(path.relative_to(root).with_suffix("").parts)
 
 
+def compiled_once(check):
+    """A type checker that remembers its checks: a function within a function is made, and would be compiled, by each call."""
+    made = {}
+
+    def checked(function):
+        signature = function.__code__, tuple(function.__annotations__.items())
+        defaults = len(function.__defaults__ or ()), tuple(function.__kwdefaults__ or ())
+        key = function.__module__, signature, defaults
+        if key not in made:
+            made[key] = check(function)
+        return made[key]
+
+    return checked
+
+
+beartype.beartype = compiled_once(beartype.beartype)
 install_import_hook(sorted(modules_with_shapes()), "beartype.beartype")
 typer.main.get_command = cache(
     typer.main.get_command
