@@ -3,6 +3,7 @@
 NOTE: nothing of lorasynth may be imported before jaxtyping's import hook is in place, which would check nothing then.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -57,6 +58,12 @@ typer.main.get_command = cache(
 torch.set_num_threads(1)
 settings.register_profile("lorasynth", deadline=None, derandomize=True, database=None)
 settings.load_profile("lorasynth")
+
+
+def pytest_collection_finish():
+    """Keep what was imported out of the garbage collector's rounds, each of which would look at millions of objects in vain."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
