@@ -8,6 +8,7 @@ hash, so any picture of a world can be asked for in any order, on any machine, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import overload
 
 import numpy as np
@@ -72,7 +73,7 @@ class Persons(Sequence[int]):
     def __getitem__(self, index: slice) -> list[int]: ...
     def __getitem__(self, index: int | slice) -> int | list[int]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return [*chain(*self._ranges)][index]
         if index < 0:
             index += len(self)
         for part in self._ranges:
