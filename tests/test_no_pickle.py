@@ -1,6 +1,7 @@
 """No module of the package can unpickle anything but one, which no other imports: syntax trees are searched for every way in."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,18 @@ def is_constant(node, value):
     return isinstance(node, ast.Constant) and node.value is value
 
 
-def ways_to_unpickle(source):
-    """What in the source imports a pickler, or loads or saves by one."""
-    tree, found = ast.parse(source), []
-    aliases = {"torch": "torch"}
-    for node in ast.walk(tree):
+def nodes_of(source):
+    """Of its syntax tree."""
+    return list(ast.walk(ast.parse(source)))
+
+
+def ways_to_unpickle(nodes):
+    """What in a source imports a pickler, or loads or saves by one."""
+    found, aliases = [], {"torch": "torch"}
+    for node in nodes:
         if isinstance(node, ast.Import):
             aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Import(names=names):
                 found += [name.name for name in names if name.name.partition(".")[0] in MODULES]
@@ -51,27 +56,31 @@ def ways_to_unpickle(source):
     return found
 
 
-def imports(path, module):
-    """Whether a file of the package imports a module, as a whole or a name of it."""
-    parent, _, name = module.rpartition(".")
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import) and any(alias.name == module for alias in node.names):
-            return True
-        if isinstance(node, ast.ImportFrom) and (
-            node.module == module or (node.module == parent and any(alias.name == name for alias in node.names))
-        ):
-            return True
-    return False
+def imports(nodes):
+    """Modules that a source imports, as a whole or a name of them."""
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@cache
+def seen_in(path):
+    """Ways to unpickle in a file of the package, and what it imports."""
+    nodes = nodes_of(path.read_text())
+    return ways_to_unpickle(nodes), imports(nodes)
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path != CHILD], ids=lambda path: path.stem)
 def test_no_module_of_the_package_can_unpickle(path):
-    assert ways_to_unpickle(path.read_text()) == []
-    assert not imports(path, "lorasynth.lora.unpickle")
+    ways, imported = seen_in(path)
+    assert ways == []
+    assert "lorasynth.lora.unpickle" not in imported
 
 
 def test_pickle_is_loaded_by_one_program_for_import_legacy():
-    assert ways_to_unpickle(CHILD.read_text()) == ["torch.load"]
+    assert seen_in(CHILD)[0] == ["torch.load"]
     (call,) = (
         node
         for node in ast.walk(ast.parse(CHILD.read_text()))
@@ -79,7 +88,7 @@ def test_pickle_is_loaded_by_one_program_for_import_legacy():
     )
     assert is_constant({k.arg: k.value for k in call.keywords}["weights_only"], True)
     assert [path.name for path in FILES if "unpickle.py" in path.read_text() and path != CHILD] == ["legacy.py"]
-    assert [path.name for path in FILES if imports(path, "lorasynth.lora.legacy")] == ["files.py"]
+    assert [path.name for path in FILES if "lorasynth.lora.legacy" in seen_in(path)[1]] == ["files.py"]
 
 
 def test_program_for_pickles_imports_nothing_of_ours():
@@ -120,12 +129,15 @@ def test_whole_package_is_searched():
     ],
 )
 def test_search_finds_each_way(source):
-    assert ways_to_unpickle(source)
+    assert ways_to_unpickle(nodes_of(source))
 
 
-def test_search_lets_safe_loading_pass():
-    assert (
-        ways_to_unpickle("import torch, numpy\nfrom safetensors.torch import load, save\nload(b'')\nself.load('x')")
-        == []
-    )
-    assert ways_to_unpickle("np.load('x', allow_pickle=False); f('x', use_safetensors=True)") == []
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch, numpy\nfrom safetensors.torch import load, save\nload(b'')\nself.load('x')",
+        "np.load('x', allow_pickle=False); f('x', use_safetensors=True)",
+    ],
+)
+def test_search_lets_safe_loading_pass(source):
+    assert ways_to_unpickle(nodes_of(source)) == []

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,15 +34,16 @@ def modules():
 SOURCES = dict(modules())
 
 
-def imports(source, *, types=False) -> Iterator[str]:
-    """Modules of the package that a source imports when it runs, in functions too; and, if asked, what a type checker reads."""
-    waiting = [ast.parse(source)]
+@cache
+def read(source) -> set[tuple[str, bool]]:
+    """Modules of the package that a source imports, in functions too, and whether only for a type checker."""
+    found, waiting = set(), [(ast.parse(source), False)]
     while waiting:
-        node = waiting.pop()
-        if not types and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            waiting += node.orelse
+        node, types = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            waiting += [(inner, True) for inner in node.body] + [(inner, types) for inner in node.orelse]
             continue
-        waiting += ast.iter_child_nodes(node)
+        waiting += [(inner, types) for inner in ast.iter_child_nodes(node)]
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -50,7 +51,13 @@ def imports(source, *, types=False) -> Iterator[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] == PACKAGE)
+        found |= {(name, types) for name in names if name.split(".")[0] == PACKAGE}
+    return found
+
+
+def imports(source, *, types=False):
+    """Modules of the package that a source imports when it runs; and, if asked, what a type checker reads."""
+    return [name for name, only_types in read(source) if types or not only_types]
 
 
 def home_of(name, known):
