@@ -1,7 +1,7 @@
 """The pages that were rewritten stay readable: `dev/prose.py` counts sentences, semicolons and lines."""
 
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -19,26 +19,34 @@ PAGES = [
 PACKAGES = sorted(path.parent.name for path in (ROOT / "src/lorasynth").glob("*/__init__.py"))
 
 
-def measured(*files):
-    command = [sys.executable, "dev/prose.py", "--strict", *map(str, files)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def measured(monkeypatch, capsys):
+    """Function from files to exit code and output of `python dev/prose.py --strict FILES`, in this process."""
+
+    def run(*files):
+        monkeypatch.setattr(sys, "argv", ["prose.py", "--strict", *map(str, files)])
+        with pytest.raises(SystemExit, match=r"^\d$") as stop:
+            runpy.run_path(str(ROOT / "dev" / "prose.py"), run_name="__main__")
+        return stop.value.code, capsys.readouterr().out
+
+    return run
 
 
-def test_pages_keep_to_the_limits():
+def test_pages_keep_to_the_limits(measured):
     assert len(PAGES) > 20
-    result = measured(*PAGES)
-    assert result.returncode == 0, result.stdout
+    code, said = measured(*PAGES)
+    assert code == 0, said
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_docstrings_keep_to_the_limits(package):
-    result = measured(*sorted((ROOT / "src/lorasynth" / package).rglob("*.py")))
-    assert result.returncode == 0, result.stdout
+def test_docstrings_keep_to_the_limits(measured, package):
+    code, said = measured(*sorted((ROOT / "src/lorasynth" / package).rglob("*.py")))
+    assert code == 0, said
 
 
-def test_docstrings_of_single_modules_keep_to_the_limits():
-    result = measured(*sorted((ROOT / "src/lorasynth").glob("*.py")))
-    assert result.returncode == 0, result.stdout
+def test_docstrings_of_single_modules_keep_to_the_limits(measured):
+    code, said = measured(*sorted((ROOT / "src/lorasynth").glob("*.py")))
+    assert code == 0, said
 
 
 @pytest.mark.parametrize(
@@ -49,12 +57,12 @@ def test_docstrings_of_single_modules_keep_to_the_limits():
         "A line of prose that nobody wrapped at a hundred letters is long, " * 2 + "\n",
     ],
 )
-def test_prose_beyond_a_limit_is_counted(tmp_path, prose):
+def test_prose_beyond_a_limit_is_counted(measured, tmp_path, prose):
     page = tmp_path / "page.md"
     page.write_text("# Title\n\n" + "A short sentence says one thing.\n" * 8 + "\n" + prose)
-    result = measured(page)
-    assert result.returncode == 1
-    assert "beyond the limits" in result.stdout
+    code, said = measured(page)
+    assert code == 1
+    assert "beyond the limits" in said
 
 
 def test_each_row_of_a_table_is_a_line_of_its_own():
@@ -64,9 +72,9 @@ def test_each_row_of_a_table_is_a_line_of_its_own():
     assert [rule for rule in rules if not re.fullmatch(r"\s*\|(-+\|)+", rule[1])] == []
 
 
-def test_code_and_tables_are_no_prose(tmp_path):
+def test_code_and_tables_are_no_prose(measured, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
         "# Title\n\n    " + "code; " * 60 + "\n\n| " + "cell; " * 60 + "|\n\n```\n" + "word; " * 60 + "\n```\n"
     )
-    assert measured(page).returncode == 0
+    assert measured(page)[0] == 0
