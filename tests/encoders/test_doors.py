@@ -120,16 +120,24 @@ def through(door: str, path: Path):
             given.close()
 
 
+@pytest.fixture(scope="module")
+def by_name(tmp_path_factory):
+    """Kind -> its file, and the photo that is opened by the file's name."""
+    folder, opened = tmp_path_factory.mktemp("kinds"), {}
+    for kind, content in KINDS.items():
+        (folder / kind).write_bytes(content)
+        opened[kind] = folder / kind, open_photo(folder / kind)
+    return opened
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("door", DOORS)
-def test_photo_is_the_same_bytes_through_every_door(kind, door, tmp_path):
-    path = tmp_path / "photo"
-    path.write_bytes(KINDS[kind])
-    by_name = open_photo(path)
+def test_photo_is_the_same_bytes_through_every_door(kind, door, by_name):
+    path, photo = by_name[kind]
     with through(door, path) as given:
         other = open_photo(given).copy()  # of a photo that was opened, it is the same object
-    assert (other.mode, other.size, other.info) == ("RGB", by_name.size, {})
-    assert other.tobytes() == by_name.tobytes()
+    assert (other.mode, other.size, other.info) == ("RGB", photo.size, {})
+    assert other.tobytes() == photo.tobytes()
 
 
 @pytest.mark.parametrize("door", [d for d in DOORS if "opened" not in d])

@@ -1,5 +1,7 @@
 """The grammar of names: every style that programs write, for every module of the presets' models, and names that are nobody's."""
 
+from functools import cache
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,6 +36,7 @@ def rank_1(tensors_of, modules):
     return {key: t for name, shape in modules.items() for key, t in zip(tensors_of(name), factors(shape), strict=True)}
 
 
+@cache
 def factors(shape):
     width, out, kernel = shape
     size = (width,) if kernel is None else (width // (kernel[0] * kernel[1]), *kernel)
