@@ -21,7 +21,7 @@ from lorasynth.gallery.findings import Finding, look_at
 from lorasynth.gallery.folder import PhotoGallery
 from lorasynth.gallery.forms import PhotoFile
 from lorasynth.gallery.trees import FolderTree
-from lorasynth.opening import open_encoder
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.world import get_domain
 
 PEOPLE, PHOTOS = 10, 4
@@ -36,7 +36,8 @@ def portraits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder():
-    return open_encoder("portraits")
+    """With the guard of the synthesizer that comes along. A new one would be fitted to 2,000 portraits, for four seconds."""
+    return Synthesizer.from_pretrained("portraits").encoder
 
 
 @pytest.fixture
