@@ -1,5 +1,6 @@
 import cmath
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -27,15 +28,17 @@ def umeyama(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndar
     return c * R, target.mean(0) - c * R @ source.mean(0)
 
 
-def dots(landmarks: np.ndarray, size: tuple[int, int], radius: float) -> Image.Image:
-    """A photo with one smooth dot at each landmark, of another colour each."""
-    x, y = np.arange(size[0]), np.arange(size[1])
-    values = np.zeros((size[1], size[0], 3))
-    colours = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)]
-    for (px, py), colour in zip(landmarks, colours, strict=True):
-        across, down = (np.exp(-((axis - at) ** 2) / (2 * radius**2)) for axis, at in ((x, px), (y, py)))
-        values += np.outer(down, across)[..., None] * colour
-    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+@cache
+def dots(scale: float, degrees: float) -> tuple[Image.Image, np.ndarray]:
+    """A photo of a face so large and so turned, with one smooth dot at each landmark, of another colour each; and landmarks."""
+    landmarks, radius = moved(TEMPLATE_112 - 56, cmath.rect(scale, math.radians(degrees)), 400 + 350j), 3 * scale
+    across, down = (
+        np.exp(-((np.arange(count) - at[:, None]) ** 2) / (2 * radius**2))
+        for count, at in zip((800, 700), landmarks.T, strict=True)
+    )
+    colours = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1)])
+    values = np.stack([(down.T * shares) @ across for shares in colours.T], axis=-1)
+    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)), landmarks
 
 
 def dot_centres(crop: torch.Tensor) -> np.ndarray:
@@ -56,8 +59,7 @@ def dot_centres(crop: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("scale", [0.7, 1.0, 2.4, 5.3])
 @pytest.mark.parametrize("size", [112, 128, 224])
 def test_drawn_landmarks_land_on_the_template(degrees, scale, size):
-    landmarks = moved(TEMPLATE_112 - 56, cmath.rect(scale, math.radians(degrees)), 400 + 350j)
-    photo = dots(landmarks, (800, 700), radius=3 * scale)
+    photo, landmarks = dots(scale, degrees)
     centres = dot_centres(align(photo, landmarks, size))
     assert np.abs(centres - template(size)).max() < 0.5
 
