@@ -4,6 +4,8 @@ NOTE: lorasynth is imported inside the fixtures only; see tests/conftest.py.
 """
 
 import importlib.util
+import io
+import logging
 import sys
 from pathlib import Path
 
@@ -11,6 +13,16 @@ import pytest
 import torch
 
 PACKAGE = Path(__file__).parents[2] / "integrations" / "comfyui"
+
+
+@pytest.fixture
+def logged():
+    """What is logged meanwhile, warnings and worse. pytest's plugin for that is off, see pyproject.toml."""
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(handler)
+    yield handler.stream
+    logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
