@@ -56,6 +56,7 @@ def portraits():
     return [to_image(picture) for picture in world.draw([7, 7, 8, 9], [0, 1, 0, 0], 64)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4])
 def test_exported_recogniser_gives_embeddings_of_torch_one(net, exported, portraits, count):
     encoder = ArcFaceEncoder(exported)
@@ -66,6 +67,7 @@ def test_exported_recogniser_gives_embeddings_of_torch_one(net, exported, portra
     torch.testing.assert_close(encoder.embed(portraits[:count]), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_exporting_leaves_the_net_as_it_was_and_writes_one_file(net, exported):
     assert [p.name for p in exported.parent.iterdir()] == ["encoder.onnx"]
     assert not net.training
@@ -82,6 +84,7 @@ def test_export_at_another_size_resamples_as_torch_does(net, portraits, tmp_path
     torch.testing.assert_close(encoder.embed(images), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_portrait_turned_and_shrunken_is_recognised_by_landmarks(exported, portraits):
     straight = ArcFaceEncoder(exported).embed(portraits[:1])[0]
     a, b = cmath.rect(2, 0.6), 160 + 40j  # where a portrait's pixel lies in the photo
