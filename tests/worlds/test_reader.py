@@ -18,28 +18,38 @@ from lorasynth.worlds.world import WORLDS, get_domain
 FEATURES = DOMAIN.features
 
 
-def changed_pixels(identity, name, value):
+def drawn(identity):
+    number = len(identity)
+    return DOMAIN.draw(identity, DOMAIN.nuisance_factors(list(range(number)), [0] * number), 64)
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Identity factors of some people, and one picture of each."""
+    identity = DOMAIN.identity_factors(list(range(120)))
+    return identity, drawn(identity)
+
+
+def changed_pixels(people, name, value):
     """The largest change of a pixel when a factor is set to a value, for each person."""
-    nuisance = DOMAIN.nuisance_factors(list(range(len(identity))), [0] * len(identity))
+    identity, pictures = people
     other = identity.clone()
     other[:, DOMAIN.identity.index(name)] = value
-    difference = DOMAIN.draw(identity, nuisance, 64) - DOMAIN.draw(other, nuisance, 64)
-    return difference.abs().amax((1, 2, 3))
+    return (pictures - drawn(other)).abs().amax((1, 2, 3))
 
 
 @pytest.mark.parametrize("detail", FEATURES.details)
-def test_detail_is_zero_where_the_renderer_draws_none(detail):
-    identity = DOMAIN.identity_factors(list(range(300)))
-    strength = FEATURES.of(identity)[0][:, FEATURES.names.index(detail)]
-    change = changed_pixels(identity, detail, 0.0)
+def test_detail_is_zero_where_the_renderer_draws_none(people, detail):
+    strength = FEATURES.of(people[0])[0][:, FEATURES.names.index(detail)]
+    change = changed_pixels(people, detail, 0.0)
     assert change[strength == 0].max() == 0
     assert change[strength >= FEATURES.clear].median() > 0.05
 
 
-def test_glasses_size_is_visible_on_those_who_wear_some():
-    identity = DOMAIN.identity_factors(list(range(200)))
+def test_glasses_size_is_visible_on_those_who_wear_some(people):
+    identity, _ = people
     visible = FEATURES.of(identity)[1][:, FEATURES.names.index("glasses_size")]
-    change = changed_pixels(identity, "glasses_size", 0.5)
+    change = changed_pixels(people, "glasses_size", 0.5)
     assert 0.2 < visible.float().mean() < 0.5
     assert change[visible].median() > 0.1
     assert change[~visible & (identity[:, DOMAIN.identity.index("glasses")] < 0.65)].max() == 0
