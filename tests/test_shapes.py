@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+import beartype
 import pytest
 import torch
-from jaxtyping import TypeCheckError
+from jaxtyping import Float, TypeCheckError, jaxtyped
+from torch import Tensor
 
 from lorasynth.encoders.protocol import pool
 
@@ -29,6 +31,33 @@ def test_every_module_that_says_shapes_is_checked():
     }
     assert "lorasynth.encoders.protocol" in shaped
     assert set(shaped.values()) == {"_JaxtypingLoader"}
+
+
+def of_two_columns():
+    @jaxtyped(typechecker=beartype.beartype)
+    def row_sums(x: Float[Tensor, "N 2"]) -> Float[Tensor, " N"]:
+        return x.sum(1)
+
+    return row_sums
+
+
+def of_three_columns():
+    @jaxtyped(typechecker=beartype.beartype)
+    def row_sums(x: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        return x.sum(1, keepdim=len(x) > 4)
+
+    return row_sums
+
+
+def test_function_within_a_function_is_checked_each_time_it_is_made():
+    """conftest.py remembers a check that was compiled: for all that are made in one place, and for no other."""
+    for _ in range(2):
+        assert of_two_columns()(torch.ones(4, 2)).shape == of_three_columns()(torch.ones(4, 3)).shape == (4,)
+        for wrong, columns in ((of_two_columns, 3), (of_three_columns, 2)):
+            with pytest.raises(TypeCheckError, match="parameter 'x'"):
+                wrong()(torch.ones(4, columns))
+        with pytest.raises(TypeCheckError, match="return value"):
+            of_three_columns()(torch.ones(5, 3))
 
 
 def test_right_shape_does_not():
