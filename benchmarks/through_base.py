@@ -36,9 +36,8 @@ ROWS: dict[str, dict[str, int]] = {
     "6 steps of drawing": {"drawing_steps": 6},
     "4 steps of the prior": {"num_inference_steps": 4},
     "4 steps of drawing": {"drawing_steps": 4},
-    "24 people, 6 steps of drawing": {"people_a_step": 24, "drawing_steps": 6},
+    "6 of drawing, 4 of the prior": {"drawing_steps": 6, "num_inference_steps": 4},
     "48 people a step": {"people_a_step": 48},
-    "2 steps of the prior": {"num_inference_steps": 2},
 }
 """What is changed of the training, in the order in which the rows are run."""
 
