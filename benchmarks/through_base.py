@@ -1,11 +1,11 @@
 """Which settings of the training end to end give the most likeness for the same CPU time?
 
-    python benchmarks/through_base.py --fit FOLDER --zoo ZOO --out out/through-base           # 12 CPU minutes a row
+    python benchmarks/through_base.py --fit FOLDER --zoo ZOO --out out/through-base           # 8 CPU minutes a row
     python benchmarks/through_base.py --fit FOLDER --zoo ZOO --out out/through-base --table   # rows that are done, as Markdown
 
 FOLDER is one that `lorasynth train all` has filled as far as priors and critic. Every row starts from these. It trains the
-ADALoRA prior and the VAE for as many steps as fit into its time, which a few steps at its settings tell. Every row is scored on
-the same people, who choose settings and are never reported. The same command again goes on.
+ADALoRA prior and the VAE for as many steps as take the time of the recipe's row. A few steps of all rows in turns tell what a
+step costs. Every row is scored on the same people, who choose settings and are never reported. The same command again goes on.
 """
 
 import argparse
@@ -43,7 +43,8 @@ ROWS: dict[str, dict[str, int]] = {
 
 PRIOR = "adalora"
 SCORED = 64
-_TIMED = (1, 2, 12)  # steps of short trainings: one to warm up, and two whose difference is that of steps alone
+_TIMED = (2, 10)  # steps of two short trainings, whose difference is that of steps alone
+_ROUNDS = 2  # in which all rows are timed in turns, since other work on a machine changes CPU time, too
 
 
 def config_of(recipe: Recipe, changes: dict[str, int], steps: int) -> EndToEndConfig:
@@ -57,14 +58,25 @@ def config_of(recipe: Recipe, changes: dict[str, int], steps: int) -> EndToEndCo
     return replace(recipe.end_to_end, through=replace(through, loop=loop))
 
 
+def time_rows(work: Workspace, path: Path) -> dict[str, float]:
+    """CPU seconds of a step of each row, without what comes before and after all steps: the fastest of rounds in turns."""
+    if not path.exists():
+        trained(work, config_of(work.fitted, {}, 1), None)  # to warm up
+        rounds = [{name: cpu_seconds_a_step(work, changes) for name, changes in ROWS.items()} for _ in range(_ROUNDS)]
+        write_json(path, {name: min(times[name] for times in rounds) for name in ROWS})
+    times: dict[str, float] = json.loads(path.read_text())
+    return times
+
+
 def cpu_seconds_a_step(work: Workspace, changes: dict[str, int]) -> float:
-    """CPU seconds of one step, without what comes before and after all steps."""
+    """CPU seconds of one step, by the difference of two trainings that validate on two people."""
     took = []
     for steps in _TIMED:
+        config = config_of(work.fitted, changes, steps)
         began = time.process_time()
-        trained(work, config_of(work.fitted, changes, steps), None)
+        trained(work, replace(config, through=replace(config.through, validation_people=2)), None)
         took.append(time.process_time() - began)
-    return (took[-1] - took[-2]) / (_TIMED[-1] - _TIMED[-2])
+    return (took[1] - took[0]) / (_TIMED[1] - _TIMED[0])
 
 
 def trained(work: Workspace, config: EndToEndConfig, run_dir: Path | None) -> Any:
@@ -75,27 +87,21 @@ def trained(work: Workspace, config: EndToEndConfig, run_dir: Path | None) -> An
     return model
 
 
-def make_row(work: Workspace, name: str, seconds: float, out: Path) -> dict[str, Any]:
+def make_row(work: Workspace, name: str, steps: int, a_step: float, out: Path) -> dict[str, Any]:
     """Train a row, score it, and write its record."""
     path, run_dir = out / f"{name.replace(' ', '-')}.json", out / f"run-{name.replace(' ', '-')}"
     if path.exists():
         record: dict[str, Any] = json.loads(path.read_text())
         return record
-    timed = run_dir / "timed.json"  # a row that goes on has the steps that it began with
-    if not timed.exists():
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(timed, {"cpu_seconds_a_step": cpu_seconds_a_step(work, ROWS[name])})
-    a_step = json.loads(timed.read_text())["cpu_seconds_a_step"]
-    steps = max(1, round(seconds / a_step))
     config = config_of(work.fitted, ROWS[name], steps)
-    model, subjects = trained(work, config, run_dir / "training"), work.require_subjects()
+    model, subjects = trained(work, config, run_dir), work.require_subjects()
     people = subjects.people(Role.CHOOSING, SCORED)
     settings = AT_ZERO | {"scale": config.through.scale, "num_inference_steps": config.through.num_inference_steps}
     with torch.no_grad():
         vectors = model.synthesize(subjects.given(people)[:, 0], prior=PRIOR, **settings)
         figures = resemblance(subjects, people, model.canonicalizer.layout, vectors)
     record = {
-        "row": name, "seconds": seconds, "steps": steps, "people_a_step": config.through.people_a_step,
+        "row": name, "steps": steps, "people_a_step": config.through.people_a_step,
         "cpu_seconds_a_step": a_step, "figures": figures,
     }  # fmt: skip
     write_json(path, record)
@@ -128,7 +134,9 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", default="portraits128")
-    parser.add_argument("--seconds", type=float, default=600.0, help="of CPU, that each row trains for")
+    parser.add_argument(
+        "--steps", type=int, default=240, help="of the recipe's row; others get as many as take as long"
+    )
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -136,10 +144,13 @@ def main() -> None:
     priors = tuple(prior for prior in recipe.priors if prior.conditioning == PRIOR)
     work = Workspace(recipe=replace(recipe, priors=priors), folder=given.fit, zoo_folder=given.zoo)
     records = []
+    given.out.mkdir(parents=True, exist_ok=True)
+    times = time_rows(work, given.out / "seconds.json")
     for name in ROWS:
         if given.table and not (given.out / f"{name.replace(' ', '-')}.json").exists():
             continue
-        records.append(make_row(work, name, given.seconds, given.out))
+        steps = round(given.steps * times[USUAL] / times[name])
+        records.append(make_row(work, name, steps, times[name], given.out))
         print(table(records), flush=True)
 
 

@@ -37,6 +37,15 @@ def test_scale_then_sampler_are_chosen_and_all_tries_told():
     assert "mean" not in tried
 
 
+def test_prior_keeps_the_steps_that_it_was_trained_with():
+    model = Synthesizer.__new__(Synthesizer)
+    model.priors = {"a": DiffusionPrior(Denoiser(2, 8, width=8, depth=1))}
+    model.settings = {"a": {"num_inference_steps": 3}}
+    asked = []
+    choose_settings(model, (1.0, 2.0), lambda _, settings: asked.append(settings["num_inference_steps"]) or 0.0)
+    assert set(asked) == {model.settings["a"]["num_inference_steps"]} == {3}
+
+
 def with_ridge(**priors):
     """A synthesizer that holds nothing but what settings are chosen for."""
     model = Synthesizer.__new__(Synthesizer)

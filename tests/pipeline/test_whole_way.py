@@ -58,6 +58,8 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     assert set(made_from["settings_tried"]) >= {"adalora", "ridge"}
     assert made_from["similarity"].keys() == {"base", "best"}
     default = json.loads((model / "config.json").read_text())["default_prior"]
+    settings = json.loads((model / "config.json").read_text())["settings"]
+    assert settings["adalora"]["num_inference_steps"] == 2  # the recipe's, through which the prior was trained
     assert all(0 <= part <= 1 for parts in made_from["obeyed"].values() for part in parts.values())
     assert "show what was asked for as often as at scale 1" in (model / "README.md").read_text()
     assert made_from["obeyed"][default]

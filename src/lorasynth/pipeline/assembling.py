@@ -33,7 +33,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def put_together(work: Workspace, stage: Stage) -> Synthesizer:
-    """A synthesizer of the parts that the stages wrote, its priors with no settings yet.
+    """A synthesizer of the parts that the stages wrote. Of settings it has the sampler's steps, if trained through the base.
 
     Args:
         work: whose priors, and the folder.
@@ -46,11 +46,13 @@ def put_together(work: Workspace, stage: Stage) -> Synthesizer:
     for config in recipe.priors:
         name = f"{config.conditioning}.safetensors"
         priors[config.conditioning] = DiffusionPrior.load(last / ("refined" if stage == "refined" else "priors") / name)
+    trained = {"priors": None, "refined": recipe.redraw, END_TO_END: recipe.end_to_end.through}[stage]
+    steps = {} if trained is None else {name: {"num_inference_steps": trained.num_inference_steps} for name in priors}
     priors |= {n: Baseline.load(last / "priors" / f"{n}.safetensors") for n in BASELINES}
     return Synthesizer(
         base=work.base_name, canonicalizer=Canonicalizer.load(fitted / "canonical.safetensors"),
         vae=LoRAVAE.load(last / "vae.safetensors"), priors=priors, default_prior=recipe.priors[0].conditioning,
-        picture_size=work.picture_size, **encoder,  # type: ignore[arg-type]
+        settings=steps, picture_size=work.picture_size, **encoder,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

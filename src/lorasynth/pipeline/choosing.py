@@ -33,7 +33,8 @@ def choose_settings(
     """Try scales, then sampler settings at the chosen one, and set the best that obey on ``model``.
 
     Args:
-        model: whose priors. The mean has nothing to choose: its canonical vector is zero at any scale.
+        model: whose priors. The mean has nothing to choose: its canonical vector is zero at any scale. A diffusion prior keeps
+            the sampler's steps that its settings say, if any.
         scales: to try.
         score: decides.
         obeyed: the part of pictures that show what was asked for; None where none are drawn. It is asked from the best score
@@ -62,7 +63,8 @@ def choose_settings(
         if isinstance(prior, MeanPrior):
             continue
         diffusion = isinstance(prior, DiffusionPrior)
-        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": SAMPLER_STEPS} if diffusion else {}
+        steps = model.settings.get(name, {}).get("num_inference_steps", SAMPLER_STEPS)
+        sampler = {"temperature": 0.0, "guidance_scale": 1.0, "num_inference_steps": steps} if diffusion else {}
         usual = {"scale": 1.0} | sampler
         best = best_of(name, [{"scale": s} | sampler for s in scales], usual)
         if diffusion:
