@@ -49,7 +49,7 @@ def of_three_columns():
     return row_sums
 
 
-def test_function_within_a_function_is_checked_each_time_it_is_made():
+def test_function_within_a_function_is_checked_each_time():
     """conftest.py remembers a check that was compiled: for all that are made in one place, and for no other."""
     for _ in range(2):
         assert of_two_columns()(torch.ones(4, 2)).shape == of_three_columns()(torch.ones(4, 3)).shape == (4,)
