@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior.training import PriorConfig
-from lorasynth.recipes.drawn import drawn
+from lorasynth.recipes.drawn import as_measured, drawn
 from lorasynth.recipes.tiny import tiny
 from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.vae.training import VAEConfig
@@ -13,7 +13,7 @@ from lorasynth.zoo.config import ZooConfig
 
 def portraits() -> Recipe:
     """The shipped synthesizer of the portraits world."""
-    return drawn("portraits", ZooConfig())
+    return as_measured(drawn("portraits", ZooConfig()))
 
 
 def portraits_64k() -> Recipe:

@@ -23,7 +23,9 @@ def portraits128_gpu() -> Recipe:
     recipe = portraits128()
     assert recipe.zoo is not None
     through = recipe.end_to_end.through
-    through = replace(through, people_a_step=256, loop=replace(through.loop, steps=500, validate_every=100))
+    through = replace(
+        through, people_a_step=256, drawing_steps=6, loop=replace(through.loop, steps=500, validate_every=100)
+    )
     return replace(
         recipe,
         name="portraits128_gpu",

@@ -16,7 +16,7 @@ _REFINE = RefineConfig(
     first_person=0, people=1_000_000, people_a_step=8, validation_people=8, critic_people=100_000, loop=_LOOP,
     critic=RecogniserConfig(loss="arcface", steps=4_000, learning_rate=1e-3),
 )  # fmt: skip
-_DRAWN = replace(_REFINE, states="drawn", drawing_steps=8)
+_DRAWN = replace(_REFINE, states="drawn")
 
 THROUGH_PHOTOS: dict[str, Any] = {
     "refine": _REFINE,
