@@ -77,7 +77,7 @@ def test_item_that_is_not_finite_is_named_wherever_it_is(monkeypatch, item):
 
 @every_gauge
 @every_rank
-@settings(max_examples=8)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_invert_gives_back_every_update(gauge, rank, seed):
     layout = LAYOUTS[rank]
@@ -92,7 +92,7 @@ def test_invert_gives_back_every_update(gauge, rank, seed):
 
 @every_gauge
 @every_rank
-@settings(max_examples=8)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_apply_is_idempotent_and_the_same_for_every_gauge(gauge, rank, seed):
     layout = LAYOUTS[rank]
@@ -105,7 +105,7 @@ def test_apply_is_idempotent_and_the_same_for_every_gauge(gauge, rank, seed):
 
 @every_gauge
 @every_rank
-@settings(max_examples=8)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000))
 def test_in_float32_apply_undoes_invert_and_repeats_to_last_bit(gauge, rank, seed):
     layout = LAYOUTS[rank]
