@@ -87,12 +87,18 @@ def trained(work: Workspace, config: EndToEndConfig, run_dir: Path | None) -> An
     return model
 
 
+def record_of(name: str, out: Path) -> Path:
+    """Where a row's record is written."""
+    return out / f"{name.replace(' ', '-')}.json"
+
+
 def make_row(work: Workspace, name: str, steps: int, a_step: float, out: Path) -> dict[str, Any]:
     """Train a row, score it, and write its record."""
-    path, run_dir = out / f"{name.replace(' ', '-')}.json", out / f"run-{name.replace(' ', '-')}"
+    path = record_of(name, out)
     if path.exists():
         record: dict[str, Any] = json.loads(path.read_text())
         return record
+    run_dir = out / f"run-{path.stem}"
     config = config_of(work.fitted, ROWS[name], steps)
     model, subjects = trained(work, config, run_dir), work.require_subjects()
     people = subjects.people(Role.CHOOSING, SCORED)
@@ -140,6 +146,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.table:
+        found = [path for name in ROWS if (path := record_of(name, given.out)).exists()]
+        if not record_of(USUAL, given.out).exists():
+            parser.exit(2, f"{given.out}: expected the row of {USUAL} settings, got none; run it without --table\n")
+        print(table([json.loads(path.read_text()) for path in found]))
+        return
     recipe = get_recipe(given.recipe)
     priors = tuple(prior for prior in recipe.priors if prior.conditioning == PRIOR)
     work = Workspace(recipe=replace(recipe, priors=priors), folder=given.fit, zoo_folder=given.zoo)
@@ -147,8 +159,6 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     times = time_rows(work, given.out / "seconds.json")
     for name in ROWS:
-        if given.table and not (given.out / f"{name.replace(' ', '-')}.json").exists():
-            continue
         steps = round(given.steps * times[USUAL] / times[name])
         records.append(make_row(work, name, steps, times[name], given.out))
         print(table(records), flush=True)

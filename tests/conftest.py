@@ -52,9 +52,8 @@ def compiled_once(check):
 
 beartype.beartype = compiled_once(beartype.beartype)
 install_import_hook(sorted(modules_with_shapes()), "beartype.beartype")
-typer.main.get_command = cache(
-    typer.main.get_command
-)  # the program has 30 verbs; each call would read their signatures anew
+# The program has 30 verbs; each call would read their signatures anew.
+typer.main.get_command = cache(typer.main.get_command)
 torch.set_num_threads(1)
 settings.register_profile("lorasynth", deadline=None, derandomize=True, database=None)
 settings.load_profile("lorasynth")
