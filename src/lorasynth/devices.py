@@ -42,6 +42,16 @@ def use_device(name: str) -> torch.device:
     return device
 
 
+def begin_worker(device: str) -> None:
+    """What a process that shares work with others does first: one thread, and the device of the process that started it.
+
+    Raises:
+        UsageError: see `use_device`.
+    """
+    torch.set_num_threads(1)
+    use_device(device)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Within it, torch computes on one thread of the CPU: sums over several come out in another order, and other digits."""

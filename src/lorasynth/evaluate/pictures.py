@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorasynth.base import Base
 from lorasynth.base.render import loras_at_once
-from lorasynth.devices import use_device
+from lorasynth.devices import begin_worker
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.encoders.records import Record, difference
@@ -86,7 +86,7 @@ class Opened:
         with (
             helpers(tuners, fine_tune, self.folder, self.photos, self.place, tuned, device) as others,
             # No process is started before there is something to draw.
-            process_pool(workers, _begin_worker, device) if workers > 1 else nullcontext() as pool,
+            process_pool(workers, begin_worker, device) if workers > 1 else nullcontext() as pool,
         ):
             found = evaluate(
                 self.subjects, self.model, self.fine_tuning, config, trained_on=trained_on, alignment=alignment,
@@ -108,11 +108,6 @@ class Opened:
         return pictures.to(torch.get_default_device()), sum(seconds for _, seconds in drawn)
 
 
-def _begin_worker(device: str) -> None:
-    torch.set_num_threads(1)
-    use_device(device)
-
-
 @lru_cache(maxsize=1)
 def _opened_once(folder: Path, photos: PhotoSource | None, place: Path) -> Opened:
     return _open(folder, photos, place, place, None)
@@ -132,7 +127,7 @@ def draw_part(
 
 def fine_tune(folder: Path, photos: PhotoSource | None, cache: Path, config: EvaluationConfig, device: str) -> None:
     """A worker's part: LoRAs that are fine-tuned, into the cache."""
-    _begin_worker(device)
+    begin_worker(device)
     opened = _open(folder, photos, cache, cache, None)
     people = opened.subjects.people(Split.HELD_OUT, config.people)
     lora_vectors(opened.subjects, opened.model, people, opened.fine_tuning, config, cache, lambda _: None)

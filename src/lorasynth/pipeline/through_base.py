@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lorasynth.devices import use_device
+from lorasynth.devices import begin_worker
 from lorasynth.pipeline.assembling import END_TO_END, put_together
 from lorasynth.pipeline.fitting import delta_W_errors, fit_baselines, latents_of
 from lorasynth.pipeline.workspace import Workspace, silent
@@ -83,14 +83,9 @@ def refine_with_workers(work: Workspace, workers: int) -> dict[str, dict[str, An
     require_main_guard()
     critic_stage(work)
     device, sent = str(torch.get_default_device()), replace(work, report=silent, processes=SINGLE_PROCESS)
-    with process_pool(min(workers, len(names)), _begin_worker, device) as pool:
+    with process_pool(min(workers, len(names)), begin_worker, device) as pool:
         parts = list(pool.map(refine_stage, [sent] * len(names), [[name] for name in names]))
     return {name: figures for part in parts for name, figures in part.items()}
-
-
-def _begin_worker(device: str) -> None:
-    torch.set_num_threads(1)
-    use_device(device)
 
 
 def end_to_end_stage(work: Workspace) -> dict[str, Any]:

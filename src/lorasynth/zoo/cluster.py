@@ -7,9 +7,7 @@ for `filling`. So workers that Ray started may share a folder with those of ``--
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from lorasynth.devices import use_device
+from lorasynth.devices import begin_worker
 from lorasynth.errors import UsageError
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.workers.cluster import run_on_cluster
@@ -62,7 +60,6 @@ def build_zoo_on_cluster(
 
 def _work(config: ZooConfig, folder: str, device: str, photos: PhotoSource | None) -> tuple[int, str]:
     require_shareable(Path(folder) / LEASES_NAME)
-    torch.set_num_threads(1)
-    use_device(device)
+    begin_worker(device)
     zoo = build_zoo(config, folder, photos=photos, report=None)
     return len(zoo), zoo.layout.hash
