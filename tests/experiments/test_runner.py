@@ -174,7 +174,7 @@ def test_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     go(toy())
     where = tmp_path / "docs/page.md"
     text = page([toy(), get_experiment("sampler")], tmp_path / "results", where)[where]
-    assert "| not run |" in text
+    assert "Not run in this world: `toy`, `sampler`." in text
     files = page([toy(), get_experiment("sampler")], tmp_path, where)
     text = files[where]
     assert "| b is better (nobody) |" in text
@@ -182,11 +182,14 @@ def test_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     # One draw in sixteen takes the larger seed and the larger person twice, which is more than 2.5 %.
     assert "| a | 0.103 (0.100 to 0.110) | 24 | 0 |" in text
     assert "Seeds 0, 1. Results: [toy.jsonl](../toy.jsonl)." in text
-    assert (
-        "Of 3 claims of the paper's and its digest's: 1 confirmed, 2 not run. Of 2 claims of our own: 2 not run."
-        in " ".join(text.split())
+    assert "Of 1 claims of the paper's and its digest's: 1 confirmed. Of 0 claims of our own: none." in " ".join(
+        text.split()
     )
-    assert "Not run: `lorasynth experiment sampler --zoo ZOO`." in text
+    assert "Not run in this world: `sampler`." in text
+    assert "sampler](#sampler)" not in text
+    assert text.startswith("# The evidence: portraits_tiny\n")
+    assert f"    lorasynth experiment all --zoo ZOO --recipe portraits_tiny --people 2 --out {tmp_path}\n" in text
+    assert f"    lorasynth experiment --out {tmp_path} --report {where} --force\n" in text
     assert "lorasynth experiment toy --zoo ZOO --seeds 2" in text
     # The same files, the same page.
     assert page([toy(), get_experiment("sampler")], tmp_path, where) == files
@@ -262,5 +265,16 @@ def test_command_writes_the_page_of_no_results(tmp_path):
     assert result.exit_code == 0, result.exception
     text = target.read_text()
     assert "No cell has been run yet." in text
-    assert "ADALoRA's conditioning is 30 % more effective than AdaNorm's" in text
-    assert "| not run |" in text
+    assert "Not run in this world: `targets`, `conditioning`," in text
+
+
+def test_a_page_of_two_worlds_is_refused(go, tmp_path):
+    for name, recipe in (("one", "portraits"), ("two", "brushes")):
+        experiment = replace(toy(), name=name)
+        for task in planned(experiment, tmp_path, recipe=recipe, seeds=1):
+            zoo = {"fingerprint": "f", "loras": 3, "layout": "l"}
+            task.results.add(task.record | {"zoo": zoo, "figures": {"similarity": [0.1, 0.2]}, "seconds": 1.0})
+    both = [replace(toy(), name=name) for name in ("one", "two")]
+    with pytest.raises(UsageError, match=r"expected results of one recipe, got \['brushes', 'portraits'\]"):
+        page(both, tmp_path, tmp_path / "page.md")
+    assert page(both[:1], tmp_path, tmp_path / "page.md")

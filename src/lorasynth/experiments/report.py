@@ -8,20 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lorasynth.errors import UsageError
 from lorasynth.evaluate.plots import bars, curves
 from lorasynth.experiments.experiment import Claim, Experiment, Verdict
 from lorasynth.experiments.runner import load, results_file
 from lorasynth.experiments.statistics import Interval, Results, mean
 
-HEAD = """# The evidence
-
-After this page you know which claims of the paper and of ours held here, by which figure, and how
-to test them again.
-
-    make evidence ZOO=runs/zoo                                      # run what has no result yet
-    lorasynth experiment --report docs/results/evidence.md --force  # write this page again
-
-One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom
+HEAD = """One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom
 nothing has seen. Its bar was written before its cells were run, unless the claim says otherwise.
 Each section names its seeds. With fewer than five a verdict is preliminary. Seeds may be of
 several zoos, built alike from nothing. The cells of one seed are of one zoo. This page is made
@@ -44,31 +37,34 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
 
     Args:
         experiments: in their order.
-        results_folder: where `run` wrote.
-        page_path: where the page will be; its plots will be in a folder of its name.
+        results_folder: where `run` wrote. Experiments without a result there are named, and no more is said of them.
+        page_path: where the page will be. Its plots will be in a folder of its name.
 
     Returns:
         The text of each file by its path.
 
     Raises:
-        UsageError: a file there is no result, or an experiment's are of several zoos.
+        UsageError: a file there is no result, or results are of several recipes, or an experiment's of several zoos.
     """
     loaded = {e.name: load(e, results_folder) for e in experiments}
-    judged: list[tuple[Experiment, Claim, Verdict | None]] = []
-    for e in experiments:
-        results, records = loaded[e.name]
-        judged += [(e, claim, claim.criterion.judge(results) if records else None) for claim in e.claims]
+    were_run = [e for e in experiments if loaded[e.name][1]]
+    judged = [(e, claim, claim.criterion.judge(loaded[e.name][0])) for e in were_run for claim in e.claims]
+    everything = [record for _, records in loaded.values() for record in records]
+    if len(recipes := sorted({record["recipe"] for record in everything})) > 1:
+        raise UsageError(
+            f"{results_folder}: expected results of one recipe, got {recipes}; give each a folder of its own"
+        )
+    lines = [*_head(everything, results_folder, page_path), HEAD, *_zoos(everything)]
+    if were_run:
+        lines += _tally([(claim, verdict) for _, claim, verdict in judged])
+        lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
+        lines += [_claim_row(*row) for row in judged]
+    if left := [f"`{e.name}`" for e in experiments if e not in were_run]:
+        lines += ["", *_wrapped(f"Not run in this world: {', '.join(left)}.")]
     files: dict[Path, str] = {}
-    lines = [HEAD, *_zoos([record for _, records in loaded.values() for record in records])]
-    lines += _tally([(claim, verdict) for _, claim, verdict in judged])
-    lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
-    lines += [_claim_row(*row) for row in judged]
-    for experiment in experiments:
+    for experiment in were_run:
         results, records = loaded[experiment.name]
         lines += ["", f"## {experiment.name}", "", *_wrapped(f"{experiment.title}."), ""]
-        if not records:
-            lines.append(f"Not run: `lorasynth experiment {experiment.name} --zoo ZOO`.")
-            continue
         for name, (words, drawn) in _plots(experiment, results).items():
             plot = page_path.with_suffix("") / f"{name}.svg"
             files[plot] = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
@@ -77,6 +73,26 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         if experiment.further:
             lines += ["", *(row for line in experiment.further(results) for row in _wrapped(line))]
     return {page_path: "\n".join(lines) + "\n"} | files
+
+
+def _head(records: list[dict[str, Any]], results_folder: Path, page_path: Path) -> list[str]:
+    """Whose evidence it is, and the commands that run what is left and write the page again."""
+    of, asked, out = "", "", results_folder.as_posix()
+    if records:
+        recipe, people = (records[0][name] for name in ("recipe", "people"))
+        of, asked = f": {recipe}", f" --recipe {recipe} --people {people}"
+    return [
+        f"# The evidence{of}",
+        "",
+        "After this page you know which claims of the paper and of ours held in this world, by which",
+        "figure, and how to test them again.",
+        "",
+        f"    lorasynth experiment all --zoo ZOO{asked} --out {out}",
+        f"    lorasynth experiment --out {out} --report {page_path.as_posix()} --force",
+        "",
+        "The first command runs what has no result yet. The second writes this page again.",
+        "",
+    ]
 
 
 def _wrapped(line: str) -> list[str]:
@@ -105,20 +121,18 @@ def _zoos(records: list[dict[str, Any]]) -> list[str]:
     return [*_wrapped(f"{len(records):,} cells, {hours:.1f} hours of one thread. Zoos: {of}. Code: {code}."), ""]
 
 
-def _tally(judged: list[tuple[Claim, Verdict | None]]) -> list[str]:
+def _tally(judged: list[tuple[Claim, Verdict]]) -> list[str]:
     """How many claims came out how: the paper's (and its digest's), and ours."""
     parts = []
     for whose, is_ours in (("the paper's and its digest's", False), ("our own", True)):
-        words = [v.word if v else "not run" for claim, v in judged if claim.source.startswith("ours") == is_ours]
+        words = [v.word for claim, v in judged if claim.source.startswith("ours") == is_ours]
         counts = ", ".join(f"{n} {word}" for word, n in Counter(sorted(words)).items())
         parts.append(f"Of {len(words)} claims of {whose}: {counts or 'none'}.")
     return [*_wrapped(" ".join(parts)), ""]
 
 
-def _claim_row(experiment: Experiment, claim: Claim, verdict: Verdict | None) -> str:
+def _claim_row(experiment: Experiment, claim: Claim, verdict: Verdict) -> str:
     what = f"[{experiment.name}](#{experiment.name}): {claim.criterion.words}"
-    if verdict is None:
-        return f"| {claim.text} ({claim.source}) | {what} | – | not run |"
     return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
 
 
