@@ -63,6 +63,9 @@ def start(checkout: Path, out: Path) -> None:
 def compare(old: Path, new: Path) -> None:
     """Print each cell's largest difference between two folders. Seconds are no figure of an experiment's."""
     for file in sorted(new.glob("*.json")):
+        if not (old / file.name).exists():
+            print(f"| {file.stem} | – | – | younger than the other checkout |")
+            continue
         before: Cells = json.loads((old / file.name).read_text())
         after: Cells = json.loads(file.read_text())
         for cell, figures in after.items():
