@@ -95,8 +95,8 @@ reproduce: setup
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny
 
-# The claims of docs/results/evidence.md, at 64 pixels (evidence128.md says how those at 128 are run): runs the cells that have no result yet on a zoo of portraits, then writes the page. Where all
-# have one, as they come with the repository, no zoo is needed.
+# The claims of docs/results/evidence.md, at 64 pixels: runs the cells that have no result yet on a zoo of portraits, then writes
+# the page. evidence128.md says how those at 128 pixels are run.
 ZOO ?= runs/zoo
 evidence: setup
 	mkdir -p $(OUT)

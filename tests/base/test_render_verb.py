@@ -1,5 +1,6 @@
 """`lorasynth render` draws with a user's base and LoRA as plain diffusers does."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from lorasynth.base.sampling import usual_guidance
 from lorasynth.cli.app import app
 from lorasynth.errors import LoRAFileError, UsageError
 from lorasynth.evaluate.grid import sheet
@@ -37,8 +39,8 @@ def test_picture_of_a_folder_and_a_lora_is_the_pipelines(bases, tmp_path, family
     plain, ours = rendered(), rendered("--lora", str(lora))
     pipe.load_lora_weights(tmp_path, weight_name=lora.name)
     theirs = pipe(
-        [PROMPT], num_inference_steps=3, guidance_scale=2.0, generator=[torch.Generator().manual_seed(0)], output_type="pt",
-        height=SIZE, width=SIZE,
+        [PROMPT], num_inference_steps=3, guidance_scale=usual_guidance(bases(family)), output_type="pt",
+        generator=[torch.Generator().manual_seed(0)], height=SIZE, width=SIZE,
     ).images  # fmt: skip
     expected = np.asarray(sheet([theirs], [""], zoom=256 // SIZE, margin=4), dtype=np.float32) / 255
     assert (ours - torch.from_numpy(expected)).abs().max() < 0.02
@@ -66,6 +68,15 @@ def drawn(tmp_path, name, *more):
 def test_base_is_the_drawn_world_that_the_lora_names(tmp_path):
     lora = LoRA.random(get_world("portraits").layout(2), seed=0, std=0.1).save(tmp_path / "me.safetensors")
     assert drawn(tmp_path, "named", "--lora", lora) == drawn(tmp_path, "given", "--lora", lora, "--base", "portraits")
+
+
+@pytest.mark.parametrize(("family", "usual"), [("sd15", 7.5), ("sd3", 7.0)])
+def test_guidance_is_the_usual_one_of_the_family(family, usual, tmp_path):
+    pipeline(family).save_pretrained(tmp_path / family)
+    for asked, guidance in (([], usual), (["--guidance-scale", "0"], 0.0), (["--guidance-scale", "3"], 3.0)):
+        words = ["--base", str(tmp_path / family), "--num-images", "1", "--steps", "1", "--json", "-", *asked]
+        ran = CliRunner().invoke(app, ["render", "-p", PROMPT, "-o", str(tmp_path / f"{guidance}.png"), *words])
+        assert json.loads(ran.output)["guidance_scale"] == guidance
 
 
 def test_lora_of_another_drawn_world_is_refused(tmp_path):

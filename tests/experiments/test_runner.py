@@ -182,7 +182,7 @@ def test_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     # One draw in sixteen takes the larger seed and the larger person twice, which is more than 2.5 %.
     assert "| a | 0.103 (0.100 to 0.110) | 24 | 0 |" in text
     assert "Seeds 0, 1. Results: [toy.jsonl](../toy.jsonl)." in text
-    assert "Of 1 claims of the paper's and its digest's: 1 confirmed. Of 0 claims of our own: none." in " ".join(
+    assert "Of 1 claims of the paper's and its digest's: 1 confirmed. No claim of our own was tested." in " ".join(
         text.split()
     )
     assert "Not run in this world: `sampler`." in text
@@ -268,7 +268,7 @@ def test_command_writes_the_page_of_no_results(tmp_path):
     assert "Not run in this world: `targets`, `conditioning`," in text
 
 
-def test_a_page_of_two_worlds_is_refused(go, tmp_path):
+def test_page_of_two_worlds_is_refused(go, tmp_path):
     for name, recipe in (("one", "portraits"), ("two", "brushes")):
         experiment = replace(toy(), name=name)
         for task in planned(experiment, tmp_path, recipe=recipe, seeds=1):

@@ -211,16 +211,23 @@ def render(
             "that the LoRA file names, or portraits128."
         ),
     ] = None,
-    num_images: Annotated[int, typer.Option(min=1, max=64)] = 4,
+    num_images: Annotated[int, typer.Option(min=1, max=64, help="Pictures of each prompt.")] = 4,
     scale: Annotated[float, typer.Option(help="Strength of the LoRA.", min=-10, max=10)] = 1.0,
-    guidance_scale: Annotated[float, typer.Option(min=0, max=50)] = 2.0,
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=50,
+            help="By default the usual one of the base's family: 7.5 for Stable Diffusion 1.5, 2 for a drawn world.",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
     force: Force = False,
 ) -> None:
-    """Pictures with a LoRA, drawn by plain diffusers.
+    """A sheet of pictures with a LoRA, drawn by plain diffusers: a row a prompt.
 
     Example: lorasynth render --lora me.safetensors -p "a photo of sks person, smiling" -o me.png
     """
@@ -232,6 +239,7 @@ def render(
     setup(device)
     import torch
 
+    from lorasynth.base.sampling import usual_guidance
     from lorasynth.evaluate.grid import sheet
     from lorasynth.lora.factors import LoRA
     from lorasynth.opening import open_base
@@ -253,13 +261,15 @@ def render(
         )
     if lora is not None:
         (loaded or LoRA.load(lora, like=opened.layout(1))).scaled(scale).attach(opened.denoiser)
+    guidance = usual_guidance(opened) if guidance_scale is None else guidance_scale
     rows = []
     for text in prompt:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]
-        call = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "generator": generators}
+        call = {"num_inference_steps": steps, "guidance_scale": guidance, "generator": generators}
         rows.append(opened.pipe([text] * num_images, output_type="pt", **call).images.float())
     write_png(output, sheet(rows, [""] * len(rows), zoom=max(1, 256 // rows[0].shape[-1]), margin=4))
-    emit({"output": str(output), "prompts": prompt, "num_images": num_images, "seed": seed}, json)
+    record = {"prompts": prompt, "num_images": num_images, "seed": seed, "guidance_scale": guidance}
+    emit({"output": str(output)} | record, json)
 
 
 def doctor(json: Json = None, force: Force = False) -> None:

@@ -81,7 +81,7 @@ def evaluate(
     --zoo, the error of ΔW instead. With --trained-on, whether LoRAs are copies (with --zoo and --html, that zoo's unless
     another is named).
 
-    Example: lorasynth evaluate --people 100 --html report.html --trained-on runs/zoo --json scores.json
+    Example: lorasynth evaluate --people 100 --html report.html --json scores.json
     """
     from lorasynth.errors import UsageError
     from lorasynth.storage.files import write_bytes, write_png

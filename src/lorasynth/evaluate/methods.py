@@ -147,7 +147,7 @@ def evaluate(
         report: gets a line now and then.
 
     Returns:
-        The record of `docs/design.md` ("methods", "people", "photos", "split", …) with "seconds" ("photo_to_lora" by each prior,
+        The record of scores ("methods", "people", "photos", "split", …) with "seconds" ("photo_to_lora" by each prior,
         "picture") and perhaps "memorisation". Pictures of the first people by each method, and the photo that was given of each
         (`GIVEN`). A method's "over_nearest" is by how much it is
         more similar than the nearest neighbour's LoRA, person by person.

@@ -127,7 +127,8 @@ def _tally(judged: list[tuple[Claim, Verdict]]) -> list[str]:
     for whose, is_ours in (("the paper's and its digest's", False), ("our own", True)):
         words = [v.word for claim, v in judged if claim.source.startswith("ours") == is_ours]
         counts = ", ".join(f"{n} {word}" for word, n in Counter(sorted(words)).items())
-        parts.append(f"Of {len(words)} claims of {whose}: {counts or 'none'}.")
+        tested = f"Of {len(words)} claims of {whose}: {counts}." if words else f"No claim of {whose} was tested."
+        parts.append(tested)
     return [*_wrapped(" ".join(parts)), ""]
 
 

@@ -185,6 +185,6 @@ One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} L
 
 Similarity of its pictures: `lorasynth evaluate` with this folder. The shipped model: docs/results/figures.md.
 
-**Limits**: it knows {get_domain(recipe.family).about}. Photographs are
-refused. It shows the method; for real faces train on a zoo of them.
+**Limits**: it knows {get_domain(recipe.family).about}. Most photographs
+are refused. It shows the method; for real faces train on a zoo of them.
 """
