@@ -12,7 +12,7 @@ import argparse
 import json
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,8 +39,7 @@ from lorasynth.vae.stem import Stem
 class Row:
     """What is changed of the training and of what it starts from."""
 
-    through: dict[str, Any] = field(default_factory=lambda: {"drawing_steps": 10})
-    """Fields of `RefineConfig`."""
+    through: dict[str, Any]  # fields of `RefineConfig`
     width: int | None = None  # of the prior's denoiser
     hidden_dim: int | None = None  # of the VAE's MLPs
     directions: int = 1  # times as many local ones in the VAE's stem
@@ -48,19 +47,19 @@ class Row:
 
 USUAL = "10 steps of drawing"
 """What the first trainings took. All other rows are compared with it."""
-FEW = {"drawing_steps": 4}
+TEN, FOUR = {"drawing_steps": 10}, {"drawing_steps": 4}
 ROWS = {
-    USUAL: Row(),
-    "24 people a step": Row(through={"drawing_steps": 10, "people_a_step": 24}),
+    USUAL: Row(through=TEN),
+    "24 people a step": Row(through=TEN | {"people_a_step": 24}),
     "6 steps of drawing": Row(through={"drawing_steps": 6}),
-    "4 steps of the prior": Row(through={"drawing_steps": 10, "num_inference_steps": 4}),
-    "4 steps of drawing": Row(through=FEW),
-    "48 people a step": Row(through={"drawing_steps": 10, "people_a_step": 48}),
-    "4 of drawing, identity weight 2": Row(through=FEW | {"identity_weight": 2.0}),
-    "4 of drawing, identity weight 4": Row(through=FEW | {"identity_weight": 4.0}),
-    "4 of drawing, prior of width 512": Row(through=FEW, width=512),
-    "4 of drawing, VAE of hidden width 1024": Row(through=FEW, hidden_dim=1_024),
-    "4 of drawing, twice the local directions": Row(through=FEW, directions=2),
+    "4 steps of the prior": Row(through=TEN | {"num_inference_steps": 4}),
+    "4 steps of drawing": Row(through=FOUR),
+    "48 people a step": Row(through=TEN | {"people_a_step": 48}),
+    "4 of drawing, identity weight 2": Row(through=FOUR | {"identity_weight": 2.0}),
+    "4 of drawing, identity weight 4": Row(through=FOUR | {"identity_weight": 4.0}),
+    "4 of drawing, prior of width 512": Row(through=FOUR, width=512),
+    "4 of drawing, VAE of hidden width 1024": Row(through=FOUR, hidden_dim=1_024),
+    "4 of drawing, twice the local directions": Row(through=FOUR, directions=2),
 }
 """In the order in which they are run."""
 

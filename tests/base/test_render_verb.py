@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lorasynth.base.sampling import usual_guidance
+from lorasynth.base.sampling import guidance_of, usual_guidance
 from lorasynth.cli.app import app
 from lorasynth.errors import LoRAFileError, UsageError
 from lorasynth.evaluate.grid import sheet
@@ -77,6 +77,11 @@ def test_guidance_is_the_usual_one_of_the_family(family, usual, tmp_path):
         words = ["--base", str(tmp_path / family), "--num-images", "1", "--steps", "1", "--json", "-", *asked]
         ran = CliRunner().invoke(app, ["render", "-p", PROMPT, "-o", str(tmp_path / f"{guidance}.png"), *words])
         assert json.loads(ran.output)["guidance_scale"] == guidance
+
+
+@pytest.mark.parametrize(("asked", "guidance"), [(None, 7.5), (0.0, 0.0), (3.0, 3.0)])
+def test_guidance_of_zero_is_asked_for_as_any_other(bases, asked, guidance):
+    assert guidance_of(bases("sd15"), asked) == guidance
 
 
 def test_lora_of_another_drawn_world_is_refused(tmp_path):

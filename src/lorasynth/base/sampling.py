@@ -44,6 +44,11 @@ def usual_guidance(base: Base) -> float:
     return _USUAL_GUIDANCE.get(base.family, 2.0)
 
 
+def guidance_of(base: Base, asked: float | None) -> float:
+    """The guidance scale that was asked for, 0 too, or the base's usual one for None."""
+    return usual_guidance(base) if asked is None else asked
+
+
 @torch.no_grad()
 def sample(
     base: Base,

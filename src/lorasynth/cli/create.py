@@ -239,7 +239,7 @@ def render(
     setup(device)
     import torch
 
-    from lorasynth.base.sampling import usual_guidance
+    from lorasynth.base.sampling import guidance_of
     from lorasynth.evaluate.grid import sheet
     from lorasynth.lora.factors import LoRA
     from lorasynth.opening import open_base
@@ -261,7 +261,7 @@ def render(
         )
     if lora is not None:
         (loaded or LoRA.load(lora, like=opened.layout(1))).scaled(scale).attach(opened.denoiser)
-    guidance = usual_guidance(opened) if guidance_scale is None else guidance_scale
+    guidance = guidance_of(opened, guidance_scale)
     rows = []
     for text in prompt:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(num_images)]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.base import render
-from lorasynth.base.sampling import usual_guidance
+from lorasynth.base.sampling import guidance_of
 from lorasynth.encoders.images import photo_tensor
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.fine_tuned import ONE_PHOTO, fine_tuned_vectors
@@ -100,7 +100,7 @@ def draw_pictures(
     start = time.perf_counter()
     drawn = render(
         subjects.base, subjects.prompts, layout, vectors, seed=config.seed,
-        guidance_scale=config.guidance_scale or usual_guidance(subjects.base),
+        guidance_scale=guidance_of(subjects.base, config.guidance_scale),
         num_inference_steps=config.num_inference_steps,
     )  # fmt: skip
     return drawn, time.perf_counter() - start
@@ -193,7 +193,7 @@ def evaluate(
     seconds = {"photo_to_lora": photo_seconds(subjects, model, people, config.seed), "picture": median(drawing_seconds)}
     record = {
         "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,
-        "guidance_scale": config.guidance_scale or usual_guidance(subjects.base),
+        "guidance_scale": guidance_of(subjects.base, config.guidance_scale),
         "num_inference_steps": config.num_inference_steps, "seconds": seconds,
     }  # fmt: skip
     if alignment is not None:

@@ -14,7 +14,7 @@ from lorasynth.experiments.experiment import Claim, Experiment, Verdict
 from lorasynth.experiments.runner import load, results_file
 from lorasynth.experiments.statistics import Interval, Results, mean
 
-HEAD = """One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom
+READING = """One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom
 nothing has seen. Its bar was written before its cells were run, unless the claim says otherwise.
 Each section names its seeds. With fewer than five a verdict is preliminary. Seeds may be of
 several zoos, built alike from nothing. The cells of one seed are of one zoo. This page is made
@@ -54,7 +54,7 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         raise UsageError(
             f"{results_folder}: expected results of one recipe, got {recipes}; give each a folder of its own"
         )
-    lines = [*_head(everything, results_folder, page_path), HEAD, *_zoos(everything)]
+    lines = [*_head(everything, results_folder, page_path), READING, *_zoos(everything)]
     if were_run:
         lines += _tally([(claim, verdict) for _, claim, verdict in judged])
         lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
