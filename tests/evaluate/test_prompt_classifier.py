@@ -1,4 +1,4 @@
-"""The base says by which prompt a picture is likeliest: by its own loss, rightly on real photos, and never of no picture."""
+"""Who judges prompts. The base says by which a picture is likeliest: by its own loss, rightly, and never of no picture."""
 
 import pytest
 import torch
@@ -6,7 +6,8 @@ import torch
 from lorasynth.base import denoising_loss
 from lorasynth.base.opening import as_base
 from lorasynth.devices import noise_on_cpu
-from lorasynth.evaluate.prompt_classifier import PROMPT, PromptClassifier, spread
+from lorasynth.evaluate.prompt_classifier import PROMPT, PromptClassifier, drawn_obedience, prompt_judge, spread
+from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.world import get_world
 
 from ..tiny_pipelines import FAMILIES, SIZE, pipeline
@@ -64,6 +65,27 @@ def test_picture_of_no_numbers_shows_nothing_asked():
 def test_one_prompt_has_no_rival(prompts):
     judge = PromptClassifier(base=as_base(pipeline("sd15"), "tiny", SIZE))
     assert judge.obeyed(torch.zeros(1, len(prompts), 3, SIZE, SIZE), prompts) == {}
+
+
+@pytest.mark.integration
+def test_world_judges_by_its_probe_and_photographs_by_the_base(world):
+    subjects = DrawnSubjects(world)
+    extras = subjects.extras()
+    assert prompt_judge(subjects.base, extras) is extras.probe
+    assert prompt_judge(subjects.base, None) == PromptClassifier(base=subjects.base)
+
+
+def test_what_is_shown_least_often_counts():
+    class TwoParts:
+        def obeyed(self, pictures, prompts):
+            assert pictures.shape[:2] == (2, 3)
+            assert prompts == PROMPTS
+            return {"background": 0.9, "expression": 0.4}
+
+    base = as_base(pipeline("sd15"), "tiny", SIZE)
+    layout = base.layout(2)
+    nobody = torch.zeros(2, layout.num_parameters)
+    assert drawn_obedience(TwoParts(), base, PROMPTS, layout, nobody) == 0.4
 
 
 def test_rivals_are_spread_over_the_list():

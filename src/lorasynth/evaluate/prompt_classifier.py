@@ -1,7 +1,7 @@
-"""Does a picture show what was asked for? The base itself says by which of some prompts it is likeliest, whatever it draws.
+"""Does a picture show what was asked for? A drawn world's probe knows. Elsewhere the base says by which prompt it is likeliest.
 
-A diffusion classifier (Li et al., ICCV 2023, arXiv 2303.16203). The frozen base, without a LoRA, denoises a picture under each
-of some prompts. The prompt of the least loss wins. No other model is needed, and no truth about the picture.
+The latter is a diffusion classifier (Li et al., ICCV 2023, arXiv 2303.16203). The frozen base, without a LoRA, denoises a
+picture under each of some prompts. The prompt of the least loss wins. No other model is needed, and no truth about the picture.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,18 @@ from lorasynth.base import Base, denoising_loss, render
 from lorasynth.base.render import loras_at_once
 from lorasynth.devices import noise_on_cpu
 from lorasynth.lora.layout import Layout
+from lorasynth.subjects import Extras
+from lorasynth.worlds.domain import Probe
 
 PROMPT = "prompt"
 """What is asked for: by `PromptClassifier.obeyed` it has no finer name."""
 _ASKED = 6  # prompts that `drawn_obedience` draws, at most
 _GUIDANCE = 2.0  # mild: more of it is wrong for some bases, and without it pictures obey less than anybody's who draws with some
+
+
+def prompt_judge(base: Base, extras: Extras | None) -> Probe:
+    """Who says whether pictures show what was asked for: of a drawn world its probe, else the base."""
+    return PromptClassifier(base=base) if extras is None else extras.probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +92,22 @@ class PromptClassifier:
 
 
 def drawn_obedience(
-    judge: PromptClassifier, prompts: Sequence[str], layout: Layout, vectors: Float[Tensor, "N P"]
+    judge: Probe, base: Base, prompts: Sequence[str], layout: Layout, vectors: Float[Tensor, "N P"]
 ) -> float:
     """Part of what LoRAs draw for a few prompts that shows what was asked for (with mild guidance).
 
+    A probe answers for backgrounds, expressions and so on apart. The part of what is shown least often counts.
+
     Args:
-        judge: with the base that draws.
+        judge: says what pictures show.
+        base: draws.
         prompts: at least two different ones; at most six are drawn.
         layout: of the LoRAs.
         vectors: N LoRAs; zeros draw with the base alone.
     """
     few = spread(list(dict.fromkeys(prompts)), _ASKED)
-    drawn = render(judge.base, few, layout, vectors, guidance_scale=_GUIDANCE)
-    return judge.obeyed(drawn, few)[PROMPT]
+    drawn = render(base, few, layout, vectors, guidance_scale=_GUIDANCE)
+    return min(judge.obeyed(drawn, few).values())
 
 
 def spread(items: Sequence, count: int) -> list:

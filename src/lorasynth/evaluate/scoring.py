@@ -16,7 +16,7 @@ from lorasynth.evaluate.identity import (
     similarity,
     verification_threshold,
 )
-from lorasynth.evaluate.prompt_classifier import PromptClassifier
+from lorasynth.evaluate.prompt_classifier import prompt_judge
 from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
 from lorasynth.subjects import SIMILARITY, Extras, Recogniser, Subjects, mean_directions
@@ -117,8 +117,7 @@ class Scorer:
             record[TEXT_ALIGNMENT] = interval(self.alignment(pictures, prompts))
         if self.extras is not None:
             record |= self._truth(self.extras.factors, pictures)
-        judge = PromptClassifier(base=self.subjects.base) if self.extras is None else self.extras.probe
-        if obeyed := judge.obeyed(pictures, prompts):
+        if obeyed := prompt_judge(self.subjects.base, self.extras).obeyed(pictures, prompts):
             record["obeyed"] = obeyed
         return record
 

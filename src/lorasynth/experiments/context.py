@@ -22,7 +22,6 @@ from lorasynth.evaluate.identity import embed_pictures, likeness, similarity
 from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
 from lorasynth.lora.layout import Layout
-from lorasynth.pipeline.assembling import PICTURE_SCALES as SCALES
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.prior import DiffusionPrior, PriorConfig, fit_prior
 from lorasynth.prior.baselines import Baseline, RidgePrior
@@ -37,6 +36,7 @@ from lorasynth.zoo.store import Zoo
 Method = Callable[[Int[Tensor, " B"]], Float[Tensor, "B F"]]
 """Rows of the zoo -> a canonical vector for each: predicted from a photo's embedding, or made from the person's own LoRA."""
 
+SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)  # from which the stored results were chosen
 CHOOSING = 12  # people whose pictures choose a scale, with one prompt each
 AT_ZERO: dict[str, Any] = {"temperature": 0.0, "num_inference_steps": 8}
 """The sampler's settings of the shipped model."""

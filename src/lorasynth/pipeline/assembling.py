@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.evaluate.identity import likeness
-from lorasynth.evaluate.prompt_classifier import PromptClassifier, drawn_obedience
+from lorasynth.evaluate.prompt_classifier import drawn_obedience, prompt_judge
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
@@ -25,7 +25,7 @@ from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
 
-PICTURE_SCALES = (0.7, 1.0, 1.3, 1.6, 2.0, 2.4)
+PICTURE_SCALES = (0.7, 0.85, 1.0, 1.15, 1.3, 1.6, 2.0, 2.4)
 WEIGHT_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 Stage = Literal["priors", "refined", "end-to-end"]
 Scores = dict[str, dict[str, float]]
@@ -68,7 +68,7 @@ def tune_by_pictures(
     """
     chosen = subjects.people(Role.CHOOSING, people)
     embedding, centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
-    judge = PromptClassifier(base=subjects.base)
+    judge = prompt_judge(subjects.base, subjects.extras())
 
     def score(name: str, settings: dict[str, Any]) -> float:
         vectors = model.synthesize(embedding, prior=name, **settings)
@@ -82,7 +82,9 @@ def tune_by_pictures(
         of_prior, words = asked.setdefault(name, {}), format_settings(settings)
         if words not in of_prior:
             vectors = model.synthesize(embedding, prior=name, **settings)
-            of_prior[words] = drawn_obedience(judge, subjects.prompts, model.canonicalizer.layout, vectors)
+            of_prior[words] = drawn_obedience(
+                judge, subjects.base, subjects.prompts, model.canonicalizer.layout, vectors
+            )
             report(f"{name} {words}: {of_prior[words]:.3f} of pictures show what was asked for")
         return of_prior[words]
 

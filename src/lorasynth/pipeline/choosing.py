@@ -15,7 +15,7 @@ SAMPLERS = ((0.0, 1.0), (0.0, 1.5), (0.5, 1.0), (1.0, 1.0))  # temperature, guid
 SAMPLER_STEPS = 8
 CLEARLY = 0.01
 """What another prior has to be better by, of likeness or of the error of ΔW, to be the default instead of the recipe's."""
-LESS_OBEDIENT = 0.05
+LESS_OBEDIENT = 0.02
 """The rule: of the settings whose pictures show what was asked for about as often as at scale 1, the most similar are chosen.
 
 About as often: by at most this part of pictures less. A larger scale draws more of the person, and in the end nothing else.
