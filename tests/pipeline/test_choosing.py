@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorasynth.errors import ModelError
-from lorasynth.pipeline import assembling
+from lorasynth.pipeline import tuning
 from lorasynth.pipeline.choosing import LESS_OBEDIENT, SAMPLERS, choose_default, choose_settings
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
 from lorasynth.subjects.drawn import DrawnSubjects
@@ -136,14 +136,23 @@ def test_default_prior_changes_for_a_clearly_better_one_alone(ridge, kernel, def
 
 def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
     tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
-    monkeypatch.setattr(assembling, "choose_settings", lambda *_: tried)
-    monkeypatch.setattr(assembling, "drawn_obedience", lambda *_: 0.5)
+    monkeypatch.setattr(tuning, "choose_settings", lambda *_: tried)
+    monkeypatch.setattr(tuning, "drawn_obedience", lambda *_: 0.5)
     model = Synthesizer.from_pretrained("portraits")
     model.settings = {"adalora": {"scale": 1}, "adanorm": {"scale": 1}}
     assert model.default_prior == "adalora"
-    found = assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None)
-    assert found == (tried, {name: {"scale=1": 0.5} for name in tried})
+    chosen = tuning.TuningByPictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None)
+    chosen.choose(["adalora", "adanorm"])
+    chosen.choose_default()
+    assert (chosen.tried, chosen.asked) == (tried, {name: {"scale=1": 0.5} for name in tried})
     assert model.default_prior == "adanorm"
+
+
+def test_settings_of_named_priors_alone_are_chosen():
+    model = with_ridge(kernel=RidgePrior(torch.zeros(2, 8), torch.zeros(2)))
+    tried = choose_settings(model, (1.0, 2.0), lambda _, settings: settings["scale"], names=["kernel"])
+    assert tried == {"kernel": {"scale=1": 1.0, "scale=2": 2.0}}
+    assert model.settings == {"kernel": {"scale": 2.0}}
 
 
 @pytest.mark.slow
@@ -152,9 +161,11 @@ def test_absurd_scale_is_refused_by_pictures(monkeypatch):
     """On the shipped base, where a score of scales themselves would take the largest."""
     model = Synthesizer.from_pretrained("portraits")
     model.priors, model.default_prior = {"ridge": model.priors["ridge"]}, "ridge"
-    monkeypatch.setattr(assembling, "PICTURE_SCALES", (1.0, 20.0))
-    monkeypatch.setattr(assembling, "likeness", lambda _, layout, vectors, __: vectors.norm().item())
-    tried, asked = assembling.tune_by_pictures(DrawnSubjects(get_world("portraits")), model, 4, report=lambda _: None)
+    monkeypatch.setattr(tuning, "PICTURE_SCALES", (1.0, 20.0))
+    monkeypatch.setattr(tuning, "likeness", lambda _, layout, vectors, __: vectors.norm().item())
+    chosen = tuning.TuningByPictures(DrawnSubjects(get_world("portraits")), model, 4, report=lambda _: None)
+    chosen.choose(["ridge"])
+    tried, asked = chosen.tried, chosen.asked
     assert tried["ridge"]["scale=20"] > tried["ridge"]["scale=1"]
     assert asked["ridge"]["scale=20"] < asked["ridge"]["scale=1"] - LESS_OBEDIENT
     assert model.settings["ridge"] == {"scale": 1.0}

@@ -182,6 +182,18 @@ def model(people, trained):
 
 
 @pytest.mark.slow
+def test_workers_choose_the_same_settings(people, trained, model, tmp_path):
+    shutil.copytree(trained / "fit", tmp_path / "fit", ignore=shutil.ignore_patterns("synthesizer"))
+    photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE)
+    run("train", "settings", "sd15_tiny", "--zoo", trained / "zoo", *photos, "--out", tmp_path / "fit", "--workers", 2)
+    one, two = (
+        json.loads((fit / "synthesizer" / "config.json").read_text()) for fit in (trained / "fit", tmp_path / "fit")
+    )
+    assert one["settings"].keys() >= {"adalora", "ridge"}
+    assert one == two
+
+
+@pytest.mark.slow
 def test_workers_share_the_fine_tuning(people, model, tmp_path):
     rows = (FINE_TUNED_ONE_PHOTO, FINE_TUNED)
     words = ("evaluate", model, "--data", people, "--encoder", "portraits", "--resolution", SIZE, "--everybody")

@@ -18,6 +18,9 @@ ZooFolder = Annotated[Path, typer.Option("--zoo", help="The zoo's folder.")]
 Steps = Annotated[
     int | None, typer.Option(min=1, max=10_000_000, help="Of the training end to end, instead of the recipe's.")
 ]
+Workers = Annotated[
+    int, typer.Option(min=1, max=256, help="Processes that refine priors and choose their settings; one a prior.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,7 @@ def train_end_to_end(
 
 
 @expanded
-def train_settings(recipe: RecipeName, photos: PhotoOptions, zoo: ZooFolder, run: Run) -> None:
+def train_settings(recipe: RecipeName, photos: PhotoOptions, zoo: ZooFolder, run: Run, workers: Workers = 1) -> None:
     """Choose each prior's settings, by pictures where there are photos, else by weights. Write the synthesizer.
 
     By pictures, the most similar settings are chosen of those that show what was asked for about as often as scale 1.
@@ -139,7 +142,7 @@ def train_settings(recipe: RecipeName, photos: PhotoOptions, zoo: ZooFolder, run
     require_alone("train settings")
     work = _workspace(recipe, zoo, run, photos)
     require_no_synthesizer(work)
-    made_from = assemble(work).record["made_from"]
+    made_from = assemble(work, workers).record["made_from"]
     said = {name: made_from[name] for name in ("settings_tried", "obeyed") if name in made_from}
     emit({**said, "synthesizer": str(work.folder / SYNTHESIZER)}, run.json)
 
@@ -150,7 +153,7 @@ def train_all(
     photos: PhotoOptions,
     zoo: ZooFolder,
     run: Run,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that refine priors; one a prior.")] = 1,
+    workers: Workers = 1,
     steps: Steps = None,
     seed: Seed = 0,
 ) -> None:

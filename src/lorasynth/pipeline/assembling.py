@@ -1,7 +1,7 @@
 """From the fitted parts to a synthesizer's folder: settings chosen by pictures where there are some, else by weights."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
@@ -9,27 +9,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lorasynth.canonical import Canonicalizer
-from lorasynth.evaluate.identity import likeness
-from lorasynth.evaluate.prompt_classifier import drawn_obedience, prompt_judge
+from lorasynth.devices import begin_worker
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
-from lorasynth.pipeline.choosing import Score, choose_default, choose_settings, chosen_score, format_settings
+from lorasynth.pipeline.choosing import Settings, chosen_score, format_settings
 from lorasynth.pipeline.measured import END_TO_END, read_measured
-from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace
-from lorasynth.prior import BASELINES, DiffusionPrior, Predictor
+from lorasynth.pipeline.tuning import Scores, TuningByPictures, tune_by_weights
+from lorasynth.pipeline.workspace import SYNTHESIZER, Workspace, silent
+from lorasynth.prior import BASELINES, DiffusionPrior, MeanPrior, Predictor
 from lorasynth.prior.baselines import Baseline
-from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.vae import LoRAVAE
+from lorasynth.workers.helpers import process_pool
+from lorasynth.workers.main_guard import require_main_guard
 
-PICTURE_SCALES = (0.7, 0.85, 1.0, 1.15, 1.3, 1.6, 2.0, 2.4)
-WEIGHT_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 Stage = Literal["priors", "refined", "end-to-end"]
-Scores = dict[str, dict[str, float]]
-"""By prior, and by the settings in words."""
 
 
 def put_together(work: Workspace, stage: Stage) -> Synthesizer:
@@ -56,76 +53,6 @@ def put_together(work: Workspace, stage: Stage) -> Synthesizer:
     )  # fmt: skip
 
 
-def tune_by_pictures(
-    subjects: Subjects, model: Synthesizer, people: int, *, report: Callable[[str], None] = print
-) -> tuple[Scores, Scores]:
-    """Choose each prior's settings, and the default prior, by pictures of validation people, and set them on ``model``.
-
-    The most similar are chosen of those that show what was asked for (`lorasynth.pipeline.choosing.LESS_OBEDIENT`).
-
-    Returns:
-        Similarity of every setting tried, and the part of pictures that show what was asked for, of those it was asked of.
-    """
-    chosen = subjects.people(Role.CHOOSING, people)
-    embedding, centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
-    judge = prompt_judge(subjects.base, subjects.extras())
-
-    def score(name: str, settings: dict[str, Any]) -> float:
-        vectors = model.synthesize(embedding, prior=name, **settings)
-        value = likeness(subjects, model.canonicalizer.layout, vectors, centroids)
-        report(f"{name} {format_settings(settings)}: likeness {value:.3f}")
-        return value
-
-    asked: Scores = {}
-
-    def obeyed(name: str, settings: dict[str, Any]) -> float:
-        of_prior, words = asked.setdefault(name, {}), format_settings(settings)
-        if words not in of_prior:
-            vectors = model.synthesize(embedding, prior=name, **settings)
-            of_prior[words] = drawn_obedience(
-                judge, subjects.base, subjects.prompts, model.canonicalizer.layout, vectors
-            )
-            report(f"{name} {words}: {of_prior[words]:.3f} of pictures show what was asked for")
-        return of_prior[words]
-
-    judged: Score | None = obeyed if len(set(subjects.prompts)) > 1 else None
-    tried = choose_settings(model, PICTURE_SCALES, score, judged)
-    choose_default(model, tried, judged, report=report)
-    if judged is not None:
-        judged(model.default_prior, model.settings[model.default_prior])  # for the card
-    return tried, asked
-
-
-def base_similarity(subjects: Subjects, model: Synthesizer, people: int) -> float:
-    """Similarity of the base's own pictures to the people of `tune_by_pictures`: what a LoRA has to add to."""
-    centroids = subjects.centroids(subjects.people(Role.CHOOSING, people))
-    layout = model.canonicalizer.layout
-    return likeness(subjects, layout, torch.zeros(len(centroids), layout.num_parameters), centroids)
-
-
-def tune_by_weights(
-    model: Synthesizer,
-    vectors: Float[Tensor, "N P"],
-    embedding: Float[Tensor, "N D"],
-    *,
-    report: Callable[[str], None] = print,
-) -> Scores:
-    """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs, and set them.
-
-    Where there are pictures, choose by them (`tune_by_pictures`): the error of weights likes smaller LoRAs than similarity does.
-
-    Returns:
-        The relative error of every setting tried.
-    """
-
-    def score(name: str, settings: dict[str, Any]) -> float:
-        return -errors_of(model, vectors, model.synthesize(embedding, prior=name, **settings))["relative_error"]
-
-    scores = choose_settings(model, WEIGHT_SCALES, score)
-    choose_default(model, scores, report=report)
-    return {name: {setting: -score for setting, score in each.items()} for name, each in scores.items()}
-
-
 def validation_errors(
     model: Synthesizer,
     vectors: Float[Tensor, "N P"],
@@ -141,8 +68,12 @@ def validation_errors(
     return errors
 
 
-def assemble(work: Workspace) -> Synthesizer:
+def assemble(work: Workspace, workers: int = 1) -> Synthesizer:
     """Put fitted parts together, choose sampler settings, and write a synthesizer's folder with its card.
+
+    Args:
+        work: the training. Its folder has the stages before.
+        workers: processes that choose settings by pictures, one prior each at a time.
 
     Raises:
         OutputExistsError: a synthesizer is there.
@@ -151,8 +82,8 @@ def assemble(work: Workspace) -> Synthesizer:
     drawn = isinstance(work.subjects, DrawnSubjects)
     made_from, record = _made_from(work), {"fine_tuning": asdict(work.recipe.fine_tuning)}
     if work.subjects is not None:
-        tried, asked = tune_by_pictures(work.subjects, model, work.recipe.tune_people, report=work.report)
-        made_from |= {"settings_tried": tried, "obeyed": asked}
+        tuning = _tuned(work, model, workers)
+        made_from |= {"settings_tried": tuning.tried, "obeyed": tuning.asked}
     if not drawn:
         held = work.rows.validation[: work.recipe.tune_loras]
         vectors, embedding = work.rows.vectors[held], work.rows.embeddings[held, 0]
@@ -160,8 +91,8 @@ def assemble(work: Workspace) -> Synthesizer:
             made_from["settings_tried"] = tune_by_weights(model, vectors, embedding, report=work.report)
         else:
             made_from["similarity"] = {
-                "base": base_similarity(work.subjects, model, work.recipe.tune_people),
-                "best": max(chosen_score(model, tried, name) for name in tried),
+                "base": tuning.base_similarity(),
+                "best": max(chosen_score(model, tuning.tried, name) for name in tuning.tried),
             }
         made_from["validation"] = validation_errors(model, vectors, embedding, report=work.report)
         if said := shortcoming_of_model(made_from):
@@ -172,6 +103,40 @@ def assemble(work: Workspace) -> Synthesizer:
         model.show(draw_gallery(model, work.subjects))
     model.save_pretrained(work.folder / SYNTHESIZER)
     return model
+
+
+def _tuned(work: Workspace, model: Synthesizer, workers: int) -> TuningByPictures:
+    """Settings and default prior by pictures, by as many processes as are given."""
+    tuning = _tuning(work, model, work.report)
+    names = [name for name, prior in model.priors.items() if not isinstance(prior, MeanPrior)]
+    if workers == 1:
+        tuning.choose(names)
+    else:
+        require_main_guard()
+        device, sent = str(torch.get_default_device()), replace(work, report=silent)
+        with process_pool(min(workers, len(names)), begin_worker, device) as pool:
+            parts = pool.map(_tune_one, [sent] * len(names), names)
+            for name, (settings, tried, asked, said) in zip(names, parts, strict=True):
+                model.settings[name] = settings
+                tuning.tried |= tried
+                tuning.asked |= asked
+                for line in said:
+                    work.report(line)
+    tuning.choose_default()
+    return tuning
+
+
+def _tune_one(work: Workspace, name: str) -> tuple[Settings, Scores, Scores, list[str]]:
+    """One prior's settings, what was tried and asked, and what is to be reported."""
+    said: list[str] = []
+    model = put_together(work, END_TO_END)
+    tuning = _tuning(work, model, said.append)
+    tuning.choose([name])
+    return model.settings[name], tuning.tried, tuning.asked, said
+
+
+def _tuning(work: Workspace, model: Synthesizer, report: Callable[[str], None]) -> TuningByPictures:
+    return TuningByPictures(work.require_subjects(), model, work.recipe.tune_people, report=report)
 
 
 def _made_from(work: Workspace) -> dict[str, Any]:

@@ -28,7 +28,11 @@ Score = Callable[[str, Settings], float]
 
 
 def choose_settings(
-    model: Synthesizer, scales: Sequence[float], score: Score, obeyed: Score | None = None
+    model: Synthesizer,
+    scales: Sequence[float],
+    score: Score,
+    obeyed: Score | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Try scales, then sampler settings at the chosen one, and set the best that obey on ``model``.
 
@@ -39,6 +43,7 @@ def choose_settings(
         score: decides.
         obeyed: the part of pictures that show what was asked for; None where none are drawn. It is asked from the best score
             down, until settings obey.
+        names: of the priors to choose for; all of them by default.
 
     Returns:
         The score of all that was tried, by prior and by the settings in words.
@@ -59,7 +64,8 @@ def choose_settings(
                 )
         return most_similar_that_obey(name, options, scores, usual, obeyed)
 
-    for name, prior in model.priors.items():
+    for name in model.priors if names is None else names:
+        prior = model.priors[name]
         if isinstance(prior, MeanPrior):
             continue
         diffusion = isinstance(prior, DiffusionPrior)

@@ -27,7 +27,7 @@ def train_all(work: Workspace, *, workers: int = 1) -> dict[str, Any]:
 
     Args:
         work: the training.
-        workers: processes that refine priors, one a prior.
+        workers: processes that refine priors and choose their settings, one a prior.
 
     Returns:
         What the stages measured, by their names, and the folder of the synthesizer.
@@ -55,7 +55,7 @@ def train_all(work: Workspace, *, workers: int = 1) -> dict[str, Any]:
             "trained by weights alone: give --data, --encoder and --base to train through the base, which lifts similarity most "
             "(docs/your-pictures.md)"
         )
-    made_from = assemble(work).record["made_from"]
+    made_from = assemble(work, workers).record["made_from"]
     if "validation" in made_from:
         record["validation"] = made_from["validation"]
     return record | {"synthesizer": str(work.folder / SYNTHESIZER)}
