@@ -5,7 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from lorasynth.evaluate.methods import EvaluationConfig, draw_pictures, evaluate
+from lorasynth.evaluate.methods import EvaluationConfig, draw_pictures, evaluate, lora_vectors
 from lorasynth.evaluate.pictures import draw_part, open_for_pictures
 from lorasynth.gallery import Split
 from lorasynth.workers.helpers import process_pool
@@ -53,6 +53,28 @@ def test_part_is_drawn_by_the_settings_that_are_asked_for(opened, vectors):
     other, _ = draw_part(opened.folder, None, opened.place, EvaluationConfig(num_inference_steps=1, seed=1), few)
     assert drawn.shape == other.shape
     assert abs(drawn - other).max() > 0.1
+
+
+def lora_of(opened, people, photos):
+    config = EvaluationConfig(photos=photos, methods=("ridge",))
+    return lora_vectors(opened.subjects, opened.model, people, opened.fine_tuning, config, None, print)["ridge"]
+
+
+def test_lora_of_several_photos_is_that_of_their_mean_direction(opened):
+    people = opened.subjects.people(Split.HELD_OUT, 2)
+    given = opened.subjects.given(people, 3)
+    mean = given.sum(1) / given.sum(1).norm(dim=1, keepdim=True)
+    expected = opened.model.synthesize(mean, prior="ridge")
+    torch.testing.assert_close(lora_of(opened, people, 3), expected, rtol=1e-4, atol=1e-6)
+    assert (lora_of(opened, people, 1) - expected).norm() > 0.05 * expected.norm()
+
+
+def test_photo_that_is_there_once_counts_once(opened, monkeypatch):
+    """A folder's subject of two photos, asked for three."""
+    people = opened.subjects.people(Split.HELD_OUT, 1)
+    two, given = lora_of(opened, people, 2), opened.subjects.given
+    monkeypatch.setattr(opened.subjects, "given", lambda people, count: given(people, 2)[:, [0, 1, 0]])
+    torch.testing.assert_close(lora_of(opened, people, 3), two, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -21,6 +21,9 @@ def evaluate(
         typer.Argument(help="A synthesizer's folder, a drawn world or a hub id; the shipped one by default."),
     ] = None,
     people: Annotated[int, typer.Option(min=2, max=10_000, help="How many held-out people, at most.")] = 100,
+    given: Annotated[
+        int, typer.Option("--photos", min=1, max=12, help="How many photos of each person a LoRA is synthesised from.")
+    ] = 1,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -92,14 +95,14 @@ def evaluate(
     if cache is not None:
         check_folder(cache)
     of_pictures = {"--grid": grid is not None, "--data": photos.data is not None, "--clip": clip is not None}
-    of_pictures |= {"--workers": workers > 1}
+    of_pictures |= {"--workers": workers > 1, "--photos": given > 1}
     if zoo is not None and (other := next((option for option, given in of_pictures.items() if given), None)):
         raise UsageError(
             f"expected {other} or --zoo, got both: --zoo scores by weights and draws nothing; leave one out"
         )
     if photos.data is None and (second_encoder is not None or everybody):
-        given = "--second-encoder" if second_encoder is not None else "--everybody"
-        raise UsageError(f"expected {given} with --data, got it alone; leave it out, or name your photographs")
+        alone = "--second-encoder" if second_encoder is not None else "--everybody"
+        raise UsageError(f"expected {alone} with --data, got it alone; leave it out, or name your photographs")
     if grid is not None:
         require_new_output(grid, force=force, suffix=".png")
     if html is not None:
@@ -125,7 +128,7 @@ def evaluate(
     else:
         source = photos.source("", second_encoder=second_encoder, everybody=everybody)
         rows = None if methods is None else tuple(methods.split(","))
-        config = EvaluationConfig(people=people, methods=rows, guidance_scale=guidance_scale, seed=seed)
+        config = EvaluationConfig(people=people, photos=given, methods=rows, guidance_scale=guidance_scale, seed=seed)
         alignment = None if clip is None else TextAlignment(clip)
         with open_for_pictures(folder, source, cache, report=say) as opened:
             synthesizer = opened.model

@@ -23,7 +23,7 @@ from lorasynth.evaluate.text_alignment import TextAlignment
 from lorasynth.gallery import Split
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout
-from lorasynth.subjects import Subjects
+from lorasynth.subjects import Subjects, mean_directions
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.adapt import AdaptConfig
 from lorasynth.zoo.store import Zoo
@@ -34,6 +34,7 @@ class EvaluationConfig:
     """What is evaluated."""
 
     people: int = 100
+    photos: int = 1  # of each person, that a LoRA is synthesised from
     methods: tuple[str, ...] | None = None  # of `method_names`; None: all
     fine_tune_photos: int = 10
     guidance_scale: float | None = None  # None: the base's usual one
@@ -77,8 +78,10 @@ def lora_vectors(
     cache: Path | None,
     report: Callable[[str], None],
 ) -> dict[str, Float[Tensor, "N P"]]:
-    """LoRAs of held-out people by every method asked for, from one photo each. Fine-tuning gets one photo, or several."""
-    embedding, layout = subjects.given(people)[:, 0], model.canonicalizer.layout
+    """LoRAs of held-out people by every method asked for, from as many photos of each. Fine-tuning gets one, or several."""
+    # Of a subject with fewer photos each counts once.
+    given = [photos.unique(dim=0) for photos in subjects.given(people, config.photos)]
+    embedding, layout = mean_directions(given), model.canonicalizer.layout
     photos = {FINE_TUNED_ONE_PHOTO: ONE_PHOTO, FINE_TUNED: config.fine_tune_photos}
 
     def made(name: str) -> Float[Tensor, "N P"]:
@@ -192,7 +195,7 @@ def evaluate(
     pictures[GIVEN] = torch.stack([photo_tensor(image, real.shape[-1]) for image in images])[:, None]
     seconds = {"photo_to_lora": photo_seconds(subjects, model, people, config.seed), "picture": median(drawing_seconds)}
     record = {
-        "methods": methods, "people": len(people), "photos": 1, "split": "held_out", "prompts": prompts,
+        "methods": methods, "people": len(people), "photos": config.photos, "split": "held_out", "prompts": prompts,
         "guidance_scale": guidance_of(subjects.base, config.guidance_scale),
         "num_inference_steps": config.num_inference_steps, "seconds": seconds,
     }  # fmt: skip

@@ -64,7 +64,8 @@ def page(model: Synthesizer, name: str, record: dict[str, Any], pictures: "Image
         HTML, whole: pictures and plots are in it.
     """
     drawn = "prompts" in record
-    given = "one photo" if drawn else "one embedding"
+    photos = record.get("photos", 1)
+    given = "one embedding" if not drawn else "one photo" if photos == 1 else f"{photos} photos"
     sections = [
         f"<h1>{text(name)}</h1>",
         f"<p>{record['people']:,} held-out people, {given} of each; base <code>{text(model.base)}</code>, "
