@@ -8,7 +8,8 @@ from pathlib import Path
 from lorasynth.base import PipelineBase
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.drawn.gallery import DrawnGallery
-from lorasynth.encoders.naming import open_model
+from lorasynth.encoders.joined import JOIN, JoinedEncoder
+from lorasynth.encoders.naming import is_file, open_model
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.errors import UsageError
 from lorasynth.gallery.folder import INSTANCE_PROMPT, PhotoGallery
@@ -98,6 +99,7 @@ def open_encoder(spec: str | Path) -> Encoder:
 
     Args:
         spec: a drawn world's name, a folder or file of an ONNX recogniser, aligned:FILE, clip:FOLDER, dinov2:FOLDER, or a hub id.
+            Several of them with + between are joined (`JoinedEncoder`).
 
     Raises:
         UsageError: the name has none of these forms, or nothing lies there.
@@ -105,4 +107,8 @@ def open_encoder(spec: str | Path) -> Encoder:
         MissingExtraError: the extra [face] is not installed.
     """
     name = str(spec)
-    return WorldEncoder(get_world(name)) if name in WORLDS else open_model(name)
+    if name in WORLDS:
+        return WorldEncoder(get_world(name))
+    if JOIN in name and not is_file(name):
+        return JoinedEncoder([open_encoder(part.strip()) for part in name.split(JOIN)])
+    return open_model(name)

@@ -16,7 +16,7 @@ ALIGNED = "aligned"
 TOWERS = ("clip", "dinov2")
 FORMS = (
     "a world's name (portraits, emblems, brushes), a folder or file of an ONNX recogniser and its detector, "
-    "aligned:FILE, clip:FOLDER, dinov2:FOLDER, or a hub id (owner/name, clip:owner/name)"
+    "aligned:FILE, clip:FOLDER, dinov2:FOLDER, or a hub id (owner/name, clip:owner/name); several with + between"
 )
 """What a name may be, in words for messages and help."""
 _CARD = "README.md"
@@ -44,6 +44,12 @@ def open_model(name: str) -> Encoder:
     aligned = bool(colon) and kind == ALIGNED
     path, called = _locate(rest if aligned else name, name, ("*.onnx", _CARD))
     return open_pack(path, name=called, aligned=aligned)
+
+
+def is_file(name: str) -> bool:
+    """Whether a name, with its kind or without, is that of a file or folder that is here."""
+    kind, colon, rest = name.partition(":")
+    return _home(rest if colon and kind in (ALIGNED, *TOWERS) else name).exists()
 
 
 def _locate(place: str, spec: str, patterns: tuple[str, ...]) -> tuple[Path, str]:

@@ -27,7 +27,7 @@ def encoder_record(
     """A record, in JSON values.
 
     Args:
-        kind: "world", "face", "clip" or "dinov2".
+        kind: "world", "face", "clip", "dinov2" or "joined".
         name: what people call it; never a path, for records travel with models.
         dim: D, the length of an embedding.
         files: the sha256 of each of its files, by role.
@@ -76,7 +76,7 @@ def describe(record: Record) -> str:
 
 
 def _network_files(record: Record) -> dict[str, str]:
-    return {role: sha256 for role, sha256 in record.get("files", {}).items() if role != "detector"}
+    return {role: sha256 for role, sha256 in record.get("files", {}).items() if role.rpartition(" ")[2] != "detector"}
 
 
 def _sentence(expected: Record, got: Record, ours: str, theirs: str) -> str:
