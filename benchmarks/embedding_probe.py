@@ -4,6 +4,7 @@
 
 The probes learn from people whom a zoo may hold, a photo each, and are tested on strangers. "ridge" is ridge regression,
 "network" has two hidden layers. Both are what an embedding says at the least: more people or a better probe may read more.
+"joined" is what a synthesizer is given: the encoder with an appearance net, where the world has one.
 "reader" looks at the photo itself, and has learned from other people.
 """
 
@@ -36,7 +37,9 @@ class Seen:
 @torch.no_grad()
 def look(world: World, persons: list[int]) -> Seen:
     """Draw, and embed."""
-    nets = {"encoder": world.encoder, "second": world.second_recogniser}
+    nets = {"encoder": world.encoder, "joined": world.embedder, "second": world.second_recogniser}
+    if world.embedder is world.encoder:
+        del nets["joined"]
     found: dict[str, list[Tensor]] = {name: [] for name in nets}
     for start in range(0, len(persons), 64):
         part = persons[start : start + 64]
@@ -44,10 +47,7 @@ def look(world: World, persons: list[int]) -> Seen:
         for name, net in nets.items():
             found[name].append(net(pictures))
     embeddings = {name: torch.cat(parts) for name, parts in found.items()}
-    return Seen(
-        embeddings=embeddings | {"both": torch.cat([*embeddings.values()], 1)},
-        factors=world.domain.identity_factors(persons),
-    )
+    return Seen(embeddings=embeddings, factors=world.domain.identity_factors(persons))
 
 
 def explained(predicted: Float[Tensor, "N f"], true: Float[Tensor, "N f"]) -> Float[Tensor, " f"]:

@@ -72,7 +72,7 @@ def _made(
     layout, n = model.canonicalizer.layout, len(pictures)
     if config["start"] == "synthesized":
         with torch.no_grad():
-            vectors = model.synthesize(world.encoder(pictures), seed=seed)
+            vectors = model.synthesize(world.embedder(pictures), seed=seed)
     else:
         vectors = random_init(layout, seed).expand(n, -1)
     if not config["fitting_steps"]:

@@ -1,6 +1,6 @@
 """lorasynth: a photo goes in, a LoRA comes out.
 
-    photos ──encoder──▶ face embedding (512, unit norm) ─────────────────────┐
+    photos ──encoder──▶ embedding (unit norm) ───────────────────────────────┐
                                                                              ▼
     images of many people ─▶ zoo ─▶ canonical vectors ─▶ VAE latents ─▶ prior ─▶ latent ─▶ LoRA file ─▶ pictures
                           (bank)   (SVD, gauge, scale)     (β < 1)   (ADALoRA)      (decode, invert)

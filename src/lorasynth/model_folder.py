@@ -45,7 +45,7 @@ SETTINGS = {
     "guidance_scale": number(0, 20), "temperature": number(0, 20), "scale": number(0, 20), "num_inference_steps": whole(1, 1000)
 }  # fmt: skip
 """Settings of a sampler; see `Synthesizer.synthesize`."""
-_WORLDS_ENCODER = record({"world": one_of(*WORLDS), "sha256": SHA256})
+_WORLDS_ENCODER = record({"world": one_of(*WORLDS), "sha256": SHA256}, optional={"appearance": SHA256})
 _USERS_ENCODER = record({"kind": text(40), "name": LINE, "dim": whole(1, 1 << 16)}, rest=ANYTHING)
 
 
@@ -159,7 +159,7 @@ def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) ->
             )
         if said["world"] != base:
             raise ModelError(f"{folder}: expected the encoder of world {base!r}, got that of {said['world']!r}")
-        return {"encoder": _world_encoder(folder, get_world(base), said["sha256"])}
+        return {"encoder": _world_encoder(folder, get_world(base), said)}
     if given is None:
         return {"encoder_record": said}
     if said["kind"] == UNKNOWN:
@@ -173,16 +173,21 @@ def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) ->
     return {"encoder": given, "encoder_record": said}
 
 
-def _world_encoder(folder: Path, world: World, sha256: str) -> WorldEncoder:
+def _world_encoder(folder: Path, world: World, said: Record) -> WorldEncoder:
     """The world's encoder, if it is the one that the synthesizer was made with: another's embeddings mean nothing to it."""
-    if (actual := sha256_file(world.encoder_file)) != sha256:
-        raise ModelError(
-            f"{folder}: expected the encoder of world {world.name!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
-            "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
-        )
+    files = {"encoder": (world.encoder_file, said["sha256"])}
+    if "appearance" in said:
+        files["appearance net"] = (world.appearance_file, said["appearance"])
+    for what, (path, sha256) in files.items():
+        actual = sha256_file(path) if path.exists() else "none"
+        if actual != sha256:
+            raise ModelError(
+                f"{folder}: expected the {what} of world {world.name!r} with sha256 {sha256[:12]}, got {actual[:12]}; "
+                "set LORASYNTH_ASSETS to the folder of the world that this model was made in"
+            )
     with TensorFile(folder / "guard.safetensors") as file:
         count = dimensions(packed_shapes(file), DomainCheck.TENSORS)["n"]
         if count not in (3, 4, 5):  # older guards have no limit of shading, nor of flatness
             raise Misfit("limits", "shape (3), (4) or (5)", (count,))
         guard = DomainCheck(**read_packed(file))
-    return WorldEncoder(world, guard=guard)
+    return WorldEncoder(world, guard=guard, alone="appearance" not in said)

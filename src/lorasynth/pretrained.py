@@ -18,12 +18,10 @@ from lorasynth.storage.cards import CARD, PICTURES, with_gallery
 from lorasynth.storage.files import png, write_bytes, write_json, write_tensors
 from lorasynth.storage.hub import publish
 from lorasynth.storage.outputs import make_folder
-from lorasynth.storage.reading import sha256_file
 from lorasynth.storage.schema import NAME, Misfit, fit, rows
 from lorasynth.storage.weights import pack
 from lorasynth.vae import LoRAVAE
 from lorasynth.version import __version__
-from lorasynth.worlds.world import get_world
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -105,7 +103,9 @@ class Pretrained:
             write_bytes(folder / name, content)
         encoder = self.encoder_record
         if encoder is None:
-            encoder = {"world": self.base, "sha256": sha256_file(get_world(self.base).encoder_file)}
+            assert isinstance(self.encoder, WorldEncoder)
+            files = dict(self.encoder.files)
+            encoder = {"world": self.base, "sha256": files.pop("recogniser"), **files}
         config = {
             "format": FORMAT_VERSION, "lorasynth": __version__, "base": self.base, "default_prior": default, "encoder": encoder,
             "priors": {n: "diffusion" if isinstance(self.priors[n], DiffusionPrior) else "baseline" for n in priors},

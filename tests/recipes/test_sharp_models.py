@@ -32,7 +32,7 @@ def made(tmp_path_factory):
     """Every stage for a step or two, on pictures of 32 pixels."""
     folder = tmp_path_factory.mktemp("portraits128")
     domain, config = replace(DOMAIN, picture_size=32), tiny_sharp()
-    for stage in ("vae", "decoder", "reader", "base", "report", "look"):
+    for stage in ("vae", "appearance", "decoder", "reader", "base", "report", "look"):
         STAGES[stage](domain, folder, config)
     return domain, folder, config
 

@@ -14,6 +14,7 @@ from lorasynth.encoders.protocol import Reading, batched, opened
 from lorasynth.encoders.records import Record, encoder_record
 from lorasynth.encoders.remarks import Remark
 from lorasynth.storage.reading import sha256_file
+from lorasynth.worlds.recogniser import Joined
 
 if TYPE_CHECKING:
     from lorasynth.worlds.world import World
@@ -29,18 +30,19 @@ class WorldEncoder:
     opens_photos = True
     """`read` takes files' names, bytes, arrays and images alike."""
 
-    def __init__(self, world: "World", *, guard: DomainCheck | None = None):
-        """Open a world's recogniser.
+    def __init__(self, world: "World", *, guard: DomainCheck | None = None, alone: bool = False):
+        """Open a world's recogniser, and the appearance net beside it.
 
         Args:
             world: whose.
+            alone: open the recogniser alone, as models have it that were made before there was an appearance net.
             guard: knows how its pictures look; by default one is fitted to pictures that are drawn for it, in a second or two,
                 when it is first needed.
 
         Raises:
-            ModelError: the recogniser's file cannot be read.
+            ModelError: a file cannot be read.
         """
-        self.world, self.net = world, world.encoder
+        self.world, self.net = world, world.encoder if alone else world.embedder
         if guard is not None:
             self.guard = guard
 
@@ -61,14 +63,22 @@ class WorldEncoder:
         """Which encoder this is."""
         return encoder_record(
             kind="world", name=self.world.name, dim=self.dim,
-            files={"recogniser": sha256_file(self.world.encoder_file)},
+            files=self.files,
             input={"size": self.image_size}, licence=LICENCE,
         )  # fmt: skip
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """The sha256 of each file of weights, by what it is."""
+        found = {"recogniser": sha256_file(self.world.encoder_file)}
+        if isinstance(self.net, Joined):
+            found["appearance"] = sha256_file(self.world.appearance_file)
+        return found
 
     @property
     def dim(self) -> int:
         """D."""
-        return self.net.head.out_features
+        return self.net.embedding_dim
 
     @property
     def image_size(self) -> int:

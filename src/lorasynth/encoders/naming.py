@@ -1,10 +1,12 @@
 """One way to name an encoder of model files, which lie in a folder or on the hub: `open_model`.
 
-buffalo_l/                     a folder with one recogniser and one detector, ONNX files of insightface's convention or OpenCV's
-buffalo_l/w600k_r50.onnx       a recogniser, and the one detector that lies beside it
-aligned:w600k_r50.onnx         a recogniser, of photos that are cropped to the face and upright already
-clip:FOLDER, dinov2:FOLDER     an image tower of transformers, for what is not a face
-owner/name, clip:owner/name    the same from the Hugging Face hub
+    buffalo_l/                   a folder with one recogniser and one detector, ONNX files of insightface's convention or OpenCV's
+    buffalo_l/w600k_r50.onnx     a recogniser, and the one detector that lies beside it
+    aligned:w600k_r50.onnx       a recogniser, of photos that are cropped to the face and upright already
+    clip:FOLDER, dinov2:FOLDER   an image tower of transformers, for what is not a face
+    owner/name, clip:owner/name  the same from the Hugging Face hub
+
+`lorasynth.opening.open_encoder` knows drawn worlds, too, and joins encoders.
 """
 
 from pathlib import Path

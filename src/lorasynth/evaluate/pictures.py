@@ -173,7 +173,7 @@ def _open(
             )
         return Opened(
             folder=folder, photos=None, place=place, cache=cache, model=model, fine_tuning=fine_tuning,
-            subjects=DrawnSubjects(get_world(model.base)),
+            subjects=DrawnSubjects(get_world(model.base), model.encoder.net),
         )  # fmt: skip
     if model.encoder is None:
         model = Synthesizer.from_pretrained(folder, encoder=photos.encoder)

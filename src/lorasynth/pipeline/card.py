@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 
 from lorasynth.base import render
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.images import to_image
 from lorasynth.encoders.records import describe
 from lorasynth.gallery import Role
@@ -16,6 +17,7 @@ from lorasynth.storage.hub import is_repo_id
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.teaching import OF_PILOT_ALONE, shortcoming_of_model
+from lorasynth.worlds.recogniser import Joined
 from lorasynth.worlds.world import get_domain
 from lorasynth.zoo.card import licence_fields
 from lorasynth.zoo.config import is_pilot_alone
@@ -138,6 +140,13 @@ def _instead_of(usual: str, default: str) -> str:
     return f", whose error was lower than that of the recipe's {usual} by more than {CLEARLY:g}"
 
 
+def _condition(model: Synthesizer) -> str:
+    """What a drawn world's synthesizer is given of a photo."""
+    joined = isinstance(model.encoder, WorldEncoder) and isinstance(model.encoder.net, Joined)
+    beside = " and by the appearance net beside it" if joined else ""
+    return f"the photo's embedding by the world's encoder{beside}, {model.embedding_dim:,} numbers"
+
+
 def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
     """The card of a drawn world's synthesizer, whose ``made_from`` is ``record``."""
     from huggingface_hub import ModelCardData
@@ -171,6 +180,7 @@ One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} L
 * **Data**: {people} LoRAs{_of_pilot(zoo)}, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real
   person, no downloaded data.
 * **Made by**: `python -m lorasynth.recipes.reproduce --recipe {recipe.name}`.
+* **Condition**: {_condition(model)}.
 * **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
   ΔW on subjects held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
   {last["delta_W_error"]:.3f} after the last stage; {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.

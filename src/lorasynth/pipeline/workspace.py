@@ -21,7 +21,7 @@ from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.subjects.photos import PhotoSubjects
 from lorasynth.subjects.source import PhotoSource
 from lorasynth.training import SINGLE_PROCESS, Processes
-from lorasynth.worlds.world import get_world
+from lorasynth.worlds.world import World, get_world
 from lorasynth.zoo.rewrite import PREPARED_NAME
 from lorasynth.zoo.store import Zoo
 
@@ -86,7 +86,13 @@ class Workspace:
         """
         if self.photos is not None:
             return self._photographed(self.photos)
-        return DrawnSubjects(get_world(self.recipe.world)) if self.recipe.world and not self._of_photos else None
+        return self._drawn(get_world(self.recipe.world)) if self.recipe.world and not self._of_photos else None
+
+    def _drawn(self, world: World) -> DrawnSubjects:
+        """People of a world, embedded as the zoo's are: an older one has embeddings by the encoder alone."""
+        if self.zoo_folder is None or self.rows.embeddings.shape[-1] != world.encoder.embedding_dim:
+            return DrawnSubjects(world)
+        return DrawnSubjects(world, world.encoder)
 
     @property
     def _of_photos(self) -> bool:
@@ -161,7 +167,8 @@ class Workspace:
     def encoder_fields(self) -> dict[str, WorldEncoder | Record]:
         """The fields of a `Synthesizer` that say what it sees photos with: a drawn world's own encoder, or a record."""
         if isinstance(self.subjects, DrawnSubjects):
-            return {"encoder": WorldEncoder(self.subjects.world)}
+            world = self.subjects.world
+            return {"encoder": WorldEncoder(world, alone=self.subjects.embedder is world.encoder)}
         if isinstance(self.subjects, PhotoSubjects):
             encoder = self.subjects.encoders[SIMILARITY]
             if isinstance(encoder, WorldEncoder) and encoder.world.name == self.base_name:

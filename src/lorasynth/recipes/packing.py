@@ -8,6 +8,7 @@ from lorasynth.storage.files import write_bytes
 
 _KEPT = (
     "*/encoder.*",
+    "*/appearance.*",
     "*/reader.*",
     "*/recogniser.*",
     "*/vae/*",

@@ -3,6 +3,7 @@
     python -m lorasynth.recipes.sharp_models vae --run-dir out/portraits128       # minutes: the encoder, in closed form
     python -m lorasynth.recipes.sharp_models decoder --run-dir out/portraits128   # this and the next side by side
     python -m lorasynth.recipes.sharp_models base --run-dir out/portraits128
+    python -m lorasynth.recipes.sharp_models appearance --run-dir out/portraits128  # after vae: what the encoder does not see
     python -m lorasynth.recipes.sharp_models reader --run-dir out/portraits128    # at any time
     python -m lorasynth.recipes.sharp_models report --run-dir out/portraits128    # what the VAE keeps, after decoder and reader
     python -m lorasynth.recipes.sharp_models look --run-dir out/portraits128      # seconds: pictures by the base

@@ -1,4 +1,4 @@
-"""The models of a world of large pictures, stage by stage: picture VAE, reader, decoder, base, and a report."""
+"""The models of a world of large pictures, stage by stage: picture VAE, appearance net, reader, decoder, base, and a report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,9 +12,11 @@ from lorasynth.base import render
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.grid import sheet
 from lorasynth.evaluate.picture_vae import measure_vae, people_with_details, through_vae
-from lorasynth.storage.files import write_json, write_png
+from lorasynth.storage.files import write_json, write_png, write_tensors
 from lorasynth.storage.reading import read_json
+from lorasynth.storage.weights import large_tables, pack
 from lorasynth.training import LoopConfig
+from lorasynth.worlds.appearance_training import AppearanceConfig, train_appearance
 from lorasynth.worlds.base import BaseConfig, build_pipeline
 from lorasynth.worlds.base_training import train_base
 from lorasynth.worlds.domain import Domain
@@ -46,6 +48,7 @@ class SharpConfig:
     """How the models of a world of large pictures are made, but for its recognisers."""
 
     vae: SharpVAEConfig = field(default_factory=SharpVAEConfig)
+    appearance: AppearanceConfig = field(default_factory=AppearanceConfig)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     base: BaseConfig = field(default_factory=_base)
     base_people: int = 32_000  # one photo each
@@ -59,6 +62,7 @@ def tiny_sharp() -> SharpConfig:
     phase = Phase(crop=32, batch_size=1, loop=loop)
     return SharpConfig(
         vae=replace(standard.vae, pool_people=40, bf16=False, phases=(phase,)),
+        appearance=replace(standard.appearance, people=8, strangers=2, batch_size=2, steps=2),
         reader=replace(standard.reader, people=8, validation_people=2, batch_size=2, bf16=False, loop=loop),
         base=replace(standard.base, batch_size=2, bf16=False, loop=replace(standard.base.loop, steps=2)),
         base_people=8,
@@ -82,6 +86,20 @@ def make_decoder(domain: Domain, folder: Path, config: SharpConfig) -> None:
         vae = _vae(folder / "vae", "vae")
         train_sharp_decoder(vae, _pool(domain, folder, config.vae), config.vae, run_dir=folder / "run-decoder")
         vae.save_pretrained(folder / "vae-final")
+
+
+def make_appearance(domain: Domain, folder: Path, config: SharpConfig) -> None:
+    """The appearance net, in ``folder/appearance.safetensors``, by the picture VAE of ``folder/vae`` or of the base.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    path = folder / "appearance.safetensors"
+    if not path.exists():
+        of_base = (folder / "base" / "vae" / "config.json").exists()
+        vae = _vae(folder / "base" / "vae" if of_base else folder / "vae", "vae").requires_grad_(False)
+        state = train_appearance(domain, vae, config.appearance, run_dir=folder / "run-appearance").state_dict()
+        write_tensors(path, pack(state, large_tables(state)))
 
 
 def make_reader(domain: Domain, folder: Path, config: SharpConfig) -> None:
@@ -195,6 +213,7 @@ def _pool(domain: Domain, folder: Path, config: SharpVAEConfig) -> Pool:
 
 STAGES: dict[str, Callable[[Domain, Path, SharpConfig], None]] = {
     "vae": make_vae,
+    "appearance": make_appearance,
     "reader": make_reader,
     "decoder": make_decoder,
     "base": make_base,

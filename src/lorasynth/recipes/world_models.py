@@ -129,7 +129,7 @@ def make_world(domain: Domain, folder: Path, config: WorldConfig, base_command: 
             write_tensors(folder / f"{name}.safetensors", pack(state, large_tables(state)))
     made = (folder / "base" / "model_index.json").exists()
     if config.sharp:
-        for name in ("reader",) if made else ("vae", "reader", "decoder", "report"):
+        for name in ("appearance", "reader") if made else ("vae", "appearance", "reader", "decoder", "report"):
             STAGES[name](domain, folder, config.sharp)
     elif not (folder / "vae" / "config.json").exists():
         make_vae(domain, folder / "vae", config)

@@ -1,5 +1,5 @@
 """Subjects as training and scoring need them: photos as a base sees them, embeddings, and who serves which purpose."""
 
-from lorasynth.subjects.protocol import SECOND, SIMILARITY, Draw, Extras, Recogniser, Subjects, mean_directions
+from lorasynth.subjects.protocol import GIVEN, SECOND, SIMILARITY, Draw, Extras, Recogniser, Subjects, mean_directions
 
-__all__ = ["SECOND", "SIMILARITY", "Draw", "Extras", "Recogniser", "Subjects", "mean_directions"]
+__all__ = ["GIVEN", "SECOND", "SIMILARITY", "Draw", "Extras", "Recogniser", "Subjects", "mean_directions"]

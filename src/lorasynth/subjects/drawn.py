@@ -11,7 +11,7 @@ from lorasynth.base import Base, Photos
 from lorasynth.drawn.gallery import IMAGE_SIZE
 from lorasynth.encoders.images import to_image
 from lorasynth.gallery import Role, Split
-from lorasynth.subjects.protocol import SECOND, SIMILARITY, Draw, Extras, mean_directions
+from lorasynth.subjects.protocol import GIVEN, SECOND, SIMILARITY, Draw, Extras, mean_directions
 from lorasynth.worlds.factor_reader import FactorReader
 from lorasynth.worlds.subjects import (
     GIVEN_PHOTO,
@@ -32,8 +32,19 @@ class DrawnSubjects:
 
     recognisers = (SIMILARITY, SECOND)
 
-    def __init__(self, world: World):
-        self.world = world
+    def __init__(self, world: World, embedder: nn.Module | None = None):
+        """People of a world.
+
+        Args:
+            world: whose.
+            embedder: what a synthesizer's photos are given to; by default the world's.
+        """
+        self.world, self._given = world, embedder
+
+    @property
+    def embedder(self) -> nn.Module:
+        """What a synthesizer's photos are given to."""
+        return self._given or self.world.embedder
 
     @property
     def name(self) -> str:
@@ -81,7 +92,7 @@ class DrawnSubjects:
         return persons_of(Role.ZOO, count, offset=first)
 
     def given(
-        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = SIMILARITY
+        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = GIVEN
     ) -> Float[Tensor, "N J D"]:
         """Embeddings of the first photos of each."""
         return self.world.embeddings(list(people), count, first=GIVEN_PHOTO + first, net=self.recogniser(by))
@@ -125,8 +136,9 @@ class DrawnSubjects:
         return list(map(to_image, self.world.draw(list(people), [GIVEN_PHOTO] * len(people), IMAGE_SIZE)))
 
     def recogniser(self, by: str) -> nn.Module:
-        """The world's encoder, or its second recogniser."""
-        return {SIMILARITY: lambda: self.world.encoder, SECOND: lambda: self.world.second_recogniser}[by]()
+        """The world's encoder, its second recogniser, or what synthesizers are given."""
+        nets = {SIMILARITY: lambda: self.world.encoder, SECOND: lambda: self.world.second_recogniser}
+        return (nets | {GIVEN: lambda: self.embedder})[by]()
 
     def extras(self) -> Extras:
         """The probe and the reader of true factors."""

@@ -22,7 +22,7 @@ from lorasynth.gallery import PhotoRef, Role, Split, Use
 from lorasynth.gallery.gallery import person_number
 from lorasynth.gallery.prepare import Prepared, fingerprint_of
 from lorasynth.gallery.splits import FEWEST_PHOTOS, in_order
-from lorasynth.subjects.protocol import SECOND, SIMILARITY, Recogniser, mean_directions
+from lorasynth.subjects.protocol import GIVEN, SECOND, SIMILARITY, Recogniser, mean_directions
 from lorasynth.subjects.recogniser import PictureRecogniser
 
 SPLITS = {
@@ -136,10 +136,10 @@ class PhotoSubjects:
         return self.people(Role.ZOO, count)
 
     def given(
-        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = SIMILARITY
+        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = GIVEN
     ) -> Float[Tensor, "N J D"]:
-        """Embeddings of photos that are given."""
-        return self._embeddings(self._refs(people, Use.GIVEN, count, first), by)
+        """Embeddings of photos that are given. One encoder both conditions and scores."""
+        return self._embeddings(self._refs(people, Use.GIVEN, count, first), SIMILARITY if by == GIVEN else by)
 
     def shown(self, people: Sequence[int], count: int, *, first: int = 0) -> Photos:
         """Photos that a LoRA of the zoo is fine-tuned on: they are none of those given."""

@@ -24,6 +24,8 @@ Draw = Callable[[list[int], list[int], int], Float[Tensor, "B 3 S S"]]
 
 SIMILARITY = "similarity"
 """The score by the conditioning encoder."""
+GIVEN = "given"
+"""No score: what a synthesizer is conditioned on, which may be more than the encoder that scores."""
 SECOND = "similarity2"
 """The score by a second recogniser: never used for conditioning, training or choosing."""
 
@@ -91,9 +93,12 @@ class Subjects(Protocol):
         ...
 
     def given(
-        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = SIMILARITY
+        self, people: Sequence[int], count: int = 1, *, first: int = 0, by: str = GIVEN
     ) -> Float[Tensor, "N J D"]:
-        """Embeddings of photos ``first … first + count`` of those that a synthesizer is given."""
+        """Embeddings of photos ``first … first + count`` of those that a synthesizer is given.
+
+        They are what it is conditioned on, or by the recogniser of a score.
+        """
         ...
 
     def shown(self, people: Sequence[int], count: int, *, first: int = 0) -> Photos:

@@ -1,9 +1,10 @@
 """The recognisers of a drawn world: picture or latent in, unit embedding out.
 
-`ArcFaceNet` is the world's encoder (what the synthesizer is conditioned on). `PatchTransformer` is the second opinion,
-of another architecture, trained by another loss on other people, and used for scoring only. `LatentNet` is the critic that a
-prior is trained against (`lorasynth.refining`). It looks at the base model's latents, has learned from yet other people, and
-scores nothing that is reported. So nothing is ever trained against the two that score.
+`ArcFaceNet` is the world's encoder (what the synthesizer is conditioned on). `AppearanceNet` is what a world may have beside it
+(`Joined`): a recogniser need not see more than tells people apart. `PatchTransformer` is the second opinion, of another
+architecture, trained by another loss on other people, and used for scoring only. `LatentNet` is the critic that a prior is
+trained against (`lorasynth.refining`). It looks at the base model's latents, has learned from yet other people, and scores
+nothing that is reported. So nothing is ever trained against the two that score.
 """
 
 import math
@@ -53,6 +54,7 @@ class ArcFaceNet(nn.Module):
             _ResidualBlock(2 * width, 2 * width),
             _ResidualBlock(2 * width, 3 * width, stride=2),
         )
+        self.embedding_dim = embedding_dim
         self.head = nn.Linear(3 * width * 16, embedding_dim, bias=False)
         self.norm = nn.BatchNorm1d(embedding_dim)
 
@@ -112,3 +114,34 @@ class LatentNet(nn.Module):
     def _grid(self, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "B width 4 4"]:
         h = self.blocks(F.silu(self.stem(latents)))
         return h if h.shape[-2:] == (4, 4) else F.adaptive_avg_pool2d(h, 4)
+
+
+class AppearanceNet(nn.Module):
+    """What a person looks like, lips and eyes too: a residual network on the picture VAE's own patches of a photo.
+
+    The VAE's encoder is affine in each patch of the picture. So it is one convolution here, and photos are embedded without it.
+    """
+
+    def __init__(self, patch: int = 16, channels: int = 32, width: int = 64, embedding_dim: int = 512):
+        super().__init__()
+        self.patches = nn.Conv2d(3, channels, patch, patch)
+        self.net = LatentNet(channels, width, embedding_dim)
+        self.size, self.embedding_dim = 8 * patch, embedding_dim
+
+    def forward(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Pictures in [0, 1] of any size -> unit embeddings."""
+        if pictures.shape[-2:] != (self.size, self.size):
+            pictures = F.interpolate(pictures, (self.size, self.size), mode="bilinear", antialias=True)
+        return self.net(self.patches(pictures))
+
+
+class Joined(nn.Module):
+    """Embeddings of several networks, side by side, of equal norms."""
+
+    def __init__(self, *nets: ArcFaceNet | AppearanceNet):
+        super().__init__()
+        self.nets, self.embedding_dim = nn.ModuleList(nets), sum(net.embedding_dim for net in nets)
+
+    def forward(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """Pictures in [0, 1] -> unit embeddings."""
+        return F.normalize(torch.cat([net(pictures) for net in self.nets], 1), dim=1)

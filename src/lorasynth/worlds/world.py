@@ -19,7 +19,7 @@ from lorasynth.storage.weights import unpack
 from lorasynth.worlds.domain import Domain
 from lorasynth.worlds.drawn_base import DrawnBase
 from lorasynth.worlds.reader import Reader
-from lorasynth.worlds.recogniser import ArcFaceNet, PatchTransformer
+from lorasynth.worlds.recogniser import AppearanceNet, ArcFaceNet, Joined, PatchTransformer
 
 ASSETS = Path(os.environ.get("LORASYNTH_ASSETS") or Path(__file__).parent.parent / "assets")
 """Where worlds and synthesizers lie: what is shipped, or the folder that the environment names."""
@@ -124,8 +124,19 @@ class World:
 
     @cached_property
     def encoder(self) -> ArcFaceNet:
-        """The recogniser that the synthesizer is conditioned on."""
+        """The recogniser that the synthesizer is conditioned on, by itself or joined with `appearance`."""
         return load_recogniser(ArcFaceNet(), self.encoder_file)
+
+    @property
+    def appearance_file(self) -> Path:
+        """The appearance net's weights, if the world has one."""
+        return self._file("appearance.safetensors")
+
+    @cached_property
+    def embedder(self) -> ArcFaceNet | Joined:
+        """What photos are given to: the encoder, joined with an appearance net where the world has one."""
+        path = self.appearance_file
+        return Joined(self.encoder, load_recogniser(AppearanceNet(), path)) if path.exists() else self.encoder
 
     @cached_property
     def second_recogniser(self) -> PatchTransformer:
@@ -157,10 +168,10 @@ class World:
     def embeddings(
         self, persons: list[int], count: int, first: int = 0, net: nn.Module | None = None
     ) -> Float[Tensor, "N J D"]:
-        """Unit embeddings of photos ``first … first + count`` of each person, by the encoder or another recogniser."""
+        """Unit embeddings of photos ``first … first + count`` of each person, by the embedder or another network."""
         who = [p for p in persons for _ in range(count)]
         which = list(range(first, first + count)) * len(persons)
-        net = net or self.encoder
+        net = net or self.embedder
         parts = [
             net(self.draw(who[i : i + 256], which[i : i + 256], self.picture_size)) for i in range(0, len(who), 256)
         ]
