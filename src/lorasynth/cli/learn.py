@@ -129,7 +129,7 @@ def train_end_to_end(
 def train_settings(recipe: RecipeName, photos: PhotoOptions, zoo: ZooFolder, run: Run, workers: Workers = 1) -> None:
     """Choose each prior's settings, by pictures where there are photos, else by weights. Write the synthesizer.
 
-    By pictures, the most similar settings are chosen of those that show what was asked for about as often as scale 1.
+    By pictures, the most similar settings are chosen of those that show what was asked for about as often as scale 0.
 
     Example: lorasynth train settings portraits --zoo runs/zoo --out runs/fit
     """

@@ -16,9 +16,10 @@ SAMPLER_STEPS = 8
 CLEARLY = 0.01
 """What another prior has to be better by, of likeness or of the error of ΔW, to be the default instead of the recipe's."""
 LESS_OBEDIENT = 0.02
-"""The rule: of the settings whose pictures show what was asked for about as often as at scale 1, the most similar are chosen.
+"""The rule: of the settings whose pictures show what was asked for about as often as nobody's, the most similar are chosen.
 
-About as often: by at most this part of pictures less. A larger scale draws more of the person, and in the end nothing else.
+About as often: by at most this part of pictures less. Nobody is drawn at scale 0, where each LoRA is the zoo's mean. A larger
+scale draws more of the person, and in the end nothing else. Where even small scales disobey, scale 1 takes the place of scale 0.
 """
 
 Settings = dict[str, Any]
@@ -86,9 +87,10 @@ def most_similar_that_obey(
     order = sorted(range(len(options)), key=lambda i: -scores[i])
     if obeyed is None:
         return options[order[0]]
-    for i in order:
-        if options[i] == usual or obeyed(name, options[i]) >= obeyed(name, usual) - LESS_OBEDIENT:
-            return options[i]
+    for reference in (usual | {"scale": 0.0}, usual):
+        for i in order:
+            if options[i] == reference or obeyed(name, options[i]) >= obeyed(name, reference) - LESS_OBEDIENT:
+                return options[i]
     return max(options, key=lambda option: obeyed(name, option))
 
 
