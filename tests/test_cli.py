@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from lorasynth.cli import main
 from lorasynth.cli.app import app
 from lorasynth.encoders.images import open_photo, to_image
-from lorasynth.lora.factors import LoRA
+from lorasynth.lora.factors import LoRA, delta_W_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.worlds.world import get_domain
 
@@ -143,6 +143,21 @@ def test_bad_model_and_a_bad_lora_are_refused(here, photo, tmp_path):
     )
     assert_refused(here("inspect", photo), str(photo), "expected")
     assert_refused(here("inspect", tmp_path / "none.safetensors"), "none.safetensors")
+
+
+def test_larger_scale_writes_more_of_the_person(here, photo, tmp_path):
+    def norm(name, *more):
+        code, err = here("synthesize", photo, "-o", tmp_path / name, "--consent", "synthetic", *more)
+        assert code == 0, err
+        lora = LoRA.load(tmp_path / name)
+        return delta_W_norm2(lora.layout, lora.vector[None]).sqrt().item()
+
+    nobody, less, usual = (
+        norm("0.safetensors", "--scale", 0), norm("1.safetensors", "--scale", 0.4), norm("2.safetensors")
+    )  # fmt: skip
+    assert nobody < less < usual
+    code, err = here("synthesize", photo, "-o", tmp_path / "x.safetensors", "--consent", "synthetic", "--scale", 21)
+    assert_refused((code, err), "'--scale'", "less than or equal to 20")
 
 
 @pytest.mark.integration

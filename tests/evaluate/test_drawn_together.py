@@ -69,6 +69,15 @@ def test_lora_of_several_photos_is_that_of_their_mean_direction(opened):
     assert (lora_of(opened, people, 1) - expected).norm() > 0.05 * expected.norm()
 
 
+def test_scale_that_is_asked_for_takes_the_place_of_the_chosen_one(opened):
+    people, model = opened.subjects.people(Split.HELD_OUT, 2), opened.model
+    config = EvaluationConfig(scale=0.5, methods=("ridge",))
+    found = lora_vectors(opened.subjects, model, people, opened.fine_tuning, config, None, print)["ridge"]
+    given = opened.subjects.given(people)[:, 0]
+    torch.testing.assert_close(found, model.synthesize(given, prior="ridge", scale=0.5))
+    assert model.settings["ridge"]["scale"] != 0.5
+
+
 def test_photo_that_is_there_once_counts_once(opened, monkeypatch):
     """A folder's subject of two photos, asked for three."""
     people = opened.subjects.people(Split.HELD_OUT, 1)

@@ -94,6 +94,14 @@ def synthesize(
     ] = None,
     format: Annotated[Format, typer.Option(help="kohya is read by every tool.")] = Format.kohya,
     prior: Annotated[str | None, typer.Option(help="Which prior of the model, e.g. adalora or ridge.")] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=20,
+            help="Of the subject, in place of the model's own: more is more alike and shows less of what is asked for.",
+        ),
+    ] = None,
     guidance_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance of the prior.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps of the prior.")] = None,
     allow_outside: Annotated[
@@ -112,7 +120,7 @@ def synthesize(
         raise ConsentError(
             "expected --consent self (it is your face), subject (the person agreed) or synthetic (nobody's face), got none"
         )
-    chosen: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": steps}
+    chosen: dict[str, Any] = {"scale": scale, "guidance_scale": guidance_scale, "num_inference_steps": steps}
     settings = {k: v for k, v in chosen.items() if v is not None} | {"seed": seed, "prior": prior}
     marks = {"lorasynth.consent": consent.value}
     if out is not None:

@@ -24,6 +24,9 @@ def evaluate(
     given: Annotated[
         int, typer.Option("--photos", min=1, max=12, help="How many photos of each person a LoRA is synthesised from.")
     ] = 1,
+    scale: Annotated[
+        float | None, typer.Option(min=0, max=20, help="Of every prior, in place of the one that was chosen for it.")
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +98,7 @@ def evaluate(
     if cache is not None:
         check_folder(cache)
     of_pictures = {"--grid": grid is not None, "--data": photos.data is not None, "--clip": clip is not None}
-    of_pictures |= {"--workers": workers > 1, "--photos": given > 1}
+    of_pictures |= {"--workers": workers > 1, "--photos": given > 1, "--scale": scale is not None}
     if zoo is not None and (other := next((option for option, given in of_pictures.items() if given), None)):
         raise UsageError(
             f"expected {other} or --zoo, got both: --zoo scores by weights and draws nothing; leave one out"
@@ -128,7 +131,9 @@ def evaluate(
     else:
         source = photos.source("", second_encoder=second_encoder, everybody=everybody)
         rows = None if methods is None else tuple(methods.split(","))
-        config = EvaluationConfig(people=people, photos=given, methods=rows, guidance_scale=guidance_scale, seed=seed)
+        config = EvaluationConfig(
+            people=people, photos=given, scale=scale, methods=rows, guidance_scale=guidance_scale, seed=seed
+        )
         alignment = None if clip is None else TextAlignment(clip)
         with open_for_pictures(folder, source, cache, report=say) as opened:
             synthesizer = opened.model

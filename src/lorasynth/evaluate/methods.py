@@ -35,6 +35,7 @@ class EvaluationConfig:
 
     people: int = 100
     photos: int = 1  # of each person, that a LoRA is synthesised from
+    scale: float | None = None  # of every prior; None: the one that was chosen for it
     methods: tuple[str, ...] | None = None  # of `method_names`; None: all
     fine_tune_photos: int = 10
     guidance_scale: float | None = None  # None: the base's usual one
@@ -83,6 +84,7 @@ def lora_vectors(
     given = [photos.unique(dim=0) for photos in subjects.given(people, config.photos)]
     embedding, layout = mean_directions(given), model.canonicalizer.layout
     photos = {FINE_TUNED_ONE_PHOTO: ONE_PHOTO, FINE_TUNED: config.fine_tune_photos}
+    settings = {} if config.scale is None else {"scale": config.scale}
 
     def made(name: str) -> Float[Tensor, "N P"]:
         if name == BASE:
@@ -91,7 +93,7 @@ def lora_vectors(
             return fine_tuned_vectors(
                 subjects, layout, people, fine_tuning, photos[name], seed=config.seed, cache=cache, report=report
             )
-        return model.synthesize(embedding, seed=config.seed, prior=name)
+        return model.synthesize(embedding, seed=config.seed, prior=name, **settings)
 
     return {name: made(name) for name in asked_methods(model, config)}
 
@@ -199,6 +201,8 @@ def evaluate(
         "guidance_scale": guidance_of(subjects.base, config.guidance_scale),
         "num_inference_steps": config.num_inference_steps, "seconds": seconds,
     }  # fmt: skip
+    if config.scale is not None:
+        record["scale"] = config.scale
     if alignment is not None:
         record["clip"] = alignment.name
     if memorisation is not None:
