@@ -47,5 +47,5 @@ def test_page_says_the_estimates():
 
 def test_recipes_of_shipped_models_draw_as_these_were_trained():
     """Recipes made later draw fewer steps, by `benchmarks/through_base.py`."""
-    for name, steps in {"portraits": 10, "portraits128": 10, "portraits128_gpu": 6, "sd15": 6, "sdxl": 6}.items():
+    for name, steps in {"portraits": 10, "portraits128": 4, "portraits128_gpu": 6, "sd15": 6, "sdxl": 6}.items():
         assert get_recipe(name).end_to_end.through.drawing_steps == steps, name

@@ -8,14 +8,20 @@ from lorasynth.recipes.tiny import tiny
 
 
 def portraits128() -> Recipe:
-    """The shipped synthesizer of the sharp portraits: a modest zoo, then straight on to end to end."""
+    """The shipped synthesizer of the sharp portraits: a modest zoo, then straight on to end to end.
+
+    Its critic learns for longer than others and weighs more, which moves similarity most (`benchmarks/through_base.py`).
+    """
     recipe = small("portraits128")
     assert recipe.zoo is not None
+    through = replace(recipe.end_to_end.through, drawing_steps=4, identity_weight=4.0)
     return replace(
         recipe,
         zoo=replace(recipe.zoo, people=416, validation_people=56),
-        refine=replace(recipe.refine, critic=replace(recipe.refine.critic, steps=1_000)),
-    ).with_end_to_end_steps(2_500)
+        refine=replace(recipe.refine, critic=replace(recipe.refine.critic, steps=3_000)),
+        end_to_end=replace(recipe.end_to_end, through=through),
+        tune_people=56,  # whether faces turn as asked is seen on one picture of each
+    ).with_end_to_end_steps(3_200)
 
 
 def portraits128_gpu() -> Recipe:
