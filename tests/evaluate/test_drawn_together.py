@@ -69,7 +69,7 @@ def test_lora_of_several_photos_is_that_of_their_mean_direction(opened):
     assert (lora_of(opened, people, 1) - expected).norm() > 0.05 * expected.norm()
 
 
-def test_scale_that_is_asked_for_takes_the_place_of_the_chosen_one(opened):
+def test_scale_that_is_asked_for_replaces_the_chosen_one(opened):
     people, model = opened.subjects.people(Split.HELD_OUT, 2), opened.model
     config = EvaluationConfig(scale=0.5, methods=("ridge",))
     found = lora_vectors(opened.subjects, model, people, opened.fine_tuning, config, None, print)["ridge"]
