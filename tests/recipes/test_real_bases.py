@@ -18,7 +18,7 @@ from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.factors import LoRA, delta_W_norm2
 from lorasynth.lora.layout import Layout
 from lorasynth.opening import open_encoder
-from lorasynth.pipeline import assembling
+from lorasynth.pipeline import assembling, tuning
 from lorasynth.pipeline.fitting import fit_prior_stage, fit_vae_stage
 from lorasynth.pipeline.workspace import Workspace
 from lorasynth.prior import PriorConfig
@@ -144,7 +144,7 @@ def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_pat
         model.settings = {name: {"scale": 1} for name in scores}
         return scores
 
-    monkeypatch.setattr(assembling, "choose_settings", chosen)
+    monkeypatch.setattr(tuning, "choose_settings", chosen)
     said = []
     shutil.copytree(fit, tmp_path / "fit", ignore=lambda *_: ["synthesizer"])
     work = Workspace(recipe=tiny(), folder=tmp_path / "fit", zoo_folder=zoo, report=said.append)

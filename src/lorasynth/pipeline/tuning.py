@@ -96,7 +96,7 @@ def tune_by_weights(
 ) -> Scores:
     """Choose each prior's settings, and the default prior, by the error of ΔW on validation LoRAs, and set them.
 
-    Where there are pictures, choose by them (`tune_by_pictures`): the error of weights likes smaller LoRAs than similarity does.
+    Where there are pictures, choose by them (`TuningByPictures`): the error of weights likes smaller LoRAs than similarity does.
 
     Returns:
         The relative error of every setting tried.
