@@ -112,12 +112,16 @@ def test_model_of_another_net_is_refused(seeing, tmp_path, change):
 
 @pytest.mark.parametrize(("numbers", "alone"), [(512, True), (1024, False)])
 def test_zoo_of_before_the_net_goes_on_with_the_encoder_alone(seeing, tmp_path, numbers, alone):
-    work = Workspace(recipe=get_recipe("portraits_tiny"), folder=tmp_path, zoo_folder=tmp_path / "zoo")
+    said = []
+    work = Workspace(
+        recipe=get_recipe("portraits_tiny"), folder=tmp_path, zoo_folder=tmp_path / "zoo", report=said.append
+    )
     work.__dict__["rows"] = SimpleNamespace(embeddings=torch.zeros(2, 12, numbers))
     work.__dict__["zoo"] = SimpleNamespace(recipe={})
     assert work.subjects.given(PEOPLE).shape == (2, 1, numbers)
     assert work.encoder_fields()["encoder"].dim == numbers
     assert ("appearance" in work.encoder_fields()["encoder"].files) is not alone
+    assert len(said) == alone
 
 
 @pytest.fixture(scope="module")

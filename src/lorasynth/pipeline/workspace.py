@@ -92,6 +92,10 @@ class Workspace:
         """People of a world, embedded as the zoo's are: an older one has embeddings by the encoder alone."""
         if self.zoo_folder is None or self.rows.embeddings.shape[-1] != world.encoder.embedding_dim:
             return DrawnSubjects(world)
+        if world.embedder is not world.encoder:
+            self.report(
+                "the zoo's embeddings are by the encoder alone, as before there was an appearance net: so is the model"
+            )
         return DrawnSubjects(world, world.encoder)
 
     @property
