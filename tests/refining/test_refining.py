@@ -14,7 +14,6 @@ from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.errors import UsageError
 from lorasynth.prior import Denoiser, DiffusionPrior, RidgePrior
 from lorasynth.refining import (
-    CRITIC_PHOTOS,
     EndToEndConfig,
     Judge,
     RefineConfig,
@@ -110,7 +109,7 @@ def test_loss_is_that_of_the_loras_that_a_user_would_get(world, model, critic, i
     assert metrics["loss_after"] == metrics["loss_before"]
     held = persons_of(Role.STOPPING, 4)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora")
-    photos = world.photos(held, CRITIC_PHOTOS, first=12)
+    photos = world.photos(held, RefineConfig().critic_photos, first=12)
     unet, scheduler, total = world.base.pipe.unet, world.base.pipe.scheduler, 0.0
     text = photos.states(0).tensors["encoder_hidden_states"]
     scheduler.set_timesteps(1000)
@@ -141,7 +140,7 @@ def test_what_is_drawn_is_what_a_user_would_get(world, model, critic):
 
     held = persons_of(Role.STOPPING, 3)
     vectors = model.synthesize(world.embeddings(held, 1)[:, 0], prior="adalora", temperature=0.0, num_inference_steps=8)
-    photos = world.photos(held, CRITIC_PHOTOS)
+    photos = world.photos(held, RefineConfig().critic_photos)
     settings = config(0, identity_weight=0.7, states="drawn", drawing_steps=4)
     judge = Judge(world.base, model.canonicalizer.layout, critic, settings)
     loss = judge.loss(vectors, photos, Share(torch.Generator().manual_seed(3))).item()
@@ -266,6 +265,21 @@ def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, criti
     assert errors[1] < errors[0] - 0.05
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_critic_is_held_to_as_many_photos_as_the_settings_say(world, critic, count):
+    """With one it is the photo whose caption the base is asked for: the first."""
+    share = Share(torch.Generator().manual_seed(0))
+    _, photos = _people(DrawnSubjects(world), config(0, critic_photos=count, people_a_step=2), share)
+    assert photos.latents.shape[:2] == (2, count)
+    judge = Judge(world.base, world.base.layout(1), critic, config(0, critic_photos=count))
+    seen = critic(photos.latents[0])
+    person = torch.nn.functional.normalize(seen.mean(0), dim=0)
+    one = photos.subjects([0])
+    assert judge._identity_loss(photos.latents[:1, 0], one).item() == pytest.approx(
+        1 - (seen[0] @ person).item(), abs=1e-5
+    )
+
+
 @pytest.mark.parametrize("states", ["photo", "drawn"])
 @pytest.mark.slow
 def test_people_in_a_batch_do_not_mix(world, model, critic, states):
@@ -274,7 +288,7 @@ def test_people_in_a_batch_do_not_mix(world, model, critic, states):
     vectors = torch.zeros(3, model.canonicalizer.layout.num_parameters).normal_(
         generator=torch.Generator().manual_seed(0)
     )
-    photos = world.photos(held, CRITIC_PHOTOS)
+    photos = world.photos(held, RefineConfig().critic_photos)
     judge, losses = Judge(world.base, model.canonicalizer.layout, critic, config(0, states=states)), []
     for rows in (vectors, torch.cat([vectors[:1], 2 * vectors[1:]])):
         v = rows.clone().requires_grad_()

@@ -18,9 +18,7 @@ learns to please the critic there and draws worse (dev/LOG.md).
 
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.critic import latent_net, train_critic
-from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
+from lorasynth.refining.loss import Judge
 from lorasynth.refining.training import end_to_end, refine
 
-__all__ = [
-    "CRITIC_PHOTOS", "EndToEndConfig", "Judge", "RefineConfig", "end_to_end", "latent_net", "refine", "train_critic",
-]  # fmt: skip
+__all__ = ["EndToEndConfig", "Judge", "RefineConfig", "end_to_end", "latent_net", "refine", "train_critic"]

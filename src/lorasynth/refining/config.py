@@ -22,6 +22,9 @@ class RefineConfig:
     noise_from: float = 0.6  # "photo": the part of the noise schedule, up to 1, in which a picture's person is decided
     drawing_steps: int = 6  # "drawn": of the base's sampler; fewer pay, says `benchmarks/through_base.py`
     identity_weight: float = 1.0
+    critic_photos: int = (
+        3  # of a person, whose mean the critic takes the person for; 1: that whose caption is asked for
+    )
     critic: RecogniserConfig = field(default_factory=lambda: RecogniserConfig(loss="arcface", steps=1_600))
     critic_people: int = 6_000  # at most
     critic_noise: float = 0.3  # at most, on the latents it learns from: predictions are not clean

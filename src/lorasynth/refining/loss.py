@@ -13,9 +13,6 @@ from lorasynth.lora.layout import Layout
 from lorasynth.refining.config import RefineConfig
 from lorasynth.training import Share
 
-CRITIC_PHOTOS = 3
-"""Photos of a person whose embeddings by the critic are averaged: who the prediction shall be taken for."""
-
 
 @dataclass(frozen=True, eq=False)
 class Judge:
@@ -81,7 +78,10 @@ class Judge:
         return F.mse_loss(of_photo, wanted) + config.identity_weight * self._identity_loss(clean, photos)
 
     def _identity_loss(self, predicted: Float[Tensor, "N C h w"], photos: Photos) -> Float[Tensor, ""]:
-        """1 - cosine, by the critic, of predicted latents to the mean of each person's photos."""
+        """1 - cosine, by the critic, of predicted latents to the mean of each person's photos.
+
+        The first photo is that whose caption was asked for. Alone, it asks for the pose of the caption, too.
+        """
         with torch.no_grad():
             seen = self.critic(photos.latents.flatten(0, 1)).unflatten(0, photos.latents.shape[:2])
             person = F.normalize(seen.mean(1), dim=1)

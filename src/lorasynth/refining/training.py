@@ -15,7 +15,7 @@ from lorasynth.evaluate.identity import likeness
 from lorasynth.gallery import Role
 from lorasynth.prior import DiffusionPrior
 from lorasynth.refining.config import EndToEndConfig, RefineConfig
-from lorasynth.refining.loss import CRITIC_PHOTOS, Judge
+from lorasynth.refining.loss import Judge
 from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows
 from lorasynth.subjects import Subjects
@@ -61,7 +61,7 @@ def refine(
     """
     held = subjects.people(Role.STOPPING, config.validation_people)
     held_embedding = subjects.given(held)[:, 0]
-    held_photos = subjects.shown(held, CRITIC_PHOTOS)
+    held_photos = subjects.shown(held, config.critic_photos)
     judge = Judge(subjects.base, model.canonicalizer.layout, critic, config)
 
     def validate() -> float:
@@ -193,7 +193,7 @@ def _people(subjects: Subjects, config: RefineConfig, share: Share) -> tuple[Flo
     whole = torch.randint(len(pool), (config.people_a_step,), generator=share.generator)
     given, shown = torch.randint(config.photos, (2,), generator=share.generator).tolist()
     people = [pool[i] for i in share.rows(whole)[0].tolist()]
-    return subjects.given(people, first=given)[:, 0], subjects.shown(people, CRITIC_PHOTOS, first=shown)
+    return subjects.given(people, first=given)[:, 0], subjects.shown(people, config.critic_photos, first=shown)
 
 
 def _vectors(
