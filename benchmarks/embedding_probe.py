@@ -1,19 +1,19 @@
-"""What does the embedding of one photo say of a drawn person? The factors, read off it by two probes, and off the photo.
+"""What does the embedding of one photo say of a drawn person? The visible features, read off it by two probes, and off the photo.
 
     python benchmarks/embedding_probe.py --people 19500    # 12 minutes of a core, most of them to draw
 
 The probes learn from people whom a zoo may hold, a photo each, and are tested on strangers. "ridge" is ridge regression,
-"network" has two hidden layers. Both are what an embedding says at the least: more people or a better probe may read more.
+"network" has two hidden layers. Both are what an embedding says at the least. More people or a better probe may read more.
 "joined" is what a synthesizer is given: the encoder with an appearance net, where the world has one.
-"reader" looks at the photo itself, and has learned from other people.
+"reader" looks at the photo itself, and has learned from other people. As in scores, a feature counts where it is
+visible. The size of glasses counts of those who wear some.
 """
 
 import argparse
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lorasynth.gallery import Role
@@ -28,10 +28,11 @@ EPOCHS = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One photo of each of N people: its embeddings by each recogniser, and the people's factors."""
+    """One photo of each of N people: its embeddings by each recogniser, the people's features, and which of them are visible."""
 
     embeddings: dict[str, Float[Tensor, "N D"]]
-    factors: Float[Tensor, "N identity"]
+    features: Float[Tensor, "N f"]
+    visible: Bool[Tensor, "N f"]
 
 
 @torch.no_grad()
@@ -47,24 +48,30 @@ def look(world: World, persons: list[int]) -> Seen:
         for name, net in nets.items():
             found[name].append(net(pictures))
     embeddings = {name: torch.cat(parts) for name, parts in found.items()}
-    return Seen(embeddings=embeddings, factors=world.domain.identity_factors(persons))
+    features, visible = world.domain.features.of(world.domain.identity_factors(persons))
+    return Seen(embeddings=embeddings, features=features, visible=visible)
 
 
-def explained(predicted: Float[Tensor, "N f"], true: Float[Tensor, "N f"]) -> Float[Tensor, " f"]:
-    """R² of each factor."""
-    return 1 - (predicted - true).square().mean(0) / (true - true.mean(0)).square().mean(0)
+def explained(predicted: Float[Tensor, "N f"], true: Seen) -> Float[Tensor, " f"]:
+    """R² of each feature on the people on whom it is visible."""
+    y = true.features.masked_fill(~true.visible, torch.nan)
+    return 1 - (predicted - y).square().nanmean(0) / (y - y.nanmean(0)).square().nanmean(0)
 
 
-def ridge(x: Float[Tensor, "N D"], y: Float[Tensor, "N f"], asked: Float[Tensor, "M D"]) -> Float[Tensor, "M f"]:
-    """Ridge regression of centred factors on embeddings of unit variance."""
-    x, asked, mean = x.double(), asked.double(), y.double().mean(0)
-    weights = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]).double(), x.T @ (y - mean))
-    return (mean + asked @ weights).float()
+def ridge(x: Float[Tensor, "N D"], taught: Seen, asked: Float[Tensor, "M D"]) -> Float[Tensor, "M f"]:
+    """Ridge regression of each feature on embeddings of unit variance."""
+    x, asked, columns = x.double(), asked.double(), []
+    for y, visible in zip(taught.features.double().T, taught.visible.T, strict=True):
+        shown, mean = x[visible], y[visible].mean()
+        gram = shown.T @ shown + RIDGE * torch.eye(x.shape[1]).double()
+        columns.append(mean + asked @ torch.linalg.solve(gram, shown.T @ (y[visible] - mean)))
+    return torch.stack(columns, 1).float()
 
 
-def network(x: Float[Tensor, "N D"], y: Float[Tensor, "N f"], asked: Float[Tensor, "M D"]) -> Float[Tensor, "M f"]:
+def network(x: Float[Tensor, "N D"], taught: Seen, asked: Float[Tensor, "M D"]) -> Float[Tensor, "M f"]:
     """Two hidden layers with dropout, AdamW, a rate that falls to zero."""
     torch.manual_seed(0)
+    y, visible = taught.features, taught.visible
     net = nn.Sequential(
         nn.Linear(x.shape[1], 1024), nn.GELU(), nn.Dropout(0.3), nn.Linear(1024, 512), nn.GELU(), nn.Dropout(0.3),
         nn.Linear(512, y.shape[1]),
@@ -74,7 +81,7 @@ def network(x: Float[Tensor, "N D"], y: Float[Tensor, "N f"], asked: Float[Tenso
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (1 - epoch / EPOCHS)
         for rows in torch.randperm(len(x)).split(256):
-            loss = F.mse_loss(net(x[rows]), y[rows])
+            loss = ((net(x[rows]) - y[rows]).square() * visible[rows]).sum() / visible[rows].sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -83,7 +90,7 @@ def network(x: Float[Tensor, "N D"], y: Float[Tensor, "N f"], asked: Float[Tenso
 
 
 def main() -> None:
-    """The table of factors as Markdown, the mean first."""
+    """The table of features as Markdown, the mean first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", default="portraits128")
     parser.add_argument("--people", type=int, default=19_500)
@@ -97,18 +104,20 @@ def main() -> None:
         mean, spread = x.mean(0), x.std(0)
         known, unknown = (x - mean) / spread, (asked.embeddings[name] - mean) / spread
         for probe in (ridge, network):
-            columns[f"{name}, {probe.__name__}"] = explained(probe(known, taught.factors, unknown), asked.factors)
+            columns[f"{name}, {probe.__name__}"] = explained(probe(known, taught, unknown), asked)
     by_reader = {}
     if world.reader is not None:
         photos = world.draw(strangers, [n % PHOTOS for n in range(STRANGERS)], world.picture_size)
         by_reader = world.reader.by_name(world.reader.explained(photos[:, None], strangers))
-    print("| factor | " + " | ".join(columns) + " | reader |\n" + "|---" * (len(columns) + 2) + "|")
+    print("| feature | " + " | ".join(columns) + " | reader |\n" + "|---" * (len(columns) + 2) + "|")
     rows = {"mean": [column.mean() for column in columns.values()]}
-    rows |= {factor: [column[k] for column in columns.values()] for k, factor in enumerate(world.domain.identity)}
+    rows |= {
+        feature: [column[k] for column in columns.values()] for k, feature in enumerate(world.domain.features.names)
+    }
     by_reader["mean"] = sum(by_reader.values()) / max(1, len(by_reader))
-    for factor, values in rows.items():
-        read = f"{by_reader[factor]:.2f}" if factor in by_reader else "–"
-        print(f"| {factor} | " + " | ".join(f"{value:.2f}" for value in values) + f" | {read} |")
+    for feature, values in rows.items():
+        read = f"{by_reader[feature]:.2f}" if feature in by_reader else "–"
+        print(f"| {feature} | " + " | ".join(f"{value:.2f}" for value in values) + f" | {read} |")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from lorasynth.subjects import GIVEN, SIMILARITY
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds import world as worlds
-from lorasynth.worlds.appearance_training import AppearanceConfig, train_appearance
+from lorasynth.worlds.appearance_training import AppearanceConfig, train_appearance, whitening
 from lorasynth.worlds.recogniser import AppearanceNet, Joined
 from lorasynth.worlds.vae import build_vae
 from lorasynth.worlds.world import ASSETS, get_domain, get_world
@@ -124,12 +124,29 @@ def test_zoo_of_before_the_net_goes_on_with_the_encoder_alone(seeing, tmp_path, 
     assert len(said) == alone
 
 
+def test_components_are_of_unit_variance_and_independent():
+    torch.manual_seed(0)
+    vectors = torch.randn(400, 3) @ torch.randn(3, 12) * torch.linspace(1, 9, 12) + 5
+    found = whitening(vectors, 3)(vectors)
+    torch.testing.assert_close(torch.cov(found.T), torch.eye(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    # Of three directions that vary, three components leave nothing to tell.
+    told = torch.linalg.lstsq(found, vectors - vectors.mean(0)).solution
+    torch.testing.assert_close(found @ told, vectors - vectors.mean(0), atol=1e-2, rtol=0)
+
+
+def test_few_people_have_fewer_components():
+    assert whitening(torch.randn(5, 12), 256).components == 4
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A net that has learned for some steps, the VAE whose patches it sees, and what was reported."""
     domain, said = replace(get_domain("portraits"), picture_size=32), []
     vae = build_vae(domain.photos(list(range(200_000, 200_064)), [0] * 64, 32))
-    config = AppearanceConfig(width=32, people=96, strangers=32, batch_size=32, steps=150, learning_rate=5e-3)
+    config = AppearanceConfig(
+        width=32, people=96, strangers=32, photos=2, components=6, batch_size=32, steps=150, learning_rate=5e-3
+    )
     net = train_appearance(domain, vae, config, run_dir=tmp_path_factory.mktemp("run"), report=said.append)
     return net, vae, domain, said
 

@@ -17,7 +17,7 @@ from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.domain import Probe
 
-PICTURE_SCALES = (0.7, 0.85, 1.0, 1.15, 1.3, 1.6, 2.0, 2.4)
+PICTURE_SCALES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.6, 2.0, 2.4)
 WEIGHT_SCALES = (0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0)
 Scores = dict[str, dict[str, float]]
 """By prior, and by the settings in words."""
