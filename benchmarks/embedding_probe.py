@@ -4,8 +4,8 @@
 
 The probes learn from people whom a zoo may hold, a photo each, and are tested on strangers. One is ridge regression,
 the other a network of two hidden layers. Both are what an embedding says at the least: a better probe may read more.
-"joined" is what a synthesizer is given: the encoder with an appearance net, where the world has one.
-"reader" looks at the photo itself, and has learned from other people. A feature counts where it is
+Joined is what a synthesizer is given: the encoder with an appearance net, where the world has one.
+The reader looks at the photo itself, and has learned from other people. A feature counts where it is
 visible, as in scores. The size of glasses counts of those who wear some.
 """
 
