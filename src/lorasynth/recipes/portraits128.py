@@ -11,8 +11,8 @@ def portraits128() -> Recipe:
     """The shipped synthesizer of the sharp portraits: a modest zoo, then straight on to end to end.
 
     Its critic learns for longer than others and weighs twice as much, which moves similarity most (`benchmarks/through_base.py`).
-    It is held to the one photo whose caption is asked for, so that faces still turn. More weight costs poses (dev/LOG.md,
-    2026-11-30).
+    It is held to the one photo whose caption is asked for: faces turn as often at a larger scale. More weight costs poses
+    (dev/LOG.md, 2026-11-30).
     """
     recipe = small("portraits128")
     assert recipe.zoo is not None

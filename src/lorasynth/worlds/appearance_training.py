@@ -90,9 +90,9 @@ def train_appearance(
 
     Session photos have the same pose, light, expression and clothes for everybody (`lorasynth.worlds.subjects.SESSION`). What
     differs in them is the person, in all that the picture VAE keeps. A recogniser that tells people apart need not see it: skin
-    and hair are enough. They are also most of the variance of the latents. So the components are scaled to unit variance each,
-    and eyes and brows count as much. Photographs have no session. The mean of two other photos tells nearly as much
-    (dev/LOG.md, 2026-11-30).
+    and hair are enough. They weigh far more in the latents than eyes and brows, too. So the components are scaled to unit
+    variance each. Photographs have no session. The mean of two other photos told nearly as much in a short training (dev/LOG.md,
+    2026-11-30).
 
     Args:
         domain: whose people.
@@ -147,9 +147,7 @@ def train_appearance(
         if (step + 1) % 500 == 0 or step + 1 == config.steps:
             net.eval()
             with torch.no_grad():
-                held = sum(error(part, seen[0].latents(part)) for part in strangers.split(100)) / len(
-                    strangers.split(100)
-                )
+                held = torch.stack([error(part, seen[0].latents(part)) for part in strangers.split(100)]).mean()
             net.train()
             report(f"appearance step {step + 1} of {config.steps} loss {loss.item():.3f}, of strangers {held:.3f}")
     return net.eval().requires_grad_(False)
