@@ -89,8 +89,10 @@ gpu-bench: setup
 	$(BIN)/python benchmarks/gpu_bank.py 1 4 8 --pictures 4
 	$(BIN)/python benchmarks/gpu_ways.py --people 8 30
 
+# Models, zoo, synthesizer and scores from nothing, in hours; the same again goes on.
+RECIPE ?= portraits128
 reproduce: setup
-	$(BIN)/python -m lorasynth.recipes.reproduce --run-dir $(OUT)/reproduce
+	$(BIN)/python -m lorasynth.recipes.reproduce --recipe $(RECIPE) --run-dir $(OUT)/reproduce
 
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny

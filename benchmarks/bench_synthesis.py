@@ -17,7 +17,8 @@ from lorasynth.zoo.initialisation import random_init
 
 def main() -> None:
     ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
-    world, model = get_world("portraits"), Synthesizer.from_pretrained("portraits")
+    model = Synthesizer.from_pretrained()
+    world = get_world(model.base)
     layout, adapt = model.canonicalizer.layout, fine_tuning_recipe(world.synthesizer_folder)
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"

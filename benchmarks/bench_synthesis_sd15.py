@@ -21,6 +21,7 @@ from zoo_training import peft_step
 
 from lorasynth.base import Schedule
 from lorasynth.canonical import Canonicalizer
+from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.images import to_image
 from lorasynth.lora.layout import Layout
 from lorasynth.prior import Denoiser, DiffusionPrior
@@ -35,8 +36,8 @@ FINE_TUNING_STEPS = 40
 TARGETS = ("to_q", "to_v")
 
 
-def untrained(encoder_of: Synthesizer) -> Synthesizer:
-    """A synthesizer of `sd15_faces`' size and random weights, which reads photos as ``encoder_of`` does."""
+def untrained(encoder: WorldEncoder) -> Synthesizer:
+    """A synthesizer of `sd15_faces`' size and random weights, which reads photos as ``encoder`` does."""
     recipe, layout = get_recipe("sd15_faces"), Layout.preset("sd15-w2w", rank=1)
     P = layout.num_parameters
     canonicalizer = Canonicalizer(
@@ -48,14 +49,10 @@ def untrained(encoder_of: Synthesizer) -> Synthesizer:
     M = sum(map(len, local))
     vae = LoRAVAE(Stem(local, torch.randn(K, M) / M**0.5), recipe.vae.latent_dim, recipe.vae.hidden_dim).eval()
     config = recipe.priors[0]
-    denoiser = Denoiser(
-        recipe.vae.latent_dim, encoder_of.embedding_dim, config.width, config.depth, config.conditioning
-    )
+    denoiser = Denoiser(recipe.vae.latent_dim, encoder.dim, config.width, config.depth, config.conditioning)
     torch.nn.init.normal_(denoiser.leave.weight, std=0.01)
     priors = {config.conditioning: DiffusionPrior(denoiser).eval()}
-    return Synthesizer(
-        base=encoder_of.base, encoder=encoder_of.encoder, canonicalizer=canonicalizer, vae=vae, priors=priors
-    )
+    return Synthesizer(base="portraits", encoder=encoder, canonicalizer=canonicalizer, vae=vae, priors=priors)
 
 
 def main() -> None:
@@ -67,7 +64,7 @@ def main() -> None:
     asked = arguments.parse_args()
 
     torch.manual_seed(0)
-    model = untrained(Synthesizer.from_pretrained("portraits"))
+    model = untrained(WorldEncoder(get_world("portraits")))
     latents, noise = torch.randn(2, 1, 4, asked.side, asked.side)
     level = Schedule.of(build_scheduler()).row(torch.tensor([500]))
     given = (latents, noise, level, text(torch.randn(1, 77, 768)))

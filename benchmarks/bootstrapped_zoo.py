@@ -52,9 +52,9 @@ def main() -> None:
     arguments.add_argument("--adam-epsilon", type=float, default=AdaptConfig().adam_epsilon)
     asked = arguments.parse_args()
 
-    world = get_world("portraits")
+    world = get_world("portraits128")
     layout = world.base.layout(4)
-    init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained("portraits").canonicalizer.reference
+    init = Zoo.open(asked.zoo).init() if asked.zoo else Synthesizer.from_pretrained().canonicalizer.reference
     persons = persons_of(Role.BENCHMARKED, asked.people)
     photos = world.photos(persons, asked.photos, SESSION)
     embeddings = world.embeddings(persons, 12, first=asked.photos)
@@ -131,7 +131,7 @@ def reached(curve: list[tuple[int, float]], target: float) -> float | None:
 
 def seconds_a_step(world: World, batch_size: int, layout: Layout, runs: int = 7) -> tuple[float, float]:
     """CPU seconds a LoRA and step, with inputs cached: of a bank, and of a PEFT adapter by itself; medians of turns."""
-    base = BASES[world.name]
+    base = replace(BASES["portraits"], latent_channels=world.base.latent_shape[0])
     sides = (
         (bank_step(world.base.denoiser, layout, PLACES, inputs(base, PLACES * batch_size)), PLACES),
         (peft_step(base.build(), base.targets, 4, inputs(base, batch_size)), 1),

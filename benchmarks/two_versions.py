@@ -44,8 +44,8 @@ def synthesis() -> Callable[[], object]:
     from lorasynth.synthesizer import Synthesizer
     from lorasynth.worlds.world import get_world
 
-    # NOTE: an older checkout knows its one shipped synthesizer by its folder alone.
-    shipped = get_world("portraits").folder / "synthesizer"
+    # NOTE: the default of older checkouts is another model.
+    shipped = get_world("portraits128").folder / "synthesizer"
     model, folder = Synthesizer.from_pretrained(shipped), Path(tempfile.mkdtemp())
     photo = folder / "photo.png"
     to_image(get_world("portraits").draw([7], [0], 256)[0]).save(photo)

@@ -19,7 +19,7 @@ MARKS = {"lorasynth.consent": "synthetic"}
 
 @pytest.fixture(scope="module")
 def model():
-    return Synthesizer.from_pretrained("portraits")
+    return Synthesizer.from_pretrained()
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from lorasynth.zoo.store import Zoo
 
 @pytest.fixture(scope="module")
 def model():
-    return Synthesizer.from_pretrained("portraits")
+    return Synthesizer.from_pretrained()
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +17,12 @@ def lora(model):
 
 
 def test_synthesizer_says_its_base_and_priors(model):
-    assert repr(model).startswith("Synthesizer('portraits', priors adalora, adanorm, ")
+    assert repr(model).startswith("Synthesizer('portraits128', priors adalora, adanorm, ")
     assert repr(model).endswith(", default 'adalora')")
 
 
 def test_lora_says_its_layout(lora):
-    assert repr(lora) == "LoRA(Layout('portraits', 28 modules, 41,472 numbers))"
+    assert repr(lora) == "LoRA(Layout('portraits128', 28 modules, 41,472 numbers))"
 
 
 def test_zoo_says_where_it_is_and_how_large(lora, tmp_path):

@@ -26,12 +26,12 @@ from lorasynth.worlds.world import World, get_domain, get_world
 from .making import BASE, real_synthesizer, sd15_layout
 
 pytestmark = pytest.mark.integration
-SHIPPED = get_world("portraits").synthesizer_folder
+SHIPPED = get_world("portraits128").synthesizer_folder
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Synthesizer.from_pretrained("portraits")
+    return Synthesizer.from_pretrained()
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +137,10 @@ def test_several_photos_are_pooled(model, photo, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_embedding_is_the_unit_mean_of_the_world_recogniser(model, count):
-    images = [to_image(picture) for picture in get_world("portraits").draw([21] * count, list(range(count)), 200)]
+    world = get_world("portraits128")
+    images = [to_image(picture) for picture in world.draw([21] * count, list(range(count)), 200)]
     with torch.no_grad():
-        rows = get_world("portraits").encoder(torch.stack([photo_tensor(image, 64) for image in images]))
+        rows = world.embedder(torch.stack([photo_tensor(image, world.picture_size) for image in images]))
     assert torch.equal(model.embed(images), torch.nn.functional.normalize(rows.mean(0), dim=0))
 
 
@@ -161,7 +162,7 @@ def test_picture_of_another_kind_is_refused(model, tmp_path):
         path = tmp_path / f"{name}.png"
         image.save(path)
         with pytest.raises(
-            OutsideWorldError, match=f"^{re.escape(str(path))}: expected a picture of the world 'portraits'"
+            OutsideWorldError, match=f"^{re.escape(str(path))}: expected a picture of the world 'portraits128'"
         ):
             model(path)
         assert model.embed(path, allow_outside=True).norm().item() == pytest.approx(1, abs=1e-5)
@@ -213,7 +214,7 @@ def test_synthesizer_made_with_another_encoder_is_refused(model, tmp_path):
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["encoder"]["sha256"] = "0" * 64
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="expected the encoder of world 'portraits' with sha256 000000000000"):
+    with pytest.raises(ModelError, match="expected the encoder of world 'portraits128' with sha256 000000000000"):
         Synthesizer.from_pretrained(tmp_path / "copy")
 
 

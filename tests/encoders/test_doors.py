@@ -294,7 +294,7 @@ def test_embedding_is_the_same_through_every_door(name, door, portrait_files):
 
 
 def test_synthesizer_takes_every_door_and_lists(portrait_files):
-    model = Synthesizer.from_pretrained("portraits")
+    model = Synthesizer.from_pretrained()
     upright, phone = portrait_files / "upright.png", portrait_files / "phone.png"
     expected = model.embed(upright)
     image = np.asarray(open_photo(upright))
@@ -310,7 +310,7 @@ def test_what_is_no_photo_by_its_type_is_named():
     code = """
 import torch
 from lorasynth import Synthesizer
-model = Synthesizer.from_pretrained("portraits")
+model = Synthesizer.from_pretrained()
 for photo in (5, None, torch.zeros(3, 64, 64), [b"text", 5], torch.zeros(64, 64), {"photo": "me.jpg"}):
     try:
         model.embed(photo)

@@ -37,7 +37,7 @@ def portraits(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder():
     """With the guard of the synthesizer that comes along. A new one would be fitted to 2,000 portraits, for four seconds."""
-    return Synthesizer.from_pretrained("portraits").encoder
+    return Synthesizer.from_pretrained().encoder
 
 
 @pytest.fixture

@@ -139,10 +139,10 @@ def test_worlds_default_prior_is_chosen_by_likeness(monkeypatch):
     tried = {"adalora": {"scale=1": 0.5}, "adanorm": {"scale=1": 0.6}}
     monkeypatch.setattr(tuning, "choose_settings", lambda *_: tried)
     monkeypatch.setattr(tuning, "drawn_obedience", lambda *_: 0.5)
-    model = Synthesizer.from_pretrained("portraits")
+    model = Synthesizer.from_pretrained()
     model.settings = {"adalora": {"scale": 1}, "adanorm": {"scale": 1}}
     assert model.default_prior == "adalora"
-    chosen = tuning.TuningByPictures(DrawnSubjects(get_world("portraits")), model, 2, report=lambda _: None)
+    chosen = tuning.TuningByPictures(DrawnSubjects(get_world(model.base)), model, 2, report=lambda _: None)
     chosen.choose(["adalora", "adanorm"])
     chosen.choose_default()
     assert (chosen.tried, chosen.asked) == (tried, {name: {"scale=1": 0.5} for name in tried})
@@ -160,11 +160,11 @@ def test_settings_of_named_priors_alone_are_chosen():
 @pytest.mark.integration
 def test_absurd_scale_is_refused_by_pictures(monkeypatch):
     """On the shipped base, where a score of scales themselves would take the largest."""
-    model = Synthesizer.from_pretrained("portraits")
+    model = Synthesizer.from_pretrained()
     model.priors, model.default_prior = {"ridge": model.priors["ridge"]}, "ridge"
     monkeypatch.setattr(tuning, "PICTURE_SCALES", (1.0, 20.0))
     monkeypatch.setattr(tuning, "likeness", lambda _, layout, vectors, __: vectors.norm().item())
-    chosen = tuning.TuningByPictures(DrawnSubjects(get_world("portraits")), model, 4, report=lambda _: None)
+    chosen = tuning.TuningByPictures(DrawnSubjects(get_world(model.base)), model, 4, report=lambda _: None)
     chosen.choose(["ridge"])
     tried, asked = chosen.tried, chosen.asked
     assert tried["ridge"]["scale=20"] > tried["ridge"]["scale=1"]

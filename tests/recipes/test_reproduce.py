@@ -69,6 +69,8 @@ def test_everything_is_made_from_nothing_and_only_once(tmp_path):
     assert scores["people"] == 2
     assert {"adalora", "nearest"} <= set(scores["memorisation"]["methods"])
     assert "zero-shot, ADALoRA" in (tmp_path / "scores.html").read_text()
+    beside, trained = tmp_path / "portraits" / "synthesizer", tmp_path / "fit" / "synthesizer"
+    assert (beside / "prior.safetensors").read_bytes() == (trained / "prior.safetensors").read_bytes()
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert len(made) > 20
     scores_at = (tmp_path / "scores.json").stat().st_mtime_ns

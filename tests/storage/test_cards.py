@@ -80,17 +80,16 @@ def test_pictures_beside_the_card_are_not_read(tmp_path):
     assert sorted(read_pictures(tmp_path, card)) == ["images/1.png", "images/2.png"]
 
 
-@pytest.mark.parametrize("world", ["portraits", "portraits128"])
-def test_shipped_synthesizer_shows_a_photo_and_what_it_gives(world):
-    model = Synthesizer.from_pretrained(world)
+def test_shipped_synthesizer_shows_a_photo_and_what_it_gives():
+    model = Synthesizer.from_pretrained()
     shown = ModelCard(model.card).data.widget
     assert [each["output"]["url"] for each in shown] == list(model.pictures)
-    assert len(shown) == 1 + len(get_world(world).prompts)
+    assert len(shown) == 1 + len(get_world(model.base).prompts)
     assert sum(map(len, model.pictures.values())) < 1_000_000
 
 
 def test_folder_of_a_synthesizer_gets_pictures_that_stay_with_it(tmp_path, picture):
-    Synthesizer.from_pretrained("portraits").save_pretrained(tmp_path / "model")
+    Synthesizer.from_pretrained().save_pretrained(tmp_path / "model")
     done = run(tmp_path / "model", "--picture", picture, "-p", "sks person")
     assert "--force" in str(done.exception)
     done = run(tmp_path / "model", "--picture", picture, "-p", "sks person", "--force")

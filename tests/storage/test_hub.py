@@ -115,10 +115,10 @@ def test_all_priors_are_published_only_where_asked_for(endpoint, record):
 
 
 def test_drawn_worlds_synthesizer_is_published_whole(endpoint):
-    Synthesizer.from_pretrained("portraits").push_to_hub("me/portraits", api=endpoint)
+    Synthesizer.from_pretrained().push_to_hub("me/portraits", api=endpoint)
     repo = endpoint.folder / "me/portraits"
     assert (repo / "guard.safetensors").exists()
-    assert len(list((repo / "priors").iterdir())) == len(Synthesizer.from_pretrained("portraits").priors) - 1
+    assert len(list((repo / "priors").iterdir())) == len(Synthesizer.from_pretrained().priors) - 1
     data = ModelCard((repo / "README.md").read_text()).data
     assert (data.library_name, data.license) == ("lorasynth", "apache-2.0")
 

@@ -63,10 +63,10 @@ def test_zero_and_mean_are_the_shared_initialisation(few):
 
 
 def test_prior_predicts_from_a_persons_mean_embedding():
-    model = Synthesizer.from_pretrained("portraits")
+    model = Synthesizer.from_pretrained()
     layout = model.canonicalizer.layout
     embeddings = torch.nn.functional.normalize(
-        torch.randn(2, 3, 512, generator=torch.Generator().manual_seed(0)), dim=2
+        torch.randn(2, 3, 1024, generator=torch.Generator().manual_seed(0)), dim=2
     )
     predicted = model.synthesize(torch.nn.functional.normalize(embeddings.mean(1), dim=1), prior="ridge")
     starts = predictor("ridge", "", layout)(predicted[0], embeddings)
@@ -79,9 +79,9 @@ def test_prior_predicts_from_a_persons_mean_embedding():
 
 def test_unknown_prior_and_another_layout_are_refused(tiny):
     with pytest.raises(UsageError, match=r"or a prior among .*'ridge'.*got 'oracle'"):
-        predictor("oracle", "portraits", tiny[1])
+        predictor("oracle", "portraits128", tiny[1])
     with pytest.raises(LayoutError, match="expected a synthesizer of the zoo's layout"):
-        predictor("ridge", "portraits", tiny[1])
+        predictor("ridge", "portraits128", tiny[1])
     with pytest.raises(UsageError, match="expected start_model, the folder of a synthesizer for 'sd15', got none"):
         predictor("ridge", "", tiny[1])
 
@@ -91,7 +91,7 @@ def test_zoo_built_from_predictions_says_so_and_holds_them(tmp_path):
     """With no step of training worth the name, what is stored is what was predicted."""
     still = AdaptConfig(steps=1, batch_size=1, learning_rate=1e-12)
     config = ZooConfig(
-        people=2, validation_people=1, photos=1, embedding_photos=2, bank=2, pilot_people=2, pilot_rounds=1,
+        world="portraits128", people=2, validation_people=1, photos=1, embedding_photos=2, bank=2, pilot_people=2, pilot_rounds=1,
         pilot=replace(still, lora_A="shared"), adapt=still, start="ridge",
     )  # fmt: skip
     zoo = build_zoo(config, str(tmp_path / "zoo"), report=None)

@@ -113,7 +113,8 @@ class World:
         folder = self._file("synthesizer")
         if not folder.is_dir():
             raise ModelError(
-                f"{folder}: expected a synthesizer of the world {self.name!r}, got none; name the folder of one that you trained"
+                f"{folder}: expected a synthesizer of the world {self.name!r}, got none; name the folder of one that "
+                "you trained, or put it there"
             )
         return folder
 
