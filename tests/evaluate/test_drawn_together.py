@@ -27,7 +27,7 @@ class SameProcess(ProcessPoolExecutor):
 
 @pytest.fixture(scope="module")
 def opened():
-    with open_for_pictures("portraits", None, None) as found:
+    with open_for_pictures("portraits128", None, None) as found:
         yield found
 
 
@@ -42,7 +42,7 @@ def test_parts_are_the_whole_bit_for_bit(opened, vectors):
     pictures, seconds = opened._draw_together(pool, FEW, vectors)
     alone, _ = draw_pictures(opened.subjects, opened.model.canonicalizer.layout, vectors, FEW)
     assert pool.sizes == [16, 2]
-    assert pictures.shape == (18, len(opened.subjects.prompts), 3, 64, 64)
+    assert pictures.shape == (18, len(opened.subjects.prompts), 3, 128, 128)
     assert torch.equal(pictures, alone)
     assert 0 < seconds < 900
 
@@ -88,7 +88,7 @@ def test_photo_that_is_there_once_counts_once(opened, monkeypatch):
 
 @pytest.mark.slow
 def test_record_is_of_whoever_draws(opened, vectors):
-    blank = torch.zeros(18, len(opened.subjects.prompts), 3, 64, 64)
+    blank = torch.zeros(18, len(opened.subjects.prompts), 3, 128, 128)
     record, pictures = evaluate(
         opened.subjects, opened.model, opened.fine_tuning, FEW, draw=lambda _: (blank, 9.0), report=lambda _: None
     )
