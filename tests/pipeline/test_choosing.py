@@ -5,7 +5,7 @@ import torch
 
 from lorasynth.errors import ModelError
 from lorasynth.pipeline import tuning
-from lorasynth.pipeline.choosing import LESS_OBEDIENT, SAMPLERS, choose_default, choose_settings
+from lorasynth.pipeline.choosing import LESS_OBEDIENT, SAMPLERS, choose_default, choose_settings, tolerance
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
@@ -84,6 +84,19 @@ def test_most_similar_scale_that_obeys_is_chosen(obeys, chosen, asked):
     assert model.settings == {"ridge": {"scale": chosen}}
     assert seen == asked
     assert tried["ridge"] == {"scale=1": 0.1, "scale=2": 0.2, "scale=3": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("subjects", "lost", "chosen"), [(24, 1, 3.0), (24, 2, 2.0), (56, 1, 3.0), (200, 4, 3.0), (200, 5, 2.0)]
+)
+def test_one_subjects_picture_does_not_decide(subjects, lost, chosen):
+    model = with_ridge()
+
+    def obeyed(name, settings):
+        return (subjects - lost * (settings["scale"] == 3)) / subjects
+
+    choose_settings(model, (2.0, 3.0), lambda _, settings: settings["scale"], obeyed, less=tolerance(subjects))
+    assert model.settings == {"ridge": {"scale": chosen}}
 
 
 def test_sampler_that_does_not_obey_is_refused():

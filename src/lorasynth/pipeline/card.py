@@ -124,7 +124,10 @@ def _among_obedient(model: Synthesizer, obeyed: dict[str, dict[str, float]]) -> 
     of_prior, words = obeyed.get(model.default_prior, {}), format_settings(model.settings[model.default_prior])
     if not obeyed:
         return ""
-    said = f", among settings whose pictures show what was asked for as often as at scale 0, or less by at most {LESS_OBEDIENT:g}"
+    said = (
+        f", among settings whose pictures show what was asked for as often as at scale 0, or less by at most {LESS_OBEDIENT:g}\n"
+        "  or one subject's pictures"
+    )
     return f"{said}. The default prior's do in {of_prior[words]:.0%}" if words in of_prior else said
 
 

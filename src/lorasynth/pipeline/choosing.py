@@ -18,8 +18,9 @@ CLEARLY = 0.01
 LESS_OBEDIENT = 0.02
 """The rule: of the settings whose pictures show what was asked for about as often as nobody's, the most similar are chosen.
 
-About as often: by at most this part of pictures less. Nobody is drawn at scale 0, where each LoRA is the zoo's mean. A larger
-scale draws more of the person, and in the end nothing else. Where even small scales disobey, scale 1 takes the place of scale 0.
+About as often: by at most this part of pictures less (see `tolerance`). Nobody is drawn at scale 0, where each LoRA is the zoo's
+mean. A larger scale draws more of the person, and in the end nothing else. Where even small scales disobey, scale 1 takes the
+place of scale 0.
 """
 
 Settings = dict[str, Any]
@@ -28,12 +29,21 @@ Score = Callable[[str, Settings], float]
 """Of a prior, by name, with settings. Larger is better."""
 
 
+def tolerance(subjects: int) -> float:
+    """How much less often pictures of so many subjects may obey: by `LESS_OBEDIENT`, and by those of one subject at least.
+
+    Some prompts are seen on one picture of each subject. So with few subjects a single picture would decide.
+    """
+    return max(LESS_OBEDIENT, 1 / subjects + 1e-6)
+
+
 def choose_settings(
     model: Synthesizer,
     scales: Sequence[float],
     score: Score,
     obeyed: Score | None = None,
     names: Sequence[str] | None = None,
+    less: float = LESS_OBEDIENT,
 ) -> dict[str, dict[str, float]]:
     """Try scales, then sampler settings at the chosen one, and set the best that obey on ``model``.
 
@@ -45,6 +55,7 @@ def choose_settings(
         obeyed: the part of pictures that show what was asked for; None where none are drawn. It is asked from the best score
             down, until settings obey.
         names: of the priors to choose for; all of them by default.
+        less: how much less often than at scale 0 pictures may obey.
 
     Returns:
         The score of all that was tried, by prior and by the settings in words.
@@ -63,7 +74,7 @@ def choose_settings(
                     f"{name}, {format_settings(option)}: expected a score that is a number, got {got}; weights of the prior "
                     "or of the encoder are damaged: train the prior again, or take another encoder"
                 )
-        return most_similar_that_obey(name, options, scores, usual, obeyed)
+        return most_similar_that_obey(name, options, scores, usual, obeyed, less)
 
     for name in model.priors if names is None else names:
         prior = model.priors[name]
@@ -81,7 +92,12 @@ def choose_settings(
 
 
 def most_similar_that_obey(
-    name: str, options: Sequence[Settings], scores: Sequence[float], usual: Settings, obeyed: Score | None
+    name: str,
+    options: Sequence[Settings],
+    scores: Sequence[float],
+    usual: Settings,
+    obeyed: Score | None,
+    less: float = LESS_OBEDIENT,
 ) -> Settings:
     """The rule of `LESS_OBEDIENT`. If no option obeys, the one that does so most often."""
     order = sorted(range(len(options)), key=lambda i: -scores[i])
@@ -89,7 +105,7 @@ def most_similar_that_obey(
         return options[order[0]]
     for reference in (usual | {"scale": 0.0}, usual):
         for i in order:
-            if options[i] == reference or obeyed(name, options[i]) >= obeyed(name, reference) - LESS_OBEDIENT:
+            if options[i] == reference or obeyed(name, options[i]) >= obeyed(name, reference) - less:
                 return options[i]
     return max(options, key=lambda option: obeyed(name, option))
 
@@ -98,6 +114,7 @@ def choose_default(
     model: Synthesizer,
     tried: Mapping[str, Mapping[str, float]],
     obeyed: Score | None = None,
+    less: float = LESS_OBEDIENT,
     *,
     report: Callable[[str], None] = print,
 ) -> None:
@@ -108,7 +125,8 @@ def choose_default(
     Args:
         model: whose default prior is the recipe's. Its settings are chosen.
         tried: what `choose_settings` returned.
-        obeyed: as there. Another prior may be less obedient than the recipe's by `LESS_OBEDIENT` at the most.
+        obeyed: as there.
+        less: how much less often than the recipe's prior another one may obey.
         report: gets a line where the default changes.
     """
     best = {name: chosen_score(model, tried, name) for name in tried if not holds_people(model.priors[name])}
@@ -117,7 +135,7 @@ def choose_default(
         if best[winner] <= best[usual] + CLEARLY:
             return
         if obeyed is not None and (
-            obeyed(winner, model.settings[winner]) < obeyed(usual, model.settings[usual]) - LESS_OBEDIENT
+            obeyed(winner, model.settings[winner]) < obeyed(usual, model.settings[usual]) - less
         ):
             continue
         report(f"default prior: {winner} ({best[winner]:.3f}) instead of {usual} ({best[usual]:.3f})")

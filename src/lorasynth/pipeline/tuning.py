@@ -12,7 +12,7 @@ from lorasynth.evaluate.identity import likeness
 from lorasynth.evaluate.prompt_classifier import drawn_obedience, prompt_judge
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
-from lorasynth.pipeline.choosing import Score, choose_default, choose_settings, format_settings
+from lorasynth.pipeline.choosing import Score, choose_default, choose_settings, format_settings, tolerance
 from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.domain import Probe
@@ -44,15 +44,16 @@ class TuningByPictures:
         self.tried: Scores = {}  # similarity of every setting tried
         self.asked: Scores = {}  # the part of pictures that show what was asked for, of those it was asked of
         chosen = subjects.people(Role.CHOOSING, people)
+        self._less = tolerance(len(chosen))
         self._embedding, self._centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
 
     def choose(self, names: Sequence[str]) -> None:
         """Set the settings of some priors."""
-        self.tried |= choose_settings(self.model, PICTURE_SCALES, self._similarity, self._judged, names)
+        self.tried |= choose_settings(self.model, PICTURE_SCALES, self._similarity, self._judged, names, self._less)
 
     def choose_default(self) -> None:
         """Set the default prior. All priors have been chosen for."""
-        choose_default(self.model, self.tried, self._judged, report=self.report)
+        choose_default(self.model, self.tried, self._judged, self._less, report=self.report)
         if self._judged is not None:
             self._judged(self.model.default_prior, self.model.settings[self.model.default_prior])  # for the card
 
