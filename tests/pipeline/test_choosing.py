@@ -87,7 +87,8 @@ def test_most_similar_scale_that_obeys_is_chosen(obeys, chosen, asked):
 
 
 @pytest.mark.parametrize(
-    ("subjects", "lost", "chosen"), [(24, 1, 3.0), (24, 2, 2.0), (56, 1, 3.0), (200, 4, 3.0), (200, 5, 2.0)]
+    ("subjects", "lost", "chosen"),
+    [(8, 1, 2.0), (24, 1, 3.0), (24, 2, 2.0), (56, 1, 3.0), (200, 4, 3.0), (200, 5, 2.0)],
 )
 def test_one_subjects_picture_does_not_decide(subjects, lost, chosen):
     model = with_ridge()

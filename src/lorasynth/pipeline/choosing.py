@@ -23,6 +23,8 @@ mean. A larger scale draws more of the person, and in the end nothing else. Wher
 place of scale 0.
 """
 
+_MOST_TOLERANCE = 0.05
+
 Settings = dict[str, Any]
 """Of `Synthesizer.synthesize`."""
 Score = Callable[[str, Settings], float]
@@ -30,11 +32,12 @@ Score = Callable[[str, Settings], float]
 
 
 def tolerance(subjects: int) -> float:
-    """How much less often pictures of so many subjects may obey: by `LESS_OBEDIENT`, and by those of one subject at least.
+    """How much less often pictures of so many subjects may obey: by `LESS_OBEDIENT`, or by those of one subject, if that is more.
 
-    Some prompts are seen on one picture of each subject. So with few subjects a single picture would decide.
+    Some prompts are seen on one picture of each subject. So with few subjects a single picture would decide. Of less than twenty
+    subjects it does: more than one picture in twenty that shows something else is too much.
     """
-    return max(LESS_OBEDIENT, 1 / subjects + 1e-6)
+    return max(LESS_OBEDIENT, min(1 / subjects + 1e-6, _MOST_TOLERANCE))
 
 
 def choose_settings(
