@@ -114,7 +114,7 @@ class World:
         if not folder.is_dir():
             raise ModelError(
                 f"{folder}: expected a synthesizer of the world {self.name!r}, got none; name the folder of one that "
-                "you trained, or put it there"
+                "you trained, or name none for the shipped model"
             )
         return folder
 
