@@ -92,7 +92,7 @@ gpu-bench: setup
 # Models, zoo, synthesizer and scores from nothing, in hours; the same again goes on.
 RECIPE ?= portraits128
 reproduce: setup
-	$(BIN)/python -m lorasynth.recipes.reproduce --recipe $(RECIPE) --run-dir $(OUT)/reproduce
+	$(BIN)/python -m lorasynth.recipes.reproduce --recipe $(RECIPE) --run-dir $(OUT)/reproduce/$(RECIPE)
 
 reproduce-tiny: setup
 	$(BIN)/python -m lorasynth.recipes.reproduce --recipe portraits_tiny --run-dir $(OUT)/reproduce-tiny

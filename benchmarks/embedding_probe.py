@@ -1,6 +1,6 @@
 """What does the embedding of one photo say of a drawn person? The visible features, read off it by two probes, and off the photo.
 
-    python benchmarks/embedding_probe.py --people 19500    # 12 minutes of a core, most of them to draw
+    python benchmarks/embedding_probe.py --people 19500    # 4 to 12 minutes of a core, most of them to draw
 
 The probes learn from people whom a zoo may hold, a photo each, and are tested on strangers. One is ridge regression,
 the other a network of two hidden layers. Both are what an embedding says at the least: a better probe may read more.

@@ -1,6 +1,6 @@
 """A drawn world from nothing: its own models, a zoo, a synthesizer, its scores. That of the shipped model by default.
 
-    make reproduce            # or: python -m lorasynth.recipes.reproduce --run-dir out/reproduce
+    make reproduce            # or: python -m lorasynth.recipes.reproduce --run-dir out/reproduce/portraits128
     make reproduce RECIPE=portraits
     python -m lorasynth.recipes.reproduce --recipe emblems --run-dir out/emblems
     python -m lorasynth.recipes.reproduce --recipe portraits128_gpu --run-dir out/gpu --device cuda --pack out/kept
