@@ -10,7 +10,7 @@ from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.images import to_image
 from lorasynth.encoders.records import describe
 from lorasynth.gallery import Role
-from lorasynth.pipeline.choosing import CLEARLY, LESS_OBEDIENT, format_settings
+from lorasynth.pipeline.choosing import CLEARLY, LESS_OBEDIENT, LESS_OF_FEW, format_settings
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.storage.cards import front_matter
 from lorasynth.storage.hub import is_repo_id
@@ -126,7 +126,7 @@ def _among_obedient(model: Synthesizer, obeyed: dict[str, dict[str, float]]) -> 
         return ""
     said = (
         f", among settings whose pictures show what was asked for as often as at scale 0, or less by at most {LESS_OBEDIENT:g}\n"
-        "  or one subject's pictures"
+        f"  (of few subjects {LESS_OF_FEW:g})"
     )
     return f"{said}. The default prior's do in {of_prior[words]:.0%}" if words in of_prior else said
 

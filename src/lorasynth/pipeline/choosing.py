@@ -23,7 +23,8 @@ mean. A larger scale draws more of the person, and in the end nothing else. Wher
 place of scale 0.
 """
 
-_MOST_TOLERANCE = 0.05
+LESS_OF_FEW = 0.05
+"""The most that `tolerance` allows."""
 
 Settings = dict[str, Any]
 """Of `Synthesizer.synthesize`."""
@@ -37,7 +38,7 @@ def tolerance(subjects: int) -> float:
     Some prompts are seen on one picture of each subject. So with few subjects a single picture would decide. Of less than twenty
     subjects it does: more than one picture in twenty that shows something else is too much.
     """
-    return max(LESS_OBEDIENT, min(1 / subjects + 1e-6, _MOST_TOLERANCE))
+    return max(LESS_OBEDIENT, min(1 / subjects + 1e-6, LESS_OF_FEW))
 
 
 def choose_settings(
@@ -100,7 +101,7 @@ def most_similar_that_obey(
     scores: Sequence[float],
     usual: Settings,
     obeyed: Score | None,
-    less: float = LESS_OBEDIENT,
+    less: float,
 ) -> Settings:
     """The rule of `LESS_OBEDIENT`. If no option obeys, the one that does so most often."""
     order = sorted(range(len(options)), key=lambda i: -scores[i])
