@@ -14,7 +14,6 @@ from lorasynth.experiments.context import AT_ZERO, ExperimentContext, Method, re
 from lorasynth.experiments.experiment import Claim, Config, Experiment, more, times
 from lorasynth.experiments.statistics import Figures
 from lorasynth.prior.baselines import RegressionPrior
-from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import step_generator
 
 NEIGHBOURS = 5
@@ -30,8 +29,7 @@ def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
         the encoded photo.
     """
     if config["method"] == "shipped":
-        model = Synthesizer.from_pretrained(context.world.synthesizer_folder)
-        rows = context.scored[: context.people]
+        model, rows = context.synthesizer, context.scored[: context.people]
         drawn = model.synthesize(context.photo(rows), seed=seed)
         return resemblance(context.subjects, context.persons_of(rows), model.canonicalizer.layout, drawn) | {
             "seconds": _seconds(context, lambda rows: model.synthesize(context.photo(rows), seed=seed))

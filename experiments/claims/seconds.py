@@ -46,7 +46,7 @@ def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
         `resemblance`'s figures; "seconds", the median of a LoRA made alone, from encoding the photo on, in CPU time, which
         others on the machine do not change; "steps".
     """
-    model, world = Synthesizer.from_pretrained(context.world.synthesizer_folder), context.world
+    model, world = context.synthesizer, context.world
     persons = persons_of(Split.HELD_OUT, context.people)
     pictures = world.draw(persons, [GIVEN_PHOTO] * len(persons), world.picture_size)
     photos = world.photos(persons, config["photos"], GIVEN_PHOTO if config["photos"] == 1 else TUNED_FROM)

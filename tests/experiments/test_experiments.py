@@ -12,11 +12,12 @@ from claims.conditioning import RIVALS, equal_width, parameters
 from claims.gauge import explained_of_products, plain_form, scrambled
 from claims.law import PowerLaw
 from claims.metric import in_metric
-from lorasynth.errors import UsageError
+from lorasynth.errors import ModelError, UsageError
 from lorasynth.experiments import experiment_names, get_experiment
 from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.runner import load
 from lorasynth.prior import Denoiser
+from lorasynth.worlds.world import World
 
 pytestmark = pytest.mark.integration
 
@@ -56,8 +57,14 @@ every_cell = pytest.mark.parametrize(
 )
 
 
+OF_A_SYNTHESIZER = ("baselines", "seconds")
+"""Experiments that score the synthesizer beside the world's models. At 64 pixels none is shipped."""
+
+
 @every_cell
-def test_cells_give_figures_of_people(name, context, monkeypatch):
+def test_cells_give_figures_of_people(name, context, monkeypatch, request):
+    if name in OF_A_SYNTHESIZER:
+        monkeypatch.setitem(context.__dict__, "synthesizer", request.getfixturevalue("trained"))
     monkeypatch.setattr("lorasynth.experiments.context.SCALES", (1.0, 2.0))
     experiment = get_experiment(name)
     for cell in SMALL[name]:
@@ -68,6 +75,14 @@ def test_cells_give_figures_of_people(name, context, monkeypatch):
         if "similarity" in figures:
             assert len(figures["similarity"]) == len(figures["similarity2"]) == 2
             assert max(map(abs, figures["similarity"])) <= 1
+
+
+@pytest.mark.parametrize(("name", "cell"), [("baselines", "shipped"), ("seconds", "zero-shot")])
+def test_world_without_a_synthesizer_is_said_to_have_none(name, cell, context, tmp_path):
+    alone = replace(context, world=World(domain=context.world.domain, folder=tmp_path))
+    experiment = get_experiment(name)
+    with pytest.raises(ModelError, match="expected a synthesizer of the world 'portraits', got none"):
+        experiment.run(alone, experiment.cells[cell], 0)
 
 
 @every_experiment

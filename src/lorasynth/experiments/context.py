@@ -28,6 +28,7 @@ from lorasynth.prior.baselines import Baseline, RidgePrior
 from lorasynth.prior.training import best_ridge
 from lorasynth.subjects import Subjects
 from lorasynth.subjects.drawn import DrawnSubjects
+from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import LoopConfig
 from lorasynth.vae import LoRAVAE, VAEConfig, fit_vae
 from lorasynth.worlds.world import World, get_world
@@ -99,6 +100,15 @@ class ExperimentContext:
     def subjects(self) -> DrawnSubjects:
         """The world's people, to be scored."""
         return DrawnSubjects(self.world)
+
+    @cached_property
+    def synthesizer(self) -> Synthesizer:
+        """The one that lies beside the world's models, which was made of another zoo.
+
+        Raises:
+            ModelError: there is none.
+        """
+        return Synthesizer.from_pretrained(self.world.synthesizer_folder)
 
     # What is fitted.
 
