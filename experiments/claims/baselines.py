@@ -24,7 +24,7 @@ def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     """A way to make LoRAs from one photo, of people and with a zoo that are the same for all ways.
 
     Returns:
-        `resemblance`'s figures, "explained" (see `explained`; not of the shipped synthesizer, which has a form of its own),
+        `resemblance`'s figures, "explained" (see `explained`; not of the world's synthesizer, which has a form of its own),
         the "scale" where one was chosen, and "seconds" of CPU time: the median of a LoRA made alone, from the embedding or
         the encoded photo.
     """
@@ -141,7 +141,7 @@ INVERSIONS = {f"principal{m}": _fitting("principal", 0.1, m) for m in (32, 128, 
 EXPERIMENT = Experiment(
     name="baselines",
     title="LoRAs from one photo by retrieval, a Gaussian, ridge, an MLP, the prior, and combinations of the zoo's LoRAs fitted "
-    "to the photo by the base's denoising loss (rate and steps chosen on the choosing people)",
+    "to the photo by the base's denoising loss (rate and steps chosen on the validation people who choose)",
     cells={
         **INVERSIONS,
         "zoo": _fitting("zoo", 0.1),
@@ -161,7 +161,7 @@ EXPERIMENT = Experiment(
             criterion=more("similarity", "adalora", tuple(INVERSIONS)),
         ),
         Claim(
-            text="The shipped synthesizer beats inversion in the zoo's principal space at one photo",
+            text="The world's synthesizer beats inversion in the zoo's principal space at one photo",
             source="ours; against weights2weights, arXiv 2406.09413",
             criterion=more("similarity", "shipped", tuple(INVERSIONS)),
         ),
@@ -171,7 +171,7 @@ EXPERIMENT = Experiment(
             criterion=more("similarity", "adalora", "zoo"),
         ),
         Claim(
-            text="Inversion takes 20 times as long as the shipped synthesizer",
+            text="Inversion takes 20 times as long as the world's synthesizer",
             source="ours",
             criterion=times("seconds", "principal128", "shipped", 20.0),
         ),
@@ -198,7 +198,7 @@ EXPERIMENT = Experiment(
             )
             for who, cell in (
                 ("A synthesizer that the zoo alone has taught", "adalora"),
-                ("The shipped synthesizer", "shipped"),
+                ("The world's synthesizer", "shipped"),
             )
         ),
     ),

@@ -38,7 +38,7 @@ ZERO_SHOT = "zero-shot"
 
 
 def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
-    """LoRAs of held-out people by the shipped synthesizer, by fine-tuning, or by fine-tuning from the synthesizer's.
+    """LoRAs of held-out people by the world's synthesizer, by fine-tuning, or by fine-tuning from the synthesizer's.
 
     Fine-tuning is `FINE_TUNING` with another number of steps, and the learning rate that is best for so many.
 
@@ -112,7 +112,7 @@ LINES = (
 
 EXPERIMENT = Experiment(
     name="seconds",
-    title="The shipped synthesizer's LoRA as it is and after steps of fine-tuning, against fine-tuning from nothing, over "
+    title="The world's synthesizer's LoRA as it is and after steps of fine-tuning, against fine-tuning from nothing, over "
     "seconds of CPU time of one thread (learning rates chosen on validation people for each number of steps; of 200 steps, that "
     "of the LoRA which `lorasynth evaluate` compares with)",
     cells={

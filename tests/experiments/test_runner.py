@@ -199,6 +199,16 @@ def test_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert {"a", "b"} <= {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
 
 
+def test_page_commands_as_many_seeds_as_it_has(go, tmp_path):
+    go(toy())
+    results = tmp_path / "toy.jsonl"
+    results.write_text(results.read_text().replace("--seeds 2", "--seeds 5"))  # a run that was not finished
+    where = tmp_path / "page.md"
+    text = page([toy()], tmp_path, where)[where]
+    assert "--seeds 2" in text
+    assert "--seeds 5" not in text
+
+
 def test_page_shows_curves_and_what_follows_from_all_cells(go, tmp_path):
     def further(results):
         return [f"{len(results)} cells of {len(results['a'])} seeds."]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from the results' files and changes only with them.
   too narrow. Comparisons are person by person.
 * *similarity*, *similarity2*: mean cosine of drawn pictures to *other* photos of the person, by
   the conditioning encoder and by the second recogniser (two prompts, no guidance). Only the
-  shipped prior is trained through the base. All others show what a zoo alone teaches.
+  world's own synthesizer (cells `shipped` and `zero-shot`) is trained through the base. All others
+  show what a zoo alone teaches. That of `portraits` is not shipped any more.
+  `make reproduce RECIPE=portraits` makes one.
 * *explained*: part of the variance of held-out people's ΔW about the zoo's mean LoRA.
 * *scale*: of a method's canonical vectors, chosen on other people than those scored.
 * After a claim stands its source. Sections are the paper's. The *digest* is a summary of it that
@@ -166,7 +169,7 @@ def _table(experiment: Experiment, results: Results, records: list[dict[str, Any
     seeds, file = sorted({r["seed"] for r in records}), results_file(experiment, Path(folder)).path
     names = list(dict.fromkeys(name for runs in results.values() for figures in runs for name in figures))
     lines = [
-        f"    {records[-1]['command']}",
+        f"    {re.sub('--seeds [0-9]+', f'--seeds {len(seeds)}', records[-1]['command'])}",
         "",
         *_wrapped(f"Seeds {', '.join(map(str, seeds))}. Results: [{file.name}]({file.as_posix()})."),
         "",

@@ -147,7 +147,7 @@ def _condition(model: Synthesizer) -> str:
     """What a drawn world's synthesizer is given of a photo."""
     joined = isinstance(model.encoder, WorldEncoder) and isinstance(model.encoder.net, Joined)
     beside = " and by the appearance net beside it" if joined else ""
-    return f"the photo's embedding by the world's encoder{beside}, {model.embedding_dim:,} numbers"
+    return f"the photo's embedding by the world's encoder{beside},\n  {model.embedding_dim:,} numbers"
 
 
 def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, Any]) -> str:
@@ -159,7 +159,8 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
     refine, redraw, through = recipe.refine, recipe.redraw, recipe.end_to_end.through
     vae, priors, last = record["vae"], record["priors"], record["end_to_end"]
     names = [config.conditioning for config in recipe.priors]
-    head, rule = "| prior | held latents' variance explained, zoo only | by ridge |", "|---|---|---|"
+    head = "| prior | variance of held-out latents explained, zoo only | the same by ridge |"
+    rule = "|---|---|---|"
     rows = {n: f"| {n} | {priors[n]['explained']:.3f} | {priors[n]['ridge_explained']:.3f} |" for n in names}
     apart = ""
     if recipe.refined_apart:
@@ -167,9 +168,10 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
         for name, phases in record["refined"].items():
             rows[name] += "".join(f" {p['loss_before']:.4f}, {p['loss_after']:.4f} |" for p in phases.values())
         apart = f"""* **Through the base**: each diffusion prior was then trained for {refine.loop.steps:,} steps of
-  {refine.people_a_step} subjects, of {refine.people:,} with photos and no LoRAs, by the base's v-loss and an identity loss.
-* **By what it draws**: then {redraw.loop.steps:,} steps of {redraw.people_a_step}, the critic looking at what the base is
-  about to draw; identity weighs {redraw.identity_weight:g} there.
+  {refine.people_a_step} subjects. They are of {refine.people:,} with photos and no LoRAs.
+  The losses are the base's v-loss and an identity loss.
+* **By what it draws**: {redraw.loop.steps:,} steps of {redraw.people_a_step} subjects followed. The critic looked at
+  what the base was about to draw. Identity weighs {redraw.identity_weight:g} there.
 """
     table = "\n".join([head, rule, *rows.values()])
     data = ModelCardData(
@@ -178,26 +180,34 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
     return f"""{front_matter(data)}
 # lorasynth synthesizer: {recipe.name}
 
-One photo of the drawn world `{recipe.zoo.world}` in, a rank-{recipe.zoo.rank} LoRA of that world's base model out.
+With this folder `lorasynth synthesize` makes a LoRA from one photo of the drawn world
+`{recipe.zoo.world}`. The LoRA has rank {recipe.zoo.rank} and is for that world's base model.
 
-* **Data**: {people} LoRAs{_of_pilot(zoo)}, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject. No real
-  person, no downloaded data.
+* **Data**: {people} LoRAs{_of_pilot(zoo)}, each fine-tuned on {recipe.zoo.photos} drawn photos of one subject.
+  No real person, no downloaded data.
 * **Made by**: `python -m lorasynth.recipes.reproduce --recipe {recipe.name}`.
 * **Condition**: {_condition(model)}.
-* **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}; relative squared error of
-  ΔW on subjects held back {vae["delta_W_error"]:.3f} (the zoo's mean alone: {vae["delta_W_error_of_the_mean"]:.3f}),
-  {last["delta_W_error"]:.3f} after the last stage; {vae["active_units"]:.0f} of {recipe.vae.latent_dim} units active.
-{apart}* **End to end**: {through.loop.steps:,} steps of {through.people_a_step} subjects, of {through.people:,} with
-  photos and no LoRAs. All priors and the VAE learn together, by the base's v-loss and an identity loss on what it is
-  about to draw. The VAE goes on holding the zoo. The critic of that loss has learned from {refine.critic_people:,} others,
-  and is neither the encoder nor the second recogniser that scores are told by. Similarity of what is drawn for
-  {through.validation_people} validation subjects, mean over the priors: {last["likeness_before"]:.3f} before,
-  {last["likeness_after"]:.3f} after (at scale {through.scale:g}).
+* **VAE**: {recipe.vae.num_components} {recipe.vae.stem} components, latent {recipe.vae.latent_dim}.
+  {vae["active_units"]:.0f} of its units are active.
+{apart}* **End to end**: {through.loop.steps:,} steps of {through.people_a_step} subjects. They are of {through.people:,}
+  with photos and no LoRAs. All priors and the VAE learn together. The losses are the base's v-loss
+  and an identity loss on what it is about to draw. The VAE keeps reconstructing the zoo's LoRAs.
+* **Critic**: a third recogniser, which has learned from {refine.critic_people:,} other people, gives the
+  identity loss. Neither of the two recognisers that score has a part in it.
+* **Settings** of the default prior, {model.default_prior}:
+  {format_settings(model.settings[model.default_prior])}.
+
+| | before end to end | after |
+|---|---|---|
+| similarity of pictures, {through.validation_people} validation subjects, scale {through.scale:g} | \
+{last["likeness_before"]:.3f} | {last["likeness_after"]:.3f} |
+| relative squared error of ΔW of held-out LoRAs through the VAE (mean alone: {vae["delta_W_error_of_the_mean"]:.3f}) | \
+{vae["delta_W_error"]:.3f} | {last["delta_W_error"]:.3f} |
 
 {table}
 
-Similarity of its pictures: `lorasynth evaluate` with this folder. The shipped model: docs/results/figures.md.
+`lorasynth evaluate` with this folder scores its pictures.
 
-**Limits**: it knows {get_domain(recipe.family).about}. Most photographs
-are refused. It shows the method; for real faces train on a zoo of them.
+**Limits**: it knows {get_domain(recipe.family).about}.
+It refuses most photographs. It shows the method. For real faces train on a zoo of them.
 """

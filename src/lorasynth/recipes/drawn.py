@@ -17,7 +17,7 @@ def drawn(name: str, zoo: ZooConfig, **settings: Any) -> Recipe:
         **settings: fields of `Recipe`.
     """
     world = zoo.world
-    # NOTE: `lorasynth experiment metric` has the reason. The shipped portraits are of before: entries, each tensor alike.
+    # NOTE: `lorasynth experiment metric` has the reason. The older synthesizer of 64 pixels has entries, each tensor alike.
     return Recipe(
         name=name, family=world, base=world, picture_size=get_domain(world).picture_size, zoo=zoo,
         **{"metric": "updates", **settings},

@@ -1,4 +1,4 @@
-"""The embedded default: the recipe of what is shipped, the same for a zoo of the paper's size, and in a minute or two."""
+"""The portraits world at 64 pixels: its recipe, the same for a zoo of the paper's size, and in a minute or two."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from lorasynth.zoo.config import ZooConfig
 
 
 def portraits() -> Recipe:
-    """The shipped synthesizer of the portraits world."""
+    """A synthesizer of 64 pixels. It was shipped until 2026-11-30."""
     return as_measured(drawn("portraits", ZooConfig()))
 
 

@@ -38,7 +38,7 @@ class RefineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EndToEndConfig:
-    """Training of priors and VAE together, through the base model, while the VAE goes on holding the zoo."""
+    """Training of priors and VAE together, through the base model, while the VAE keeps reconstructing the LoRAs of the zoo."""
 
     through: RefineConfig = field(
         default_factory=lambda: RefineConfig(

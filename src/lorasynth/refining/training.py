@@ -97,7 +97,7 @@ def end_to_end(
     """Train diffusion priors and the VAE together through the base, in place.
 
     A zoo teaches a VAE the directions in which LoRAs vary. They need not be those in which a picture becomes a person's. Every
-    step gives each prior an equal share of new people, on `refine`'s loss. The VAE goes on holding the zoo:
+    step gives each prior an equal share of new people, on `refine`'s loss. The VAE keeps reconstructing the LoRAs of the zoo:
 
         loss = refine's + zoo_weight * VAE's own loss on LoRAs of the zoo (`zoo_loss`).
 
