@@ -53,12 +53,13 @@ def regauged(layout, vectors, seed=5):
     return layout.join(factors).to(vectors.dtype)
 
 
-def test_reference_of_large_zoo_is_that_of_runs_spread_over_it(monkeypatch):
+def test_reference_of_large_zoo_is_that_of_items_spread_over_it(monkeypatch):
     monkeypatch.setattr(reference, "REFERENCE_ITEMS", 6)
     vectors, _ = zoo(LAYOUTS[3], n=24)
     large = Canonicalizer.fit(vectors, LAYOUTS[3], chunk=2)
-    spread = torch.cat([vectors[start : start + 2] for start in (0, 8, 16)])
-    assert torch.equal(large.reference, Canonicalizer.fit(spread, LAYOUTS[3], chunk=2).reference)
+    assert torch.equal(large.reference, Canonicalizer.fit(vectors[::4], LAYOUTS[3], chunk=2).reference)
+    # How many are handled at once changes rounding alone.
+    torch.testing.assert_close(large.reference, Canonicalizer.fit(vectors, LAYOUTS[3], chunk=5).reference)
     # Mean and scale are of all items.
     x = large.apply(vectors)
     torch.testing.assert_close(x.mean(0), torch.zeros(x.shape[1]), rtol=0, atol=1e-5)

@@ -133,7 +133,28 @@ def test_item_that_the_anchor_does_not_span_is_named():
     anchor = A[0].clone()
     anchor[1] = anchor[0]
     with pytest.raises(ZooError, match=r"item 5: its lora_A does not span .* use gauge='procrustes'"):
-        anchor_to(A, B, anchor, first_item=5)
+        anchor_to(A, B, anchor, items=range(5, 5 + len(A)))
     A[1, 1] = A[1, 0]  # rows that depend on each other
     with pytest.raises(ZooError, match=r"item 1: .*got inf"):
         anchor_to(A, B, A[0])
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_row_space_that_the_anchor_does_not_see_is_refused(rank):
+    """Orthogonal to it but for rounding, whose own condition is small. At a cosine of 1e-3 the update is kept."""
+    A, B = pair(0, rank)
+    anchor = normal(1, rank, A.shape[2])
+    beside = torch.linalg.svd(anchor)[2][rank : 2 * rank]  # orthonormal rows of its null space
+    A[2] = beside
+    with pytest.raises(ZooError, match=r"item 2: its lora_A does not span"):
+        anchor_to(A, B, anchor)
+    A[2] = beside + 1e-3 * torch.linalg.svd(anchor)[2][:rank]
+    A_a, B_a = anchor_to(A, B, anchor)
+    torch.testing.assert_close(B_a @ A_a, B @ A, rtol=0, atol=1e-9)
+
+
+def test_factors_that_are_not_finite_are_named():
+    A, B = pair(0, 2)
+    B[1, 0, 0] = torch.nan
+    with pytest.raises(ZooError, match=r"NaN or infinity in items \[8\]"):
+        anchor_to(A, B, normal(1, 2, A.shape[2]), items=range(7, 7 + len(A)))

@@ -238,7 +238,7 @@ def test_items_that_are_not_finite_are_named(value):
     A, B = pair(0, 2, n=9)
     A[4, 1, 2], B[7, 0, 0] = value, -value
     with pytest.raises(ZooError, match=r"NaN or infinity in items \[14, 17\]"):
-        canonical_factors(A, B, first_item=10)
+        canonical_factors(A, B, items=range(10, 19))
 
 
 def test_sums_that_overflow_are_not_mistaken_for_infinity():

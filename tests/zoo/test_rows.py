@@ -161,6 +161,13 @@ def test_messages_name_the_item_by_its_number_in_the_zoo(zoo):
     view = form.view(Rows(lambda index: damaged[index], rows.shape, ""))
     with pytest.raises(ZooError, match=r"NaN or infinity in items \[303\]"):
         list(chunks(view))
+    backwards = Rows(lambda index: damaged[index], rows.shape, "").take(torch.arange(len(rows)).flip(0))
+    for read in (
+        lambda: Canonicalizer.fit(backwards, LAYOUT),
+        lambda: form.view(backwards)[torch.tensor([0, N - 1 - 303])],
+    ):
+        with pytest.raises(ZooError, match=r"NaN or infinity in items \[303\]"):
+            read()
 
 
 @pytest.fixture

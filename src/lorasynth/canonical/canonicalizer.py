@@ -16,7 +16,7 @@ from lorasynth.errors import LayoutError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.storage.files import write_tensors
 from lorasynth.storage.fingerprint import fingerprint
-from lorasynth.storage.rows import Rows, chunks, rows_at_once
+from lorasynth.storage.rows import Rows, chunks, numbers_of, rows_at_once
 from lorasynth.storage.schema import Misfit, dimensions, one_of
 from lorasynth.storage.tensorfile import TensorFile
 from lorasynth.storage.weights import packed_shapes, read_packed
@@ -118,10 +118,11 @@ class Canonicalizer:
         if reference is None:
             reference = generalised_procrustes(layout, vectors, chunk)
         # One pass: mean and squared deviations of what has been seen, merged chunk by chunk (Chan et al., 1983).
+        numbers = numbers_of(vectors)
         seen, mean = 0, torch.zeros(layout.num_parameters, dtype=torch.float64)
         squares = torch.zeros_like(mean)
         for part in chunks(vectors, chunk):
-            canonical = to_gauge(layout, part, gauge, reference, seen).double()
+            canonical = to_gauge(layout, part, gauge, reference, numbers[seen : seen + len(part)]).double()
             n, its_mean = len(canonical), canonical.mean(0)
             difference = its_mean - mean
             squares += canonical.sub_(its_mean).square_().sum(0) + difference.square() * (seen * n / (seen + n))
@@ -151,15 +152,12 @@ class Canonicalizer:
             mean=mean.to(dtype), scale=scale.to(dtype), active=active,
         )  # fmt: skip
 
-    def apply(
-        self, vectors: Float[Tensor, "N P"], chunk: int | None = None, *, first_item: int = 0
-    ) -> Float[Tensor, "N F"]:
+    def apply(self, vectors: Float[Tensor, "N P"], chunk: int | None = None) -> Float[Tensor, "N F"]:
         """LoRAs -> canonical scaled vectors.
 
         Args:
             vectors: LoRAs.
             chunk: items handled at once, which bounds the memory; see `chunks`.
-            first_item: the number of the first one in its zoo, for messages.
 
         Raises:
             ZooError: an item is not finite, or (anchored) its lora_A does not span the reference.
@@ -167,17 +165,20 @@ class Canonicalizer:
         """
         self._require_length(vectors)
         if len(vectors) <= (chunk or rows_at_once(vectors)):
-            return self._apply_at_once(vectors, first_item)
+            return self._apply_at_once(vectors)
         out, done = vectors.new_empty(len(vectors), self.num_features), 0
         for part in chunks(vectors, chunk):
-            out[done : done + len(part)] = self._apply_at_once(part, first_item + done)
+            out[done : done + len(part)] = self._apply_at_once(part, torch.arange(done, done + len(part)))
             done += len(part)
         return out
 
     def _apply_at_once(
-        self, vectors: Float[Tensor, "N P"], first_item: int, out: Float[Tensor, "N P"] | None = None
+        self,
+        vectors: Float[Tensor, "N P"],
+        items: Int[Tensor, " N"] | None = None,
+        out: Float[Tensor, "N P"] | None = None,
     ) -> Float[Tensor, "N F"]:
-        canonical = to_gauge(self.layout, vectors, self.gauge, self.reference, first_item, out)
+        canonical = to_gauge(self.layout, vectors, self.gauge, self.reference, items, out)
         canonical.sub_(self.mean).div_(self.scale)
         return canonical if self.active.all() else canonical[:, self.active]
 
@@ -191,11 +192,11 @@ class Canonicalizer:
         def read(index: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
             with exact_matmul():
                 x = vectors[index]
-                return self._apply_at_once(x, int(index[0]) if len(index) else 0, out=x)
+                return self._apply_at_once(x, vectors.numbers[index], out=x)
 
         self._require_length(vectors)
         digest = vectors.digest + fingerprint(self.reference, self.mean, self.scale, self.active)
-        return Rows(read, (len(vectors), self.num_features), digest)
+        return Rows(read, (len(vectors), self.num_features), digest, vectors.numbers)
 
     def _require_length(self, vectors: Tensor | Rows) -> None:
         if vectors.shape[1] != len(self.mean):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lorasynth.canonical.gauge import align_to, anchor_to
@@ -13,7 +13,7 @@ from lorasynth.canonical.svd import canonical_factors
 from lorasynth.errors import ZooError
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout
-from lorasynth.storage.rows import Rows, rows_at_once
+from lorasynth.storage.rows import Rows, numbers_of, rows_at_once
 
 Gauge = Literal["procrustes", "anchored"]
 MAX_ROUNDS = 20
@@ -24,7 +24,7 @@ REFERENCE_ITEMS = 4_096
 def generalised_procrustes(
     layout: Layout, vectors: Float[Tensor, "N P"] | Rows, chunk: int | None
 ) -> Float[Tensor, " P"]:
-    """The mean of the zoo, or of runs of items evenly spread over it, each item aligned with that mean.
+    """The mean of the zoo, or of items evenly spread over it, each item aligned with that mean.
 
     Args:
         layout: of the LoRAs.
@@ -34,20 +34,20 @@ def generalised_procrustes(
     Raises:
         ZooError: one of the items is not finite.
     """
-    size = chunk or rows_at_once(vectors)
+    size, numbers = chunk or rows_at_once(vectors), numbers_of(vectors)
     every = math.ceil(len(vectors) / REFERENCE_ITEMS)
-    places = [slice(start, start + size) for start in range(0, len(vectors), size * every)]
-    items = torch.cat([torch.arange(len(vectors))[place] for place in places])
+    chosen = torch.arange(0, len(vectors), every, device="cpu")
     # 1. Begin with the largest update.
-    norms2 = torch.cat([delta_W_norm2(layout, vectors[place].double()) for place in places])
-    largest = int(items[norms2.argmax()])
-    reference = _balanced(layout, vectors[largest : largest + 1], largest)[0].double()
+    norms2 = torch.cat([delta_W_norm2(layout, vectors[rows].double()) for rows in chosen.split(size)])
+    largest = chosen[int(norms2.argmax())][None]
+    reference = _balanced(layout, vectors[largest], numbers[largest])[0].double()
     # 2. Align all with the reference, take their mean as the next one, until it rests.
     for _ in range(MAX_ROUNDS):
         total = torch.zeros_like(reference)
-        for place in places:
-            total += to_gauge(layout, vectors[place], "procrustes", reference, place.start).sum(0, dtype=torch.float64)
-        before, reference = reference, total / len(items)
+        for rows in chosen.split(size):
+            part = to_gauge(layout, vectors[rows], "procrustes", reference, numbers[rows])
+            total += part.sum(0, dtype=torch.float64)
+        before, reference = reference, total / len(chosen)
         if (reference - before).norm() <= 1e-6 * before.norm():
             break
     return reference.to(vectors.dtype)
@@ -58,7 +58,7 @@ def to_gauge(
     vectors: Float[Tensor, "N P"],
     gauge: Gauge,
     reference: Float[Tensor, " P"],
-    first_item: int,
+    items: Int[Tensor, " N"] | None = None,
     out: Float[Tensor, "N P"] | None = None,
 ) -> Float[Tensor, "N P"]:
     """Each module's factors in the gauge that ``reference`` fixes.
@@ -68,7 +68,7 @@ def to_gauge(
         vectors: some LoRAs, in memory.
         gauge: which.
         reference: a LoRA that belongs to the zoo as a whole.
-        first_item: the number of the first one in its zoo, for messages.
+        items: their numbers in the zoo, for messages; by default 0 … N - 1.
         out: where they go, perhaps ``vectors`` itself; by default new memory.
 
     Raises:
@@ -78,15 +78,15 @@ def to_gauge(
 
     def change(name: str, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         if gauge == "anchored":
-            return anchor_to(A, B, goal[name][0], first_item=first_item)
-        return align_to(*canonical_factors(A, B, first_item=first_item)[:2], *goal[name])
+            return anchor_to(A, B, goal[name][0], items=items)
+        return align_to(*canonical_factors(A, B, items=items)[:2], *goal[name])
 
     return _each_module(layout, vectors, change, out)
 
 
-def _balanced(layout: Layout, vectors: Float[Tensor, "N P"], first_item: int) -> Float[Tensor, "N P"]:
+def _balanced(layout: Layout, vectors: Float[Tensor, "N P"], items: Int[Tensor, " N"]) -> Float[Tensor, "N P"]:
     """Each module's factors by their SVD."""
-    return _each_module(layout, vectors, lambda _, A, B: canonical_factors(A, B, first_item=first_item)[:2])
+    return _each_module(layout, vectors, lambda _, A, B: canonical_factors(A, B, items=items)[:2])
 
 
 def _each_module(

@@ -1,5 +1,7 @@
 """The singular value decomposition of B·A without ever forming B·A (Section 3.2)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -19,7 +21,9 @@ Reduced = tuple[Float[Tensor, "N K I"], Float[Tensor, "N O K"], Float[Tensor, "N
 """The same with ``K = min(R, I, O)`` directions: an update has no more."""
 
 
-def canonical_factors(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], *, first_item: int = 0) -> Balanced:
+def canonical_factors(
+    A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], *, items: Sequence[int] | Tensor | None = None
+) -> Balanced:
     """Balanced singular factors of each update: ``B A = U S Vh``, then ``B' = U sqrt(S)`` and ``A' = sqrt(S) Vh``.
 
     The update is (O, I) but has rank R, so all that needs decomposing is R x R: a closed form at rank 1, Gram matrices above, and
@@ -30,7 +34,7 @@ def canonical_factors(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R
     Args:
         A_NRI: lora_A of N adapters.
         B_NOR: lora_B of N adapters.
-        first_item: the number of the first one in its zoo, for messages.
+        items: their numbers in the zoo, for messages; by default 0 … N - 1.
 
     Returns:
         A' and B' in the dtype given, and the singular values in float64, largest first; all zero for a zero update.
@@ -43,10 +47,10 @@ def canonical_factors(A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R
     elif A_NRI.dtype != torch.float64:
         (A_c, B_c, S), exact = by_gram(A_NRI, B_NOR)
     else:
-        _require_finite(A_NRI, B_NOR, first_item)
+        require_finite(A_NRI, B_NOR, items)
         return by_qr(A_NRI, B_NOR)
     if not exact.all():
-        _require_finite(A_NRI, B_NOR, first_item)
+        require_finite(A_NRI, B_NOR, items)
         A_c[~exact], B_c[~exact], S[~exact] = by_qr(A_NRI[~exact], B_NOR[~exact])
     return A_c, B_c, S
 
@@ -125,13 +129,20 @@ def _moderate(norm: Tensor) -> Tensor:
     return (norm > 1e-15) & (norm < 1e15)
 
 
-def _require_finite(A_NRI: Tensor, B_NOR: Tensor, first_item: int) -> None:
+def require_finite(
+    A_NRI: Float[Tensor, "N R I"], B_NOR: Float[Tensor, "N O R"], items: Sequence[int] | Tensor | None = None
+) -> None:
+    """Refuse factors with NaN or infinity. Arguments as of `canonical_factors`.
+
+    Raises:
+        ZooError: an item is not finite.
+    """
     # A sum is finite only if all its terms are (or, rarely, overflows: then look closely).
     if torch.isfinite(A_NRI.sum()) and torch.isfinite(B_NOR.sum()):
         return
     finite = torch.isfinite(A_NRI).all(dim=(1, 2)) & torch.isfinite(B_NOR).all(dim=(1, 2))
     if not finite.all():
-        bad = [first_item + i for i in (~finite).nonzero().flatten().tolist()]
+        bad = [int(items[i]) if items is not None else i for i in (~finite).nonzero().flatten().tolist()]
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ZooError(
             f"expected finite LoRAs, got NaN or infinity in items {bad[:5]}{more}; leave them out of the zoo"

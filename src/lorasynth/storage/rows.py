@@ -20,15 +20,23 @@ class Rows:
 
     dtype = torch.float32
 
-    def __init__(self, read: Callable[[Int[Tensor, " B"]], Float[Tensor, "B F"]], shape: tuple[int, int], digest: str):
+    def __init__(
+        self,
+        read: Callable[[Int[Tensor, " B"]], Float[Tensor, "B F"]],
+        shape: tuple[int, int],
+        digest: str,
+        numbers: Int[Tensor, " N"] | None = None,
+    ):
         """Say where rows come from.
 
         Args:
             read: gives the rows of these numbers, which are on the CPU and may be none, in memory that is the caller's own.
             shape: N and F.
             digest: changes with what the rows hold, as `fingerprint` does.
+            numbers: of the rows in what they were taken from, for messages; by default 0 … N - 1.
         """
         self._read, self.shape, self.digest = read, shape, digest
+        self.numbers = torch.arange(shape[0], device="cpu") if numbers is None else numbers
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -42,7 +50,15 @@ class Rows:
     def take(self, rows: Int[Tensor, " n"]) -> "Rows":
         """Some of the rows, still to be read."""
         rows = rows.cpu()
-        return Rows(lambda index: self._read(rows[index]), (len(rows), self.shape[1]), self.digest + fingerprint(rows))
+        return Rows(
+            lambda index: self._read(rows[index]), (len(rows), self.shape[1]), self.digest + fingerprint(rows),
+            self.numbers[rows],
+        )  # fmt: skip
+
+
+def numbers_of(x: Float[Tensor, "N F"] | Rows) -> Int[Tensor, " N"]:
+    """The number of each row in what it was taken from, for messages. A tensor's rows are counted."""
+    return x.numbers if isinstance(x, Rows) else torch.arange(len(x), device="cpu")
 
 
 def rows_at_once(x: Float[Tensor, "N F"] | Rows) -> int:
