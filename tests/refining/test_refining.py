@@ -11,7 +11,7 @@ import torch
 
 from lorasynth.canonical import Canonicalizer
 from lorasynth.drawn.encoder import WorldEncoder
-from lorasynth.errors import UsageError
+from lorasynth.errors import CheckpointError, UsageError
 from lorasynth.prior import Denoiser, DiffusionPrior, RidgePrior
 from lorasynth.refining import (
     EndToEndConfig,
@@ -269,15 +269,55 @@ def test_end_to_end_a_larger_zoo_weight_holds_the_zoo_better(world, model, criti
 def test_critic_is_held_to_as_many_photos_as_the_settings_say(world, critic, count):
     """With one it is the photo whose caption the base is asked for: the first."""
     share = Share(torch.Generator().manual_seed(0))
-    _, photos = _people(DrawnSubjects(world), config(0, critic_photos=count, people_a_step=2), share)
+    settings, subjects = config(0, critic_photos=count, people_a_step=2), DrawnSubjects(world)
+    _, photos = _people(subjects, subjects.teachers(0, 50), settings, share)
     assert photos.latents.shape[:2] == (2, count)
-    judge = Judge(world.base, world.base.layout(1), critic, config(0, critic_photos=count))
+    judge = Judge(world.base, world.base.layout(1), critic, settings)
     seen = critic(photos.latents[0])
     person = torch.nn.functional.normalize(seen.mean(0), dim=0)
     one = photos.subjects([0])
     assert judge._identity_loss(photos.latents[:1, 0], one).item() == pytest.approx(
         1 - (seen[0] @ person).item(), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("states", ["photo", "drawn"])
+def test_loss_looks_where_the_masks_are_white(world, critic, states):
+    """Two masks that share out a picture: their losses have the mean of the loss without one."""
+    layout, photos = world.base.layout(1), world.photos(persons_of(Role.STOPPING, 2), 1)
+    judge = Judge(world.base, layout, critic, config(0, states=states, identity_weight=0.0, drawing_steps=2))
+    upper = torch.zeros(2, 1, 1, 8, 8)
+    upper[..., :4, :] = 1
+
+    def loss(masks):
+        shown, share = replace(photos, masks=masks), Share(torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return judge.loss(torch.zeros(2, layout.num_parameters), shown, share).item()
+
+    one, other, whole = loss(upper), loss(1 - upper), loss(None)
+    assert (one + other) / 2 == pytest.approx(whole, rel=1e-5)
+    assert abs(one - whole) > 0.005
+    assert loss(torch.ones_like(upper)) == pytest.approx(whole, rel=1e-5)
+
+
+class OfOtherPhotos(DrawnSubjects):
+    """The same people by another name, as a folder is in which photos were added."""
+
+    content = "other photos"
+
+
+def test_run_of_other_photos_is_not_gone_on_with(world, model, critic, tmp_path):
+    few = config(1, people_a_step=2, validation_people=2)
+    refine(DrawnSubjects(world), model, "adalora", critic, few, run_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="subjects: portraits -> other photos"):
+        refine(OfOtherPhotos(world), model, "adalora", critic, few, run_dir=tmp_path)
+
+
+def test_frozen_vae_of_a_file_gets_no_gradients(world, model, critic, tmp_path):
+    model.vae.save(tmp_path / "vae.safetensors")
+    model.vae = LoRAVAE.load(tmp_path / "vae.safetensors")
+    refine(DrawnSubjects(world), model, "adalora", critic, config(1, people_a_step=2, validation_people=2))
+    assert all(p.grad is None for p in model.vae.parameters())
 
 
 @pytest.mark.parametrize("states", ["photo", "drawn"])
@@ -360,7 +400,7 @@ def test_two_processes_follow_the_curve_of_one(world, model, critic, later_is_be
 def test_people_that_cannot_be_shared_equally_are_refused(world, model, critic):
     share = Share(torch.Generator().manual_seed(0), Processes(1, 3))
     with pytest.raises(UsageError, match="3 processes can share equally, got 4 items"):
-        _people(DrawnSubjects(world), config(1), share)
+        _people(DrawnSubjects(world), range(9), config(1), share)
 
 
 def test_what_is_not_a_diffusion_prior_is_refused(world, model, critic):

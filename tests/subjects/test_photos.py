@@ -106,9 +106,10 @@ def test_critic_sees_mirrored_photos_where_they_are_the_subjects(photo, alike, s
     def halves(pictures):
         return torch.nn.functional.normalize(pictures.mean((1, 2)).unflatten(1, (2, -1)).mean(2), dim=1)
 
-    photos = torch.tensor([photo, (0.7, 0.3)]).repeat_interleave(4, 1)[None, :, None, None].expand(3, 2, 3, 8, 8)
+    real, given = torch.tensor([photo, (0.7, 0.3)]).repeat_interleave(4, 1)[:, None, None].expand(2, 3, 8, 8)
     monkeypatch.setattr(subjects, "recogniser", lambda _: halves)
-    monkeypatch.setattr(subjects, "real", lambda people, count: photos[: len(people), :count])
+    monkeypatch.setattr(subjects, "real", lambda people, count: real.expand(len(people), count, 3, 8, 8))
+    monkeypatch.setattr(subjects, "given", lambda people, by: halves(given[None]).expand(len(people), 1, -1))
     assert mirrored_alike(subjects, [0, 1, 2]) is alike
 
 

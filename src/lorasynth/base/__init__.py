@@ -13,10 +13,10 @@ from lorasynth.base.base import Base, Prompts
 from lorasynth.base.photos import Photos, encode_captions, encode_photos
 from lorasynth.base.pipeline import PipelineBase
 from lorasynth.base.render import render
-from lorasynth.base.sampling import denoising_loss, sample
+from lorasynth.base.sampling import denoising_loss, masked_error, sample
 from lorasynth.base.schedule import Level, Schedule
 
 __all__ = [
     "Base", "Level", "Photos", "PipelineBase", "Prompts", "Schedule", "denoising_loss", "encode_captions", "encode_photos",
-    "render", "sample",
+    "masked_error", "render", "sample",
 ]  # fmt: skip

@@ -29,7 +29,14 @@ def denoising_loss(
     """
     schedule = base.schedule
     answer = base.predict(schedule.noisy(x, noise, level), level, prompts)
-    error = F.mse_loss(answer, schedule.target(x, noise, level), reduction="none")
+    return masked_error(answer, schedule.target(x, noise, level), mask)
+
+
+def masked_error(
+    answer: Float[Tensor, "B C h w"], wanted: Float[Tensor, "B C h w"], mask: Float[Tensor, "B 1 h w"] | None
+) -> Float[Tensor, " B"]:
+    """The mean squared error of each answer, over what the mask looks at: 1 where it does, 0 where not; None: everywhere."""
+    error = F.mse_loss(answer, wanted, reduction="none")
     if mask is None:
         return error.mean((1, 2, 3))
     return (error.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)

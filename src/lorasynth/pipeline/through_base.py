@@ -1,5 +1,6 @@
 """The stages that learn from pictures: priors and VAE trained through the base model."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -7,13 +8,14 @@ from typing import Any
 import torch
 
 from lorasynth.devices import begin_worker
+from lorasynth.errors import CheckpointError
 from lorasynth.pipeline.assembling import END_TO_END, put_together
 from lorasynth.pipeline.fitting import delta_W_errors, fit_baselines, latents_of
 from lorasynth.pipeline.workspace import Workspace, silent
 from lorasynth.refining import end_to_end, latent_net, refine, train_critic
-from lorasynth.storage.files import tensor_shapes, write_json, write_tensors
+from lorasynth.storage.files import read_tensors, write_json, write_tensors
 from lorasynth.storage.outputs import make_folder
-from lorasynth.training import SINGLE_PROCESS
+from lorasynth.training import SINGLE_PROCESS, config_record
 from lorasynth.workers.helpers import process_pool
 from lorasynth.workers.main_guard import require_main_guard
 from lorasynth.worlds.recogniser import LatentNet
@@ -27,13 +29,22 @@ def critic_stage(work: Workspace) -> LatentNet:
 
     Raises:
         UsageError: there are no pictures.
+        CheckpointError: the critic that is there is of other photos or settings. One of before, which does not say, is taken.
     """
-    path, subjects = work.folder / "critic.safetensors", work.require_subjects()
+    path, subjects, config = work.folder / "critic.safetensors", work.require_subjects(), work.recipe.refine
+    settings = {"critic": config_record(config.critic), "people": config.critic_people, "noise": config.critic_noise}
+    of = {"subjects": subjects.content, "settings": json.dumps(settings, sort_keys=True)}
     if work.processes.is_main and not path.exists():
         make_folder(work.folder)
-        write_tensors(path, train_critic(subjects, work.recipe.refine).state_dict())
+        write_tensors(path, train_critic(subjects, config).state_dict(), of)
     work.processes.wait()
-    embedding_dim, _ = tensor_shapes(path)["head.weight"]
+    tensors, said = read_tensors(path)
+    for name, value in of.items():
+        if said.get(name, value) != value:
+            raise CheckpointError(
+                f"{path}: expected {name} {value}, got {said[name]}; remove the file to train another critic"
+            )
+    embedding_dim, _ = tensors["head.weight"].shape
     return load_recogniser(latent_net(subjects.base, embedding_dim), path)
 
 

@@ -86,9 +86,11 @@ def distil(subjects: Subjects, config: RefineConfig) -> LatentNet:
 @torch.no_grad()
 def mirrored_alike(subjects: Subjects, people: list[int]) -> bool:
     """Whether a photo, for the encoder, is nearer to itself mirrored than to another of its subject: of faces, not of letters."""
-    recognise = subjects.recogniser(SIMILARITY)
-    one, other = subjects.real(people[:_MIRRORED], 2).unbind(1)
-    mirrored, other, one = (F.normalize(recognise(x), dim=1) for x in (one.flip(-1), other, one))
+    recognise, people = subjects.recogniser(SIMILARITY), people[:_MIRRORED]
+    photo = subjects.real(people, 1)[:, 0]
+    one, mirrored = (F.normalize(recognise(x), dim=1) for x in (photo, photo.flip(-1)))
+    # Of a subject with three photos one is fitted and one is given, so the two are never the same.
+    other = F.normalize(subjects.given(people, by=SIMILARITY)[:, 0], dim=1)
     return bool((mirrored * one).sum() >= (other * one).sum())
 
 

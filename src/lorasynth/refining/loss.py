@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lorasynth.base import Base, Photos
+from lorasynth.base import Base, Photos, masked_error
 from lorasynth.lora.bank import attached
 from lorasynth.lora.layout import Layout
 from lorasynth.refining.config import RefineConfig
@@ -48,7 +48,7 @@ class Judge:
             answer = base.predict(x_t, level, prompts)
         clean, _ = schedule.read(x_t, answer, level)
         wanted = schedule.target(x, noise, level)
-        return F.mse_loss(answer, wanted) + config.identity_weight * self._identity_loss(clean, photos)
+        return _photo_error(answer, wanted, photos) + config.identity_weight * self._identity_loss(clean, photos)
 
     def drawing_loss(self, vectors: Float[Tensor, "N P"], photos: Photos, share: Share) -> Float[Tensor, ""]:
         """The base's loss as in `photo_loss`, at all noise levels, and the identity loss of a prediction while it draws.
@@ -75,7 +75,7 @@ class Judge:
         # 4. Hold the one against the person, the other against the photo.
         clean, _ = schedule.read(drawn, of_drawn, drawn_at)
         wanted = schedule.target(x, noise, level)
-        return F.mse_loss(of_photo, wanted) + config.identity_weight * self._identity_loss(clean, photos)
+        return _photo_error(of_photo, wanted, photos) + config.identity_weight * self._identity_loss(clean, photos)
 
     def _identity_loss(self, predicted: Float[Tensor, "N C h w"], photos: Photos) -> Float[Tensor, ""]:
         """1 - cosine, by the critic, of predicted latents to the mean of each person's photos.
@@ -86,3 +86,11 @@ class Judge:
             seen = self.critic(photos.latents.flatten(0, 1)).unflatten(0, photos.latents.shape[:2])
             person = F.normalize(seen.mean(1), dim=1)
         return 1 - (self.critic(predicted) * person).sum(1).mean()
+
+
+def _photo_error(
+    answer: Float[Tensor, "N C h w"], wanted: Float[Tensor, "N C h w"], photos: Photos
+) -> Float[Tensor, ""]:
+    """The mean squared error of answers about each person's first photo, where its mask looks."""
+    mask = None if photos.masks is None else photos.masks[:, 0]
+    return masked_error(answer, wanted, mask).mean()

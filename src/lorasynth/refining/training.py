@@ -18,6 +18,7 @@ from lorasynth.refining.config import EndToEndConfig, RefineConfig
 from lorasynth.refining.loss import Judge
 from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.storage.rows import Rows
+from lorasynth.storage.settings import Settings
 from lorasynth.subjects import Subjects
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.training import SINGLE_PROCESS, Processes, Share, config_record, step_generator, train
@@ -62,6 +63,7 @@ def refine(
     held = subjects.people(Role.STOPPING, config.validation_people)
     held_embedding = subjects.given(held)[:, 0]
     held_photos = subjects.shown(held, config.critic_photos)
+    pool = subjects.teachers(config.first_person, config.people)
     judge = Judge(subjects.base, model.canonicalizer.layout, critic, config)
 
     def validate() -> float:
@@ -71,14 +73,15 @@ def refine(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         share = Share(generator, processes)
-        embedding, photos = _people(subjects, config, share)
+        embedding, photos = _people(subjects, pool, config, share)
         return judge.loss(_vectors(model, [name], embedding, config, processes), photos, share)
 
     priors = _diffusion_priors(model, [name])
     frozen = [model.vae, critic, subjects.base.denoiser]
     before, metrics = _train(
-        priors, frozen, loss_of, validate, config, config_record(config), f"refine {name}", run_dir, processes
-    )
+        priors, frozen, loss_of, validate, config, config_record(config) | _taught_by(subjects, pool), f"refine {name}",
+        run_dir, processes,
+    )  # fmt: skip
     model.settings[name] = _settings(config)
     return {"loss_before": before, "loss_after": metrics["best_validation"]} | _how_long(metrics)
 
@@ -124,7 +127,7 @@ def end_to_end(
     through = config.through
     held = subjects.people(Role.STOPPING, through.validation_people)
     held_embedding = subjects.given(held)[:, 0]
-    centroids = subjects.centroids(held)
+    centroids, pool = subjects.centroids(held), subjects.teachers(through.first_person, through.people)
     judge = Judge(subjects.base, model.canonicalizer.layout, critic, through)
 
     def validate() -> float:
@@ -133,7 +136,7 @@ def end_to_end(
 
     def loss_of(generator: torch.Generator) -> Tensor:
         share = Share(generator, processes)
-        embedding, photos = _people(subjects, through, share)
+        embedding, photos = _people(subjects, pool, through, share)
         loss = judge.loss(_vectors(model, names, embedding, through, processes), photos, share)
         (rows,) = share.rows(torch.randint(len(zoo), (config.zoo_batch,), generator=generator))
         return loss + config.zoo_weight * zoo_loss(model.vae, zoo[rows], config.kl_weight, share)
@@ -141,7 +144,8 @@ def end_to_end(
     learned = _diffusion_priors(model, names)
     learned["vae"] = model.vae
     frozen = [critic, subjects.base.denoiser]
-    record = config_record(config) | {"zoo": zoo.digest if isinstance(zoo, Rows) else fingerprint(zoo)}
+    of_zoo = {"zoo": zoo.digest if isinstance(zoo, Rows) else fingerprint(zoo)}
+    record = config_record(config) | of_zoo | _taught_by(subjects, pool)
     before, metrics = _train(learned, frozen, loss_of, validate, through, record, "end to end", run_dir, processes)
     model.vae.orthonormalize()
     for name in names:
@@ -170,6 +174,8 @@ def _train(
     processes: Processes,
 ) -> tuple[float, dict[str, float]]:
     """Validation before, and the loop's figures after."""
+    for part in frozen:
+        part.requires_grad_(False)
     learned.requires_grad_(True)  # the priors' centres too
     for module in learned.modules():
         if isinstance(module, nn.Dropout):
@@ -187,9 +193,16 @@ def _train(
     return before, metrics
 
 
-def _people(subjects: Subjects, config: RefineConfig, share: Share) -> tuple[Float[Tensor, "N D"], Photos]:
-    """People drawn anew, of a batch this process's: the embedding of a photo of each, and other photos."""
-    pool = subjects.teachers(config.first_person, config.people)
+def _taught_by(subjects: Subjects, pool: Sequence[int]) -> Settings:
+    """Whose photos teach, for the record of a run. Runs of before, which do not say, go on."""
+    said = {"subjects": subjects.content, "teachers": len(pool)}
+    return Settings(said, said)
+
+
+def _people(
+    subjects: Subjects, pool: Sequence[int], config: RefineConfig, share: Share
+) -> tuple[Float[Tensor, "N D"], Photos]:
+    """People drawn anew from the pool, of a batch this process's: the embedding of a photo of each, and other photos."""
     whole = torch.randint(len(pool), (config.people_a_step,), generator=share.generator)
     given, shown = torch.randint(config.photos, (2,), generator=share.generator).tolist()
     people = [pool[i] for i in share.rows(whole)[0].tolist()]
