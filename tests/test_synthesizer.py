@@ -363,3 +363,23 @@ def test_configuration_that_cannot_be_is_said_so(real, tmp_path, change, message
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=message):
         Synthesizer.from_pretrained(tmp_path / "model", encoder="portraits")
+
+
+def test_setting_of_a_sampler_is_refused_where_there_is_none(model, photo):
+    with pytest.raises(UsageError, match="expected no guidance_scale, temperature for 'ridge', which has no sampler"):
+        model(photo, prior="ridge", temperature=1.0, guidance_scale=2.0, scale=1.0)
+    assert model(photo, prior="ridge", scale=1.0).vector.isfinite().all()
+
+
+def test_file_says_what_prompts_call_the_subject(tmp_path):
+    encoder = open_encoder("portraits")
+    usual = real_synthesizer(encoder.record)
+    assert usual.from_embedding(torch.ones(512)).metadata["modelspec.trigger_phrase"] == "sks person"
+    usual.record["subject"] = "sks dog"
+    usual.save_pretrained(tmp_path / "model")
+    dogs = Synthesizer.from_pretrained(tmp_path / "model", encoder=encoder)
+    assert dogs.from_embedding(torch.ones(512)).metadata["modelspec.trigger_phrase"] == "sks dog"
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"subject": 3}))
+    with pytest.raises(ModelError, match="subject"):
+        Synthesizer.from_pretrained(tmp_path / "model", encoder=encoder)

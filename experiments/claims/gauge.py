@@ -69,12 +69,15 @@ def scrambled(layout: Layout, vectors: Float[Tensor, "N P"], seed: int) -> Float
 
     The same updates. Our zoo's LoRAs share one frozen lora_A; of LoRAs that others trained, each has its own.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device="cpu").to(vectors.device)
 
     def scramble(A_NRI: Tensor, B_NOR: Tensor) -> Factors:
         n, rank = A_NRI.shape[:2]
-        Q, _ = torch.linalg.qr(torch.randn(n, rank, rank, generator=generator))
-        size = torch.exp(0.5 * torch.randn(n, 1, 1, generator=generator))
+        Q, _ = torch.linalg.qr(normal(n, rank, rank))
+        size = torch.exp(0.5 * normal(n, 1, 1))
         return Q.transpose(1, 2) @ A_NRI / size, B_NOR @ Q * size
 
     return each_module(layout, vectors, scramble)

@@ -61,6 +61,7 @@ _CONFIG = record(
         "priors": table(NAME, one_of("diffusion", "baseline"), most=64),
         "settings": table(NAME, record(optional=SETTINGS), most=64), "picture_size": whole(1, 1 << 16),
     },
+    optional={"subject": LINE},
     rest=ANYTHING,
 )  # fmt: skip
 _PRIORS: dict[str, type[DiffusionPrior] | type[Baseline]] = {"diffusion": DiffusionPrior, "baseline": Baseline}

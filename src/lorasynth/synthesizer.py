@@ -18,6 +18,7 @@ from lorasynth.errors import UsageError
 from lorasynth.lora.factors import LoRA
 from lorasynth.model_folder import SETTINGS, how_to_give, read_synthesizer
 from lorasynth.pretrained import Pretrained
+from lorasynth.prior.baselines import Baseline
 from lorasynth.storage.schema import Misfit, fit, record
 from lorasynth.teaching import shortcoming_of_model
 from lorasynth.version import __version__
@@ -113,12 +114,17 @@ class Synthesizer(Pretrained):
             "modelspec.architecture": f"{_ARCHITECTURES.get(layout.base, layout.base)}/lora",
             "modelspec.implementation": "diffusers",
             "modelspec.title": "Synthesised LoRA",
-            "modelspec.trigger_phrase": get_domain(self.base).subject if self.base in WORLDS else _PERSON,
+            "modelspec.trigger_phrase": self.subject,
             "modelspec.resolution": f"{self.picture_size}x{self.picture_size}",
         }
         if self.base != layout.base:
             metadata["lorasynth.base_model"] = self.base
         return LoRA(layout, vector, metadata)
+
+    @property
+    def subject(self) -> str:
+        """What prompts call the subject: the world's, or that of the photographs' instance prompt."""
+        return get_domain(self.base).subject if self.base in WORLDS else self.record.get("subject", _PERSON)
 
     @property
     def shortcoming(self) -> str:
@@ -160,7 +166,7 @@ class Synthesizer(Pretrained):
         finds plausible on average is smaller than any LoRA, and this restores the size. Other settings are the sampler's.
 
         Raises:
-            UsageError: no such prior, or a value out of range.
+            UsageError: no such prior, a value out of range, or a sampler's setting for a prior that has none.
         """
         name = self.default_prior if prior is None else prior
         if name not in self.priors:
@@ -172,6 +178,8 @@ class Synthesizer(Pretrained):
             fit(record(optional=SETTINGS), plain)
         except Misfit as error:
             raise UsageError(f"{error}") from None
+        if isinstance(self.priors[name], Baseline) and (idle := sorted(plain.keys() - {"scale"})):
+            raise UsageError(f"expected no {', '.join(idle)} for {name!r}, which has no sampler; leave it out")
         chosen: dict[str, Any] = {**self.settings.get(name, {}), **plain}
         scale = chosen.pop("scale", 1.0)
         # Sample a latent (Section 3.4); decode it (3.3); undo scale and gauge (3.2).

@@ -199,6 +199,15 @@ def test_page_holds_each_claim_with_figure_verdict_and_file(go, tmp_path):
     assert {"a", "b"} <= {element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")}
 
 
+@pytest.mark.parametrize("other", [{"people": 3}, {"recipe": "portraits"}])
+def test_results_of_other_people_or_recipes_are_not_replaced(go, tmp_path, other):
+    go(toy())
+    before = (tmp_path / "toy.jsonl").read_bytes()
+    with pytest.raises(UsageError, match=r"expected no result yet or one of recipe .* choose another --out"):
+        go(toy(), **other)
+    assert (tmp_path / "toy.jsonl").read_bytes() == before
+
+
 def test_page_commands_as_many_seeds_as_it_has(go, tmp_path):
     go(toy())
     results = tmp_path / "toy.jsonl"

@@ -93,3 +93,10 @@ def test_times_is_held_against_the_ratio():
     assert times("s", "b", "a", 1.5).judge(twice).word == "confirmed"
     assert times("s", "b", "a", 2.5).judge(twice).word == "refuted"
     assert "above 1.5" in times("s", "b", "a", 1.5).words
+
+
+def test_interval_is_drawn_on_the_cpu_whatever_the_default_device():
+    pair = results(0)
+    with torch.device("meta"):
+        assert difference(pair, "b", "a", "s") == difference(pair, "b", "a", "s")
+    assert mean(pair, "a", "s").mean == pytest.approx(np.mean([run["s"] for run in pair["a"]]))

@@ -5,7 +5,14 @@ import torch
 
 from lorasynth.errors import ModelError
 from lorasynth.pipeline import tuning
-from lorasynth.pipeline.choosing import LESS_OBEDIENT, SAMPLERS, choose_default, choose_settings, tolerance
+from lorasynth.pipeline.choosing import (
+    LESS_OBEDIENT,
+    SAMPLERS,
+    choose_default,
+    choose_settings,
+    format_settings,
+    tolerance,
+)
 from lorasynth.prior import Denoiser, DiffusionPrior, KernelPrior, MeanPrior, RidgePrior
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer
@@ -22,8 +29,11 @@ def test_scale_then_sampler_are_chosen_and_all_tries_told():
     model = Synthesizer.__new__(Synthesizer)  # with nothing but what settings are chosen for
     model.priors, model.settings = priors, {"mean": {"scale": 7}}
 
+    asked = []
+
     def score(name, settings):
         """Best at scale 2; of samplers, at temperature 0.5, which is not the one that scales are tried with."""
+        asked.append((name, format_settings(settings)))
         return -abs(settings["scale"] - 2) - abs(settings.get("temperature", 0.5) - 0.5)
 
     tried = choose_settings(model, (1.0, 2.0, 3.0), score)
@@ -32,7 +42,8 @@ def test_scale_then_sampler_are_chosen_and_all_tries_told():
         "ridge": {"scale": 2.0}, "mean": {"scale": 7},
     }  # fmt: skip
     assert tried["ridge"] == {"scale=1": -1.0, "scale=2": 0.0, "scale=3": -1.0}
-    assert len(tried["a"]) == 3 + len(SAMPLERS) - 1  # the sampler that scales were tried with is tried once more
+    assert len(tried["a"]) == 3 + len(SAMPLERS) - 1  # one of them is the sampler that scales were tried with
+    assert len(set(asked)) == len(asked)  # pictures are drawn once
     assert tried["a"]["scale=2 temperature=0.5 guidance_scale=1 num_inference_steps=8"] == 0.0
     assert "mean" not in tried
 

@@ -19,7 +19,7 @@ def test_critic_of_other_settings_or_photos_is_refused(tmp_path):
     made = critic_stage(work).state_dict()
     assert all(torch.equal(made[name], tensor) for name, tensor in critic_stage(work).state_dict().items())
     quieter = replace(recipe, refine=replace(recipe.refine, critic_noise=0.1))
-    with pytest.raises(CheckpointError, match="expected settings .* remove the file to train another critic"):
+    with pytest.raises(CheckpointError, match=r"expected settings .* remove the file to train another critic"):
         critic_stage(Workspace(recipe=quieter, folder=tmp_path, report=lambda _: None))
     path = tmp_path / "critic.safetensors"
     tensors, said = read_tensors(path)

@@ -39,6 +39,11 @@ def test_what_stages_wrote_is_read_back(folder):
     assert read(folder) == {"vae": VAE, "priors": PRIORS, "refined": refined, "end_to_end": LAST}
 
 
+def test_prior_around_zero_has_no_figure_of_ridge(folder):
+    (folder / "priors.json").write_text(json.dumps({"adalora": {"explained": 0.5}}))
+    assert read(folder)["priors"] == {"adalora": {"explained": 0.5}}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_figures_end_in_a_model_error(folder, name):
     for text in HOSTILE:

@@ -119,6 +119,7 @@ def test_stages_one_by_one_end_in_a_synthesizer(people, trained):
         run("train", stage, "sd15_tiny", "--zoo", trained / "zoo", *photos, "--out", trained / "fit")
     model = Synthesizer.from_pretrained(trained / "fit" / "synthesizer", encoder="portraits")
     assert model.base == str(trained / "base")
+    assert model.record["subject"] == "sks person"
     assert {path.stem for path in (trained / "fit" / "refined").glob("*.safetensors")} == {"adalora", "adanorm"}
 
 

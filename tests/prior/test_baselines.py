@@ -131,7 +131,7 @@ def test_regression_uses_every_photo_of_a_person():
 def test_baseline_answers_like_a_prior_the_same_for_every_seed(name):
     made, e = one_of_each()[name], data(1)[0][:4]
     assert isinstance(made, BASELINES[name])
-    got = made.predict(e, seed=1, guidance_scale=2.0, num_inference_steps=5, temperature=0.5)
+    got = made.predict(e, seed=1)
     assert got.shape == (4, Z)
     assert not got.requires_grad
     assert torch.equal(got, made.predict(e, seed=2))

@@ -101,6 +101,12 @@ def test_recipe_of_a_real_base_is_whole(name):
     layout = Layout.preset(recipe.layout)
     recipe.check_layout(layout)
     recipe.check_layout(Layout.preset(recipe.layout, rank=4))
+    first, *others = layout.modules
+    recipe.check_layout(replace(layout, modules=(replace(first, rank=8), *others)))
+    with pytest.raises(ZooError, match=f"{first.name} is missing"):
+        recipe.check_layout(replace(layout, modules=tuple(others)))
+    with pytest.raises(UsageError, match="expected priors of different conditioning"):
+        replace(recipe, priors=recipe.priors[:1] * 2)
     assert recipe.vae.latent_dim <= recipe.vae.num_components
     # Directions within modules: room for one of each number of a module at least.
     assert recipe.vae.local_numbers >= layout.num_parameters

@@ -31,3 +31,9 @@ def test_small_tensors_are_half_precision_and_counts_whole():
     packed = pack({"w": torch.tensor([1 / 3]), "n": torch.tensor(3)})
     assert packed["w"].dtype == torch.float16
     assert packed["n"].dtype == torch.int64
+
+
+def test_what_half_precision_cannot_hold_keeps_its_numbers():
+    packed = pack({"large": torch.tensor([1e5, 3.0]), "small": torch.ones(2)})
+    assert [packed[name].dtype for name in ("large", "small")] == [torch.float32, torch.float16]
+    assert unpack(packed)["large"].tolist() == [1e5, 3.0]

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from lorasynth.errors import CheckpointError, ModelError
+from lorasynth.refining import EndToEndConfig, RefineConfig
 from lorasynth.storage.files import write_tensors
 from lorasynth.storage.settings import config_difference, config_record
+from lorasynth.training import LoopConfig
 from lorasynth.training.checkpoint import (
     SCHEMA,
     Checkpoint,
@@ -253,6 +256,13 @@ def test_tuple_is_the_list_that_json_makes_of_it(tmp_path):
 
 def test_differences_are_found_at_any_depth():
     assert config_difference(CONFIG, CONFIG) == []
+    # How often it is written down decides nothing, at any depth, and records of before have it.
+    often, rarely = (
+        EndToEndConfig(through=RefineConfig(loop=LoopConfig(steps=1, checkpoint_every_s=s))) for s in (1.0, 600.0)
+    )
+    assert config_record(often) == config_record(rarely)
+    assert "checkpoint_every_s" not in json.dumps(config_record(often))
+    assert config_difference(asdict(often), config_record(rarely)) == []
     assert config_difference({"a": {"b": {"c": 1}}}, {"a": {"b": {"c": 2}}}) == ["a.b.c: 1 -> 2"]
     assert config_difference({"a": {"b": 1}}, {"a": 3}) == ["a: {'b': 1} -> 3"]
 

@@ -92,6 +92,28 @@ def test_strength_multiplies_the_deviation_from_the_start(tiny):
     torch.testing.assert_close(strong, 1.4 * plain, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "average_from"), [(1, 0.5), (3, 0.9)])
+def test_strength_counts_however_few_the_steps(tiny, steps, average_from):
+    base, layout, photos = tiny
+    init, few = random_init(layout, 0), AdaptConfig(steps=steps, batch_size=2, average_from=average_from)
+    made = [adapt(base, layout, init, photos, replace(few, strength=strength)) - init for strength in (1.0, 3.0)]
+    assert made[0].abs().max() > 0
+    torch.testing.assert_close(made[1], 3 * made[0], rtol=1e-4, atol=1e-6)
+
+
+def test_pilot_of_few_steps_reports_their_mean_loss(tiny, monkeypatch):
+    def adapt(base, layout, init, photos, config, *, at_once, on_step):
+        for step in range(config.steps):
+            on_step(step, 1.0 + step)
+        return init.expand(2, -1)
+
+    monkeypatch.setattr("lorasynth.zoo.initialisation.adapt", adapt)
+    base, layout, photos = tiny
+    said, config = [], ZooConfig(pilot_rounds=1, pilot=AdaptConfig(steps=4))
+    learn_init(base, layout, lambda _: photos, config, report=said.append)
+    assert said == ["pilot round 1: loss 2.5000 -> 2.5000"]
+
+
 @pytest.mark.slow
 def test_training_lowers_the_loss_on_noise_it_has_not_seen(tiny):
     base, layout, photos = tiny

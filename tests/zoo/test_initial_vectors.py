@@ -77,6 +77,16 @@ def test_prior_predicts_from_a_persons_mean_embedding():
     assert (starts[0] - starts[1]).abs().max() > 1e-3
 
 
+def test_start_of_a_person_does_not_depend_on_the_bank(tmp_path):
+    """Of a model whose own settings ask for noise, which is another one in each row of a batch."""
+    model = Synthesizer.from_pretrained()
+    model.settings["adalora"] = {"temperature": 1.0, "num_inference_steps": 2}
+    model.save_pretrained(tmp_path / "noisy")
+    layout, embeddings = model.canonicalizer.layout, torch.randn(3, 2, 1024, generator=torch.Generator().manual_seed(0))
+    predict, init = predictor("adalora", str(tmp_path / "noisy"), layout), model.canonicalizer.mean
+    torch.testing.assert_close(predict(init, embeddings)[2:], predict(init, embeddings[2:]), rtol=1e-4, atol=1e-6)
+
+
 def test_unknown_prior_and_another_layout_are_refused(tiny):
     with pytest.raises(UsageError, match=r"or a prior among .*'ridge'.*got 'oracle'"):
         predictor("oracle", "portraits128", tiny[1])

@@ -93,7 +93,7 @@ class ExperimentContext:
         """
         if count > len(self.train):
             raise ZooError(f"{self.zoo.folder}: expected at least {count} training people, got {len(self.train)}")
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self.train), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         return replace(self, train=self.train[order[:count]])
 
     @cached_property

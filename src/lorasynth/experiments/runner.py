@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from lorasynth.devices import begin_worker
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.experiments.context import ExperimentContext, zoo_fingerprint
 from lorasynth.experiments.experiment import Config, Experiment
@@ -62,13 +63,15 @@ def run(
         report: gets a line a cell.
 
     Raises:
-        UsageError: a seed was begun on another zoo, or a figure is not finite.
+        UsageError: a seed was begun on another zoo, results there are of another recipe or number of people, or a figure is not
+            finite.
         ZooError: the zoo cannot be used.
     """
     if workers > 1:
         require_main_guard()
     tasks = planned(experiment, out, recipe=recipe, people=people, seeds=seeds)
     todo = [task for task in tasks if task.found is None]
+    _require_same_size(todo)
     fingerprint = zoo_fingerprint(zoo)
     _require_one_zoo_a_seed(tasks, {task.record["seed"] for task in todo}, fingerprint)
     of = {"fingerprint": fingerprint, "loras": len(zoo), "layout": zoo.layout.hash}
@@ -78,7 +81,7 @@ def run(
         for pair in arguments:
             report(_work(pair))
     else:
-        with process_pool(workers, torch.set_num_threads, 1) as pool:
+        with process_pool(workers, begin_worker, str(torch.get_default_device())) as pool:
             for task in as_completed([pool.submit(_work, pair) for pair in arguments]):
                 report(task.result())
     written = results_file(experiment, out).read()
@@ -109,6 +112,23 @@ def planned(
 def results_file(experiment: Experiment, out: Path) -> ResultsFile:
     """Where an experiment's results are."""
     return ResultsFile(out / f"{experiment.name}.jsonl")
+
+
+def _require_same_size(todo: list[Task]) -> None:
+    """Refuse to replace a result of a cell as it is today, but of another recipe or number of people.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for task in todo:
+        there = task.results.read().get((task.record["cell"], task.record["seed"]))
+        if there is None or there["config"] != task.record["config"]:
+            continue
+        was, asked = (f"recipe {r.get('recipe')} and {r.get('people')} people" for r in (there, task.record))
+        raise UsageError(
+            f"{task.results.path}: cell {task.record['cell']!r}: expected no result yet or one of {asked}, got one of {was}; "
+            "choose another --out"
+        )
 
 
 def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str) -> None:

@@ -45,7 +45,7 @@ def scores(results: Results, cell: str, figure: str) -> Float[Tensor, "S N"]:
     if not runs or any(figure not in run for run in runs):
         raise UsageError(f"expected figure {figure!r} of cell {cell!r}, got none; run the experiment's cells")
     values = [run[figure] for run in runs]
-    return torch.tensor([v if isinstance(v, list) else [v] for v in values], dtype=torch.float64)
+    return torch.tensor([v if isinstance(v, list) else [v] for v in values], dtype=torch.float64, device="cpu")
 
 
 def mean(results: Results, cell: str, figure: str) -> Interval:
@@ -76,21 +76,21 @@ def bootstrap(statistic: Callable[[Float[Tensor, "K R"]], Tensor], *values: Floa
         statistic: of the means of each of R resamples.
         values: K tables of seeds by people; where shapes are the same, so are the draws.
     """
-    generator = torch.Generator()
+    generator = torch.Generator("cpu")
     resampled = []
     for table in values:
         generator.manual_seed(0)
-        seeds, people = (torch.randint(n, (RESAMPLES, n), generator=generator) for n in table.shape)
+        seeds, people = (torch.randint(n, (RESAMPLES, n), generator=generator, device="cpu") for n in table.shape)
         # The mean over a resample is that of weights that count how often each was drawn.
         by_seed, by_person = (_counts(rows, n) for rows, n in zip((seeds, people), table.shape, strict=True))
         resampled.append(torch.einsum("rs,sn,rn->r", by_seed, table, by_person))
     middle = statistic(torch.stack([table.mean()[None] for table in values]))
-    ends = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=torch.float64)
+    ends = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=torch.float64, device="cpu")
     low, high = statistic(torch.stack(resampled)).quantile(ends).tolist()
     return Interval(middle.item(), low, high)
 
 
 def _counts(rows: Tensor, n: int) -> Float[Tensor, "R n"]:
     """How often each of n was drawn, as parts of 1."""
-    counts = torch.zeros(len(rows), n, dtype=torch.float64)
+    counts = torch.zeros(len(rows), n, dtype=torch.float64, device="cpu")
     return counts.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64)) / rows.shape[1]

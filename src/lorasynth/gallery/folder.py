@@ -35,6 +35,12 @@ _PROMPTS = tuple(
 _SAME_SHAPE = 0.02  # that a mask's and its photo's proportions may differ by
 
 
+def subject_of(instance_prompt: str) -> str:
+    """What an instance prompt calls the subject: "sks person" of "a photo of sks person"."""
+    match = _HEAD.fullmatch(instance_prompt)
+    return match.group(1) if match else instance_prompt
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PhotoGallery:
     """Photos of subjects, as `list_photos` found them."""
@@ -98,9 +104,8 @@ class PhotoGallery:
 
     @property
     def subject(self) -> str:
-        """What the instance prompt calls the subject: "sks person" of "a photo of sks person"."""
-        match = _HEAD.fullmatch(self.instance_prompt)
-        return match.group(1) if match else self.instance_prompt
+        """What the instance prompt calls the subject."""
+        return subject_of(self.instance_prompt)
 
     @property
     def prompts(self) -> tuple[str, ...]:

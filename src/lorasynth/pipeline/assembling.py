@@ -12,6 +12,7 @@ from lorasynth.canonical import Canonicalizer
 from lorasynth.devices import begin_worker
 from lorasynth.evaluate.weights import errors_of
 from lorasynth.gallery import Role
+from lorasynth.gallery.folder import subject_of
 from lorasynth.pipeline.card import base_card, draw_gallery, synthesizer_card
 from lorasynth.pipeline.choosing import Settings, chosen_score, format_settings
 from lorasynth.pipeline.measured import END_TO_END, read_measured
@@ -80,7 +81,7 @@ def assemble(work: Workspace, workers: int = 1) -> Synthesizer:
     """
     model = put_together(work, "priors" if work.subjects is None else END_TO_END)
     drawn = isinstance(work.subjects, DrawnSubjects)
-    made_from, record = _made_from(work), {"fine_tuning": asdict(work.recipe.fine_tuning)}
+    made_from, record = _made_from(work), dict[str, Any](fine_tuning=asdict(work.recipe.fine_tuning))
     if work.subjects is not None:
         tuning = _tuned(work, model, workers)
         made_from |= {"settings_tried": tuning.tried, "obeyed": tuning.asked}
@@ -97,6 +98,8 @@ def assemble(work: Workspace, workers: int = 1) -> Synthesizer:
         made_from["validation"] = validation_errors(model, vectors, embedding, report=work.report)
         if said := shortcoming_of_model(made_from):
             work.report(said)
+    if (data := work.zoo.recipe.get("data")) and "instance_prompt" in data:
+        record["subject"] = subject_of(data["instance_prompt"])
     model.record = record | {"made_from": made_from}
     model.card = (synthesizer_card if drawn else base_card)(work.fitted, work.zoo, model, made_from)
     if isinstance(work.subjects, DrawnSubjects):

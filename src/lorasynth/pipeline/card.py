@@ -52,7 +52,7 @@ def base_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[str, An
     )
     data = ModelCardData(
         library_name="lorasynth", **licence_fields(zoo.items), **_base_fields(model.base), tags=TAGS,
-        instance_prompt="sks person",
+        instance_prompt=model.subject,
         pipeline_tag="text-to-image",
     )  # fmt: skip
     ranks = sorted({m.rank for m in zoo.layout.modules})
@@ -161,7 +161,8 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
     names = [config.conditioning for config in recipe.priors]
     head = "| prior | variance of held-out latents explained, zoo only | the same by ridge |"
     rule = "|---|---|---|"
-    rows = {n: f"| {n} | {priors[n]['explained']:.3f} | {priors[n]['ridge_explained']:.3f} |" for n in names}
+    by_ridge = {n: f"{priors[n]['ridge_explained']:.3f}" if "ridge_explained" in priors[n] else "–" for n in names}
+    rows = {n: f"| {n} | {priors[n]['explained']:.3f} | {by_ridge[n]} |" for n in names}
     apart = ""
     if recipe.refined_apart:
         head, rule = head + " loss before, after: on photos | on what it draws |", rule + "---|---|"
@@ -175,7 +176,7 @@ def synthesizer_card(recipe: Recipe, zoo: Zoo, model: Synthesizer, record: dict[
 """
     table = "\n".join([head, rule, *rows.values()])
     data = ModelCardData(
-        library_name="lorasynth", license="apache-2.0", tags=TAGS, instance_prompt="sks person", pipeline_tag="text-to-image"
+        library_name="lorasynth", license="apache-2.0", tags=TAGS, instance_prompt=model.subject, pipeline_tag="text-to-image"
     )  # fmt: skip
     return f"""{front_matter(data)}
 # lorasynth synthesizer: {recipe.name}

@@ -70,8 +70,11 @@ def choose_settings(
     tried: dict[str, dict[str, float]] = {}
 
     def best_of(name: str, options: list[Settings], usual: Settings) -> Settings:
-        scores = [score(name, option) for option in options]
-        tried.setdefault(name, {}).update(zip(map(format_settings, options), scores, strict=True))
+        known = tried.setdefault(name, {})
+        for option in options:
+            if (words := format_settings(option)) not in known:
+                known[words] = score(name, option)
+        scores = [known[format_settings(option)] for option in options]
         for option, got in zip(options, scores, strict=True):
             if not math.isfinite(got):
                 raise ModelError(

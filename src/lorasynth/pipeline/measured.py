@@ -19,7 +19,7 @@ def _figures(*names: str) -> Type:
 
 _ERRORS = ("delta_W_error", "delta_W_error_of_the_mean")
 _VAE = _figures(*_ERRORS, "active_units")
-_PRIOR = _figures("explained", "ridge_explained")
+_PRIOR = record({"explained": _NUMBER}, optional={"ridge_explained": _NUMBER}, rest=figures(1))
 _PHASES = record({phase: _figures("loss_before", "loss_after") for phase in ("photo", "drawn")})
 _END_TO_END: Final = _figures(*_ERRORS, "likeness_before", "likeness_after")
 

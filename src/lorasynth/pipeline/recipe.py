@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from lorasynth.canonical.canonicalizer import Gauge, Metric
-from lorasynth.errors import ZooError
+from lorasynth.errors import UsageError, ZooError
 from lorasynth.lora.layout import Layout
 from lorasynth.prior.training import PriorConfig
 from lorasynth.refining import EndToEndConfig, RefineConfig
@@ -54,6 +54,15 @@ class Recipe:
     tune_people: int = 24  # validation people that scales and sampler settings are chosen on, by pictures
     tune_loras: int = 256  # validation LoRAs for the same by the error of ΔW, where there are no pictures
     fine_tuning: AdaptConfig = FINE_TUNING
+
+    def __post_init__(self) -> None:
+        """Refuse two priors of one name.
+
+        Raises:
+            UsageError: two priors have one conditioning, which is what their files are called by.
+        """
+        if len(set(self.prior_names)) < len(self.priors):
+            raise UsageError(f"recipe {self.name!r}: expected priors of different conditioning, got {self.prior_names}")
 
     @property
     def world(self) -> str | None:
@@ -105,8 +114,7 @@ class Recipe:
                 f"expected a zoo of family {self.family!r} for recipe {self.name!r}, got one of {layout.base!r}; choose the "
                 "recipe of that family"
             )
-        expected = Layout.preset(self.layout, rank=layout.modules[0].rank) if self.layout else layout
-        if differences := expected.diff(layout):
+        if self.layout and (differences := Layout.preset(self.layout).diff(layout.of_rank(1))):
             raise ZooError(
                 f"expected a zoo of layout {self.layout!r} for recipe {self.name!r}, got one in which {differences[0]}; import "
                 f"it with --layout {self.layout}, or train the recipe 'imported', which takes any"

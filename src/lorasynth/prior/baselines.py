@@ -4,7 +4,7 @@ Each predicts a target (a latent, or coefficients of the VAE's stem) for an embe
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class Baseline(nn.Module):
     TENSORS: ClassVar[dict[str, str]]
     """Name -> shape of each tensor of its state: N people, D embedding, Z target."""
 
-    def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0, **_: Any) -> Float[Tensor, "B Z"]:
+    def predict(self, embedding: Float[Tensor, "B D"], *, seed: int = 0) -> Float[Tensor, "B Z"]:
         """The target of each row."""
         with torch.no_grad():
             return self(embedding)

@@ -1,5 +1,6 @@
 """The conditional diffusion prior on latents, v-prediction by default (Section 3.4)."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -113,15 +114,15 @@ class DiffusionPrior(nn.Module):
         # 1. Start from noise, at temperature 0 from the centre itself.
         x = temperature * noise_on_cpu(len(embedding), self.denoiser.latent_dim, seed=seed)
         nobody = torch.ones(len(x), dtype=torch.bool)
-        for t in self.schedule.timesteps(num_inference_steps):
-            rows = t.to(x.device).expand(len(x))
+        for t, before in pairwise([*self.schedule.timesteps(num_inference_steps).tolist(), -1]):
+            rows = torch.full((len(x),), t, device=x.device)
             # 2. Denoise, with guidance away from nobody.
             predicted = self.denoiser(x, rows, embedding)
             if guidance_scale != 1:
                 without = self.denoiser(x, rows, embedding, nobody)
                 predicted = without + guidance_scale * (predicted - without)
             # 3. DDIM step.
-            x = self.schedule.step(predicted, t, x, num_inference_steps)
+            x = self.schedule.step(predicted, t, before, x)
         # 4. Back from unit size around the centre.
         return self.centre(embedding) + x * self.spread
 

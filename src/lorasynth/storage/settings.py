@@ -28,11 +28,14 @@ class Settings(dict[str, Any]):
 
 def config_record(config: Any) -> Settings:
     """A configuration dataclass as JSON values, without what does not decide the outcome."""
-    record = json.loads(json.dumps(asdict(config)))
-    for part in (record, *(part for part in record.values() if isinstance(part, dict))):
-        for name in _TIMES:
-            part.pop(name, None)
-    return Settings(record, dict(_defaults(config)))
+    return Settings(_decisive(json.loads(json.dumps(asdict(config)))), dict(_defaults(config)))
+
+
+def _decisive(value: Any) -> Any:
+    """A record without what does not decide the outcome, at any depth."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _decisive(part) for name, part in value.items() if name not in _TIMES}
 
 
 def config_difference(old: Any, new: Any, key: str = "", defaults: Mapping[str, Any] | None = None) -> list[str]:
@@ -51,7 +54,7 @@ def config_difference(old: Any, new: Any, key: str = "", defaults: Mapping[str, 
     if not isinstance(old, dict) or not isinstance(new, dict):
         return [] if old == new else [f"{key}: {old} -> {new}"]
     lines: list[str] = []
-    for name in sorted(old.keys() | new.keys()):
+    for name in sorted((old.keys() | new.keys()) - set(_TIMES)):
         here = f"{key}.{name}" if key else name
         if name in old:
             lines += config_difference(old[name], new.get(name), here, defaults)

@@ -29,7 +29,7 @@ def pack(state: Mapping[str, Tensor], tables: Collection[str] = ()) -> dict[str,
             its variance.
 
     Returns:
-        Everything else in fp16. What `unpack` gives back packs to the same bytes.
+        Everything else in fp16, or in fp32 what fp16 cannot hold. What `unpack` gives back packs to the same bytes.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -39,8 +39,14 @@ def pack(state: Mapping[str, Tensor], tables: Collection[str] = ()) -> dict[str,
             packed[name] = (tensor / scale.clamp(min=1e-30)).round().clamp(-127, 127).to(torch.int8)
             packed[name + _SCALE] = scale
         else:
-            packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+            packed[name] = _half(tensor) if tensor.is_floating_point() else tensor
     return packed
+
+
+def _half(tensor: Tensor) -> Tensor:
+    """In fp16, unless a number is too large for it."""
+    half = tensor.half()
+    return half if half.isfinite().all() or not tensor.isfinite().all() else tensor.float()
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

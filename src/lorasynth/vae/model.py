@@ -95,7 +95,8 @@ class LoRAVAE(nn.Module):
         vae = cls(stem.rotated(turn.T), latent_dim, hidden_dim, dropout)
         with torch.no_grad():
             vae.size.copy_(std.square().mean().sqrt())
-            relative = (std / vae.size)[:latent_dim]
+            # A direction without variance, as of a LoRA that a zoo has twice, would be whitened without bound.
+            relative = (std / vae.size).clamp(min=1e-4)[:latent_dim]
             for linear, weight in ((vae.encoder.linear, 1 / relative), (vae.decoder.linear, relative)):
                 linear.weight.zero_()
                 linear.bias.zero_()

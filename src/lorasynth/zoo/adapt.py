@@ -82,7 +82,8 @@ def adapt(
         parameters, lr=0.0, betas=(config.beta1, config.beta2), eps=config.adam_epsilon, fused=True
     )
     begun = [p.detach().clone() for p in parameters]
-    average, averaged = None, 0
+    average, averaged = [p.clone() for p in begun], 0
+    begin = min(config.average_from * config.steps, config.steps - 1)  # the last step at least
     passes = [slice(i, i + (at_once or n)) for i in range(0, n, at_once or n)]
     with half_precision():
         for step in range(config.steps):
@@ -101,19 +102,14 @@ def adapt(
             # 3. One step of all LoRAs at once.
             optimizer.step()
             # 4. The mean of the weights over the last steps.
-            if step >= config.average_from * config.steps:
+            if step >= begin:
                 averaged += 1
-                now = [p.detach() for p in parameters]
-                if average is None:
-                    average = [p.clone() for p in now]
-                else:
-                    torch._foreach_lerp_(average, now, 1 / averaged)
+                torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 / averaged)
             if on_step is not None:
                 on_step(step, float(total) / n)
-    if average is not None:
-        with torch.no_grad():
-            for p, start, mean in zip(parameters, begun, average, strict=True):
-                p.copy_(start.lerp(mean, config.strength))
+    with torch.no_grad():
+        for p, start, mean in zip(parameters, begun, average, strict=True):
+            p.copy_(start.lerp(mean, config.strength))
     return bank.vectors()
 
 

@@ -5,6 +5,7 @@ docs/results/zoo-training.md.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,7 @@ def predictor(start: str, model: str, layout: Layout) -> InitialVectors:
     if start == MEAN:
         return lambda init, embeddings: init.expand(len(embeddings), -1)
     # NOTE: the one place where a stage looks ahead in the pipeline: what the last zoo taught helps to make the next.
+    from lorasynth.prior import DiffusionPrior
     from lorasynth.synthesizer import Synthesizer
 
     if not model and layout.base not in WORLDS:
@@ -53,9 +55,12 @@ def predictor(start: str, model: str, layout: Layout) -> InitialVectors:
     if differences := layout.diff(synthesizer.canonicalizer.layout):
         raise LayoutError(f"expected a synthesizer of the zoo's layout, got one in which {differences[0]}")
 
+    # Without noise, which would be another one for the same person in another bank.
+    sampler: dict[str, Any] = {"temperature": 0.0} if isinstance(synthesizer.priors[start], DiffusionPrior) else {}
+
     def predict(init: Float[Tensor, " P"], embeddings: Float[Tensor, "N J D"]) -> Float[Tensor, "N P"]:
         embedding = F.normalize(embeddings.mean(1), dim=1)
-        return with_lora_A(layout, synthesizer.synthesize(embedding, prior=start), init)
+        return with_lora_A(layout, synthesizer.synthesize(embedding, prior=start, **sampler), init)
 
     return predict
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import fmean
 
 import torch
 from jaxtyping import Float
@@ -38,7 +39,7 @@ def learn_init(
     the zoo then starts from it and from the pilot's mean, and trains lora_B only: all LoRAs share one row space, the gauge is
     fixed from the start, and canonical vectors are linear in the update.
 
-    Several rounds with fresh people, each from the last one's lora_A, with lora_B starting from zero.
+    Several rounds with fresh people, each from the last one's lora_A and mean lora_B. The first begins at `random_init`.
 
     Args:
         base: frozen.
@@ -66,5 +67,5 @@ def learn_init(
                 f"expected a pilot that learns, got one that diverged at learning rate {settings.learning_rate:g}; give a lower "
                 "--learning-rate, or find one with `zoo pilot`"
             )
-        report(f"pilot round {number + 1}: loss {sum(losses[:8]) / 8:.4f} -> {sum(losses[-8:]) / 8:.4f}")
+        report(f"pilot round {number + 1}: loss {fmean(losses[:8]):.4f} -> {fmean(losses[-8:]):.4f}")
     return init
