@@ -43,8 +43,8 @@ def run(context: ExperimentContext, config: Config, seed: int) -> Figures:
     Fine-tuning is `FINE_TUNING` with another number of steps, and the learning rate that is best for so many.
 
     Returns:
-        `resemblance`'s figures; "seconds", the median of a LoRA made alone, from encoding the photo on, in CPU time, which
-        others on the machine do not change; "steps".
+        `resemblance`'s figures; "seconds", the median of a LoRA made alone, from the decoded photo (fine-tuning: from latents)
+        on, in CPU time, which others on the machine do not change; "steps".
     """
     model, world = context.synthesizer, context.world
     persons = persons_of(Split.HELD_OUT, context.people)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from claims import bootstrapping
 from claims.conditioning import RIVALS, equal_width, parameters
 from claims.gauge import explained_of_products, plain_form, scrambled
 from claims.law import PowerLaw
@@ -83,6 +84,20 @@ def test_world_without_a_synthesizer_is_said_to_have_none(name, cell, context, t
     experiment = get_experiment(name)
     with pytest.raises(ModelError, match="expected a synthesizer of the world 'portraits', got none"):
         experiment.run(alone, experiment.cells[cell], 0)
+
+
+def test_rest_of_a_bootstrapped_zoo_shares_the_zoos_noise(context, monkeypatch):
+    """With another, the rest would differ from the first third by what the noise does to all LoRAs."""
+    seen = []
+
+    def trained(context, starts, rows, settings):
+        seen.append(settings)
+        return starts.expand(len(rows), -1), 0.0
+
+    monkeypatch.setattr(bootstrapping, "_trained", trained)
+    config = {"loras": 12, "first": 6, "start": "mean", "fitting_steps": 2, "learning_rate": 0.1}
+    bootstrapping._rest(context, context, torch.tensor([0, 1]), config, 3)
+    assert [settings.seed for settings in seen] == [context.zoo.recipe["adapt"]["seed"]]
 
 
 @every_experiment

@@ -422,3 +422,8 @@ def test_critic_learns_who_is_who_from_latents(world):
     assert a.norm(dim=1).allclose(torch.ones(24), atol=1e-5)
     assert cosine.diagonal().mean() > cosine.mean() + 0.15
     assert not any(p.requires_grad for p in net.parameters())
+
+
+def test_single_step_of_drawing_is_refused():
+    with pytest.raises(UsageError, match="expected at least 2 drawing steps, got 1"):
+        RefineConfig(states="drawn", drawing_steps=1)

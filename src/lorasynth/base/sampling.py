@@ -35,7 +35,7 @@ def denoising_loss(
 def masked_error(
     answer: Float[Tensor, "B C h w"], wanted: Float[Tensor, "B C h w"], mask: Float[Tensor, "B 1 h w"] | None
 ) -> Float[Tensor, " B"]:
-    """The mean squared error of each answer, over what the mask looks at: 1 where it does, 0 where not; None: everywhere."""
+    """The mean squared error of each answer, where the mask is 1. None looks everywhere, 0 nowhere."""
     error = F.mse_loss(answer, wanted, reduction="none")
     if mask is None:
         return error.mean((1, 2, 3))

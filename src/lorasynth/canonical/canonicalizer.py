@@ -217,7 +217,7 @@ class Canonicalizer:
         return vectors
 
     def save(self, path: str | Path) -> None:
-        """Write as one safetensors file. `load` gives the same numbers back."""
+        """Write as one safetensors file, in fp32. `load` gives the same numbers back, of a form in float64 rounded."""
         header = {"layout": json.dumps(self.layout.to_dict()), "gauge": self.gauge}
         # Scale and activity are one number a tensor, and stored as such.
         places = [p.start for pair in self.layout.slices.values() for p in pair]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from lorasynth.errors import UsageError
 from lorasynth.training import LoopConfig
 from lorasynth.worlds.recogniser_training import RecogniserConfig
 
@@ -14,7 +15,7 @@ class RefineConfig:
     people: int = 40_000  # at most, of whom there are photos and need be no LoRAs
     first_person: int = 3_000  # of a drawn world's, counted among those that a zoo may hold: behind those of the zoo
     people_a_step: int = 16
-    photos: int = 12  # of each person: as many to be given and as many to be denoised
+    photos: int = 12  # of each person: as many to be given and as many to be denoised; a drawn world has 12
     validation_people: int = 32
     scale: float = 1.1  # of the canonical vector; see `Synthesizer.synthesize`
     num_inference_steps: int = 8
@@ -34,6 +35,15 @@ class RefineConfig:
             validate_every=250, checkpoint_every_s=120.0,
         )
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn.
+
+        Raises:
+            UsageError: fewer than two steps of drawing, of which one is without gradients and one with.
+        """
+        if self.states == "drawn" and self.drawing_steps < 2:
+            raise UsageError(f"expected at least 2 drawing steps, got {self.drawing_steps}")
 
 
 @dataclass(frozen=True, kw_only=True)

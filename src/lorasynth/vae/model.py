@@ -72,6 +72,9 @@ class LoRAVAE(nn.Module):
             latent_dim: Z.
             hidden_dim: of the MLPs.
             dropout: in the MLPs.
+
+        Raises:
+            ZooError: a latent of more numbers than the stem has directions.
         """
         return cls.from_coefficients(stem(x), stem, latent_dim, hidden_dim, dropout)[0]
 
@@ -88,6 +91,9 @@ class LoRAVAE(nn.Module):
 
         Returns:
             The VAE, and the matrix by which its coefficients follow from the stem's: ``project(x) = stem(x) @ turn``.
+
+        Raises:
+            ZooError: as of `from_stem`.
         """
         variance, rotation = torch.linalg.eigh((c.T @ c / len(c)).double())
         std = variance.flip(0).clamp(min=1e-12).sqrt().float()

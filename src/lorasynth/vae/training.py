@@ -69,7 +69,8 @@ def fit_vae(
 
     Returns:
         The VAE, and: "linear_error" (relative squared error of the untrained, linear VAE on the validation rows), "vae_error" (of
-        the trained one), "active_units", "kl_per_dimension", "best_step", "seconds".
+        the trained one), "latent_dim", "active_units", "kl_per_dimension", "dimensions_with_kl_below_0.01", "best_step",
+        "seconds".
 
     Raises:
         ZooError: fewer training rows than components, or no embeddings for a stem that needs them.

@@ -60,7 +60,7 @@ class Material(Protocol):
         ...
 
     def pilot(self, number: int) -> Photos:
-        """Photos of the people of a round of the pilot, none of whom gets a LoRA."""
+        """Photos of the people of a round of the pilot. They get LoRAs in a zoo of the pilot alone only."""
         ...
 
 
