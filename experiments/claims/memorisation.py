@@ -5,14 +5,12 @@ from functools import lru_cache
 
 import torch
 
-from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.evaluate.memorisation import PERCENTILE, Memorisation, nearest
 from lorasynth.experiments.context import ExperimentContext
 from lorasynth.experiments.experiment import Claim, Config, Criterion, Experiment, Verdict, decide
 from lorasynth.experiments.statistics import Figures, Interval, Results, mean
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
-from lorasynth.synthesizer import Synthesizer
 from lorasynth.worlds.subjects import GIVEN_PHOTO, Role, persons_of
 
 GOOD = 0.05  # of LoRAs too near at most, by the whole interval; by construction 0.01 of the zoo's own are
@@ -56,11 +54,7 @@ def _prior(context: ExperimentContext, name: str, seed: int) -> DiffusionPrior |
 
 @lru_cache(maxsize=1)
 def _of_the_zoo(context: ExperimentContext) -> Memorisation:
-    base, encoder = context.zoo.layout.base, WorldEncoder(context.world)
-    model = Synthesizer(
-        base=base, encoder=encoder, canonicalizer=context.canonicalizer, vae=context.vae()[0], priors={}
-    )
-    return Memorisation.fit(model, context.zoo, report=lambda _: None)
+    return Memorisation.fit(context.canonicalizer, context.zoo, report=lambda _: None)
 
 
 def no_copies(cell: str) -> Criterion:

@@ -1,17 +1,16 @@
 """Copies of the zoo's LoRAs are found, in any gauge and size; new LoRAs are not taken for copies."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 import lorasynth.evaluate.memorisation as memorisation
+from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import LayoutError, ZooError
 from lorasynth.evaluate.memorisation import Memorisation, nearest
 from lorasynth.lora.layout import Layout
 from lorasynth.zoo.store import Zoo
 
-from ..making import real_synthesizer, sd15_layout
+from ..making import sd15_layout
 
 LAYOUT = sd15_layout(rank=2)
 P = LAYOUT.num_parameters
@@ -104,23 +103,22 @@ def test_people_held_back_stand_beside_the_methods(tmp_path):
 
 
 def test_zoo_that_model_cannot_have_learned_from_is_refused(tmp_path):
-    model = model_of(LAYOUT)
+    form = form_of(LAYOUT)
     with pytest.raises(LayoutError, match=r"expected a zoo of the model's layout, got another .*rank 1"):
         Memorisation.fit(
-            model, make_zoo(tmp_path / "other", torch.ones(2, sd15_layout(1).num_parameters), layout=sd15_layout(1))
+            form, make_zoo(tmp_path / "other", torch.ones(2, sd15_layout(1).num_parameters), layout=sd15_layout(1))
         )
     with pytest.raises(ZooError, match="expected training LoRAs of at least two people"):
-        Memorisation.fit(model, make_zoo(tmp_path / "held", loras(3, 1), split="held_out"))
+        Memorisation.fit(form, make_zoo(tmp_path / "held", loras(3, 1), split="held_out"))
 
 
-def model_of(layout: Layout):
-    """A model of which only layout and mean are looked at; its mean is nothing."""
-    model = real_synthesizer({"kind": "unknown", "name": "unknown", "dim": 8})
-    parts = {name: torch.zeros(layout.num_parameters) for name in ("mean", "reference", "scale")}
-    active = torch.ones(layout.num_parameters, dtype=torch.bool)
-    model.canonicalizer = replace(model.canonicalizer, layout=layout, active=active, **parts)
-    return model
+def form_of(layout: Layout):
+    """A canonical form of which only layout and mean are looked at; its mean is nothing."""
+    nothing = torch.zeros(layout.num_parameters)
+    return Canonicalizer(
+        layout=layout, gauge="procrustes", reference=nothing, mean=nothing, scale=nothing, active=nothing == 0
+    )
 
 
 def fitted(zoo):
-    return Memorisation.fit(model_of(LAYOUT), zoo, report=lambda _: None)
+    return Memorisation.fit(form_of(LAYOUT), zoo, report=lambda _: None)

@@ -107,7 +107,7 @@ def drawn_record(memorisation=None):
 
 def test_all_parts_of_a_drawn_evaluation_are_on_the_page(zoo):
     model = real_synthesizer(RECORD)
-    measure = Memorisation.fit(model, Zoo.open(zoo), report=lambda _: None)
+    measure = Memorisation.fit(model.canonicalizer, Zoo.open(zoo), report=lambda _: None)
     near = {
         name: measure.of(torch.ones(2, model.canonicalizer.layout.num_parameters)) for name in ("adalora", "nearest")
     }
@@ -160,7 +160,7 @@ def test_without_the_zoo_the_page_says_how_to_measure():
 
 def test_what_files_say_is_text_and_no_more(zoo):
     model = real_synthesizer(RECORD)
-    measure = Memorisation.fit(model, Zoo.open(zoo), report=lambda _: None)
+    measure = Memorisation.fit(model.canonicalizer, Zoo.open(zoo), report=lambda _: None)
     near = measure.of(torch.ones(2, model.canonicalizer.layout.num_parameters))
     near["closest"]["id"] = EVIL
     record = drawn_record(measure.record({"adalora": near, EVIL: near}))

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import LayoutError, ZooError
 from lorasynth.lora.factors import delta_W_inner, delta_W_norm2
 from lorasynth.lora.layout import Layout
-from lorasynth.synthesizer import Synthesizer
 from lorasynth.zoo.store import Item, Zoo
 
 PERCENTILE = 0.01
@@ -50,12 +50,12 @@ class Memorisation:
 
     @classmethod
     def fit(
-        cls, model: Synthesizer, zoo: Zoo, *, seed: int = 0, report: Callable[[str], None] = print
+        cls, form: Canonicalizer, zoo: Zoo, *, seed: int = 0, report: Callable[[str], None] = print
     ) -> "Memorisation":
         """Look at a zoo that a model learned from.
 
         Args:
-            model: whose layout and mean LoRA.
+            form: the model's, whose layout and mean LoRA count.
             zoo: its training split is what might be copied.
             seed: of the sample.
             report: gets a line.
@@ -64,7 +64,7 @@ class Memorisation:
             LayoutError: the zoo is of another layout than the model.
             ZooError: it has no training LoRAs of two people.
         """
-        if differences := model.canonicalizer.layout.diff(zoo.layout):
+        if differences := form.layout.diff(zoo.layout):
             raise LayoutError(
                 f"{zoo.folder}: expected a zoo of the model's layout, got another ({'; '.join(differences[:3])}); give the zoo "
                 "that the model learned from"
@@ -74,8 +74,7 @@ class Memorisation:
             raise ZooError(f"{zoo.folder}: expected training LoRAs of at least two people; build the zoo first")
         persons, vectors = _sample(zoo, train, seed)
         report(f"comparing {len(persons):,} LoRAs of {zoo.folder} with its {len(train):,} training LoRAs")
-        mean = model.canonicalizer.mean
-        return cls(zoo=zoo, mean=mean, own=nearest(zoo, mean, vectors, persons))
+        return cls(zoo=zoo, mean=form.mean, own=nearest(zoo, form.mean, vectors, persons))
 
     def of(self, vectors: Float[Tensor, "N P"]) -> dict[str, Any]:
         """How near LoRAs, of people whom the zoo does not hold, are to the zoo's.

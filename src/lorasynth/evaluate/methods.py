@@ -161,7 +161,7 @@ def evaluate(
         UsageError: a method that the model does not hold.
         LayoutError, ZooError: `trained_on` is not the model's zoo. Nothing else was done.
     """
-    memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
+    memorisation = Memorisation.fit(model.canonicalizer, trained_on, report=report) if trained_on is not None else None
     people = people or subjects.people(Split.HELD_OUT, config.people)
     asked_methods(model, config)
     prompts = list(subjects.prompts)

@@ -43,7 +43,7 @@ def evaluate_weights(
         LayoutError: they are not of the model's layout.
     """
     _, vectors, embeddings = zoo.load("held_out")
-    memorisation = Memorisation.fit(model, trained_on, report=report) if trained_on is not None else None
+    memorisation = Memorisation.fit(model.canonicalizer, trained_on, report=report) if trained_on is not None else None
     methods, near, seconds = {}, {}, {}
     for name in model.priors:
         predicted = model.synthesize(embeddings[:, 0], seed=seed, prior=name)

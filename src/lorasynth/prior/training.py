@@ -14,6 +14,7 @@ from lorasynth.prior.denoiser import Denoiser
 from lorasynth.prior.diffusion import DiffusionPrior, PredictionType
 from lorasynth.storage.fingerprint import fingerprint
 from lorasynth.training import SINGLE_PROCESS, LoopConfig, Processes, config_record, step_generator, train
+from lorasynth.vae.loss import sample_posterior
 
 RIDGE_LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
@@ -115,9 +116,8 @@ def fit_prior(
             e = torch.nn.functional.normalize(e + noise, dim=1)
         noise = torch.randn(len(rows), z_mean.shape[1], generator=generator)
         # 3. A sample of the posterior, not its mean.
-        blur = torch.exp(0.5 * z_logvar[rows]) * noise
+        z = sample_posterior(z_mean[rows], z_logvar[rows], noise)
         dropped = torch.rand(len(rows), generator=generator) < config.condition_dropout
-        z = z_mean[rows] + blur
         return prior.loss_at(*processes.share(z, e, dropped, *prior.draw(z, generator)))
 
     def validate() -> float:

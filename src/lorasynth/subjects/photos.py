@@ -37,7 +37,7 @@ SPLITS = {
     Role.MEASURED: (Split.HELD_OUT,),
 }
 """The splits that subjects of a role are taken from, in this order."""
-_CAPTIONS = 4_096  # whose prompts are kept
+_CAPTIONS = 4_096  # whose prompts are kept, in the CPU's memory: those of FLUX have 4 MB each
 
 
 class PhotoSubjects:
@@ -79,7 +79,7 @@ class PhotoSubjects:
                 other = self._subjects[number]
                 raise UsageError(f"expected subjects of different numbers, got {other!a} and {subject!a}; rename one")
             self._subjects[number] = subject
-        self._prompts = lru_cache(_CAPTIONS)(lambda caption: self.base.prompts([caption]))
+        self._prompts = lru_cache(_CAPTIONS)(lambda caption: self.base.prompts([caption]).map(Tensor.cpu))
 
     @property
     def name(self) -> str:
@@ -213,7 +213,8 @@ class PhotoSubjects:
         if masks is not None:
             masks = F.adaptive_avg_pool2d(masks, (latents.shape[-2], latents.shape[-1])).unflatten(0, shape)
         place = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        prompts = Prompts.cat([self._prompts(caption) for caption in place])
         return Photos(
-            latents=latents.unflatten(0, shape), prompts=Prompts.cat([self._prompts(caption) for caption in place]),
+            latents=latents.unflatten(0, shape), prompts=prompts.map(lambda p: p.to(torch.get_default_device())),
             caption=torch.tensor([place[caption] for caption in captions]).unflatten(0, shape), masks=masks,
         )  # fmt: skip
