@@ -17,6 +17,7 @@ ORDER = (
     "vae-shape",
     "vae-kinds",
     "metric",
+    "heads",
     "zoo-size",
     "memorisation",
     "baselines",

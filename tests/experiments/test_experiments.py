@@ -36,6 +36,7 @@ SMALL = {  # some cells of each, as small as the zoo
     "initialisation": ("rank1-own", "rank4-shared"),
     "vae-kinds": ("ours-m32", "whole-m32", "tokens-m256", "ours-delta_W-m32"),
     "metric": ("canonical", "delta_W"),
+    "heads": ("basis", "modules", "modules-of-base", "response", "angles", "spectra"),
     "vae-shape": ("linear-principal-m32", "mlp-predictable-m32"),
     "zoo-size": ("n64", "all"),
     "memorisation": ("adalora", "nearest"),
