@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lorasynth.cli.app import app
-from lorasynth.errors import UsageError
+from lorasynth.errors import UsageError, ZooError
 from lorasynth.experiments import get_experiment
 from lorasynth.experiments.experiment import Claim, Curves, Experiment, Line, more
 from lorasynth.experiments.report import page
@@ -24,6 +24,8 @@ RUNS = []
 
 def cell(context, config, seed):
     RUNS.append((config["value"], seed))
+    if config["value"] == "too small":
+        raise ZooError("expected a larger zoo")
     if config["value"] == "nan":
         return {"similarity": [float("nan")]}
     return {"similarity": [config["value"] + 0.01 * seed, config["value"]], "loras": float(len(context.train))}
@@ -140,7 +142,23 @@ def test_seeds_of_all_cells_count_and_old_settings_do_not(go, tmp_path):
     results, records = load(toy(), tmp_path)
     assert [run["similarity"][0] for run in results["a"]] == [0.1, 0.12]
     assert len(records) == 4
-    assert load(toy(a=0.3, b=0.5), tmp_path)[1] == []
+    # Of changed settings there is no result: what is left is the other cell's.
+    results, records = load(toy(a=0.3, b=0.5), tmp_path)
+    assert results.keys() == {"b"}
+    assert [(r["cell"], r["seed"]) for r in records] == [("b", 0), ("b", 2)]
+
+
+def test_cell_that_the_zoo_is_too_small_for_stops_no_other(go, tmp_path):
+    said, small = [], toy(a="too small", b=0.5, c=0.7)
+    with pytest.raises(ZooError, match="2 of 6 cells cannot be run on this zoo; toy a: expected a larger zoo"):
+        go(small, report=said.append)
+    assert sum("expected a larger zoo" in line for line in said) == 2
+    results, _ = load(small, tmp_path)
+    assert {cell: len(runs) for cell, runs in results.items()} == {"b": 2, "c": 2}
+    text = page([small], tmp_path, tmp_path / "page.md")[tmp_path / "page.md"]
+    assert "Cells not run: `a`." in text
+    assert "(refuted: below) | – | not run |" in text
+    assert "| c | 0.7" in text
 
 
 def test_line_that_is_no_result_is_named(go, tmp_path):

@@ -35,7 +35,7 @@ def experiment(
 
     Example: lorasynth experiment conditioning --zoo runs/zoo
     """
-    from lorasynth.errors import UsageError
+    from lorasynth.errors import UsageError, ZooError
     from lorasynth.experiments import experiment_names, get_experiment
     from lorasynth.storage.outputs import require_new_output
 
@@ -65,6 +65,7 @@ def experiment(
     from lorasynth.storage.files import write_bytes
     from lorasynth.zoo.store import Zoo
 
+    refused: list[ZooError] = []
     if name is not None:
         tasks = [t for each in experiments for t in planned(each, out, recipe=recipe, people=people, seeds=seeds)]
         left = sum(task.found is None for task in tasks)
@@ -77,12 +78,17 @@ def experiment(
         else:
             opened = Zoo.open(zoo)
             for each in experiments:
-                run(each, opened, out, recipe=recipe, people=people, seeds=seeds, workers=workers, report=say)
+                try:
+                    run(each, opened, out, recipe=recipe, people=people, seeds=seeds, workers=workers, report=say)
+                except ZooError as error:  # the others may do with this zoo
+                    refused.append(error)
         verdicts = {}
         for each in experiments:
             results, _ = load(each, out)
             for claim in each.claims:
-                verdict = claim.criterion.judge(results)
+                if (verdict := claim.criterion.verdict(results)) is None:
+                    say(f"{each.name}: {claim.text}: not run")
+                    continue
                 say(f"{each.name}: {claim.text}: {verdict.figure} {verdict.interval}: {verdict.word}")
                 verdicts[claim.text] = {
                     "experiment": each.name, "verdict": verdict.word, "figure": verdict.figure, **verdict.interval.__dict__
@@ -94,3 +100,5 @@ def experiment(
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, text.encode())
         say(f"wrote {report}")
+    if refused:
+        raise refused[0]

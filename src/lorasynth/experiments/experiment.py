@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lorasynth.experiments.context import ExperimentContext
-from lorasynth.experiments.statistics import Figures, Interval, Results, best, difference, ratio
+from lorasynth.experiments.statistics import Figures, Interval, MissingCellError, Results, best, difference, ratio
 
 Config = dict[str, Any]
 """What makes a cell, as JSON values."""
@@ -32,6 +32,13 @@ class Criterion:
 
     words: str  # when a claim is confirmed and when refuted, in words
     judge: Callable[[Results], Verdict]
+
+    def verdict(self, results: Results) -> Verdict | None:
+        """What the results say; None where a cell was not run that the criterion compares."""
+        try:
+            return self.judge(results)
+        except MissingCellError:
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

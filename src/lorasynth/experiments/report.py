@@ -51,7 +51,7 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
     """
     loaded = {e.name: load(e, results_folder) for e in experiments}
     were_run = [e for e in experiments if loaded[e.name][1]]
-    judged = [(e, claim, claim.criterion.judge(loaded[e.name][0])) for e in were_run for claim in e.claims]
+    judged = [(e, claim, claim.criterion.verdict(loaded[e.name][0])) for e in were_run for claim in e.claims]
     everything = [record for _, records in loaded.values() for record in records]
     if len(recipes := sorted({record["recipe"] for record in everything})) > 1:
         raise UsageError(
@@ -59,7 +59,7 @@ def page(experiments: Sequence[Experiment], results_folder: Path, page_path: Pat
         )
     lines = [*_head(everything, results_folder, page_path), READING, *_zoos(everything)]
     if were_run:
-        lines += _tally([(claim, verdict) for _, claim, verdict in judged])
+        lines += _tally([(claim, verdict) for _, claim, verdict in judged if verdict is not None])
         lines += ["| claim | what was run | figure (95 % interval) | verdict |", "|---|---|---|---|"]
         lines += [_claim_row(*row) for row in judged]
     if left := [f"`{e.name}`" for e in experiments if e not in were_run]:
@@ -135,9 +135,10 @@ def _tally(judged: list[tuple[Claim, Verdict]]) -> list[str]:
     return [*_wrapped(" ".join(parts)), ""]
 
 
-def _claim_row(experiment: Experiment, claim: Claim, verdict: Verdict) -> str:
+def _claim_row(experiment: Experiment, claim: Claim, verdict: Verdict | None) -> str:
     what = f"[{experiment.name}](#{experiment.name}): {claim.criterion.words}"
-    return f"| {claim.text} ({claim.source}) | {what} | {verdict.figure}: {verdict.interval} | **{verdict.word}** |"
+    found = "– | not run" if verdict is None else f"{verdict.figure}: {verdict.interval} | **{verdict.word}**"
+    return f"| {claim.text} ({claim.source}) | {what} | {found} |"
 
 
 def _plots(experiment: Experiment, results: Results) -> dict[str, tuple[str, str]]:
@@ -167,11 +168,15 @@ def _ends(interval: Interval) -> tuple[float, float, float]:
 def _table(experiment: Experiment, results: Results, records: list[dict[str, Any]], folder: str) -> list[str]:
     """All figures of an experiment's cells, and the file that they are from."""
     seeds, file = sorted({r["seed"] for r in records}), results_file(experiment, Path(folder)).path
+    left = [f"`{cell}`" for cell in experiment.cells if cell not in results]
     names = list(dict.fromkeys(name for runs in results.values() for figures in runs for name in figures))
     lines = [
         f"    {re.sub('--seeds [0-9]+', f'--seeds {len(seeds)}', records[-1]['command'])}",
         "",
-        *_wrapped(f"Seeds {', '.join(map(str, seeds))}. Results: [{file.name}]({file.as_posix()})."),
+        *_wrapped(
+            f"Seeds {', '.join(map(str, seeds))}. Results: [{file.name}]({file.as_posix()})."
+            + (f" Cells not run: {', '.join(left)}." if left else "")
+        ),
         "",
     ]
     lines += ["| cell | " + " | ".join([*names, "seconds a cell"]) + " |", "|---" * (len(names) + 2) + "|"]

@@ -3,7 +3,7 @@
 import math
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -65,7 +65,7 @@ def run(
     Raises:
         UsageError: a seed was begun on another zoo, results there are of another recipe or number of people, or a figure is not
             finite.
-        ZooError: the zoo cannot be used.
+        ZooError: the zoo cannot be used, or not for some of the cells: all others were run.
     """
     if workers > 1:
         require_main_guard()
@@ -78,12 +78,14 @@ def run(
     report(f"{experiment.name}: {len(todo)} of {len(tasks)} cells to run")
     arguments = [(replace(task, record=task.record | {"zoo": of}), str(zoo.folder)) for task in todo]
     if workers == 1 or len(todo) < 2:
-        for pair in arguments:
-            report(_work(pair))
+        outcomes: Iterable[str | ZooError] = map(_work, arguments)
+        refused = _told(outcomes, report)
     else:
         with process_pool(workers, begin_worker, str(torch.get_default_device())) as pool:
-            for task in as_completed([pool.submit(_work, pair) for pair in arguments]):
-                report(task.result())
+            done = as_completed([pool.submit(_work, pair) for pair in arguments])
+            refused = _told((task.result() for task in done), report)
+    if refused:
+        raise ZooError(f"{len(refused)} of {len(todo)} cells cannot be run on this zoo; {refused[0]}")
     written = results_file(experiment, out).read()
     return [written[task.record["cell"], task.record["seed"]] for task in todo]
 
@@ -153,8 +155,18 @@ def _require_one_zoo_a_seed(tasks: list[Task], seeds: set[int], fingerprint: str
             )
 
 
-def _work(pair: tuple[Task, str]) -> str:
-    """Run a cell and write its result. Returns a line to report."""
+def _told(outcomes: Iterable[str | ZooError], report: Callable[[str], None]) -> list[ZooError]:
+    """Report each cell's outcome. Returns the refusals."""
+    refused = []
+    for outcome in outcomes:
+        report(str(outcome))
+        if isinstance(outcome, ZooError):
+            refused.append(outcome)
+    return refused
+
+
+def _work(pair: tuple[Task, str]) -> str | ZooError:
+    """Run a cell and write its result. Returns a line to report, or why the zoo cannot be used for it."""
     task, folder = pair
     record = task.record
     context = _context(folder, record["recipe"], record["people"])
@@ -162,7 +174,7 @@ def _work(pair: tuple[Task, str]) -> str:
     try:
         figures = task.run(context, record["config"], record["seed"])
     except ZooError as error:
-        raise ZooError(f"{record['experiment']} {record['cell']}: {error}") from None
+        return ZooError(f"{record['experiment']} {record['cell']}: {error}")
     seconds = time.perf_counter() - start
     where = f"{record['experiment']} {record['cell']} seed {record['seed']}"
     task.results.add(record | {"figures": _rounded(figures, where), "seconds": round(seconds, 1)})
@@ -204,7 +216,9 @@ def git_commit() -> str | None:
 
 
 def load(experiment: Experiment, out: Path) -> tuple[Results, list[Record]]:
-    """Results by cell, of the seeds that all cells have been run with, and the records that they are from.
+    """Results by cell, of the seeds that its cells have been run with, and the records that they are from.
+
+    A cell that was not run with any seed is left out: there are cells that a small zoo does not allow.
 
     Args:
         experiment: which; results of its cells with other configurations than today's do not count.
@@ -214,16 +228,18 @@ def load(experiment: Experiment, out: Path) -> tuple[Results, list[Record]]:
         UsageError: results of several zoos in one seed, or of several sizes, or a line that is no result.
     """
     written = results_file(experiment, out).read()
-    results: Results = {cell: [] for cell in experiment.cells}
+    today = {
+        key: r for key, r in written.items() if key[0] in experiment.cells and r["config"] == experiment.cells[key[0]]
+    }
+    results: Results = {cell: [] for cell in experiment.cells if any(cell == key[0] for key in today)}
     records = []
-    for seed in sorted({seed for _, seed in written}):
-        found = [written.get((cell, seed)) for cell in experiment.cells]
-        of_today = [r for r in found if r is not None and r["config"] == experiment.cells[r["cell"]]]
-        if len(of_today) < len(experiment.cells):
-            continue
-        for record in of_today:
-            results[record["cell"]].append(record["figures"])
-            records.append(record)
+    for seed in sorted({seed for _, seed in today}):
+        found = [today.get((cell, seed)) for cell in results]
+        if all(record is not None for record in found):
+            for cell, record in zip(results, found, strict=True):
+                assert record is not None
+                results[cell].append(record["figures"])
+                records.append(record)
     alike = {(r["zoo"]["loras"], r["zoo"]["layout"], r["recipe"], r["people"]) for r in records}
     if len(alike) > 1 or len({(r["seed"], r["zoo"]["fingerprint"]) for r in records}) > len(
         {r["seed"] for r in records}

@@ -35,14 +35,20 @@ class Interval:
         return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
+class MissingCellError(UsageError):
+    """A figure is asked of a cell that was not run."""
+
+
 def scores(results: Results, cell: str, figure: str) -> Float[Tensor, "S N"]:
     """A figure of a cell: seeds by people (one column where it is one number).
 
     Raises:
-        UsageError: the cell has no such figure.
+        MissingCellError: the cell was not run.
+        UsageError: it has no such figure.
     """
-    runs = results.get(cell, [])
-    if not runs or any(figure not in run for run in runs):
+    if not (runs := results.get(cell, [])):
+        raise MissingCellError(f"expected figure {figure!r} of cell {cell!r}, got none; run the experiment's cells")
+    if any(figure not in run for run in runs):
         raise UsageError(f"expected figure {figure!r} of cell {cell!r}, got none; run the experiment's cells")
     values = [run[figure] for run in runs]
     return torch.tensor([v if isinstance(v, list) else [v] for v in values], dtype=torch.float64, device="cpu")
