@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None, how: Drawing | None = None) -> 
         true = torch.stack([letters_of(face, how.letters) for face in faces])
         recognisers: dict[str, Embed] = {"similarity": encoder.embed_crops, "similarity2": second.embed_crops}
         record = record_of(alphabets, true, how.letters, recognisers, given.models)
-        copies = Memorisation.fit(model, zoo)
+        copies = Memorisation.fit(model.canonicalizer, zoo)
         near = {name: copies.of(drawn.vectors) for name, drawn in alphabets.items() if name in methods}
         record |= said | {"memorisation": copies.record(near), "default_prior": model.default_prior}
         write_json(given.out / "scores.json", record)
