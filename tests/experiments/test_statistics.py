@@ -95,7 +95,7 @@ def test_times_is_held_against_the_ratio():
     assert "above 1.5" in times("s", "b", "a", 1.5).words
 
 
-def test_interval_is_drawn_on_the_cpu_whatever_the_default_device():
+def test_interval_is_drawn_on_the_cpu_on_any_default_device():
     pair = results(0)
     with torch.device("meta"):
         assert difference(pair, "b", "a", "s") == difference(pair, "b", "a", "s")
