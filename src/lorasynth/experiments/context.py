@@ -103,7 +103,7 @@ class ExperimentContext:
 
     @cached_property
     def synthesizer(self) -> Synthesizer:
-        """The one that lies beside the world's models, which was made of another zoo.
+        """The one that lies beside the world's models. It need not be of this zoo.
 
         Raises:
             ModelError: there is none.

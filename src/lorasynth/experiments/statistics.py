@@ -46,10 +46,10 @@ def scores(results: Results, cell: str, figure: str) -> Float[Tensor, "S N"]:
         MissingCellError: the cell was not run.
         UsageError: it has no such figure.
     """
-    if not (runs := results.get(cell, [])):
-        raise MissingCellError(f"expected figure {figure!r} of cell {cell!r}, got none; run the experiment's cells")
-    if any(figure not in run for run in runs):
-        raise UsageError(f"expected figure {figure!r} of cell {cell!r}, got none; run the experiment's cells")
+    runs = results.get(cell, [])
+    if not runs or any(figure not in run for run in runs):
+        kind = UsageError if runs else MissingCellError
+        raise kind(f"expected figure {figure!r} of cell {cell!r}, got none; run the experiment's cells")
     values = [run[figure] for run in runs]
     return torch.tensor([v if isinstance(v, list) else [v] for v in values], dtype=torch.float64, device="cpu")
 

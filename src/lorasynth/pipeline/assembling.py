@@ -81,7 +81,8 @@ def assemble(work: Workspace, workers: int = 1) -> Synthesizer:
     """
     model = put_together(work, "priors" if work.subjects is None else END_TO_END)
     drawn = isinstance(work.subjects, DrawnSubjects)
-    made_from, record = _made_from(work), dict[str, Any](fine_tuning=asdict(work.recipe.fine_tuning))
+    made_from = _made_from(work)
+    record: dict[str, Any] = {"fine_tuning": asdict(work.recipe.fine_tuning)}
     if work.subjects is not None:
         tuning = _tuned(work, model, workers)
         made_from |= {"settings_tried": tuning.tried, "obeyed": tuning.asked}

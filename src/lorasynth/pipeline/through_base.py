@@ -13,8 +13,9 @@ from lorasynth.pipeline.assembling import END_TO_END, put_together
 from lorasynth.pipeline.fitting import delta_W_errors, fit_baselines, latents_of
 from lorasynth.pipeline.workspace import Workspace, silent
 from lorasynth.refining import end_to_end, latent_net, refine, train_critic
-from lorasynth.storage.files import read_tensors, write_json, write_tensors
+from lorasynth.storage.files import write_json, write_tensors
 from lorasynth.storage.outputs import make_folder
+from lorasynth.storage.tensorfile import TensorFile
 from lorasynth.training import SINGLE_PROCESS, config_record
 from lorasynth.workers.helpers import process_pool
 from lorasynth.workers.main_guard import require_main_guard
@@ -38,13 +39,13 @@ def critic_stage(work: Workspace) -> LatentNet:
         make_folder(work.folder)
         write_tensors(path, train_critic(subjects, config).state_dict(), of)
     work.processes.wait()
-    tensors, said = read_tensors(path)
+    with TensorFile(path) as file:
+        said, (embedding_dim, _) = file.metadata, file.shapes["head.weight"]
     for name, value in of.items():
         if said.get(name, value) != value:
             raise CheckpointError(
                 f"{path}: expected {name} {value}, got {said[name]}; remove the file to train another critic"
             )
-    embedding_dim, _ = tensors["head.weight"].shape
     return load_recogniser(latent_net(subjects.base, embedding_dim), path)
 
 

@@ -113,8 +113,9 @@ class World:
         folder = self._file("synthesizer")
         if not folder.is_dir():
             raise ModelError(
-                f"{folder}: expected a synthesizer of the world {self.name!r}, got none; name the folder of one that "
-                "you trained, or name none for the shipped model"
+                f"{folder}: expected a synthesizer of the world {self.name!r}, got none; name the folder of one that you trained "
+                f"or none for the shipped model, or make this one (python -m lorasynth.recipes.reproduce --recipe {self.name} "
+                "--run-dir RUN) and set LORASYNTH_ASSETS to RUN"
             )
         return folder
 
