@@ -3,7 +3,8 @@
     git clone . out/old && git -C out/old checkout COMMIT
     python benchmarks/same_figures.py out/old --out out/same-figures     # 10 minutes a checkout; what is there is not run again
 
-The cells and what makes them small stand in each checkout's `tests/experiments/test_experiments.py`.
+The cells and what makes them small stand in each checkout's `tests/experiments/test_experiments.py`. A world whose synthesizer
+is not shipped any more scores the other checkout's.
 """
 
 import argparse
@@ -21,7 +22,7 @@ Cells = dict[str, dict[str, Any]]
 """Figures by experiment and cell."""
 
 
-def run_cells(checkout: Path, out: Path) -> None:
+def run_cells(checkout: Path, other: Path, out: Path) -> None:
     """Every cell's figures, into a file of the experiment."""
     import torch
     from test_experiments import SMALL, smaller  # type: ignore[import-not-found]  # the checkout's
@@ -38,6 +39,9 @@ def run_cells(checkout: Path, out: Path) -> None:
     recipe = (recipes.get_recipe if new else recipes.get_world_recipe)("portraits_tiny")
     zoo = build_zoo(recipe.zoo, str(out / "zoo"), report=lambda _: None)
     context = (room.ExperimentContext if new else room.Lab).open(zoo, recipe, people=2)
+    if new and not (context.world.folder / "synthesizer").exists():
+        assets = other / "src/lorasynth/assets" / context.world.name / "synthesizer"
+        context.__dict__["synthesizer"] = import_module("lorasynth.synthesizer").Synthesizer.from_pretrained(assets)
     _write(out / "zoo.json", {"loras": {"vectors": context.vectors.double().sum(1).tolist()}})
     for name, cells in SMALL.items():
         if (file := out / f"{name}.json").exists():
@@ -48,7 +52,7 @@ def run_cells(checkout: Path, out: Path) -> None:
         print(f"{checkout.name}: {name}", flush=True)
 
 
-def start(checkout: Path, out: Path) -> None:
+def start(checkout: Path, other: Path, out: Path) -> None:
     """`run_cells` in a process whose code is the checkout's."""
     out.mkdir(parents=True, exist_ok=True)
     places = ("src", "experiments", "tests/experiments")
@@ -56,7 +60,7 @@ def start(checkout: Path, out: Path) -> None:
         "PYTHONPATH": os.pathsep.join(str(checkout / place) for place in places),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-P", __file__, str(checkout), "--out", str(out), "--worker"]
+    command = [sys.executable, "-P", __file__, str(checkout), "--out", str(out), "--worker", str(other)]
     subprocess.run(command, env=env, check=True)
 
 
@@ -93,14 +97,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        run_cells(given.other, given.out)
+        run_cells(given.other, given.worker, given.out)
         return
-    folders = {given.other.resolve(): given.out / "other", HERE: given.out / "ours"}
-    for checkout, folder in folders.items():
-        start(checkout, folder.resolve())
+    theirs = given.other.resolve()
+    folders = {theirs: given.out / "other", HERE: given.out / "ours"}
+    start(theirs, HERE, folders[theirs].resolve())
+    start(HERE, theirs, folders[HERE].resolve())
     print("| experiment | cell | figures | largest difference |\n|---|---|---|---|")
     compare(*folders.values())
 

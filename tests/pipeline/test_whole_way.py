@@ -61,7 +61,10 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
     settings = json.loads((model / "config.json").read_text())["settings"]
     assert settings["adalora"]["num_inference_steps"] == 2  # the recipe's, through which the prior was trained
     assert all(0 <= part <= 1 for parts in made_from["obeyed"].values() for part in parts.values())
-    assert "show what was asked for as often as at scale 0" in (model / "README.md").read_text()
+    assert 1 <= made_from["chosen_on"] <= 2
+    assert (
+        "show what was asked for as often as at scale 0, or less by at most 0.05" in (model / "README.md").read_text()
+    )
     assert made_from["obeyed"][default]
     assert made_from["end_to_end"]["likeness_after"] >= made_from["end_to_end"]["likeness_before"]
     # 2. Scores are of the held-out subjects, beside LoRAs fine-tuned on one photo and on all.

@@ -33,7 +33,7 @@ def clock(monkeypatch):
     def calibrate(*_, sample_budget):
         budgets.append(sample_budget)
         n = found.pop(0)
-        return Calibration(places=n, threads=1, seconds={(1, 1): 0.004, (1, n): 0.001})
+        return Calibration(places=n, seconds={1: 0.004, n: 0.001})
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
     return found, budgets

@@ -85,7 +85,7 @@ def assemble(work: Workspace, workers: int = 1) -> Synthesizer:
     record: dict[str, Any] = {"fine_tuning": asdict(work.recipe.fine_tuning)}
     if work.subjects is not None:
         tuning = _tuned(work, model, workers)
-        made_from |= {"settings_tried": tuning.tried, "obeyed": tuning.asked}
+        made_from |= {"settings_tried": tuning.tried, "obeyed": tuning.asked, "chosen_on": tuning.seen}
     if not drawn:
         held = work.rows.validation[: work.recipe.tune_loras]
         vectors, embedding = work.rows.vectors[held], work.rows.embeddings[held, 0]

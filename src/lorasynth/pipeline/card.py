@@ -10,7 +10,7 @@ from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders.images import to_image
 from lorasynth.encoders.records import describe
 from lorasynth.gallery import Role
-from lorasynth.pipeline.choosing import CLEARLY, LESS_OBEDIENT, LESS_OF_FEW, format_settings
+from lorasynth.pipeline.choosing import CLEARLY, format_settings, tolerance
 from lorasynth.pipeline.recipe import Recipe
 from lorasynth.storage.cards import front_matter
 from lorasynth.storage.hub import is_repo_id
@@ -79,7 +79,7 @@ A photo's embedding in, a rank-{", ".join(map(str, ranks))} LoRA of {_base_link(
   ΔW on validation people through it and back {vae["delta_W_error"]:.3f} (the zoo's mean alone:
   {vae["delta_W_error_of_the_mean"]:.3f}).
 {_through_base(recipe, model, record)}
-* **Default prior**: {model.default_prior}{_instead_of(recipe.priors[0].conditioning, model.default_prior)}.
+* **Default prior**: {model.default_prior}{_instead_of(recipe.priors[0].conditioning, model.default_prior, record)}.
 
 | prior | relative squared error of ΔW, those LoRAs | part explained of their deviation from the zoo's mean | scale |
 |---|---|---|---|
@@ -115,18 +115,18 @@ def _through_base(recipe: Recipe, model: Synthesizer, record: dict[str, Any]) ->
     return f"""* **End to end**: priors and VAE were then trained through the base for {through.loop.steps:,} steps of
   {through.people_a_step} subjects, of {record["teachers"]:,} with photos. Similarity of what is drawn for validation subjects,
   mean over the priors: {last["likeness_before"]:.3f} before, {last["likeness_after"]:.3f} after.
-* **Settings** (scale, guidance, temperature) were chosen by the similarity of pictures of at most {recipe.tune_people}
-  validation subjects{_among_obedient(model, record.get("obeyed", {}))}."""
+* **Settings** (scale, guidance, temperature) were chosen by the similarity of pictures of {record["chosen_on"]}
+  validation subjects{_among_obedient(model, record)}."""
 
 
-def _among_obedient(model: Synthesizer, obeyed: dict[str, dict[str, float]]) -> str:
+def _among_obedient(model: Synthesizer, record: dict[str, Any]) -> str:
     """What the rule of obedience had to do with the settings, and the default prior's."""
-    of_prior, words = obeyed.get(model.default_prior, {}), format_settings(model.settings[model.default_prior])
+    obeyed, words = record["obeyed"], format_settings(model.settings[model.default_prior])
     if not obeyed:
         return ""
+    of_prior, less = obeyed.get(model.default_prior, {}), tolerance(record["chosen_on"])
     said = (
-        f", among settings whose pictures show what was asked for as often as at scale 0, or less by at most {LESS_OBEDIENT:g}\n"
-        f"  (of few subjects {LESS_OF_FEW:g})"
+        f", among settings whose pictures show what was asked for as often as at scale 0, or less by at most {less:.2g}"
     )
     return f"{said}. The default prior's do in {of_prior[words]:.0%}" if words in of_prior else said
 
@@ -136,11 +136,12 @@ def _of_pilot(zoo: Zoo) -> str:
     return f" ({OF_PILOT_ALONE})" if is_pilot_alone(zoo.recipe) else ""
 
 
-def _instead_of(usual: str, default: str) -> str:
+def _instead_of(usual: str, default: str, record: dict[str, Any]) -> str:
     """What to say of a default prior that is not the recipe's."""
     if default == usual:
         return ""
-    return f", whose error was lower than that of the recipe's {usual} by more than {CLEARLY:g}"
+    better = "similarity was higher" if "end_to_end" in record else "error was lower"
+    return f", whose {better} than that of the recipe's {usual} by more than {CLEARLY:g}"
 
 
 def _condition(model: Synthesizer) -> str:

@@ -145,7 +145,7 @@ def choose_default(
             obeyed(winner, model.settings[winner]) < obeyed(usual, model.settings[usual]) - less
         ):
             continue
-        report(f"default prior: {winner} ({best[winner]:.3f}) instead of {usual} ({best[usual]:.3f})")
+        report(f"default prior: {winner} instead of {usual}, better by {best[winner] - best[usual]:.3f}")
         model.default_prior = winner
         return
 

@@ -44,7 +44,8 @@ class TuningByPictures:
         self.tried: Scores = {}  # similarity of every setting tried
         self.asked: Scores = {}  # the part of pictures that show what was asked for, of those it was asked of
         chosen = subjects.people(Role.CHOOSING, people)
-        self._less = tolerance(len(chosen))
+        self.seen = len(chosen)  # subjects whose pictures choose
+        self._less = tolerance(self.seen)
         self._embedding, self._centroids = subjects.given(chosen)[:, 0], subjects.centroids(chosen)
 
     def choose(self, names: Sequence[str]) -> None:

@@ -1,11 +1,10 @@
-"""How many people to train at once, and on how many threads: measured on this machine in a few steps.
+"""How many people to train at once: measured on this machine in a few steps.
 
 More adapters in a batch share the cost of a step until caches overflow (or a GPU is full). Where that is, no table knows.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,8 +27,7 @@ class Calibration:
     """What was measured, and chosen by it."""
 
     places: int  # N, people trained at once
-    threads: int
-    seconds: dict[tuple[int, int], float]  # (threads, N) -> wall seconds a LoRA and step
+    seconds: dict[int, float]  # N -> wall seconds a LoRA and step
 
 
 def calibrate(
@@ -42,11 +40,11 @@ def calibrate(
     sample_budget: int = 256,
     steps: int = 2,
 ) -> Calibration:
-    """Time a few steps with 1, 2, 4, … adapters while N · batch_size keeps within a budget. Then perhaps one thread.
+    """Time a few steps with 1, 2, 4, … adapters while N · batch_size keeps within a budget.
 
     A GPU whose memory is full ends the measurement: the most that fitted is as many as there may be.
 
-    NOTE: floating-point sums depend on N and on threads. Two machines that calibrate for themselves make zoos that differ in
+    NOTE: floating-point sums depend on N. Two machines that calibrate for themselves make zoos that differ in
     the last digits. `ZooConfig.bank` is fixed for that reason.
 
     Args:
@@ -66,24 +64,21 @@ def calibrate(
             f"expected a budget of at least one person's batch, {config.batch_size} samples, got {sample_budget}; raise it, or "
             "lower AdaptConfig.batch_size"
         )
-    measured: dict[tuple[int, int], float] = {}
 
-    def measure(threads: int, n: int) -> float:
+    def measure(n: int) -> float:
         some = photos.subjects(torch.arange(n) % len(photos))
-        with _threads(threads):
-            adapt(base, layout, init, some, replace(config, steps=1))
-            _wait()
-            start = time.perf_counter()
-            adapt(base, layout, init, some, replace(config, steps=steps))
-            _wait()
-        measured[threads, n] = (time.perf_counter() - start) / (n * steps)
-        return measured[threads, n]
+        adapt(base, layout, init, some, replace(config, steps=1))
+        _wait()
+        start = time.perf_counter()
+        adapt(base, layout, init, some, replace(config, steps=steps))
+        _wait()
+        return (time.perf_counter() - start) / (n * steps)
 
-    threads, most = torch.get_num_threads(), sample_budget // config.batch_size
-    best = 1
+    measured: dict[int, float] = {}
+    most, best = sample_budget // config.batch_size, 1
     for n in (2**k for k in range(most.bit_length())):
         try:
-            seconds = measure(threads, n)
+            measured[n] = measure(n)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if n == 1:
@@ -92,14 +87,11 @@ def calibrate(
                     "--precision bf16 or a smaller --resolution"
                 ) from None
             break
-        if seconds < _WORTHWHILE * measured[threads, best]:
+        if measured[n] < _WORTHWHILE * measured[best]:
             best = n
         elif n >= 4 * best:  # two doublings brought nothing
             break
-    # One thread has no barriers to wait at, which on a busy machine can be more than a second thread brings.
-    if threads > 1 and init.device.type == "cpu" and measure(1, best) * _WORTHWHILE < measured[threads, best]:
-        threads = 1
-    return Calibration(places=best, threads=threads, seconds=measured)
+    return Calibration(places=best, seconds=measured)
 
 
 def measured_bank(
@@ -110,8 +102,7 @@ def measured_bank(
         base, layout, random_init(layout, config.seed), photos, config.adapt,
         sample_budget=_BUDGET[torch.get_default_device().type],
     )  # fmt: skip
-    seconds = {n: time_ for (threads, n), time_ in found.seconds.items() if threads == torch.get_num_threads()}
-    tried = ", ".join(f"{n}: {1e3 * time_:.1f}" for n, time_ in seconds.items())
+    tried = ", ".join(f"{n}: {1e3 * time_:.1f}" for n, time_ in found.seconds.items())
     report(f"people at once: {found.places} (milliseconds of a LoRA's step by people at once: {tried})")
     return found.places
 
@@ -120,13 +111,3 @@ def _wait() -> None:
     """Until the device has done what it was given."""
     if torch.get_default_device().type == "cuda":
         torch.cuda.synchronize()
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
