@@ -49,6 +49,8 @@ def read(source) -> set[tuple[str, bool]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "expected the whole name of what is imported"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            names = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
         else:
             continue
         found |= {(name, types) for name in names if name.split(".")[0] == PACKAGE}
@@ -129,6 +131,7 @@ def test_no_circle_is_drawn_for_types_alone():
         "def f():\n    from lorasynth.high import thing",
         "class C:\n    def f(self):\n        if True:\n            import lorasynth.high.thing as t",
         "if TYPE_CHECKING:\n    import torch\nelse:\n    from lorasynth.high import thing",
+        "from importlib import import_module\ndef f():\n    return import_module('lorasynth.high.thing').name",
     ],
 )
 def test_arrow_back_up_is_seen_however_it_is_written(source):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import lorasynth
 from lorasynth.drawn.domain_check import DomainCheck
 from lorasynth.drawn.encoder import WorldEncoder
 from lorasynth.encoders import Encoder, describe, to_image
@@ -118,9 +117,3 @@ def test_installed_pack_is_pointed_to(tmp_path, monkeypatch):
     (tmp_path / ".insightface" / "models" / "buffalo_l").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"insightface has one at .*\.insightface/models/buffalo_l"):
         open_encoder("buffalo_l")
-
-
-def test_older_place_of_open_encoder_is_the_same_function():
-    from lorasynth.encoders import open_encoder as older
-
-    assert older is lorasynth.open_encoder

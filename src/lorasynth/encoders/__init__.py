@@ -1,8 +1,5 @@
 """Photos -> condition vector: one protocol for all encoders, and the safe opening of photo files."""
 
-from importlib import import_module
-from typing import Any
-
 from lorasynth.encoders.embeddings import read_embedding
 from lorasynth.encoders.images import Photo, open_photo, photo_tensor, read_photo, to_image, to_square
 from lorasynth.encoders.protocol import Encoder, Reading, outliers, pool, pool_readings, read_all, read_each
@@ -27,10 +24,3 @@ __all__ = [
     "to_image",
     "to_square",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """The older place of `open_encoder`, for scripts: it opens drawn worlds' encoders too, which stand above this package."""
-    if name == "open_encoder":
-        return import_module("lorasynth.opening").open_encoder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
