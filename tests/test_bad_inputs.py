@@ -1,4 +1,4 @@
-"""docs/bad-inputs.md names a test for every bad input, and each of these tests is there."""
+"""Every row of docs/bad-inputs.md has a test in tests/bad_inputs.md, and each of these tests is there."""
 
 import ast
 import re
@@ -10,8 +10,9 @@ import pytest
 from .lora.corpus import ACCEPTED, CONTAINER, CONTENT
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "bad-inputs.md").read_text()
-ROWS = [(int(n), proofs.split(", ")) for n, proofs in re.findall(r"^\| (\d+) \|.*\| ([^|]+) \|$", PAGE, re.MULTILINE)]
+PAGE, PROOFS = (re.findall(r"^\| *(\d+) \| (.*) \| ([^|]+) \|$", (ROOT / path).read_text(), re.MULTILINE)
+    for path in ("docs/bad-inputs.md", "tests/bad_inputs.md"))  # fmt: skip
+ROWS = [(int(number), proofs.split(", ")) for number, _, proofs in PROOFS]
 IN_CORPUS = {row.number for row in [*CONTAINER, *CONTENT, *ACCEPTED]} - {0}
 WITHOUT_A_TEST = {107, 123}
 
@@ -27,7 +28,9 @@ def test_all_124_are_listed_in_order():
     numbers = [number for number, _ in ROWS]
     assert numbers == sorted(numbers)
     assert set(numbers) == set(range(1, 125))
-    assert len(numbers) == len(re.findall(r"^\| *\d", PAGE, re.MULTILINE))
+    lines = re.findall(r"^\| *\d.*", (ROOT / "docs/bad-inputs.md").read_text(), re.MULTILINE)
+    assert [(number, given) for number, given, _ in PROOFS] == [(number, given) for number, given, _ in PAGE]
+    assert len(numbers) == len(lines)
 
 
 def test_corpus_is_named_where_it_has_such_row_and_nowhere_else():
