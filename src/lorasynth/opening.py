@@ -1,4 +1,4 @@
-"""What is used by its name: a base model, a gallery of pictures, an encoder. A drawn world has all three.
+"""What is used by its name: a base model, a gallery of photos, an encoder.
 
 A world's name means the world even where a folder is called so: that is ./portraits.
 """
@@ -7,16 +7,14 @@ from pathlib import Path
 
 from lorasynth.base import PipelineBase
 from lorasynth.drawn.encoder import WorldEncoder
-from lorasynth.drawn.gallery import DrawnGallery
 from lorasynth.encoders.joined import JOIN, JoinedEncoder
 from lorasynth.encoders.naming import is_file, open_model
 from lorasynth.encoders.protocol import Encoder
 from lorasynth.errors import UsageError
 from lorasynth.gallery.folder import INSTANCE_PROMPT, PhotoGallery
-from lorasynth.gallery.gallery import Gallery
 from lorasynth.gallery.hub import PREFIX, HubTree
 from lorasynth.gallery.trees import open_tree
-from lorasynth.worlds.world import WORLDS, get_domain, get_world
+from lorasynth.worlds.world import WORLDS, get_world
 
 
 def open_base(
@@ -53,30 +51,14 @@ def open_base(
 
 def open_gallery(
     name: str | Path, *, instance_prompt: str | None = None, masks: bool = True, keep_alike: bool = False
-) -> Gallery:
-    """The gallery of a name.
+) -> PhotoGallery:
+    """The photos of a name.
 
     Args:
-        name: a drawn world's name, a folder or .zip of photos (`lorasynth.gallery.forms`), or hf://datasets/OWNER/NAME.
+        name: a folder or .zip of photos (`lorasynth.gallery.forms`), or hf://datasets/OWNER/NAME.
         instance_prompt: the caption of photos that have none; "a photo of sks person" by default.
         masks: whether mask files and transparent parts say where the loss looks.
         keep_alike: whether subjects that look like one stay; see `PhotoGallery.open`.
-
-    Raises:
-        UsageError: nothing lies there, there is no photo, or a drawn world is given a prompt.
-        MissingExtraError: a data set of the hub needs the extra [data].
-    """
-    if str(name) not in WORLDS:
-        return open_photos(name, instance_prompt=instance_prompt, masks=masks, keep_alike=keep_alike)
-    if instance_prompt is not None:
-        raise UsageError(f"expected no instance prompt with the world {str(name)!r}, whose photos all have captions")
-    return DrawnGallery(domain=get_domain(str(name)))
-
-
-def open_photos(
-    name: str | Path, *, instance_prompt: str | None = None, masks: bool = True, keep_alike: bool = False
-) -> PhotoGallery:
-    """`open_gallery` of what holds photos.
 
     Raises:
         UsageError: nothing lies there, there is no photo, or it is a drawn world's name.

@@ -17,7 +17,7 @@ from lorasynth.evaluate.zoo_quality import only_group, repeatability
 from lorasynth.gallery import Role, Split
 from lorasynth.lora.factors import delta_W_norm2
 from lorasynth.lora.layout import Layout, Module
-from lorasynth.opening import open_photos
+from lorasynth.opening import open_gallery
 from lorasynth.recipes import get_zoo_config
 from lorasynth.worlds.subjects import role_of
 from lorasynth.worlds.world import get_domain
@@ -150,7 +150,7 @@ def test_zoo_is_built_with_what_the_pilot_found(photographs, tmp_path):
     # 1. The usual modules of the family are its attention, which is tried once.
     assert [candidate["modules"] for candidate in record["candidates"]] == ["usual", "attention+ff", "linear"]
     assert set(record["candidates"][2]["groups"]) > {"attn1", "attn2", "ff"}
-    pilots = set(map(int, open_photos(photographs / "people").subjects(Split.PILOT)))
+    pilots = set(map(int, open_gallery(photographs / "people").subjects(Split.PILOT)))
     assert set(record["taught"]) == set(record["measured"]) == pilots  # two: too few to divide
     # 2. What the pilot wrote is what the zoo is built with, but for what is said in the command.
     settings = json.loads((tmp_path / "pilot" / "settings.json").read_text())

@@ -11,7 +11,7 @@ from drawing import LETTERS, PLAIN, Metrics, caption, draw, draw_letters, draw_l
 from faces import Survey, held_out_families, survey
 from licences import licences_of
 from lorasynth.gallery import Split
-from lorasynth.opening import open_photos
+from lorasynth.opening import open_gallery
 
 from .fonts import LETTERS as MADE
 from .fonts import make_families, make_font
@@ -100,7 +100,7 @@ def test_folder_without_fonts_is_refused(tmp_path, capsys):
 
 
 def test_folder_opens_as_a_gallery_of_faces(written, found):
-    gallery = open_photos(str(written / "train"), instance_prompt="a picture of sks typeface")
+    gallery = open_gallery(str(written / "train"), instance_prompt="a picture of sks typeface")
     assert sorted(gallery.by_subject) == sorted(face.name for face in found.train)
     subject = gallery.subjects(Split.TRAIN)[0]
     assert {len(files) for files in gallery.by_subject.values()} == {4}

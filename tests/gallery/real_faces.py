@@ -22,7 +22,7 @@ from lorasynth.cli.app import app
 from lorasynth.gallery.check import APART
 from lorasynth.gallery.gallery import PhotoRef, Use
 from lorasynth.gallery.prepare import prepare, vae_fingerprint
-from lorasynth.opening import open_base, open_encoder, open_photos
+from lorasynth.opening import open_base, open_encoder, open_gallery
 
 FEW = 12  # subjects that faults are planted among, and that are prepared
 
@@ -64,7 +64,7 @@ def checked(check):
 def few(checked, tmp_path_factory):
     """The photos that can be used of the first subjects that have four."""
     record, left_out = checked
-    gallery, root = open_photos(named("LORASYNTH_FACES")), tmp_path_factory.mktemp("few") / "people"
+    gallery, root = open_gallery(named("LORASYNTH_FACES")), tmp_path_factory.mktemp("few") / "people"
     enough = [s for s, count in record["by_subject"].items() if count["usable"] >= 4][:FEW]
     if len(enough) < 2:
         pytest.fail(f"expected 2 people of 4 photos that can be used, got {len(enough)}: {dict(record['by_reason'])}")
@@ -79,7 +79,7 @@ def few(checked, tmp_path_factory):
 def test_every_photo_is_used_or_has_its_reason(checked):
     record, left_out = checked
     print(json.dumps({key: record[key] for key in ("subjects", "photos", "usable", "by_reason", "within", "between")}))
-    photos = {file.name for file in open_photos(named("LORASYNTH_FACES")).files}
+    photos = {file.name for file in open_gallery(named("LORASYNTH_FACES")).files}
     assert record["photos"] == len(photos) == record["usable"] + len(photos & set(left_out))
     assert record["by_reason"] == Counter(left_out.values())
 
@@ -116,7 +116,7 @@ def test_turned_photo_has_the_embedding_of_the_upright_one(few, models):
 def test_preparation_is_done_once(few, models, tmp_path, monkeypatch):
     base, encoder = open_base("portraits"), open_encoder(models)
     of_base = (vae_fingerprint(base.pipe.vae), base.picture_size, base.encode)
-    prepared = prepare(open_photos(few), encoder, tmp_path / "prepared", base=of_base)
+    prepared = prepare(open_gallery(few), encoder, tmp_path / "prepared", base=of_base)
     photos = [PhotoRef(f.subject, f.name, Use.FIT) for f in prepared.gallery.files]
     embeddings, latents = prepared.embeddings(photos), prepared.latents(photos)
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(len(photos)), atol=1e-5)
@@ -128,6 +128,6 @@ def test_preparation_is_done_once(few, models, tmp_path, monkeypatch):
         pytest.fail("a photo is embedded again")
 
     monkeypatch.setattr(type(encoder), "read", refuse)
-    again = prepare(open_photos(few), encoder, tmp_path / "prepared", base=of_base)
+    again = prepare(open_gallery(few), encoder, tmp_path / "prepared", base=of_base)
     assert torch.equal(again.embeddings(photos), embeddings)
     assert {path: path.read_bytes() for path in (tmp_path / "prepared").rglob("*") if path.is_file()} == before

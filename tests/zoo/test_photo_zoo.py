@@ -19,7 +19,7 @@ from lorasynth.errors import LorasynthError, UsageError, ZooError
 from lorasynth.evaluate.zoo_quality import open_subjects, zoo_quality
 from lorasynth.gallery import PhotoRef, Split, Use
 from lorasynth.lora.factors import LoRA
-from lorasynth.opening import open_base, open_encoder, open_photos
+from lorasynth.opening import open_base, open_encoder, open_gallery
 from lorasynth.recipes import get_zoo_config
 from lorasynth.subjects.photos import PhotoSubjects
 from lorasynth.subjects.source import PhotoSource
@@ -28,7 +28,7 @@ from lorasynth.zoo import Zoo
 from lorasynth.zoo.build import build_zoo, build_zoo_with_workers
 from lorasynth.zoo.forget import forget_person
 from lorasynth.zoo.importing.pairing import person_number
-from lorasynth.zoo.materials import DrawnMaterial, Material, open_photo_material
+from lorasynth.zoo.materials import DrawnMaterial, open_photo_material
 from lorasynth.zoo.preservation import Preservation
 from lorasynth.zoo.store import FILES
 
@@ -80,7 +80,7 @@ def contents(zoo):
 
 def test_zoo_of_photographs_holds_its_subjects(built, people):
     zoo, said = built
-    gallery = open_photos(people)
+    gallery = open_gallery(people)
     splits = {s: {person_number(name) for name in gallery.subjects(s)} for s in Split}
     assert {i.person for i in zoo.items if i.split == "train"} == splits[Split.TRAIN]
     assert {i.person for i in zoo.items if i.split == "validation"} == splits[Split.VALIDATION]
@@ -103,7 +103,7 @@ def test_embeddings_are_of_photos_that_are_given(built, people):
     for line in lines:
         if line["use"] == "given":
             given.setdefault(person_number(line["subject"]), []).append(line["photo"])
-    gallery, encoder = open_photos(people), open_encoder("portraits")
+    gallery, encoder = open_gallery(people), open_encoder("portraits")
     persons, _, embeddings = zoo.load()
     for person, stored in zip(persons, embeddings, strict=True):
         names = given[person]
@@ -220,7 +220,6 @@ def test_masks_reach_the_training(photos, people, base, tmp_path):
     for photo in list(masked.glob("*/*.png")):
         mask.save(photo.with_name(photo.stem + "_mask.png"))
     material = open_photo_material(replace(photos, data=str(masked)), CONFIG, tmp_path / "zoo")
-    assert isinstance(material, Material)
     shown = material.photos(material.persons[:2])
     assert shown.masks.shape == (2, CONFIG.photos, 1, 8, 8)
     assert shown.masks[..., :4, :].min() == 1
@@ -293,7 +292,6 @@ def test_too_few_subjects_are_refused_with_what_to_do(people, photos, tmp_path):
 
 def test_drawn_worlds_material_is_the_zoos_of_today():
     material = DrawnMaterial(get_zoo_config("portraits_tiny"))
-    assert isinstance(material, Material)
     assert material.persons == [*range(100_000, 100_024), *range(10_000, 10_008)]
     assert [material.split(p) for p in (100_000, 10_000)] == [Split.TRAIN, Split.VALIDATION]
     assert material.recipe["world"] == "portraits"

@@ -51,10 +51,10 @@ def data_check(
     from lorasynth.gallery.check import judge
     from lorasynth.gallery.findings import look_at
     from lorasynth.gallery.page import page
-    from lorasynth.opening import open_encoder, open_photos
+    from lorasynth.opening import open_encoder, open_gallery
 
     gallery, opened = (
-        open_photos(photos, instance_prompt=instance_prompt, keep_alike=alike == Alike.keep),
+        open_gallery(photos, instance_prompt=instance_prompt, keep_alike=alike == Alike.keep),
         open_encoder(encoder),
     )
     say(describe(opened.record))

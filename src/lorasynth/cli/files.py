@@ -12,7 +12,6 @@ from lorasynth.cli.common import (
     ForceBase,
     Format,
     Json,
-    Seed,
     UnetOnly,
     check_json,
     check_lora,
@@ -62,12 +61,11 @@ def convert(
     unet_only: UnetOnly = False,
     force_base: ForceBase = None,
     allow_zero: Annotated[bool, typer.Option("--allow-zero", help="Convert a LoRA that does nothing, too.")] = False,
-    seed: Seed = 0,
     device: Device = "cpu",
     json: Json = None,
     force: Force = False,
 ) -> None:
-    """Convert a LoRA between formats, the scaling folded in, and say what it cost. No seed changes the result.
+    """Convert a LoRA between formats, the scaling folded in, and say what it cost.
 
     squared_relative_error is ``‖ΔW - ΔW'‖² / ‖ΔW‖²`` of the update ΔW' read back from what is written. 0 is exact, float16
     costs about 1e-7, bfloat16 about 6e-6, and 1 means that nothing is left. proved_by names the reader, of

@@ -72,9 +72,6 @@ def zoo_import(
             "aligned:FILE, clip:FOLDER, dinov2:FOLDER or a hub id; see docs/reference/real-faces.md."
         ),
     ] = None,
-    unet_only: Annotated[
-        bool, typer.Option("--unet-only", help="Leave text encoders' parts out: what an import does in any case.")
-    ] = True,
     force_base: ForceBase = None,
     allow_zero: Annotated[bool, typer.Option("--allow-zero", help="Take in LoRAs that do nothing, too.")] = False,
     validation: Annotated[
@@ -120,7 +117,7 @@ def zoo_import(
         raise UsageError("expected paths of LoRAs, or --w2w with --embeddings; give one of the two")
     else:
         asked = _asked(layout, rank, out, force_base)
-        found = _listed(paths, table, asked, encoder, opened, unet_only=unet_only, base=force_base)
+        found = _listed(paths, table, asked, encoder, opened, force_base)
     survey = None if found.survey is None else found.survey.to_dict()
     if dry_run:
         emit(
@@ -172,8 +169,6 @@ def _listed(
     asked: "tuple[Layout | None, int | None]",
     encoder: str | None,
     opened: "Encoder | None",
-    *,
-    unet_only: bool,
     base: str | None,
 ) -> _Found:
     """Files and folders, each with the person whom a table or a name says."""
@@ -187,18 +182,16 @@ def _listed(
     for names in look_alikes(entry.person for entry in entries):
         say(f"are taken for different people, and look alike: {', '.join(names)}")
     layout, survey = _chosen([entry.lora for entry in entries], others, asked, base)
-    candidates = candidates_of(entries, opened, unet_only=unet_only, base=base)
-    reopen = partial(_reopened_files, entries, encoder, unet_only, base)
+    candidates = candidates_of(entries, opened, base=base)
+    reopen = partial(_reopened_files, entries, encoder, base)
     return _Found(candidates=candidates, reopen=reopen, layout=layout, others=others, survey=survey)
 
 
-def _reopened_files(
-    entries: "Sequence[Entry]", encoder: str | None, unet_only: bool, base: str | None
-) -> "Sequence[Candidate]":
+def _reopened_files(entries: "Sequence[Entry]", encoder: str | None, base: str | None) -> "Sequence[Candidate]":
     from lorasynth.opening import open_encoder
     from lorasynth.zoo.importing.candidates import candidates_of
 
-    return candidates_of(entries, None if encoder is None else open_encoder(encoder), unet_only=unet_only, base=base)
+    return candidates_of(entries, None if encoder is None else open_encoder(encoder), base=base)
 
 
 def _summary(outcomes: "Sequence[Outcome]") -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""A drawn world behind the signatures that photographs and real base models have."""
+"""A drawn world as an encoder, its border, and its people as folders of pictures."""

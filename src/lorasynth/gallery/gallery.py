@@ -5,14 +5,8 @@ Two rules hold for every gallery. A subject has one split. A photo has one use.
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
-
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
 
 class Split(StrEnum):
@@ -72,66 +66,5 @@ class PhotoRef:
     """One photo of a gallery."""
 
     subject: str
-    name: str  # unique within the gallery: a path, or "person/number" in a drawn world
+    name: str  # unique within the gallery: a path
     use: Use
-
-
-@runtime_checkable
-class Gallery(Protocol):
-    """Pictures of subjects. A folder of photographs and a drawn world are interchangeable by this."""
-
-    @property
-    def name(self) -> str:
-        """How people call it. The name of a drawn world, or of a folder without its path."""
-        ...
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """Provenance, licence, counts and hash, as JSON values. Kept by the zoos and models that learn from it."""
-        ...
-
-    @property
-    def subject(self) -> str:
-        """What captions call the subject, such as "sks person" (DreamBooth's rare token and class noun)."""
-        ...
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """What evaluation asks for."""
-        ...
-
-    def subjects(self, split: Split) -> Sequence[str]:
-        """The subjects of a split, in an order that is the same everywhere. Lazy: a drawn world has 100,000."""
-        ...
-
-    def photos(self, subject: str, use: Use, count: int) -> list[PhotoRef]:
-        """The first photos of a subject that serve a purpose. Fewer than ``count`` where there are not so many.
-
-        Raises:
-            UsageError: the gallery has no such subject.
-        """
-        ...
-
-    def pictures(self, photos: Sequence[PhotoRef], size: int) -> Float[Tensor, "B 3 S S"]:
-        """RGB in [0, 1]: the central squares, ``size`` pixels a side.
-
-        Raises:
-            PhotoError: a photo cannot be read.
-        """
-        ...
-
-    def masks(self, photos: Sequence[PhotoRef], size: int) -> Float[Tensor, "B 1 S S"] | None:
-        """1 where the loss looks at a picture, 0 where it does not. None where none of the photos has a mask."""
-        ...
-
-    def images(self, photos: Sequence[PhotoRef]) -> list[Image.Image]:
-        """Whole photos, upright and RGB, for encoders that look for a face.
-
-        Raises:
-            PhotoError: a photo cannot be read.
-        """
-        ...
-
-    def captions(self, photos: Sequence[PhotoRef]) -> list[str]:
-        """What each photo shows, the subject named by `subject`."""
-        ...

@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lorasynth.base import Base, Photos
-from lorasynth.drawn.gallery import IMAGE_SIZE
 from lorasynth.encoders.images import to_image
 from lorasynth.gallery import Role, Split
 from lorasynth.subjects.protocol import GIVEN, SECOND, SIMILARITY, Draw, Extras, mean_directions
@@ -20,11 +19,13 @@ from lorasynth.worlds.subjects import (
     SCORED_FROM,
     SHOWN_FROM,
     TUNED_FROM,
-    Persons,
     everybody,
     persons_of,
 )
 from lorasynth.worlds.world import World
+
+IMAGE_SIZE = 256
+"""Pixels a side of the photos that people are given."""
 
 
 class DrawnSubjects:
@@ -71,7 +72,7 @@ class DrawnSubjects:
         """The world's renderer."""
         return self.world.draw
 
-    def everybody(self, who: Role | Split) -> Persons:
+    def everybody(self, who: Role | Split) -> tuple[int, ...]:
         """By the table of people."""
         return everybody(who)
 

@@ -13,7 +13,7 @@ from lorasynth.errors import UsageError
 from lorasynth.gallery import Split
 from lorasynth.gallery.gallery import person_number
 from lorasynth.gallery.prepare import DATA_NAME, prepare, vae_fingerprint
-from lorasynth.opening import open_base, open_encoder, open_photos
+from lorasynth.opening import open_base, open_encoder, open_gallery
 from lorasynth.subjects.photos import PhotoSubjects
 
 
@@ -55,7 +55,7 @@ class PhotoSource:
         Raises:
             LorasynthError: one of them cannot be opened, or too few photos can be used.
         """
-        gallery = open_photos(
+        gallery = open_gallery(
             self.data, instance_prompt=self.instance_prompt, masks=self.masks, keep_alike=self.keep_alike
         )
         gallery = gallery if self.prompts is None else replace(gallery, asked=self.prompts)

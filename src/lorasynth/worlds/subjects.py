@@ -6,10 +6,9 @@ or, from photo number `SESSION` on, on ``j`` alone: there all sat for one sessio
 hash, so any picture of a world can be asked for in any order, on any machine, and is the same.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
-from typing import overload
 
 import numpy as np
 import torch
@@ -58,37 +57,11 @@ SESSION = 32_768
 _NUISANCE_STREAM = 1 << 40
 
 
-class Persons(Sequence[int]):
-    """Person numbers of some ranges, in order. None is stored."""
-
-    def __init__(self, ranges: Sequence[range]):
-        self._ranges = tuple(ranges)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._ranges))
-
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
-        if isinstance(index, slice):
-            return [*chain(*self._ranges)][index]
-        if index < 0:
-            index += len(self)
-        for part in self._ranges:
-            if 0 <= index < len(part):
-                return part[index]
-            index -= len(part)
-        raise IndexError("expected a smaller index")
-
-    def __contains__(self, person: object) -> bool:
-        return any(person in part for part in self._ranges)
-
-
-def everybody(who: Role | Split) -> Persons:
+@cache
+def everybody(who: Role | Split) -> tuple[int, ...]:
     """All people of a role or a split."""
-    return Persons([range(row.first, row.first + row.count) for row in _TABLE if who in (row.role, row.split)])
+    rows = (row for row in _TABLE if who in (row.role, row.split))
+    return tuple(chain.from_iterable(range(row.first, row.first + row.count) for row in rows))
 
 
 def persons_of(who: Role | Split, count: int, *, offset: int = 0) -> list[int]:
@@ -103,7 +76,7 @@ def persons_of(who: Role | Split, count: int, *, offset: int = 0) -> list[int]:
         raise UsageError(
             f"{kind} {who.value!r} holds {len(people)} people; expected 1 to that many, got {count} from {offset}"
         )
-    return people[offset : offset + count]
+    return list(people[offset : offset + count])
 
 
 def _row(person: int) -> _Row | None:

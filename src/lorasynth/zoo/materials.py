@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,43 +28,15 @@ _FEWEST = 2
 """People on either side of a zoo: fitting asks for as many."""
 
 
-@runtime_checkable
-class Material(Protocol):
-    """People of a zoo and of its pilot, and their photos as a base sees them."""
+class Material(ABC):
+    """People of a zoo and of its pilot, and their photos as a base sees them.
+
+    They are those of the recipe, or the pilot's people alone (`PILOT_ALONE`).
+    """
 
     base: Base
     source: str
     licence: str
-
-    @property
-    def recipe(self) -> Settings:
-        """What the zoo's folder says of how its LoRAs come about, as JSON values."""
-        ...
-
-    @property
-    def persons(self) -> list[int]:
-        """Everybody who gets a LoRA, those who teach first. Those of a pilot alone shaped lora_A, too."""
-        ...
-
-    def split(self, person: int) -> Split:
-        """Of a person."""
-        ...
-
-    def photos(self, persons: list[int]) -> Photos:
-        """Photos that LoRAs are fine-tuned on."""
-        ...
-
-    def embeddings(self, persons: list[int]) -> Float[Tensor, "n J D"]:
-        """Embeddings of photos that LoRAs are not fine-tuned on, as the user's photo will not be."""
-        ...
-
-    def pilot(self, number: int) -> Photos:
-        """Photos of the people of a round of the pilot. They get LoRAs in a zoo of the pilot alone only."""
-        ...
-
-
-class _People(ABC):
-    """Who gets a LoRA: those of the recipe, or the pilot's people alone (`PILOT_ALONE`)."""
 
     def __init__(self, config: ZooConfig):
         """Split the pilot's people, if theirs are the only LoRAs. What `_everybody_of_pilot` reads has to be there.
@@ -77,13 +48,30 @@ class _People(ABC):
         self._alone = splits_of_lone_pilot(self._everybody_of_pilot) if config.people == PILOT_ALONE else {}
 
     @property
+    @abstractmethod
+    def recipe(self) -> Settings:
+        """What the zoo's folder says of how its LoRAs come about, as JSON values."""
+
+    @property
     def persons(self) -> list[int]:
-        """See `Material`."""
+        """Everybody who gets a LoRA, those who teach first. Those of a pilot alone shaped lora_A, too."""
         return list(self._alone) or self._by_recipe()
 
     def split(self, person: int) -> Split:
         """Of a person."""
         return self._alone[person] if self._alone else self._usual_split(person)
+
+    @abstractmethod
+    def photos(self, persons: list[int]) -> Photos:
+        """Photos that LoRAs are fine-tuned on."""
+
+    @abstractmethod
+    def embeddings(self, persons: list[int]) -> Float[Tensor, "n J D"]:
+        """Embeddings of photos that LoRAs are not fine-tuned on, as the user's photo will not be."""
+
+    @abstractmethod
+    def pilot(self, number: int) -> Photos:
+        """Photos of the people of a round of the pilot. They get LoRAs in a zoo of the pilot alone only."""
 
     @abstractmethod
     def _by_recipe(self) -> list[int]: ...
@@ -96,7 +84,7 @@ class _People(ABC):
     def _everybody_of_pilot(self) -> list[int]: ...
 
 
-class DrawnMaterial(_People):
+class DrawnMaterial(Material):
     """People of a drawn world, by its own base and encoder."""
 
     licence = "Apache-2.0"
@@ -138,7 +126,7 @@ class DrawnMaterial(_People):
         return persons_of(Role.PILOT, self.config.pilot_people * self.config.pilot_rounds)
 
 
-class PhotoMaterial(_People):
+class PhotoMaterial(Material):
     """Subjects of a folder of photographs, for any base."""
 
     def __init__(self, subjects: PhotoSubjects, config: ZooConfig, licence: str, preserved: Photos | None = None):

@@ -116,7 +116,7 @@ def test_kohya_loras_come_in_by_the_layout_of_one_of_them(tmp_path):
         "--rank",
         "4",
     ]
-    arguments += ["--unet-only", "--json", str(tmp_path / "r.json"), "--layout"]
+    arguments += ["--json", str(tmp_path / "r.json"), "--layout"]
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "loras" / "2.safetensors")])
     assert result.exit_code == 0, result.output
     record = json.loads((tmp_path / "r.json").read_text())
@@ -615,7 +615,7 @@ def test_what_is_refused_otherwise_comes_in_when_asked_for(folder, tmp_path):
     refused = {o.file.rpartition("/")[2] for o in run(folder, tmp_path / "a")[1] if o.outcome == "refused"}
     assert refused >= {"zero.safetensors", "text.safetensors"}
     entries = pair_by_name(find_loras([folder]))
-    candidates = candidates_of(entries, unet_only=True, base="sd15")
+    candidates = candidates_of(entries, base="sd15")
     zoo, outcomes = import_zoo(
         candidates, tmp_path / "b", layout(2), licence="CC0", allow_zero=True, report=lambda _: None
     )

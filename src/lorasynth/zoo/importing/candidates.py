@@ -76,18 +76,13 @@ class Candidate:
 
 
 def candidates_of(
-    entries: Sequence[Entry],
-    encoder: Encoder | None = None,
-    *,
-    unet_only: bool = True,
-    base: str | None = None,
+    entries: Sequence[Entry], encoder: Encoder | None = None, *, base: str | None = None
 ) -> list[Candidate]:
-    """Files and PEFT folders. An encoder is needed where a face is a photo.
+    """Files and PEFT folders, without text encoders' parts. An encoder is needed where a face is a photo.
 
     Args:
         entries: whose LoRAs they are.
         encoder: of photos.
-        unet_only: leave text encoders' parts out, with a note; otherwise a LoRA with such a part is refused.
         base: which base model they are for, whatever they say.
     """
 
@@ -95,7 +90,7 @@ def candidates_of(
         return Candidate(
             name=str(entry.lora),
             person=entry.person,
-            read=lambda: _read_lora(entry.lora, unet_only, base),
+            read=lambda: _read_lora(entry.lora, base),
             face=lambda: _face(entry, encoder),
             num_bytes=lambda: _size_of(entry.lora),
             by_name=entry.by_name,
@@ -122,12 +117,12 @@ def content_id(raw: Raw) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_lora(path: Path, unet_only: bool, base: str | None) -> Content:
+def _read_lora(path: Path, base: str | None) -> Content:
     raw = read_raw(path)
 
     def load() -> Loaded:
-        lora = LoRA.load(path, unet_only=unet_only, base=base, raw=raw)
-        text = len(text_encoder_keys(parse_header(raw[0])[0])) if unet_only else 0
+        lora = LoRA.load(path, unet_only=True, base=base, raw=raw)
+        text = len(text_encoder_keys(parse_header(raw[0])[0]))
         return Loaded(
             layout=lora.layout,
             vector=lora.vector,
