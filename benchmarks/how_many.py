@@ -11,6 +11,7 @@ All cells share the drawn world's critic, and are scored on the same people, who
 import argparse
 import json
 import shutil
+import sys
 import time
 from dataclasses import asdict, replace
 from itertools import product
@@ -21,7 +22,6 @@ import torch
 from both_ways import WORLD, Size, recipe_of
 
 from lorasynth.evaluate.identity import interval
-from lorasynth.experiments.context import AT_ZERO, resemblance
 from lorasynth.gallery import Split
 from lorasynth.pipeline.assembling import END_TO_END, put_together
 from lorasynth.pipeline.fitting import fit_prior_stage, fit_vae_stage
@@ -33,6 +33,9 @@ from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.worlds.world import get_world
 from lorasynth.zoo.build import build_zoo
 from lorasynth.zoo.config import PILOT_ALONE
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+from evidence.context import AT_ZERO, resemblance
 
 LORAS = (PILOT_ALONE, 64, 256, 1_024)
 PEOPLE = (256, 1_024, 4_096)

@@ -27,13 +27,14 @@ def run_cells(checkout: Path, other: Path, out: Path) -> None:
     import torch
     from test_experiments import SMALL, smaller  # type: ignore[import-not-found]  # the checkout's
 
-    from lorasynth.experiments import get_experiment
     from lorasynth.zoo.build import build_zoo
 
     torch.set_num_threads(1)
-    # What opens a zoo for cells had other names before.
-    new = find_spec("lorasynth.experiments.context") is not None
-    room = import_module(f"lorasynth.experiments.{'context' if new else 'lab'}")
+    # What opens a zoo for cells had other names and places before.
+    package = "evidence" if find_spec("evidence") else "lorasynth.experiments"
+    new = find_spec(f"{package}.context") is not None
+    room = import_module(f"{package}.{'context' if new else 'lab'}")
+    get_experiment = import_module(package).get_experiment
     recipes = import_module("lorasynth.recipes")
     room.SCALES = (1.0, 2.0)
     recipe = (recipes.get_recipe if new else recipes.get_world_recipe)("portraits_tiny")

@@ -11,6 +11,7 @@ step costs. Every row is scored on the same people, who choose settings and are 
 import argparse
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any, cast
 import torch
 
 from lorasynth.evaluate.identity import interval
-from lorasynth.experiments.context import AT_ZERO, resemblance
 from lorasynth.gallery import Role
 from lorasynth.pipeline.assembling import put_together
 from lorasynth.pipeline.recipe import Recipe
@@ -33,6 +33,9 @@ from lorasynth.storage.files import write_json
 from lorasynth.synthesizer import Synthesizer
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.stem import Stem
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+from evidence.context import AT_ZERO, resemblance
 
 
 @dataclass(frozen=True, kw_only=True)

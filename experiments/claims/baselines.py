@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from claims.inversion import fit_coefficients, principal_directions
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext, Method, resemblance, seeded
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more, times
-from lorasynth.experiments.statistics import Figures
+from evidence.context import AT_ZERO, ExperimentContext, Method, resemblance, seeded
+from evidence.experiment import Claim, Config, Experiment, more, times
+from evidence.statistics import Figures
 from lorasynth.prior.baselines import RegressionPrior
 from lorasynth.training import step_generator
 

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from claims.vae_shape import reconstruction
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext, resemblance
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures, Results
+from evidence.context import AT_ZERO, ExperimentContext, resemblance
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures, Results
 from lorasynth.prior import DiffusionPrior
 from lorasynth.vae import LoRAVAE
 from lorasynth.zoo.adapt import AdaptConfig, train_people

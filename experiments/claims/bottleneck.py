@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
+from evidence.context import AT_ZERO, ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 
 SHORTER = (32, 64, 128, 256)
 

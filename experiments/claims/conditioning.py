@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
+from evidence.context import AT_ZERO, ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more, times
+from evidence.statistics import Figures
 from lorasynth.errors import UsageError
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more, times
-from lorasynth.experiments.statistics import Figures
 from lorasynth.prior import Denoiser
 
 RIVALS = ("adanorm", "adaln_zero", "film", "concat", "cross_attention", "lora_mixture")

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evidence.context import ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 from lorasynth.canonical import Canonicalizer
 from lorasynth.canonical.svd import canonical_factors
-from lorasynth.experiments.context import ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_inner
 from lorasynth.lora.layout import Layout
 from lorasynth.prior.training import RIDGE_LAMBDAS

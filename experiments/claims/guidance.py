@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from evidence.context import AT_ZERO, CHOOSING, SCALES, ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 from lorasynth.base import render
 from lorasynth.evaluate.identity import embed_pictures, similarity
-from lorasynth.experiments.context import AT_ZERO, CHOOSING, SCALES, ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
 
 GUIDANCE = 2.0
 

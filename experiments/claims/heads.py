@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from claims.vae_kinds import Tokens, mlp
-from lorasynth.experiments.context import ExperimentContext, seeded
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
+from evidence.context import ExperimentContext, seeded
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 from lorasynth.lora.layout import Layout
 from lorasynth.training import train
 from lorasynth.vae.loss import reconstruction_error

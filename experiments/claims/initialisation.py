@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from claims.gauge import GAUGES, Factors, each_module, explained_of_products, plain_form
+from evidence.context import ExperimentContext, resemblance
+from evidence.experiment import MATTERS, Claim, Config, Criterion, Experiment, Verdict, decide, more
+from evidence.statistics import Figures, Results, bootstrap, scores
 from lorasynth.canonical import Canonicalizer
 from lorasynth.canonical.svd import canonical_factors
-from lorasynth.experiments.context import ExperimentContext, resemblance
-from lorasynth.experiments.experiment import MATTERS, Claim, Config, Criterion, Experiment, Verdict, decide, more
-from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
 from lorasynth.lora.factors import delta_W_inner, delta_W_norm2, delta_W_relative_error
 from lorasynth.zoo.adapt import AdaptConfig, train_people
 from lorasynth.zoo.initialisation import random_init

@@ -5,10 +5,10 @@ from functools import lru_cache
 
 import torch
 
+from evidence.context import ExperimentContext
+from evidence.experiment import Claim, Config, Criterion, Experiment, Verdict, decide
+from evidence.statistics import Figures, Interval, Results, mean
 from lorasynth.evaluate.memorisation import PERCENTILE, Memorisation, nearest
-from lorasynth.experiments.context import ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Criterion, Experiment, Verdict, decide
-from lorasynth.experiments.statistics import Figures, Interval, Results, mean
 from lorasynth.prior import BASELINES, DiffusionPrior, KernelPrior, NearestPrior
 from lorasynth.prior.baselines import Baseline
 from lorasynth.worlds.subjects import GIVEN_PHOTO, Role, persons_of

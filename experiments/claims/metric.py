@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
+from evidence.context import AT_ZERO, ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 from lorasynth.canonical import Metric
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
 
 METRICS: dict[str, Metric] = {"canonical": "entries", "delta_W": "updates"}
 

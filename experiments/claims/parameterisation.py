@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
+from evidence.context import AT_ZERO, ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 
 SAMPLED = {"temperature": 1.0, "num_inference_steps": 20}
 

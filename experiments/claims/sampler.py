@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch.nn.functional as F
 
-from lorasynth.experiments.context import ExperimentContext
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
+from evidence.context import ExperimentContext
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 
 STANDARD = {"guidance_scale": 1.0, "num_inference_steps": 8, "temperature": 0.0}
 GUIDED = (1.5, 2.0, 4.0)

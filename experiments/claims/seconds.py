@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lorasynth.base import Photos
-from lorasynth.experiments.context import ExperimentContext, resemblance
-from lorasynth.experiments.experiment import (
+from evidence.context import ExperimentContext, resemblance
+from evidence.experiment import (
     MATTERS,
     Claim,
     Config,
@@ -22,7 +21,8 @@ from lorasynth.experiments.experiment import (
     decide,
     more,
 )
-from lorasynth.experiments.statistics import Figures, Results, difference, scores
+from evidence.statistics import Figures, Results, difference, scores
+from lorasynth.base import Photos
 from lorasynth.gallery import Split
 from lorasynth.subjects.drawn import DrawnSubjects
 from lorasynth.synthesizer import Synthesizer

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from claims.metric import in_metric
 from claims.vae_shape import reconstruction
-from lorasynth.experiments.context import ExperimentContext, seeded
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
+from evidence.context import ExperimentContext, seeded
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 from lorasynth.training import train
 from lorasynth.vae import LoRAVAE
 from lorasynth.vae.loss import reconstruction_error, sample_posterior, vae_loss

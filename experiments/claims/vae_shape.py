@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lorasynth.experiments.context import ExperimentContext, Method
-from lorasynth.experiments.experiment import Claim, Config, Experiment, more
-from lorasynth.experiments.statistics import Figures
+from evidence.context import ExperimentContext, Method
+from evidence.experiment import Claim, Config, Experiment, more
+from evidence.statistics import Figures
 
 
 def run(context: ExperimentContext, config: Config, seed: int) -> Figures:

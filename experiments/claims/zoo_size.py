@@ -10,8 +10,8 @@ from torch import Tensor
 
 from claims.law import PowerLaw
 from claims.vae_shape import reconstruction
-from lorasynth.experiments.context import AT_ZERO, ExperimentContext
-from lorasynth.experiments.experiment import (
+from evidence.context import AT_ZERO, ExperimentContext
+from evidence.experiment import (
     MATTERS,
     Claim,
     Config,
@@ -23,7 +23,7 @@ from lorasynth.experiments.experiment import (
     decide,
     more,
 )
-from lorasynth.experiments.statistics import Figures, Results, bootstrap, scores
+from evidence.statistics import Figures, Results, bootstrap, scores
 from lorasynth.prior import DiffusionPrior, KernelPrior
 from lorasynth.prior.baselines import Baseline
 

@@ -14,7 +14,7 @@ def zoo(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def context(zoo):
-    from lorasynth.experiments.context import ExperimentContext
+    from evidence.context import ExperimentContext
     from lorasynth.recipes import get_recipe
 
     return ExperimentContext.open(zoo, get_recipe("portraits_tiny"), people=2)

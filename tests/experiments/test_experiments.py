@@ -13,10 +13,10 @@ from claims.conditioning import RIVALS, equal_width, parameters
 from claims.gauge import explained_of_products, plain_form, scrambled
 from claims.law import PowerLaw
 from claims.metric import in_metric
+from evidence import experiment_names, get_experiment
+from evidence.context import ExperimentContext
+from evidence.runner import load
 from lorasynth.errors import ModelError, UsageError
-from lorasynth.experiments import experiment_names, get_experiment
-from lorasynth.experiments.context import ExperimentContext
-from lorasynth.experiments.runner import load
 from lorasynth.prior import Denoiser
 from lorasynth.worlds.world import World
 
@@ -67,7 +67,7 @@ OF_A_SYNTHESIZER = ("baselines", "seconds")
 def test_cells_give_figures_of_people(name, context, monkeypatch, request):
     if name in OF_A_SYNTHESIZER:
         monkeypatch.setitem(context.__dict__, "synthesizer", request.getfixturevalue("trained"))
-    monkeypatch.setattr("lorasynth.experiments.context.SCALES", (1.0, 2.0))
+    monkeypatch.setattr("evidence.context.SCALES", (1.0, 2.0))
     experiment = get_experiment(name)
     for cell in SMALL[name]:
         figures = experiment.run(context, smaller(experiment.cells[cell]), 0)

@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
+from evidence import get_experiment
+from evidence.experiment import Claim, Curves, Experiment, Line, more
+from evidence.report import page
+from evidence.results import ResultsFile
+from evidence.runner import load, planned, results_file, run
 from lorasynth.cli.app import app
 from lorasynth.errors import UsageError, ZooError
-from lorasynth.experiments import get_experiment
-from lorasynth.experiments.experiment import Claim, Curves, Experiment, Line, more
-from lorasynth.experiments.report import page
-from lorasynth.experiments.results import ResultsFile
-from lorasynth.experiments.runner import load, planned, results_file, run
 from lorasynth.storage.reading import read_json
 
 pytestmark = pytest.mark.integration  # on a trained zoo
@@ -280,6 +280,12 @@ def test_command_lists_and_refuses(tmp_path):
     ):
         result = CliRunner().invoke(app, ["experiment", *words, "--out", str(tmp_path)])
         assert message in str(result.exception)
+
+
+def test_installed_package_without_its_checkout_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorasynth.cli.experiments.FOLDER", tmp_path / "experiments")
+    result = CliRunner().invoke(app, ["experiment", "--list"])
+    assert "expected the experiments of a checkout, got an installed package without them" in str(result.exception)
 
 
 def test_where_every_cell_has_a_result_the_command_needs_no_zoo(tmp_path):

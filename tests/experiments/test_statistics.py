@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from evidence.experiment import decide, more, times
+from evidence.statistics import Interval, best, bootstrap, difference, mean, ratio, scores
 from lorasynth.errors import UsageError
-from lorasynth.experiments.experiment import decide, more, times
-from lorasynth.experiments.statistics import Interval, best, bootstrap, difference, mean, ratio, scores
 
 
 def results(seed, seeds=8, people=40, gain=0.0, of_seeds=0.05):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import lorasynth
+from evidence.results import ResultsFile
 from lorasynth.errors import UsageError
-from lorasynth.experiments.results import ResultsFile
 from lorasynth.storage import system
 from lorasynth.training.checkpoint import run_lock
 from lorasynth.workers.locks import locked

@@ -1,11 +1,15 @@
-"""The verb that tests claims: experiment."""
+"""The verb that tests claims: experiment. What it runs stands beside the package, in a checkout's folder ``experiments``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lorasynth.cli.common import Device, Force, Json, check_folder, check_json, emit, say, setup
+
+FOLDER = Path(__file__).parents[3] / "experiments"
+"""Beside the package's source, where it is a checkout."""
 
 
 def experiment(
@@ -36,8 +40,10 @@ def experiment(
     Example: lorasynth experiment conditioning --zoo runs/zoo
     """
     from lorasynth.errors import UsageError, ZooError
-    from lorasynth.experiments import experiment_names, get_experiment
     from lorasynth.storage.outputs import require_new_output
+
+    _find_experiments()
+    from evidence import experiment_names, get_experiment
 
     if name is None and not list_them and report is None:
         raise UsageError(
@@ -60,8 +66,8 @@ def experiment(
         for each in experiments:
             typer.echo(f"{each.name:16s} {len(each.cells) * seeds:3d} cells  {each.title}")
         return
-    from lorasynth.experiments.report import page
-    from lorasynth.experiments.runner import load, planned, run
+    from evidence.report import page
+    from evidence.runner import load, planned, run
     from lorasynth.storage.files import write_bytes
     from lorasynth.zoo.store import Zoo
 
@@ -102,3 +108,20 @@ def experiment(
         say(f"wrote {report}")
     if refused:
         raise refused[0]
+
+
+def _find_experiments() -> None:
+    """Put the checkout's packages `evidence` and `claims` on the path: worker processes import them by name.
+
+    Raises:
+        UsageError: the package was installed without its checkout.
+    """
+    from lorasynth.errors import UsageError
+
+    if not (FOLDER / "evidence" / "__init__.py").is_file():
+        raise UsageError(
+            f"{FOLDER}: expected the experiments of a checkout, got an installed package without them; clone the repository "
+            "and install it with `pip install -e .`"
+        )
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from evidence.context import ExperimentContext, zoo_fingerprint
+from evidence.experiment import Config, Experiment
+from evidence.results import Record, ResultsFile
+from evidence.statistics import Figures, Results
 from lorasynth.devices import begin_worker
 from lorasynth.errors import UsageError, ZooError
-from lorasynth.experiments.context import ExperimentContext, zoo_fingerprint
-from lorasynth.experiments.experiment import Config, Experiment
-from lorasynth.experiments.results import Record, ResultsFile
-from lorasynth.experiments.statistics import Figures, Results
 from lorasynth.recipes import get_recipe
 from lorasynth.version import __version__
 from lorasynth.workers.helpers import process_pool

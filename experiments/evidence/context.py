@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from evidence.statistics import Figures
 from lorasynth.base import Photos, render
 from lorasynth.canonical import Canonicalizer
 from lorasynth.errors import ZooError
 from lorasynth.evaluate.identity import embed_pictures, likeness, similarity
-from lorasynth.experiments.statistics import Figures
 from lorasynth.lora.factors import delta_W_norm2, delta_W_relative_error
 from lorasynth.lora.layout import Layout
 from lorasynth.pipeline.recipe import Recipe

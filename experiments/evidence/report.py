@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence.experiment import Claim, Experiment, Verdict
+from evidence.runner import load, results_file
+from evidence.statistics import Interval, Results, mean
 from lorasynth.errors import UsageError
 from lorasynth.evaluate.plots import bars, curves
-from lorasynth.experiments.experiment import Claim, Experiment, Verdict
-from lorasynth.experiments.runner import load, results_file
-from lorasynth.experiments.statistics import Interval, Results, mean
 
 READING = """One experiment tests each claim. Its cells differ in one thing, and it is scored on people whom
 nothing has seen. Its bar was written before its cells were run, unless the claim says otherwise.

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lorasynth.experiments.context import ExperimentContext
-from lorasynth.experiments.statistics import Figures, Interval, MissingCellError, Results, best, difference, ratio
+from evidence.context import ExperimentContext
+from evidence.statistics import Figures, Interval, MissingCellError, Results, best, difference, ratio
 
 Config = dict[str, Any]
 """What makes a cell, as JSON values."""
