@@ -27,6 +27,7 @@ from lorasynth.worlds.subjects import GIVEN_PHOTO, REAL_FROM, role_of, split_of
 from lorasynth.worlds.world import WORLDS, World, get_world
 
 OUTPUTS = ("photo.png", "lora.safetensors", "report.png", "report.json")
+_GUIDANCE = 2.0  # of the sampler, as where pictures are scored
 _ROWS = {
     "base": "base model",
     "zero_shot": "zero-shot LoRA\n(ours)",
@@ -49,7 +50,7 @@ def check_person(person: int, *, allow_seen: bool) -> None:
         )
 
 
-def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed: int, guidance_scale: float) -> Tensor:
+def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed: int) -> Tensor:
     """Pictures by plain diffusers: the pipeline itself, with the LoRA file loaded as any user would."""
     pipe = world.base.pipe
     if lora is not None:
@@ -57,7 +58,7 @@ def pipeline_pictures(world: World, lora: Path | None, prompts: list[str], seed:
     try:
         generators = [torch.Generator().manual_seed(seed + i) for i in range(len(prompts))]
         pictures = pipe(
-            prompts, num_inference_steps=20, guidance_scale=guidance_scale, generator=generators, output_type="pt"
+            prompts, num_inference_steps=20, guidance_scale=_GUIDANCE, generator=generators, output_type="pt"
         ).images
     finally:
         if lora is not None:
@@ -73,7 +74,6 @@ def run_demo(
     seed: int = 0,
     allow_seen: bool = False,
     force: bool = False,
-    guidance_scale: float = 2.0,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Run the demo and write its four files.
@@ -85,7 +85,6 @@ def run_demo(
         seed: of LoRA and pictures.
         allow_seen: people, too, that some part of the system has learned from.
         force: in place of files that are there.
-        guidance_scale: of the base's sampler.
         report: gets a line on each step.
 
     Returns:
@@ -131,14 +130,14 @@ def run_demo(
         seconds[name] = time.perf_counter() - start
         tuned_file = out / ".fine-tuned.safetensors"
         type(lora)(lora.layout, tuned[0]).save(tuned_file, force=True)
-        drawn[name] = pipeline_pictures(world, tuned_file, prompts, seed, guidance_scale)
+        drawn[name] = pipeline_pictures(world, tuned_file, prompts, seed)
         tuned_file.unlink()
 
     report("rendering with plain diffusers")
     start = time.perf_counter()
-    drawn["zero_shot"] = pipeline_pictures(world, out / "lora.safetensors", prompts, seed, guidance_scale)
+    drawn["zero_shot"] = pipeline_pictures(world, out / "lora.safetensors", prompts, seed)
     seconds["render"] = (time.perf_counter() - start) / len(prompts)
-    drawn["base"] = pipeline_pictures(world, None, prompts, seed, guidance_scale)
+    drawn["base"] = pipeline_pictures(world, None, prompts, seed)
     drawn["real"] = world.draw([person] * 4, list(range(REAL_FROM, REAL_FROM + 4)), world.picture_size)
     record: dict[str, Any] = {"person": person}
     for name in subjects.recognisers:

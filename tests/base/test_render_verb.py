@@ -66,7 +66,7 @@ def drawn(tmp_path, name, *more):
 
 
 def test_base_is_the_drawn_world_that_the_lora_names(tmp_path):
-    lora = LoRA.random(get_world("portraits").layout(2), seed=0, std=0.1).save(tmp_path / "me.safetensors")
+    lora = LoRA.random(get_world("portraits").base.layout(2), seed=0, std=0.1).save(tmp_path / "me.safetensors")
     assert drawn(tmp_path, "named", "--lora", lora) == drawn(tmp_path, "given", "--lora", lora, "--base", "portraits")
 
 
@@ -85,7 +85,7 @@ def test_guidance_of_zero_is_asked_for_as_any_other(bases, asked, guidance):
 
 
 def test_lora_of_another_drawn_world_is_refused(tmp_path):
-    lora = LoRA.random(get_world("portraits").layout(2), seed=0).save(tmp_path / "me.safetensors")
+    lora = LoRA.random(get_world("portraits").base.layout(2), seed=0).save(tmp_path / "me.safetensors")
     ran = drawn(tmp_path, "other", "--lora", lora, "--base", "portraits128")
     assert isinstance(ran.exception, UsageError)
     assert "expected a LoRA for the base of 'portraits128', got one for that of 'portraits'" in str(ran.exception)

@@ -130,7 +130,6 @@ def evaluate(
     fine_tuning: AdaptConfig,
     config: EvaluationConfig,
     *,
-    people: list[int] | None = None,
     cache: Path | None = None,
     trained_on: Zoo | None = None,
     alignment: TextAlignment | None = None,
@@ -144,7 +143,6 @@ def evaluate(
         model: whose priors.
         fine_tuning: how the LoRAs that ours are compared with are trained.
         config: what is evaluated.
-        people: whom, instead of the first held-out people.
         cache: a folder that keeps the fine-tuned LoRAs (`fine_tuned_vectors`).
         trained_on: the zoo that the model learned from. Asks whether LoRAs are copies of it (`memorisation`).
         alignment: a CLIP model, for "text_alignment".
@@ -162,7 +160,7 @@ def evaluate(
         LayoutError, ZooError: `trained_on` is not the model's zoo. Nothing else was done.
     """
     memorisation = Memorisation.fit(model.canonicalizer, trained_on, report=report) if trained_on is not None else None
-    people = people or subjects.people(Split.HELD_OUT, config.people)
+    people = subjects.people(Split.HELD_OUT, config.people)
     asked_methods(model, config)
     prompts = list(subjects.prompts)
     draw = draw or (lambda vectors: draw_pictures(subjects, model.canonicalizer.layout, vectors, config))

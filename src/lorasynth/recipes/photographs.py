@@ -54,7 +54,7 @@ def photographs_tiny(family: str) -> Recipe:
     )  # fmt: skip
     loop = LoopConfig(steps=20, warmup_steps=2, validate_every=10)
     return replace(
-        recipe, name=f"{family}_tiny", zoo=zoo, regression=loop, **few_steps(THROUGH_PHOTOS),
+        recipe, name=f"{family}_tiny", zoo=zoo, regression=loop, **few_steps(),
         vae=VAEConfig(num_components=4, latent_dim=2, hidden_dim=8, loop=loop),
         priors=tuple(PriorConfig(conditioning=c, width=16, depth=1, loop=loop) for c in ("adalora", "adanorm")),
     )  # fmt: skip

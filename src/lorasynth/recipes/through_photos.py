@@ -29,15 +29,15 @@ THROUGH_PHOTOS: dict[str, Any] = {
 """Fields of `Recipe`."""
 
 
-def few_steps(recipe_fields: dict[str, Any]) -> dict[str, Any]:
+def few_steps() -> dict[str, Any]:
     """The same for a few steps of a few people, to walk the way in a minute."""
     loop = replace(_LOOP, steps=3, warmup_steps=1, validate_every=2)
     short = {"people_a_step": 2, "validation_people": 2, "num_inference_steps": 2, "drawing_steps": 2, "loop": loop}
     critic = RecogniserConfig(loss="arcface", steps=4, batch_size=4)
-    refine = replace(recipe_fields["refine"], critic=critic, **short)
-    redraw = replace(recipe_fields["redraw"], **short)
-    last = replace(recipe_fields["end_to_end"], through=redraw, zoo_batch=2)
-    tuning = replace(recipe_fields["fine_tuning"], steps=4)
-    return recipe_fields | {
+    refine = replace(THROUGH_PHOTOS["refine"], critic=critic, **short)
+    redraw = replace(THROUGH_PHOTOS["redraw"], **short)
+    last = replace(THROUGH_PHOTOS["end_to_end"], through=redraw, zoo_batch=2)
+    tuning = replace(THROUGH_PHOTOS["fine_tuning"], steps=4)
+    return THROUGH_PHOTOS | {
         "refine": refine, "redraw": redraw, "end_to_end": last, "fine_tuning": tuning, "tune_people": 2
     }  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from lorasynth.base.photos import Photos, encode_photos
 from lorasynth.errors import ModelError, UsageError
-from lorasynth.lora.layout import Layout
 from lorasynth.storage.files import read_tensors
 from lorasynth.storage.weights import unpack
 from lorasynth.worlds.domain import Domain
@@ -93,15 +92,6 @@ class World:
             raise ModelError(f"{folder}: expected a StableDiffusionPipeline: {error}") from None
         pipe.to(torch.get_default_device()).set_progress_bar_config(disable=True)
         return DrawnBase(pipe=pipe, name=self.name, picture_size=self.picture_size)
-
-    @property
-    def pipe(self) -> Any:
-        """The base's pipeline, for plain diffusers."""
-        return self.base.pipe
-
-    def layout(self, rank: int) -> Layout:
-        """The base's usual LoRAs of a rank."""
-        return self.base.layout(rank)
 
     @property
     def synthesizer_folder(self) -> Path:
