@@ -95,5 +95,5 @@ def test_synthesised_lora_is_as_it_was(world, tmp_path):
     photo = tmp_path / "photo.png"
     to_image(world.draw([7], [0], 256)[0]).save(photo)
     lora = Synthesizer.from_pretrained()(photo, seed=0)
-    assert norm(lora.vector) == 40.561312898817725
-    assert lora.vector[-3:].tolist() == pytest.approx([-0.29615235, -0.06834069, 0.07238932], rel=1e-4)  # of lora_B
+    assert norm(lora.vector) == 45.706547775351545
+    assert lora.vector[-3:].tolist() == pytest.approx([-0.29091108, -0.03575964, 0.1198194], rel=1e-4)  # of lora_B

@@ -23,7 +23,7 @@ def portraits128() -> Recipe:
         refine=replace(recipe.refine, critic=replace(recipe.refine.critic, steps=3_000)),
         end_to_end=replace(recipe.end_to_end, through=through),
         tune_people=56,  # whether faces turn as asked is seen on one picture of each
-    ).with_end_to_end_steps(6_400)
+    ).with_end_to_end_steps(12_800)
 
 
 def portraits128_gpu() -> Recipe:
