@@ -156,7 +156,7 @@ def test_default_prior_is_chosen_by_error_and_the_card_says_so(fit, zoo, tmp_pat
     work = Workspace(recipe=tiny(), folder=tmp_path / "fit", zoo_folder=zoo, report=said.append)
     model = assembling.assemble(work)
     assert model.default_prior == "ridge"
-    assert said[0] == "default prior: ridge (-0.200) instead of adalora (-0.300)"
+    assert said[0] == "default prior: ridge instead of adalora, better by 0.100"
     assert (
         "* **Default prior**: ridge, whose error was lower than that of the recipe's adalora by more than" in model.card
     )
