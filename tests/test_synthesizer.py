@@ -315,6 +315,7 @@ def test_where_nobody_said_which_encoder_none_is_taken(photo, tmp_path):
 def test_drawn_world_model_has_its_encoder_and_takes_embeddings(model, photo):
     with pytest.raises(UsageError, match="is of the drawn world 'portraits128', which has its encoder"):
         Synthesizer.from_pretrained(encoder="portraits")
+    assert Synthesizer.from_pretrained(encoder="portraits128").encoder.world.name == "portraits128"  # its own, by name
     assert torch.equal(model.from_embedding(model.embed(photo), seed=3).vector, model(photo, seed=3).vector)
 
 

@@ -154,7 +154,7 @@ def prior_file(folder: Path, name: str, default: str) -> Path:
 def _eyes(folder: Path, base: str, said: Record, given: str | Encoder | None) -> dict[str, Any]:
     """The fields of a synthesizer that say what it sees photos with."""
     if "world" in said:
-        if given is not None:
+        if given not in (None, said["world"]):
             raise UsageError(
                 f"{folder}: is of the drawn world {said['world']!r}, which has its encoder; leave encoder out"
             )
